@@ -1,0 +1,196 @@
+/* bridge.h - every C function that Python may call, and the structs it may look into; nothing else.
+ *
+ * cffi reads this very file (lines that start with '#' are dropped), so it holds plain declarations only: no macros
+ * beyond integer constants, no atomics in types. Fields that several threads touch are accessed in C through the
+ * __atomic builtins; Python only reads them.
+ *
+ * All functions here are called with the GIL released, from the loader (redisai/engine.py) or from workers
+ * (redisai/worker.py), never from Redis's main thread. Strings are NUL-terminated UTF-8; those handed in are copied. */
+#ifndef BRIDGE_H
+#define BRIDGE_H
+
+#include <stdint.h>
+
+/* ---- values ---------------------------------------------------------------------------------------------------- */
+
+#define DTYPE_FLOAT 0
+#define DTYPE_DOUBLE 1
+#define DTYPE_INT8 2
+#define DTYPE_INT16 3
+#define DTYPE_INT32 4
+#define DTYPE_INT64 5
+#define DTYPE_UINT8 6
+#define DTYPE_UINT16 7
+#define DTYPE_BOOL 8
+#define DTYPE_STRING 9
+
+#define BACKEND_TF 0
+#define BACKEND_TFLITE 1
+#define BACKEND_TORCH 2
+#define BACKEND_ONNX 3
+
+/* A tensor: one allocation, immutable once built, shared by counting references (src/tensor.h). */
+typedef struct Tensor {
+    int64_t length;    /* number of elements, the product of shape; 1 for rank 0, may be 0 for outputs */
+    uint64_t size;     /* bytes of data */
+    char *data;        /* 64-byte aligned, C order; STRING: NUL-terminated strings one after another */
+    int64_t *shape;    /* ndim dimensions */
+    uint64_t *offsets; /* STRING: length byte offsets into data; NULL for every other type */
+    int32_t dtype;     /* DTYPE_... */
+    int32_t ndim;
+    int32_t refs; /* atomic */
+} Tensor;
+
+/* A stretch of a model's blob. owner is the Redis string that holds the bytes, or NULL: then data is our allocation. */
+typedef struct Piece {
+    const char *data;
+    uint64_t size;
+    struct RedisModuleString *owner;
+} Piece;
+
+typedef struct Names {
+    int64_t count;
+    char **names;
+} Names;
+
+/* A model: an immutable definition, and what the loader found out about it (src/model.h). */
+typedef struct Model {
+    uint64_t id; /* the handle under which Python keeps the compiled session; never used twice */
+    int32_t backend;
+    char *device; /* as the client gave it, in any case */
+    char *tag;
+    uint64_t tag_size;
+    int64_t batchsize;
+    int64_t minbatchsize;
+    int64_t minbatchtimeout; /* ms */
+    Names inputs;            /* as given when stored (TF), or as read from an RDB */
+    Names outputs;
+    Piece *pieces;
+    int64_t npieces;
+    uint64_t blob_size;
+
+    int32_t refs;         /* atomic */
+    int32_t ready;        /* atomic; once set, declared_... and queue are there and never change */
+    Names declared_inputs;  /* what the model itself declares; owned by the model */
+    Names declared_outputs;
+    struct Queue *queue; /* where its runs go */
+
+    int64_t calls; /* atomic, all four: for AI.INFO */
+    int64_t errors;
+    int64_t duration; /* us */
+    int64_t samples;
+} Model;
+
+/* ---- runs ------------------------------------------------------------------------------------------------------ */
+
+#define RUN_WAITING 0 /* nobody has answered the client yet */
+#define RUN_DONE 1
+#define RUN_TIMEDOUT 2
+#define RUN_GONE 3 /* the client disconnected */
+
+/* One execution of a model. Python reads model, inputs and state, and hands back outputs or an error. */
+typedef struct Run {
+    Model *model;
+    uint64_t model_id;
+    Tensor **inputs;
+    Tensor **outputs; /* NULL until set; one that stays NULL is not stored (an ONNX sequence or map) */
+    int32_t ninputs;
+    int32_t noutputs;
+    int32_t state;    /* atomic; a run that is not RUN_WAITING needs no work any more */
+    int64_t duration; /* us, written by the worker; -1: not executed, and not counted by AI.INFO */
+
+    /* The rest belongs to C (src/run.c). */
+    char *error;
+    struct RedisModuleBlockedClient *blocked;
+    uint64_t timer;
+    int32_t has_timer;
+    int32_t refs;          /* atomic: one for the client, one for the worker */
+    int32_t output_keys;   /* index in the command's argv of the first output key */
+    struct Run *next;      /* in its queue */
+    struct Run *chained;   /* in the table of blocked clients */
+} Run;
+
+struct Queue;
+
+/* Waits until the queue holds work; moves at most max runs into runs and returns how many, at least 1. Runs whose
+ * client has gone or timed out are dropped on the way. worker (0 .. threads_per_queue - 1) is for CPU accounting. */
+int bridge_take_runs(struct Queue *queue, int worker, Run **runs, int max);
+
+/* Copies one output: data holds size bytes in C order; shape holds ndim dimensions. For DTYPE_STRING data is the
+ * NUL-terminated strings one after another. Returns 0, or -1 after failing the run with a message that says why
+ * (index out of range, sizes that do not agree, no memory). */
+int bridge_set_output(Run *run, int index, int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size);
+
+/* The run failed; the client gets "ERR " and this message (line breaks become spaces). The first message stays. */
+void bridge_fail(Run *run, const char *message);
+
+/* Hands n runs back, finished or failed: their clients are answered. They must not be touched afterwards. */
+void bridge_give_back(Run **runs, int n);
+
+/* ---- jobs of the loader ---------------------------------------------------------------------------------------- */
+
+#define JOB_LOAD 0    /* compile job.model */
+#define JOB_DROP 1    /* forget the session of job.model; finishing the job frees the model */
+#define JOB_FORWARD 2 /* job.run came for a model that was not ready: compile if need be, then forward or fail it */
+#define JOB_IMPORT 3  /* import backend job.backend from job.path */
+
+typedef struct Job {
+    int32_t kind;
+    int32_t backend;
+    char *path; /* JOB_IMPORT: absolute; NULL: the default place below the backends path */
+    Model *model;
+    Run *run;
+
+    /* The rest belongs to C (src/loader.c). */
+    char *error;
+    struct RedisModuleBlockedClient *blocked;
+    int32_t waited; /* the main thread waits for it */
+    int32_t done;
+    struct Job *next;
+} Job;
+
+/* Waits for the next job; jobs come in the order in which they were posted. */
+Job *bridge_next_job(void);
+
+/* JOB_LOAD, JOB_FORWARD: the model is compiled. Declares its inputs and outputs and the device queue its runs go to;
+ * from now on its runs go there directly. */
+void bridge_model_ready(Model *model, struct Queue *queue, int ninputs, const char **inputs, int noutputs,
+                        const char **outputs);
+
+/* Finishes a job, with error NULL where it succeeded. It must not be touched afterwards. For JOB_FORWARD the run is
+ * passed on to its model's queue, or answered with the error. */
+void bridge_finish_job(Job *job, const char *error);
+
+/* ---- queues and surroundings ----------------------------------------------------------------------------------- */
+
+/* The queue of a device ("CPU", "CPU:1", "GPU:0": upper case), made on first use: then *is_new is set to 1 and the
+ * caller starts threads_per_queue workers. NULL when there are too many queues already (64). Loader only. */
+struct Queue *bridge_open_queue(const char *device, int *is_new);
+
+typedef struct Options {
+    int64_t threads_per_queue;
+    int64_t intra_op_parallelism;    /* 0: the library's default */
+    int64_t inter_op_parallelism;    /* 0: the library's default */
+    int64_t model_execution_timeout; /* ms */
+    int64_t backend_memory_limit;    /* MB, 0: none */
+} Options;
+
+const Options *bridge_options(void);
+
+/* A copy of the backends path, to be freed with bridge_free. */
+char *bridge_backends_path(void);
+void bridge_free(char *text);
+
+/* A backend was imported: its version for INFO MODULES. */
+void bridge_backend_loaded(int backend, const char *version);
+
+/* Figures for INFO MODULES: bytes held by ONNX Runtime's arena, allocations made from it, runs watched at most. */
+void bridge_onnx_figures(int64_t memory, int64_t accesses, int64_t sessions);
+
+/* level: "debug", "verbose", "notice", "warning". */
+void bridge_log(const char *level, const char *message);
+
+/* The engine is up (error NULL) or could not start; called once, before the first job. */
+void bridge_engine_started(const char *error);
+
+#endif

@@ -1,0 +1,87 @@
+/* command.c - what every command handler needs (command.h). Main thread only. */
+#include "command.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+int arg_is(const RedisModuleString *arg, const char *word) {
+    size_t len;
+    const char *text = RedisModule_StringPtrLen(arg, &len);
+    return len == strlen(word) && strncasecmp(text, word, len) == 0;
+}
+
+char *arg_copy(const RedisModuleString *arg) {
+    size_t len;
+    const char *text = RedisModule_StringPtrLen(arg, &len);
+    char *copy = RedisModule_Alloc(len + 1);
+    memcpy(copy, text, len);
+    copy[len] = '\0';
+    return copy;
+}
+
+int reply_error(RedisModuleCtx *ctx, const char *format, ...) {
+    char text[1024];
+    va_list args;
+    int prefix = snprintf(text, sizeof(text), "ERR ");
+    va_start(args, format);
+    vsnprintf(text + prefix, sizeof(text) - prefix, format, args);
+    va_end(args);
+    /* A client's own bytes may be in the text; a line break would end the reply early. */
+    for (char *c = text; *c; c++) {
+        if (*c == '\r' || *c == '\n') *c = ' ';
+    }
+    RedisModule_ReplyWithError(ctx, text);
+    return REDISMODULE_OK;
+}
+
+int reply_ok(RedisModuleCtx *ctx) {
+    return RedisModule_ReplyWithSimpleString(ctx, "OK");
+}
+
+int reply_wrong_arity(RedisModuleCtx *ctx, RedisModuleString **argv) {
+    return reply_error(ctx, "wrong number of arguments for '%s' command", RedisModule_StringPtrLen(argv[0], NULL));
+}
+
+void *lookup_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, int *replied) {
+    *replied = 0;
+    RedisModuleKey *key = RedisModule_OpenKey(ctx, name, REDISMODULE_READ);
+    if (key == NULL) return NULL;
+
+    void *value = NULL;
+    if (RedisModule_KeyType(key) != REDISMODULE_KEYTYPE_EMPTY) {
+        if (RedisModule_ModuleTypeGetType(key) == type) {
+            value = RedisModule_ModuleTypeGetValue(key);
+        } else {
+            RedisModule_ReplyWithError(ctx, REDISMODULE_ERRORMSG_WRONGTYPE);
+            *replied = 1;
+        }
+    }
+    RedisModule_CloseKey(key);
+    return value;
+}
+
+int key_accepts(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type) {
+    RedisModuleKey *key = RedisModule_OpenKey(ctx, name, REDISMODULE_READ);
+    if (key == NULL) return 1;
+    int accepts =
+        RedisModule_KeyType(key) == REDISMODULE_KEYTYPE_EMPTY || RedisModule_ModuleTypeGetType(key) == type;
+    RedisModule_CloseKey(key);
+    return accepts;
+}
+
+void store_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, void *value) {
+    RedisModuleKey *key = RedisModule_OpenKey(ctx, name, REDISMODULE_READ | REDISMODULE_WRITE);
+    RedisModule_ModuleTypeSetValue(key, type, value);
+    RedisModule_CloseKey(key);
+}
+
+WaitMode wait_mode(RedisModuleCtx *ctx) {
+    int flags = RedisModule_GetContextFlags(ctx);
+    if (flags & (REDISMODULE_CTX_FLAGS_LOADING | REDISMODULE_CTX_FLAGS_REPLICATED)) return WAIT_NOT;
+    if (flags & (REDISMODULE_CTX_FLAGS_MULTI | REDISMODULE_CTX_FLAGS_LUA | REDISMODULE_CTX_FLAGS_DENY_BLOCKING)) {
+        return WAIT_MAIN_THREAD;
+    }
+    return WAIT_BLOCK;
+}

@@ -1,0 +1,238 @@
+/* command_info.c - what COMMAND DOCS, COMMAND GETKEYS and redis-cli's hints know of the commands (command_info.h).
+ *
+ * Tables only. Redis copies them. Key specifications marked INCOMPLETE tell clients where keys usually are; the server
+ * itself asks the command (getkeys-api), which cannot be fooled by a key named OUTPUTS. */
+#include "command_info.h"
+
+#define OPTIONAL REDISMODULE_CMD_ARG_OPTIONAL
+#define MULTIPLE REDISMODULE_CMD_ARG_MULTIPLE
+
+#define READS (REDISMODULE_CMD_KEY_RO | REDISMODULE_CMD_KEY_ACCESS)
+#define WRITES (REDISMODULE_CMD_KEY_OW | REDISMODULE_CMD_KEY_UPDATE)
+#define DELETES (REDISMODULE_CMD_KEY_RM | REDISMODULE_CMD_KEY_DELETE)
+
+/* Arguments: a plain value, a word, and a value or block that a word introduces. */
+#define STRING_ARG(n) {.name = n, .type = REDISMODULE_ARG_TYPE_STRING, .key_spec_index = -1}
+#define INTEGER_ARG(n) {.name = n, .type = REDISMODULE_ARG_TYPE_INTEGER, .key_spec_index = -1}
+#define WORD(n, word) {.name = n, .type = REDISMODULE_ARG_TYPE_PURE_TOKEN, .token = word, .key_spec_index = -1}
+#define OPTIONAL_WORD(n, word)                                                                                         \
+    {.name = n, .type = REDISMODULE_ARG_TYPE_PURE_TOKEN, .token = word, .key_spec_index = -1, .flags = OPTIONAL}
+#define KEY_ARG(n, spec) {.name = n, .type = REDISMODULE_ARG_TYPE_KEY, .key_spec_index = spec}
+#define KEYS_ARG(n, spec) {.name = n, .type = REDISMODULE_ARG_TYPE_KEY, .key_spec_index = spec, .flags = MULTIPLE}
+#define END_ARGS {0}
+
+#define FIRST_KEY(how)                                                                                                 \
+    {                                                                                                                  \
+        .flags = how, .begin_search_type = REDISMODULE_KSPEC_BS_INDEX, .bs.index.pos = 1,                              \
+        .find_keys_type = REDISMODULE_KSPEC_FK_RANGE, .fk.range = {0, 1, 0}                                            \
+    }
+#define COUNTED_KEYS(how, word)                                                                                        \
+    {                                                                                                                  \
+        .flags = (how) | REDISMODULE_CMD_KEY_INCOMPLETE, .begin_search_type = REDISMODULE_KSPEC_BS_KEYWORD,            \
+        .bs.keyword = {word, 2}, .find_keys_type = REDISMODULE_KSPEC_FK_KEYNUM, .fk.keynum = {0, 1, 1}                 \
+    }
+#define LISTED_KEYS(how)                                                                                               \
+    {                                                                                                                  \
+        .flags = (how) | REDISMODULE_CMD_KEY_INCOMPLETE, .begin_search_type = REDISMODULE_KSPEC_BS_UNKNOWN,            \
+        .find_keys_type = REDISMODULE_KSPEC_FK_UNKNOWN                                                                 \
+    }
+
+static RedisModuleCommandKeySpec read_key[] = {FIRST_KEY(READS), {0}};
+static RedisModuleCommandKeySpec write_key[] = {FIRST_KEY(WRITES), {0}};
+static RedisModuleCommandKeySpec delete_key[] = {FIRST_KEY(DELETES), {0}};
+static RedisModuleCommandKeySpec execute_keys[] = {
+    FIRST_KEY(READS), COUNTED_KEYS(READS, "INPUTS"), COUNTED_KEYS(WRITES, "OUTPUTS"), {0}};
+static RedisModuleCommandKeySpec run_keys[] = {FIRST_KEY(READS), LISTED_KEYS(READS), LISTED_KEYS(WRITES), {0}};
+
+/* ---- tensors ----------------------------------------------------------------------------------------------------- */
+
+static RedisModuleCommandArg tensor_data[] = {
+    {.name = "blob", .type = REDISMODULE_ARG_TYPE_STRING, .key_spec_index = -1, .token = "BLOB"},
+    {.name = "value", .type = REDISMODULE_ARG_TYPE_STRING, .key_spec_index = -1, .token = "VALUES", .flags = MULTIPLE},
+    END_ARGS};
+static RedisModuleCommandArg tensorset_args[] = {
+    KEY_ARG("key", 0),
+    STRING_ARG("type"),
+    {.name = "dimension", .type = REDISMODULE_ARG_TYPE_INTEGER, .key_spec_index = -1, .flags = MULTIPLE},
+    {.name = "data",
+     .type = REDISMODULE_ARG_TYPE_ONEOF,
+     .key_spec_index = -1,
+     .flags = OPTIONAL,
+     .subargs = tensor_data},
+    END_ARGS};
+static RedisModuleCommandArg tensor_format[] = {WORD("blob", "BLOB"), WORD("values", "VALUES"), END_ARGS};
+static RedisModuleCommandArg tensorget_args[] = {
+    KEY_ARG("key", 0),
+    OPTIONAL_WORD("meta", "META"),
+    {.name = "format",
+     .type = REDISMODULE_ARG_TYPE_ONEOF,
+     .key_spec_index = -1,
+     .flags = OPTIONAL,
+     .subargs = tensor_format},
+    END_ARGS};
+
+/* ---- models ------------------------------------------------------------------------------------------------------ */
+
+static RedisModuleCommandArg backends[] = {WORD("tf", "TF"), WORD("tflite", "TFLITE"), WORD("torch", "TORCH"),
+                                           WORD("onnx", "ONNX"), END_ARGS};
+static RedisModuleCommandArg batch_timeout[] = {WORD("minbatchtimeout", "MINBATCHTIMEOUT"),
+                                                INTEGER_ARG("milliseconds"), END_ARGS};
+static RedisModuleCommandArg min_batch[] = {WORD("minbatchsize", "MINBATCHSIZE"),
+                                            INTEGER_ARG("least"),
+                                            {.name = "timeout",
+                                             .type = REDISMODULE_ARG_TYPE_BLOCK,
+                                             .key_spec_index = -1,
+                                             .flags = OPTIONAL,
+                                             .subargs = batch_timeout},
+                                            END_ARGS};
+static RedisModuleCommandArg batch[] = {WORD("batchsize", "BATCHSIZE"),
+                                        INTEGER_ARG("most"),
+                                        {.name = "minimum",
+                                         .type = REDISMODULE_ARG_TYPE_BLOCK,
+                                         .key_spec_index = -1,
+                                         .flags = OPTIONAL,
+                                         .subargs = min_batch},
+                                        END_ARGS};
+static RedisModuleCommandArg names[] = {
+    {.name = "name", .type = REDISMODULE_ARG_TYPE_STRING, .key_spec_index = -1, .flags = MULTIPLE}, END_ARGS};
+static RedisModuleCommandArg counted_names[] = {
+    INTEGER_ARG("count"),
+    {.name = "name", .type = REDISMODULE_ARG_TYPE_STRING, .key_spec_index = -1, .flags = MULTIPLE},
+    END_ARGS};
+
+#define TAG_ARG                                                                                                        \
+    {.name = "tag", .type = REDISMODULE_ARG_TYPE_STRING, .key_spec_index = -1, .token = "TAG", .flags = OPTIONAL}
+#define BLOCK_ARG(n, word, inner)                                                                                      \
+    {                                                                                                                  \
+        .name = n, .type = REDISMODULE_ARG_TYPE_BLOCK, .key_spec_index = -1, .token = word, .flags = OPTIONAL,         \
+        .subargs = inner                                                                                               \
+    }
+#define BACKEND_ARG                                                                                                    \
+    {.name = "backend", .type = REDISMODULE_ARG_TYPE_ONEOF, .key_spec_index = -1, .subargs = backends}
+#define BLOB_ARG                                                                                                       \
+    {.name = "chunk", .type = REDISMODULE_ARG_TYPE_STRING, .key_spec_index = -1, .token = "BLOB", .flags = MULTIPLE}
+
+static RedisModuleCommandArg modelstore_args[] = {KEY_ARG("key", 0),
+                                                  BACKEND_ARG,
+                                                  STRING_ARG("device"),
+                                                  TAG_ARG,
+                                                  BLOCK_ARG("batch", NULL, batch),
+                                                  BLOCK_ARG("inputs", "INPUTS", counted_names),
+                                                  BLOCK_ARG("outputs", "OUTPUTS", counted_names),
+                                                  BLOB_ARG,
+                                                  END_ARGS};
+static RedisModuleCommandArg modelset_args[] = {KEY_ARG("key", 0),
+                                                BACKEND_ARG,
+                                                STRING_ARG("device"),
+                                                TAG_ARG,
+                                                BLOCK_ARG("batch", NULL, batch),
+                                                BLOCK_ARG("inputs", "INPUTS", names),
+                                                BLOCK_ARG("outputs", "OUTPUTS", names),
+                                                BLOB_ARG,
+                                                END_ARGS};
+static RedisModuleCommandArg modelget_args[] = {KEY_ARG("key", 0), OPTIONAL_WORD("meta", "META"),
+                                                OPTIONAL_WORD("blob", "BLOB"), END_ARGS};
+static RedisModuleCommandArg key_args[] = {KEY_ARG("key", 0), END_ARGS};
+
+/* ---- runs -------------------------------------------------------------------------------------------------------- */
+
+#define TIMEOUT_ARG                                                                                                    \
+    {                                                                                                                  \
+        .name = "milliseconds", .type = REDISMODULE_ARG_TYPE_INTEGER, .key_spec_index = -1, .token = "TIMEOUT",        \
+        .flags = OPTIONAL                                                                                              \
+    }
+
+static RedisModuleCommandArg execute_inputs[] = {INTEGER_ARG("input_count"), KEYS_ARG("input", 1), END_ARGS};
+static RedisModuleCommandArg execute_outputs[] = {INTEGER_ARG("output_count"), KEYS_ARG("output", 2), END_ARGS};
+static RedisModuleCommandArg modelexecute_args[] = {KEY_ARG("key", 0),
+                                                    {.name = "inputs",
+                                                     .type = REDISMODULE_ARG_TYPE_BLOCK,
+                                                     .key_spec_index = -1,
+                                                     .token = "INPUTS",
+                                                     .subargs = execute_inputs},
+                                                    {.name = "outputs",
+                                                     .type = REDISMODULE_ARG_TYPE_BLOCK,
+                                                     .key_spec_index = -1,
+                                                     .token = "OUTPUTS",
+                                                     .subargs = execute_outputs},
+                                                    TIMEOUT_ARG,
+                                                    END_ARGS};
+static RedisModuleCommandArg modelrun_args[] = {
+    KEY_ARG("key", 0),
+    TIMEOUT_ARG,
+    {.name = "input", .type = REDISMODULE_ARG_TYPE_KEY, .key_spec_index = 1, .token = "INPUTS", .flags = MULTIPLE},
+    {.name = "output", .type = REDISMODULE_ARG_TYPE_KEY, .key_spec_index = 2, .token = "OUTPUTS", .flags = MULTIPLE},
+    END_ARGS};
+
+/* ---- surroundings ------------------------------------------------------------------------------------------------ */
+
+static RedisModuleCommandArg info_args[] = {KEY_ARG("key", 0), OPTIONAL_WORD("resetstat", "RESETSTAT"), END_ARGS};
+static RedisModuleCommandArg loadbackend[] = {BACKEND_ARG, STRING_ARG("path"), END_ARGS};
+static RedisModuleCommandArg config_actions[] = {
+    {.name = "name", .type = REDISMODULE_ARG_TYPE_STRING, .key_spec_index = -1, .token = "GET"},
+    {.name = "path", .type = REDISMODULE_ARG_TYPE_STRING, .key_spec_index = -1, .token = "BACKENDSPATH"},
+    {.name = "loadbackend",
+     .type = REDISMODULE_ARG_TYPE_BLOCK,
+     .key_spec_index = -1,
+     .token = "LOADBACKEND",
+     .subargs = loadbackend},
+    {.name = "bytes", .type = REDISMODULE_ARG_TYPE_INTEGER, .key_spec_index = -1, .token = "MODEL_CHUNK_SIZE"},
+    END_ARGS};
+static RedisModuleCommandArg config_args[] = {
+    {.name = "action", .type = REDISMODULE_ARG_TYPE_ONEOF, .key_spec_index = -1, .subargs = config_actions}, END_ARGS};
+
+typedef struct CommandDescription {
+    const char *name, *summary, *complexity, *since;
+    int arity;
+    RedisModuleCommandKeySpec *keys;
+    RedisModuleCommandArg *args;
+} CommandDescription;
+
+static const CommandDescription descriptions[] = {
+    {"AI.TENSORSET", "Stores a tensor", "O(N) where N is the size of the tensor", "1.0.0", -4, write_key,
+     tensorset_args},
+    {"AI.TENSORGET", "Returns a tensor's metadata and data", "O(N) where N is the size of the tensor", "1.0.0", -2,
+     read_key, tensorget_args},
+    {"AI.MODELSTORE", "Stores a model; the server goes on while it is compiled", "O(1), and compiling it", "1.2.0",
+     -4, write_key, modelstore_args},
+    {"AI.MODELSET", "Stores a model (deprecated: use AI.MODELSTORE)", "O(1), and compiling it", "1.0.0", -4,
+     write_key, modelset_args},
+    {"AI.MODELGET", "Returns a model's metadata and blob", "O(N) where N is the size of the blob", "1.0.0", -2,
+     read_key, modelget_args},
+    {"AI.MODELDEL", "Deletes a model", "O(1)", "1.0.0", 2, delete_key, key_args},
+    {"AI._MODELSCAN", "Returns the keys and tags of all models", "O(N) where N is the number of keys", "1.0.0", 1,
+     NULL, NULL},
+    {"AI.MODELEXECUTE", "Runs a model on tensors and stores its outputs", "O(1), and running it", "1.2.0", -3,
+     execute_keys, modelexecute_args},
+    {"AI.MODELRUN", "Runs a model on tensors and stores its outputs (deprecated: use AI.MODELEXECUTE)",
+     "O(1), and running it", "1.0.0", -2, run_keys, modelrun_args},
+    {"AI.INFO", "Returns or resets the run statistics of a model or script", "O(1)", "1.0.0", -2, read_key, info_args},
+    {"AI.CONFIG", "Reads and sets options, loads backends", "O(1), and loading the backend", "1.0.0", -2, NULL,
+     config_args},
+};
+
+int command_info_register(RedisModuleCtx *ctx) {
+    static const RedisModuleCommandInfoVersion version = {
+        .version = 1,
+        .sizeof_historyentry = sizeof(RedisModuleCommandHistoryEntry),
+        .sizeof_keyspec = sizeof(RedisModuleCommandKeySpec),
+        .sizeof_arg = sizeof(RedisModuleCommandArg),
+    };
+    for (size_t i = 0; i < sizeof(descriptions) / sizeof(descriptions[0]); i++) {
+        const CommandDescription *d = &descriptions[i];
+        RedisModuleCommandInfo info = {
+            .version = &version,
+            .summary = d->summary,
+            .complexity = d->complexity,
+            .since = d->since,
+            .arity = d->arity,
+            .key_specs = d->keys,
+            .args = d->args,
+        };
+        if (RedisModule_SetCommandInfo(RedisModule_GetCommand(ctx, d->name), &info) == REDISMODULE_ERR) {
+            RedisModule_Log(ctx, "warning", "the server refused the description of %s", d->name);
+            return REDISMODULE_ERR;
+        }
+    }
+    return REDISMODULE_OK;
+}

@@ -1,0 +1,187 @@
+/* info.c - the sections that the module adds to INFO, and AI.INFO.
+ *
+ * Main thread. Figures that Python knows are reported by the engine as they change (the bridge functions, loader
+ * thread) and kept here as atomics: INFO never waits for Python. */
+#include "info.h"
+
+#include <stdio.h>
+#include <sys/resource.h>
+
+#include "bridge.h"
+#include "command.h"
+#include "model.h"
+#include "options.h"
+#include "queue.h"
+#include "rdb.h"
+#include "script.h"
+
+static const char *version_fields[] = {
+    [BACKEND_TF] = "TensorFlow_version",
+    [BACKEND_TFLITE] = "TensorFlowLite_version",
+    [BACKEND_TORCH] = "Torch_version",
+    [BACKEND_ONNX] = "onnxruntime_version",
+};
+#define BACKENDS ((int)(sizeof(version_fields) / sizeof(version_fields[0])))
+
+static const char *versions[BACKENDS]; /* atomic; NULL: not loaded; once set it stays */
+static struct {
+    int64_t memory, accesses, sessions; /* atomic */
+} onnx;
+
+void bridge_backend_loaded(int backend, const char *version) {
+    if (backend < 0 || backend >= BACKENDS || __atomic_load_n(&versions[backend], __ATOMIC_ACQUIRE)) return;
+    __atomic_store_n(&versions[backend], RedisModule_Strdup(version), __ATOMIC_RELEASE);
+}
+
+void bridge_onnx_figures(int64_t memory, int64_t accesses, int64_t sessions) {
+    __atomic_store_n(&onnx.memory, memory, __ATOMIC_RELAXED);
+    __atomic_store_n(&onnx.accesses, accesses, __ATOMIC_RELAXED);
+    __atomic_store_n(&onnx.sessions, sessions, __ATOMIC_RELAXED);
+}
+
+/* ---- INFO -------------------------------------------------------------------------------------------------------- */
+
+static double seconds(struct timeval time) {
+    return time.tv_sec + time.tv_usec / 1e6;
+}
+
+static void add_cpu(RedisModuleInfoCtx *ctx) {
+    struct rusage self, children, thread;
+    getrusage(RUSAGE_SELF, &self);
+    getrusage(RUSAGE_CHILDREN, &children);
+    getrusage(RUSAGE_THREAD, &thread);
+    RedisModule_InfoAddFieldDouble(ctx, "self_used_cpu_sys", seconds(self.ru_stime));
+    RedisModule_InfoAddFieldDouble(ctx, "self_used_cpu_user", seconds(self.ru_utime));
+    RedisModule_InfoAddFieldDouble(ctx, "children_used_cpu_sys", seconds(children.ru_stime));
+    RedisModule_InfoAddFieldDouble(ctx, "children_used_cpu_user", seconds(children.ru_utime));
+    RedisModule_InfoAddFieldDouble(ctx, "main_thread_used_cpu_sys", seconds(thread.ru_stime));
+    RedisModule_InfoAddFieldDouble(ctx, "main_thread_used_cpu_user", seconds(thread.ru_utime));
+
+    int queues = queue_count();
+    for (int i = 0; i < queues; i++) {
+        for (int n = 0; n < options.engine.threads_per_queue; n++) {
+            double used = queue_worker_cpu(queue_at(i), n);
+            char field[64];
+            if (used < 0) continue;
+            /* "_n1" for the first: the numbering that dashboards know. */
+            snprintf(field, sizeof(field), "queue_%s_bthread_n%d_used_cpu_total", queue_device(queue_at(i)), n + 1);
+            RedisModule_InfoAddFieldDouble(ctx, field, used);
+        }
+    }
+}
+
+static void add_backends(RedisModuleInfoCtx *ctx) {
+    for (int i = 0; i < BACKENDS; i++) {
+        const char *version = __atomic_load_n(&versions[i], __ATOMIC_ACQUIRE);
+        if (version) RedisModule_InfoAddFieldCString(ctx, version_fields[i], version);
+    }
+    if (__atomic_load_n(&versions[BACKEND_ONNX], __ATOMIC_ACQUIRE) == NULL) return;
+    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_memory", __atomic_load_n(&onnx.memory, __ATOMIC_RELAXED));
+    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_memory_access_num",
+                                     __atomic_load_n(&onnx.accesses, __ATOMIC_RELAXED));
+    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_maximum_run_sessions_number",
+                                     __atomic_load_n(&onnx.sessions, __ATOMIC_RELAXED));
+}
+
+static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
+    (void)for_crash_report;
+    if (RedisModule_InfoAddSection(ctx, "versions") == REDISMODULE_OK) {
+        RedisModule_InfoAddFieldCString(ctx, "RedisAI_version", REDISAI_VERSION);
+        RedisModule_InfoAddFieldCString(ctx, "low_level_API_version", "1");
+        RedisModule_InfoAddFieldLongLong(ctx, "rdb_version", RDB_ENCODING_VERSION);
+    }
+    if (RedisModule_InfoAddSection(ctx, "git") == REDISMODULE_OK) {
+        RedisModule_InfoAddFieldCString(ctx, "git_sha", REDISAI_GIT_SHA);
+    }
+    if (RedisModule_InfoAddSection(ctx, "load_time_configs") == REDISMODULE_OK) {
+        const Options *engine = &options.engine;
+        RedisModule_InfoAddFieldLongLong(ctx, "threads_per_queue", engine->threads_per_queue);
+        RedisModule_InfoAddFieldLongLong(ctx, "inter_op_parallelism", engine->inter_op_parallelism);
+        RedisModule_InfoAddFieldLongLong(ctx, "intra_op_parallelism", engine->intra_op_parallelism);
+        RedisModule_InfoAddFieldLongLong(ctx, "model_execution_timeout", engine->model_execution_timeout);
+        RedisModule_InfoAddFieldLongLong(ctx, "backend_memory_limit", engine->backend_memory_limit);
+    }
+    if (RedisModule_InfoAddSection(ctx, "backends_info") == REDISMODULE_OK) add_backends(ctx);
+    if (RedisModule_InfoAddSection(ctx, "cpu") == REDISMODULE_OK) add_cpu(ctx);
+}
+
+/* ---- AI.INFO ----------------------------------------------------------------------------------------------------- */
+
+typedef struct Stats {
+    const char *type, *backend, *device, *tag;
+    uint64_t tag_size;
+    int64_t duration, samples, calls, errors;
+} Stats;
+
+static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Stats *stats) {
+    RedisModule_ReplyWithArray(ctx, 18);
+    RedisModule_ReplyWithCString(ctx, "key");
+    RedisModule_ReplyWithString(ctx, key);
+    RedisModule_ReplyWithCString(ctx, "type");
+    RedisModule_ReplyWithCString(ctx, stats->type);
+    RedisModule_ReplyWithCString(ctx, "backend");
+    RedisModule_ReplyWithCString(ctx, stats->backend);
+    RedisModule_ReplyWithCString(ctx, "device");
+    RedisModule_ReplyWithCString(ctx, stats->device);
+    RedisModule_ReplyWithCString(ctx, "tag");
+    RedisModule_ReplyWithStringBuffer(ctx, stats->tag, stats->tag_size);
+    RedisModule_ReplyWithCString(ctx, "duration");
+    RedisModule_ReplyWithLongLong(ctx, stats->duration);
+    RedisModule_ReplyWithCString(ctx, "samples");
+    RedisModule_ReplyWithLongLong(ctx, stats->samples);
+    RedisModule_ReplyWithCString(ctx, "calls");
+    RedisModule_ReplyWithLongLong(ctx, stats->calls);
+    RedisModule_ReplyWithCString(ctx, "errors");
+    RedisModule_ReplyWithLongLong(ctx, stats->errors);
+}
+
+static void reply_model(RedisModuleCtx *ctx, RedisModuleString *key, const Model *model) {
+    Stats stats = {.type = "MODEL",
+                   .backend = backend_name(model->backend),
+                   .device = model->device,
+                   .tag = model->tag,
+                   .tag_size = model->tag_size,
+                   .duration = __atomic_load_n(&model->duration, __ATOMIC_RELAXED),
+                   .samples = __atomic_load_n(&model->samples, __ATOMIC_RELAXED),
+                   .calls = __atomic_load_n(&model->calls, __ATOMIC_RELAXED),
+                   .errors = __atomic_load_n(&model->errors, __ATOMIC_RELAXED)};
+    reply_stats(ctx, key, &stats);
+}
+
+static void reply_script(RedisModuleCtx *ctx, RedisModuleString *key, const Script *script) {
+    Stats stats = {.type = "SCRIPT",
+                   .backend = "TORCH",
+                   .device = script->device,
+                   .tag = script->tag,
+                   .tag_size = script->tag_size,
+                   .samples = -1};
+    reply_stats(ctx, key, &stats);
+}
+
+static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    if (argc < 2 || argc > 3) return reply_wrong_arity(ctx, argv);
+    Model *model = NULL;
+    Script *script = NULL;
+    RedisModuleKey *key = RedisModule_OpenKey(ctx, argv[1], REDISMODULE_READ);
+    if (key) {
+        RedisModuleType *type = RedisModule_ModuleTypeGetType(key);
+        if (type == ModelType) model = RedisModule_ModuleTypeGetValue(key);
+        if (type == ScriptType) script = RedisModule_ModuleTypeGetValue(key);
+        RedisModule_CloseKey(key);
+    }
+    if (!model && !script) return reply_error(ctx, "cannot find run info for key");
+
+    if (argc == 3) {
+        if (!arg_is(argv[2], "RESETSTAT")) return reply_error(ctx, "unsupported subcommand");
+        if (model) model_reset_stats(model);
+        return reply_ok(ctx);
+    }
+    if (model) reply_model(ctx, argv[1], model);
+    if (script) reply_script(ctx, argv[1], script);
+    return REDISMODULE_OK;
+}
+
+int info_register(RedisModuleCtx *ctx) {
+    if (RedisModule_RegisterInfoFunc(ctx, add_sections) == REDISMODULE_ERR) return REDISMODULE_ERR;
+    return RedisModule_CreateCommand(ctx, "AI.INFO", info_command, "readonly", 1, 1, 1);
+}

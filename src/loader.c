@@ -1,0 +1,120 @@
+/* loader.c - the queue of jobs for the loader (loader.h).
+ *
+ * The main thread and workers post, the loader thread takes. Lock: jobs.mutex, held for a few pointer moves only, a
+ * leaf. */
+#include "loader.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include "model.h"
+#include "names.h"
+#include "run.h"
+
+static struct {
+    pthread_mutex_t mutex;
+    pthread_cond_t posted;
+    pthread_cond_t finished; /* only for jobs that the main thread waits for */
+    Job *first;
+    Job *last;
+} jobs = {.mutex = PTHREAD_MUTEX_INITIALIZER, .posted = PTHREAD_COND_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER};
+
+Job *job_new(int kind) {
+    Job *job = RedisModule_Calloc(1, sizeof(*job));
+    job->kind = kind;
+    return job;
+}
+
+void job_free(Job *job) {
+    if (job->model) model_unref(job->model);
+    RedisModule_Free(job->path);
+    RedisModule_Free(job->error);
+    RedisModule_Free(job);
+}
+
+void loader_post(Job *job) {
+    pthread_mutex_lock(&jobs.mutex);
+    if (jobs.last) {
+        jobs.last->next = job;
+    } else {
+        jobs.first = job;
+    }
+    jobs.last = job;
+    pthread_cond_signal(&jobs.posted);
+    pthread_mutex_unlock(&jobs.mutex);
+}
+
+void loader_post_and_wait(Job *job) {
+    job->waited = 1;
+    loader_post(job);
+    pthread_mutex_lock(&jobs.mutex);
+    while (!job->done) pthread_cond_wait(&jobs.finished, &jobs.mutex);
+    pthread_mutex_unlock(&jobs.mutex);
+}
+
+static void free_blocked_job(RedisModuleCtx *ctx, void *job) {
+    (void)ctx;
+    job_free(job);
+}
+
+int loader_post_blocking(RedisModuleCtx *ctx, Job *job, RedisModuleCmdFunc reply) {
+    job->blocked = RedisModule_BlockClient(ctx, reply, NULL, free_blocked_job, 0);
+    if (job->blocked == NULL) {
+        job_free(job);
+        RedisModule_ReplyWithError(ctx, "ERR this client cannot be blocked");
+        return REDISMODULE_OK;
+    }
+    RedisModule_BlockedClientMeasureTimeStart(job->blocked);
+    loader_post(job);
+    return REDISMODULE_OK;
+}
+
+/* ---- what Python calls, on the loader thread --------------------------------------------------------------------- */
+
+Job *bridge_next_job(void) {
+    pthread_mutex_lock(&jobs.mutex);
+    while (jobs.first == NULL) pthread_cond_wait(&jobs.posted, &jobs.mutex);
+    Job *job = jobs.first;
+    jobs.first = job->next;
+    if (jobs.first == NULL) jobs.last = NULL;
+    pthread_mutex_unlock(&jobs.mutex);
+    return job;
+}
+
+void bridge_model_ready(Model *model, struct Queue *queue, int ninputs, const char **inputs, int noutputs,
+                        const char **outputs) {
+    if (model_is_ready(model)) return;
+    for (int i = 0; i < ninputs; i++) names_append_copy(&model->declared_inputs, inputs[i]);
+    for (int i = 0; i < noutputs; i++) names_append_copy(&model->declared_outputs, outputs[i]);
+    model->queue = queue;
+    __atomic_store_n(&model->ready, 1, __ATOMIC_RELEASE);
+}
+
+void bridge_finish_job(Job *job, const char *error) {
+    if (job->kind == JOB_DROP) {
+        model_destroy(job->model);
+        job->model = NULL;
+        job_free(job);
+        return;
+    }
+    if (job->kind == JOB_FORWARD) {
+        run_forward(job->run, error);
+        job_free(job);
+        return;
+    }
+    if (error) job->error = RedisModule_Strdup(error);
+    if (job->blocked) {
+        RedisModule_BlockedClientMeasureTimeEnd(job->blocked);
+        RedisModule_UnblockClient(job->blocked, job);
+        return;
+    }
+    if (job->waited) {
+        pthread_mutex_lock(&jobs.mutex);
+        job->done = 1;
+        pthread_cond_signal(&jobs.finished);
+        pthread_mutex_unlock(&jobs.mutex);
+        return;
+    }
+    if (error) RedisModule_Log(NULL, "warning", "%s", error);
+    job_free(job);
+}

@@ -1,0 +1,24 @@
+/* loader.h - the queue of jobs for the loader, the one thread that imports backends and compiles models.
+ *
+ * The main thread posts jobs; the loader (redisai/engine.py) takes them in order. The loader never takes the Redis
+ * lock, so the main thread may wait for a job where Redis forbids blocking the client. */
+#ifndef LOADER_H
+#define LOADER_H
+
+#include "bridge.h"
+#include "redis_api.h"
+
+Job *job_new(int kind); /* JOB_... */
+void job_free(Job *job); /* and what it holds: the model's reference, path, error */
+
+/* Hands the job over: it frees itself when it is finished. */
+void loader_post(Job *job);
+
+/* Posts the job and waits until it is finished; the caller reads job->error and frees it. */
+void loader_post_and_wait(Job *job);
+
+/* Blocks the client, posts the job, and calls reply on the main thread when it is finished, with the job as private
+ * data; replies an error when the client cannot be blocked. */
+int loader_post_blocking(RedisModuleCtx *ctx, Job *job, RedisModuleCmdFunc reply);
+
+#endif

@@ -1,0 +1,158 @@
+/* model.c - the model value: definition, references, statistics (model.h). Any thread. */
+#include "model.h"
+
+#include <string.h>
+#include <strings.h>
+
+#include "loader.h"
+#include "names.h"
+#include "options.h"
+
+static const char *backend_names[] = {
+    [BACKEND_TF] = "TF", [BACKEND_TFLITE] = "TFLITE", [BACKEND_TORCH] = "TORCH", [BACKEND_ONNX] = "ONNX"};
+#define BACKENDS ((int)(sizeof(backend_names) / sizeof(backend_names[0])))
+
+int backend_from_name(const char *name) {
+    for (int i = 0; i < BACKENDS; i++) {
+        if (strcasecmp(name, backend_names[i]) == 0) return i;
+    }
+    return -1;
+}
+
+const char *backend_name(int backend) {
+    return backend_names[backend];
+}
+
+Model *model_new(int backend) {
+    static uint64_t last_id;
+    Model *model = RedisModule_Calloc(1, sizeof(*model));
+    model->id = __atomic_add_fetch(&last_id, 1, __ATOMIC_RELAXED);
+    model->backend = backend;
+    model->refs = 1;
+    return model;
+}
+
+Model *model_ref(Model *model) {
+    __atomic_add_fetch(&model->refs, 1, __ATOMIC_RELAXED);
+    return model;
+}
+
+static void post_drop(void *data) {
+    Job *job = job_new(JOB_DROP);
+    job->model = data;
+    loader_post(job);
+}
+
+/* The blob's pieces are Redis strings, whose reference counts are not atomic: while the command that brought them is
+ * still being worked on, the main thread holds references too. So the model goes to the loader only from the next turn
+ * of the event loop, when no command that could share its strings is under way, and the loader frees them alone. */
+void model_unref(Model *model) {
+    if (__atomic_sub_fetch(&model->refs, 1, __ATOMIC_ACQ_REL) == 0) RedisModule_EventLoopAddOneShot(post_drop, model);
+}
+
+void model_destroy(Model *model) {
+    for (int64_t i = 0; i < model->npieces; i++) {
+        Piece *piece = &model->pieces[i];
+        if (piece->owner) {
+            RedisModule_FreeString(NULL, piece->owner);
+        } else {
+            RedisModule_Free((void *)piece->data);
+        }
+    }
+    RedisModule_Free(model->pieces);
+    RedisModule_Free(model->device);
+    RedisModule_Free(model->tag);
+    names_free(&model->inputs);
+    names_free(&model->outputs);
+    names_free(&model->declared_inputs);
+    names_free(&model->declared_outputs);
+    RedisModule_Free(model);
+}
+
+static Piece *add_piece(Model *model) {
+    model->pieces = RedisModule_Realloc(model->pieces, (model->npieces + 1) * sizeof(Piece));
+    return &model->pieces[model->npieces++];
+}
+
+void model_hold_piece(Model *model, RedisModuleString *arg) {
+    RedisModuleString *owner = RedisModule_HoldString(NULL, arg);
+    size_t size;
+    const char *data = RedisModule_StringPtrLen(owner, &size);
+    *add_piece(model) = (Piece){.data = data, .size = size, .owner = owner};
+    model->blob_size += size;
+}
+
+void model_take_piece(Model *model, char *data, uint64_t size) {
+    *add_piece(model) = (Piece){.data = data, .size = size, .owner = NULL};
+    model->blob_size += size;
+}
+
+int model_is_ready(const Model *model) {
+    return __atomic_load_n(&model->ready, __ATOMIC_ACQUIRE);
+}
+
+const Names *model_inputs(const Model *model) {
+    return model_is_ready(model) && model->declared_inputs.count ? &model->declared_inputs : &model->inputs;
+}
+
+const Names *model_outputs(const Model *model) {
+    return model_is_ready(model) && model->declared_outputs.count ? &model->declared_outputs : &model->outputs;
+}
+
+static int64_t known_count(const Model *model, const Names *declared, const Names *given) {
+    if (model_is_ready(model) && declared->count) return declared->count;
+    return model->backend == BACKEND_TF ? given->count : -1;
+}
+
+int64_t model_input_count(const Model *model) {
+    return known_count(model, &model->declared_inputs, &model->inputs);
+}
+
+int64_t model_output_count(const Model *model) {
+    return known_count(model, &model->declared_outputs, &model->outputs);
+}
+
+/* A blob longer than MODEL_CHUNK_SIZE is given out in size / chunk + 1 chunks, the last of which may be empty: that is
+ * how saved databases and clients know it. */
+int64_t model_chunk_count(const Model *model) {
+    uint64_t chunk = options.model_chunk_size;
+    return model->blob_size <= chunk ? 1 : (int64_t)(model->blob_size / chunk + 1);
+}
+
+const char *model_chunk(const Model *model, int64_t index, uint64_t *size, char **scratch) {
+    *scratch = NULL;
+    int64_t chunks = model_chunk_count(model);
+    uint64_t from = chunks == 1 ? 0 : index * (uint64_t)options.model_chunk_size;
+    uint64_t left = model->blob_size - from;
+    *size = chunks > 1 && left > (uint64_t)options.model_chunk_size ? (uint64_t)options.model_chunk_size : left;
+    if (*size == 0) return "";
+
+    int64_t i = 0;
+    for (; from >= model->pieces[i].size; i++) from -= model->pieces[i].size;
+    if (from + *size <= model->pieces[i].size) return model->pieces[i].data + from;
+
+    /* It was stored in other pieces than it is given out in: put this one together. */
+    *scratch = RedisModule_Alloc(*size);
+    for (uint64_t done = 0; done < *size; i++) {
+        uint64_t part = model->pieces[i].size - from;
+        if (part > *size - done) part = *size - done;
+        memcpy(*scratch + done, model->pieces[i].data + from, part);
+        done += part;
+        from = 0;
+    }
+    return *scratch;
+}
+
+void model_count_run(Model *model, int64_t duration, int64_t samples, int failed) {
+    __atomic_add_fetch(&model->calls, 1, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&model->duration, duration, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&model->samples, samples, __ATOMIC_RELAXED);
+    if (failed) __atomic_add_fetch(&model->errors, 1, __ATOMIC_RELAXED);
+}
+
+void model_reset_stats(Model *model) {
+    __atomic_store_n(&model->calls, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&model->duration, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&model->samples, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&model->errors, 0, __ATOMIC_RELAXED);
+}

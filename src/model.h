@@ -1,0 +1,51 @@
+/* model.h - the model value: definition, references, statistics. The struct is in bridge.h, for Python reads it too.
+ *
+ * The definition is immutable from the moment a second thread can see the model. What the loader finds out (declared
+ * names, queue) is written once, before `ready` is set; whoever reads it loads `ready` first. Counting references is
+ * safe on any thread; the last one hands the model to the loader, which forgets the compiled session and frees the
+ * memory, so that dropping a model of any size costs the main thread nothing. */
+#ifndef MODEL_H
+#define MODEL_H
+
+#include "bridge.h"
+#include "redis_api.h"
+
+Model *model_new(int backend); /* one reference, the caller's; fields are filled in before it is shared */
+Model *model_ref(Model *model);
+void model_unref(Model *model);
+void model_destroy(Model *model); /* only the loader, when it has dropped the session */
+
+/* Adds a stretch of the blob. hold: keeps the command's own argument, nothing is copied. take: takes memory over. */
+void model_hold_piece(Model *model, RedisModuleString *arg);
+void model_take_piece(Model *model, char *data, uint64_t size);
+
+/* Whether the loader has compiled it. Acquires: after 1, declared names and queue may be read. */
+int model_is_ready(const Model *model);
+
+/* What the model itself declares if that is known, else what it was stored with. NULL inside MODELEXECUTE's checks
+ * means unknown: see model_input_count. */
+const Names *model_inputs(const Model *model);
+const Names *model_outputs(const Model *model);
+
+/* -1: not known (yet). */
+int64_t model_input_count(const Model *model);
+int64_t model_output_count(const Model *model);
+
+/* The chunks that MODELGET, RDB and AOF give a blob out in. */
+int64_t model_chunk_count(const Model *model);
+/* Chunk number index; *scratch is NULL or memory to be freed with RedisModule_Free after use. */
+const char *model_chunk(const Model *model, int64_t index, uint64_t *size, char **scratch);
+
+/* Adds one execution to the statistics. */
+void model_count_run(Model *model, int64_t duration, int64_t samples, int failed);
+void model_reset_stats(Model *model);
+
+/* BACKEND_..., or -1; and its name in upper case. */
+int backend_from_name(const char *name);
+const char *backend_name(int backend);
+
+extern RedisModuleType *ModelType;
+int model_type_register(RedisModuleCtx *ctx);
+int model_commands_register(RedisModuleCtx *ctx);
+
+#endif

@@ -1,0 +1,231 @@
+/* model_type.c - AI__MODEL, the datatype: saving, loading, memory, copies.
+ *
+ * Callbacks run on the main thread, save and rewrite in the BGSAVE child, free also on Redis's lazy-free thread. */
+#include <string.h>
+
+#include "device.h"
+#include "loader.h"
+#include "model.h"
+#include "names.h"
+#include "rdb.h"
+
+RedisModuleType *ModelType;
+
+/* u blob length, u chunks, that many buffers. Returns what is wrong, or NULL. */
+static const char *load_chunks(RedisModuleIO *io, Model *model) {
+    uint64_t total = RedisModule_LoadUnsigned(io);
+    uint64_t chunks = RedisModule_LoadUnsigned(io);
+    if (RedisModule_IsIOError(io)) return "no blob";
+    for (uint64_t i = 0; i < chunks; i++) {
+        size_t size;
+        char *data = RedisModule_LoadStringBuffer(io, &size);
+        if (data == NULL || RedisModule_IsIOError(io)) return "a chunk of the blob is missing";
+        if (size == 0) {
+            RedisModule_Free(data);
+            continue;
+        }
+        model_take_piece(model, data, size);
+    }
+    return model->blob_size == total ? NULL : "the blob's length does not match its chunks";
+}
+
+static const char *load_definition(RedisModuleIO *io, Model *model, int encver) {
+    size_t size;
+    model->device = rdb_load_text(io);
+    if (model->device == NULL || !device_is_valid(model->device, strlen(model->device))) return "not a device";
+    if (encver == 0) {
+        model->tag = rdb_load_text(io);
+        model->tag_size = model->tag ? strlen(model->tag) : 0;
+    } else {
+        model->tag = rdb_load_bytes(io, &model->tag_size);
+    }
+    if (model->tag == NULL) return "no tag";
+
+    model->batchsize = (int64_t)RedisModule_LoadUnsigned(io);
+    model->minbatchsize = (int64_t)RedisModule_LoadUnsigned(io);
+    if (encver >= 2) model->minbatchtimeout = (int64_t)RedisModule_LoadUnsigned(io);
+    if (model->batchsize < 0 || model->minbatchsize < 0 || model->minbatchtimeout < 0) return "impossible batch size";
+
+    if (rdb_load_names(io, &model->inputs) == -1) return "broken list of inputs";
+    if (rdb_load_names(io, &model->outputs) == -1) return "broken list of outputs";
+    if (encver >= 1) return load_chunks(io, model);
+
+    char *data = RedisModule_LoadStringBuffer(io, &size);
+    if (data == NULL || RedisModule_IsIOError(io)) return "no blob";
+    model_take_piece(model, data, size);
+    return NULL;
+}
+
+static void *model_rdb_load(RedisModuleIO *io, int encver) {
+    if (encver > RDB_ENCODING_VERSION) return rdb_corrupt(io, "model", "saved by a newer version");
+    uint64_t backend = RedisModule_LoadUnsigned(io);
+    if (RedisModule_IsIOError(io) || backend > BACKEND_ONNX) return rdb_corrupt(io, "model", "unknown backend");
+
+    Model *model = model_new((int)backend);
+    const char *error = load_definition(io, model, encver);
+    if (error || RedisModule_IsIOError(io)) {
+        rdb_corrupt(io, "model", error);
+        model_destroy(model); /* the loader has never heard of it */
+        return NULL;
+    }
+    /* Compiled in the background: a database with large models is there as soon as it is read. */
+    Job *job = job_new(JOB_LOAD);
+    job->model = model_ref(model);
+    loader_post(job);
+    return model;
+}
+
+static void model_rdb_save(RedisModuleIO *io, void *value) {
+    Model *model = value;
+    RedisModule_SaveUnsigned(io, model->backend);
+    rdb_save_text(io, model->device);
+    RedisModule_SaveStringBuffer(io, model->tag, model->tag_size);
+    RedisModule_SaveUnsigned(io, model->batchsize);
+    RedisModule_SaveUnsigned(io, model->minbatchsize);
+    RedisModule_SaveUnsigned(io, model->minbatchtimeout);
+    rdb_save_names(io, model_inputs(model));
+    rdb_save_names(io, model_outputs(model));
+    RedisModule_SaveUnsigned(io, model->blob_size);
+    int64_t chunks = model_chunk_count(model);
+    RedisModule_SaveUnsigned(io, chunks);
+    for (int64_t i = 0; i < chunks; i++) {
+        uint64_t size;
+        char *scratch;
+        const char *chunk = model_chunk(model, i, &size, &scratch);
+        RedisModule_SaveStringBuffer(io, chunk, size);
+        RedisModule_Free(scratch);
+    }
+}
+
+/* A list of arguments under construction, for AI.MODELSTORE. */
+typedef struct Arguments {
+    RedisModuleString **items;
+    size_t count;
+} Arguments;
+
+static void add(Arguments *args, const char *data, size_t size) {
+    args->items = RedisModule_Realloc(args->items, (args->count + 1) * sizeof(*args->items));
+    args->items[args->count++] = RedisModule_CreateString(NULL, data, size);
+}
+
+static void add_text(Arguments *args, const char *text) {
+    add(args, text, strlen(text));
+}
+
+static void add_number(Arguments *args, const char *name, long long number) {
+    add_text(args, name);
+    args->items = RedisModule_Realloc(args->items, (args->count + 1) * sizeof(*args->items));
+    args->items[args->count++] = RedisModule_CreateStringFromLongLong(NULL, number);
+}
+
+static void add_names(Arguments *args, const char *section, const Names *names) {
+    add_number(args, section, names->count);
+    for (int64_t i = 0; i < names->count; i++) add_text(args, names->names[i]);
+}
+
+static void model_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *value) {
+    Model *model = value;
+    Arguments args = {0};
+    add_text(&args, backend_name(model->backend));
+    add_text(&args, model->device);
+    if (model->tag_size) {
+        add_text(&args, "TAG");
+        add(&args, model->tag, model->tag_size);
+    }
+    if (model->batchsize) add_number(&args, "BATCHSIZE", model->batchsize);
+    if (model->minbatchsize) add_number(&args, "MINBATCHSIZE", model->minbatchsize);
+    if (model->minbatchtimeout) add_number(&args, "MINBATCHTIMEOUT", model->minbatchtimeout);
+    if (model->backend == BACKEND_TF) {
+        add_names(&args, "INPUTS", &model->inputs);
+        add_names(&args, "OUTPUTS", &model->outputs);
+    }
+    add_text(&args, "BLOB");
+    for (int64_t i = 0; i < model_chunk_count(model); i++) {
+        uint64_t size;
+        char *scratch;
+        const char *chunk = model_chunk(model, i, &size, &scratch);
+        add(&args, chunk, size);
+        RedisModule_Free(scratch);
+    }
+    RedisModule_EmitAOF(io, "AI.MODELSTORE", "sv", key, args.items, args.count);
+    for (size_t i = 0; i < args.count; i++) RedisModule_FreeString(NULL, args.items[i]);
+    RedisModule_Free(args.items);
+}
+
+static size_t model_mem_usage(const void *value) {
+    const Model *model = value;
+    size_t total = RedisModule_MallocSize((void *)model) + RedisModule_MallocSize(model->device) +
+                   RedisModule_MallocSize(model->tag) + RedisModule_MallocSize(model->pieces) +
+                   names_memory(&model->inputs) + names_memory(&model->outputs);
+    if (model_is_ready(model)) total += names_memory(&model->declared_inputs) + names_memory(&model->declared_outputs);
+    for (int64_t i = 0; i < model->npieces; i++) {
+        Piece *piece = &model->pieces[i];
+        if (piece->owner == NULL) {
+            total += RedisModule_MallocSize((void *)piece->data);
+        } else {
+            total += RedisModule_MallocSizeString ? RedisModule_MallocSizeString(piece->owner) : piece->size;
+        }
+    }
+    return total;
+}
+
+static void model_digest(RedisModuleDigest *digest, void *value) {
+    Model *model = value;
+    RedisModule_DigestAddLongLong(digest, model->backend);
+    RedisModule_DigestAddStringBuffer(digest, model->device, strlen(model->device));
+    RedisModule_DigestAddStringBuffer(digest, model->tag, model->tag_size);
+    RedisModule_DigestAddLongLong(digest, model->batchsize);
+    RedisModule_DigestAddLongLong(digest, model->minbatchsize);
+    RedisModule_DigestAddLongLong(digest, model->minbatchtimeout);
+    if (model->backend == BACKEND_TF) {
+        for (int64_t i = 0; i < model->inputs.count; i++) {
+            RedisModule_DigestAddStringBuffer(digest, model->inputs.names[i], strlen(model->inputs.names[i]));
+        }
+        for (int64_t i = 0; i < model->outputs.count; i++) {
+            RedisModule_DigestAddStringBuffer(digest, model->outputs.names[i], strlen(model->outputs.names[i]));
+        }
+    }
+    /* By chunks, not pieces: how the blob came to us is no part of the value. */
+    for (int64_t i = 0; i < model_chunk_count(model); i++) {
+        uint64_t size;
+        char *scratch;
+        const char *chunk = model_chunk(model, i, &size, &scratch);
+        RedisModule_DigestAddStringBuffer(digest, chunk, size);
+        RedisModule_Free(scratch);
+    }
+    RedisModule_DigestEndSequence(digest);
+}
+
+static void model_free(void *value) {
+    model_unref(value);
+}
+
+/* Only hands it to the loader. */
+static size_t model_free_effort(RedisModuleString *key, const void *value) {
+    (void)key;
+    (void)value;
+    return 1;
+}
+
+/* One definition, one session, one set of statistics under two names. */
+static void *model_copy(RedisModuleString *from, RedisModuleString *to, const void *value) {
+    (void)from;
+    (void)to;
+    return model_ref((Model *)value);
+}
+
+int model_type_register(RedisModuleCtx *ctx) {
+    RedisModuleTypeMethods methods = {
+        .version = REDISMODULE_TYPE_METHOD_VERSION,
+        .rdb_load = model_rdb_load,
+        .rdb_save = model_rdb_save,
+        .aof_rewrite = model_aof_rewrite,
+        .mem_usage = model_mem_usage,
+        .digest = model_digest,
+        .free = model_free,
+        .free_effort = model_free_effort,
+        .copy = model_copy,
+    };
+    ModelType = RedisModule_CreateDataType(ctx, "AI__MODEL", RDB_ENCODING_VERSION, &methods);
+    return ModelType ? REDISMODULE_OK : REDISMODULE_ERR;
+}

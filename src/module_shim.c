@@ -1,0 +1,61 @@
+/* module_shim.c - the front door: what Redis calls to load the module.
+ *
+ * Who runs where (docs/architecture.md has the picture):
+ *   main thread   everything that commands and persistence do; C only, it never waits for Python
+ *   loader        the thread that started Python: imports backends, compiles and drops models (engine.c, loader.c)
+ *   workers       Python threads, THREADS_PER_QUEUE a device: run models (queue.c, run.c)
+ * Every mutex is named at the head of the file that owns it; all of them are leaves: none is held while another is
+ * taken. */
+#include "command_info.h"
+#include "engine.h"
+#include "info.h"
+#include "loader.h"
+#include "model.h"
+#include "options.h"
+#include "script.h"
+#include "tensor.h"
+
+#define MODULE_VERSION 20000 /* 2.0.0 */
+
+int execute_commands_register(RedisModuleCtx *ctx);
+int scan_command_register(RedisModuleCtx *ctx);
+
+/* The backends named by load-time options, e.g. TORCH redisai_torch/redisai_torch.so. */
+static int import_backends(RedisModuleCtx *ctx) {
+    for (int backend = BACKEND_TF; backend <= BACKEND_ONNX; backend++) {
+        if (options.load[backend] == NULL) continue;
+        Job *job = job_new(JOB_IMPORT);
+        job->backend = backend;
+        job->path = options_backend_path(options.load[backend]);
+        loader_post_and_wait(job);
+        int failed = job->error != NULL;
+        if (failed) RedisModule_Log(ctx, "warning", "%s %s: %s", backend_name(backend), job->path, job->error);
+        job_free(job);
+        if (failed) return REDISMODULE_ERR;
+    }
+    return REDISMODULE_OK;
+}
+
+__attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv,
+                                                              int argc) {
+    const char *missing = redis_api_bind(ctx);
+    if (RedisModule_SetModuleAttribs == NULL) return REDISMODULE_ERR;
+    RedisModule_SetModuleAttribs(ctx, "ai", MODULE_VERSION, REDISMODULE_APIVER_1);
+    if (missing) {
+        if (RedisModule_Log) {
+            RedisModule_Log(ctx, "warning", "Redis 7.0 or later (or Valkey) is needed: this server lacks %s", missing);
+        }
+        return REDISMODULE_ERR;
+    }
+    /* Without these two, Redis switches diskless replication off for the whole server. */
+    RedisModule_SetModuleOptions(ctx, REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD);
+
+    if (options_parse(ctx, argv, argc) || engine_start(ctx) || import_backends(ctx)) return REDISMODULE_ERR;
+    if (tensor_type_register(ctx) || model_type_register(ctx) || script_type_register(ctx)) return REDISMODULE_ERR;
+    if (tensor_commands_register(ctx) || model_commands_register(ctx) || execute_commands_register(ctx) ||
+        scan_command_register(ctx) || info_register(ctx) || config_command_register(ctx) ||
+        command_info_register(ctx)) {
+        return REDISMODULE_ERR;
+    }
+    return REDISMODULE_OK;
+}

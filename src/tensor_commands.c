@@ -1,0 +1,260 @@
+/* tensor_commands.c - AI.TENSORSET and AI.TENSORGET. Main thread only. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "command.h"
+#include "tensor.h"
+
+/* Values and uninitialised tensors can ask for memory that the client never sent; Redis's own bound for one value
+ * (proto-max-bulk-len, as for SETRANGE) holds here too. Read when a large one comes, for it can be changed. */
+#define DEFAULT_MAX_BYTES (512ULL * 1024 * 1024)
+
+static uint64_t max_tensor_bytes(RedisModuleCtx *ctx) {
+    uint64_t limit = DEFAULT_MAX_BYTES;
+    RedisModuleCallReply *reply = RedisModule_Call(ctx, "CONFIG", "cc", "GET", "proto-max-bulk-len");
+    RedisModuleCallReply *value = reply ? RedisModule_CallReplyArrayElement(reply, 1) : NULL;
+    if (value) {
+        char digits[32];
+        size_t len;
+        const char *text = RedisModule_CallReplyStringPtr(value, &len);
+        if (text && len < sizeof(digits)) {
+            memcpy(digits, text, len);
+            digits[len] = '\0';
+            limit = strtoull(digits, NULL, 10);
+        }
+    }
+    if (reply) RedisModule_FreeCallReply(reply);
+    return limit;
+}
+
+static void store_number(Tensor *tensor, int64_t index, long long integer, double real) {
+    switch (tensor->dtype) {
+    case DTYPE_FLOAT: ((float *)tensor->data)[index] = (float)real; break;
+    case DTYPE_DOUBLE: ((double *)tensor->data)[index] = real; break;
+    case DTYPE_INT8: ((int8_t *)tensor->data)[index] = (int8_t)integer; break;
+    case DTYPE_INT16: ((int16_t *)tensor->data)[index] = (int16_t)integer; break;
+    case DTYPE_INT32: ((int32_t *)tensor->data)[index] = (int32_t)integer; break;
+    case DTYPE_INT64: ((int64_t *)tensor->data)[index] = integer; break;
+    case DTYPE_UINT16: ((uint16_t *)tensor->data)[index] = (uint16_t)integer; break;
+    default: ((uint8_t *)tensor->data)[index] = (uint8_t)integer; break;
+    }
+}
+
+/* Signed types take -(2^(b-1)-1) .. 2^(b-1)-1: clients rely on the most negative value being refused. */
+static int integer_fits(int dtype, long long value) {
+    if (dtype == DTYPE_BOOL) return value == 0 || value == 1;
+    int bits = element_types[dtype].bits;
+    if (dtype == DTYPE_UINT8 || dtype == DTYPE_UINT16) return value >= 0 && value < 1LL << bits;
+    long long most = (long long)((1ULL << (bits - 1)) - 1);
+    return value >= -most && value <= most;
+}
+
+static const char *fill_numbers(Tensor *tensor, RedisModuleString **values) {
+    int is_real = tensor->dtype == DTYPE_FLOAT || tensor->dtype == DTYPE_DOUBLE;
+    for (int64_t i = 0; i < tensor->length; i++) {
+        long long integer = 0;
+        double real = 0;
+        if (is_real) {
+            if (RedisModule_StringToDouble(values[i], &real) == REDISMODULE_ERR) return "invalid value";
+        } else {
+            if (RedisModule_StringToLongLong(values[i], &integer) == REDISMODULE_ERR) return "invalid value";
+            if (!integer_fits(tensor->dtype, integer)) return "invalid value";
+        }
+        store_number(tensor, i, integer, real);
+    }
+    return NULL;
+}
+
+static void fill_strings(Tensor *tensor, RedisModuleString **values) {
+    uint64_t at = 0;
+    for (int64_t i = 0; i < tensor->length; i++) {
+        size_t len;
+        const char *text = RedisModule_StringPtrLen(values[i], &len);
+        tensor->offsets[i] = at;
+        memcpy(tensor->data + at, text, len);
+        tensor->data[at + len] = '\0';
+        at += len + 1;
+    }
+}
+
+static Tensor *tensor_from_values(RedisModuleCtx *ctx, int dtype, int ndim, const int64_t *shape, int64_t length,
+                                  uint64_t size, RedisModuleString **values, int count) {
+    if (length != count) {
+        reply_error(ctx, "wrong number of values was given in 'AI.TENSORSET' command");
+        return NULL;
+    }
+    if (dtype == DTYPE_STRING) {
+        size = 0;
+        for (int i = 0; i < count; i++) {
+            size_t len;
+            const char *text = RedisModule_StringPtrLen(values[i], &len);
+            if (memchr(text, '\0', len)) {
+                reply_error(ctx, "C-string value contains null character");
+                return NULL;
+            }
+            size += len + 1;
+        }
+    }
+    Tensor *tensor = tensor_new(dtype, ndim, shape, length, size, 0);
+    if (tensor == NULL) {
+        reply_error(ctx, "not enough memory for a tensor of %llu bytes", (unsigned long long)size);
+        return NULL;
+    }
+    const char *error = NULL;
+    if (dtype == DTYPE_STRING) {
+        fill_strings(tensor, values);
+    } else {
+        error = fill_numbers(tensor, values);
+    }
+    if (error == NULL) return tensor;
+    tensor_unref(tensor);
+    reply_error(ctx, "%s", error);
+    return NULL;
+}
+
+/* Parses `<type> <shape>... [BLOB data | VALUES v...]`. Returns a tensor, or NULL after replying an error. */
+static Tensor *parse_tensor(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    int dtype = dtype_from_name(RedisModule_StringPtrLen(argv[0], NULL));
+    if (dtype == -1) {
+        reply_error(ctx, "invalid data type");
+        return NULL;
+    }
+
+    /* Clients cannot set an empty tensor, but models give them, and those come back from the AOF and the master. */
+    long long smallest = wait_mode(ctx) == WAIT_NOT ? 0 : 1;
+    int64_t shape[TENSOR_MAX_DIMS];
+    int ndim = 0, at = 1;
+    for (; at < argc && !arg_is(argv[at], "BLOB") && !arg_is(argv[at], "VALUES"); at++) {
+        long long dim;
+        if (RedisModule_StringToLongLong(argv[at], &dim) == REDISMODULE_ERR || dim < smallest) {
+            reply_error(ctx, "invalid or negative value found in tensor shape");
+            return NULL;
+        }
+        if (ndim == TENSOR_MAX_DIMS) {
+            reply_error(ctx, "tensor has more than %d dimensions", TENSOR_MAX_DIMS);
+            return NULL;
+        }
+        shape[ndim++] = dim;
+    }
+
+    int64_t length;
+    uint64_t size;
+    int too_large = tensor_measure(dtype, ndim, shape, &length, &size) == -1;
+    if (!too_large && size > DEFAULT_MAX_BYTES) too_large = size > max_tensor_bytes(ctx);
+    if (too_large) {
+        reply_error(ctx, "tensor size exceeds the limit of %llu bytes (proto-max-bulk-len)",
+                    (unsigned long long)max_tensor_bytes(ctx));
+        return NULL;
+    }
+
+    if (at == argc) {
+        Tensor *tensor = tensor_new(dtype, ndim, shape, length, size, 1);
+        if (tensor == NULL) reply_error(ctx, "not enough memory for a tensor of %llu bytes", (unsigned long long)size);
+        return tensor;
+    }
+    if (arg_is(argv[at], "VALUES")) {
+        return tensor_from_values(ctx, dtype, ndim, shape, length, size, argv + at + 1, argc - at - 1);
+    }
+    if (at + 2 != argc) {
+        reply_error(ctx, "a single binary string should come after the BLOB argument in 'AI.TENSORSET' command");
+        return NULL;
+    }
+    size_t blob_size;
+    const char *blob = RedisModule_StringPtrLen(argv[at + 1], &blob_size);
+    const char *error;
+    Tensor *tensor = tensor_from_data(dtype, ndim, shape, blob, blob_size, &error);
+    if (tensor == NULL) reply_error(ctx, "%s", error);
+    return tensor;
+}
+
+static int tensorset_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    if (argc < 4) return reply_wrong_arity(ctx, argv);
+    if (!key_accepts(ctx, argv[1], TensorType)) {
+        return RedisModule_ReplyWithError(ctx, REDISMODULE_ERRORMSG_WRONGTYPE);
+    }
+    Tensor *tensor = parse_tensor(ctx, argv + 2, argc - 2);
+    if (tensor == NULL) return REDISMODULE_OK;
+    store_value(ctx, argv[1], TensorType, tensor);
+    RedisModule_ReplicateVerbatim(ctx);
+    return reply_ok(ctx);
+}
+
+void tensor_replicate(RedisModuleCtx *ctx, RedisModuleString *key, const Tensor *tensor) {
+    RedisModuleString *shape[TENSOR_MAX_DIMS];
+    for (int i = 0; i < tensor->ndim; i++) shape[i] = RedisModule_CreateStringFromLongLong(NULL, tensor->shape[i]);
+    RedisModule_Replicate(ctx, "AI.TENSORSET", "scvcb", key, element_types[tensor->dtype].name, shape,
+                          (size_t)tensor->ndim, "BLOB", tensor->data, (size_t)tensor->size);
+    for (int i = 0; i < tensor->ndim; i++) RedisModule_FreeString(NULL, shape[i]);
+}
+
+/* ---- AI.TENSORGET ----------------------------------------------------------------------------------------------- */
+
+static void reply_value(RedisModuleCtx *ctx, const Tensor *tensor, int64_t index) {
+    switch (tensor->dtype) {
+    case DTYPE_FLOAT: RedisModule_ReplyWithDouble(ctx, ((float *)tensor->data)[index]); break;
+    case DTYPE_DOUBLE: RedisModule_ReplyWithDouble(ctx, ((double *)tensor->data)[index]); break;
+    case DTYPE_INT8: RedisModule_ReplyWithLongLong(ctx, ((int8_t *)tensor->data)[index]); break;
+    case DTYPE_INT16: RedisModule_ReplyWithLongLong(ctx, ((int16_t *)tensor->data)[index]); break;
+    case DTYPE_INT32: RedisModule_ReplyWithLongLong(ctx, ((int32_t *)tensor->data)[index]); break;
+    case DTYPE_INT64: RedisModule_ReplyWithLongLong(ctx, ((int64_t *)tensor->data)[index]); break;
+    case DTYPE_UINT8:
+    case DTYPE_BOOL: RedisModule_ReplyWithLongLong(ctx, ((uint8_t *)tensor->data)[index]); break;
+    case DTYPE_UINT16: RedisModule_ReplyWithLongLong(ctx, ((uint16_t *)tensor->data)[index]); break;
+    default: RedisModule_ReplyWithCString(ctx, tensor->data + tensor->offsets[index]);
+    }
+}
+
+static void reply_values(RedisModuleCtx *ctx, const Tensor *tensor) {
+    RedisModule_ReplyWithArray(ctx, tensor->length);
+    for (int64_t i = 0; i < tensor->length; i++) reply_value(ctx, tensor, i);
+}
+
+typedef enum { FORMAT_NONE, FORMAT_BLOB, FORMAT_VALUES } Format;
+
+static int tensorget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    if (argc < 2) return reply_wrong_arity(ctx, argv);
+    int replied;
+    Tensor *tensor = lookup_value(ctx, argv[1], TensorType, &replied);
+    if (replied) return REDISMODULE_OK;
+    if (tensor == NULL) return reply_error(ctx, "tensor key is empty or in a different shard");
+
+    int meta = 0;
+    Format format = FORMAT_NONE;
+    for (int i = 2; i < argc; i++) {
+        if (arg_is(argv[i], "META")) {
+            meta = 1;
+        } else if (arg_is(argv[i], "BLOB") || arg_is(argv[i], "VALUES")) {
+            Format asked = arg_is(argv[i], "BLOB") ? FORMAT_BLOB : FORMAT_VALUES;
+            if (format != FORMAT_NONE && format != asked) return reply_error(ctx, "both BLOB and VALUES specified");
+            format = asked;
+        } else {
+            return reply_error(ctx, "unsupported data format");
+        }
+    }
+    if (!meta && format == FORMAT_NONE) {
+        meta = 1;
+        format = FORMAT_BLOB;
+    }
+
+    if (meta) {
+        RedisModule_ReplyWithArray(ctx, format == FORMAT_NONE ? 4 : 6);
+        RedisModule_ReplyWithCString(ctx, "dtype");
+        RedisModule_ReplyWithCString(ctx, element_types[tensor->dtype].name);
+        RedisModule_ReplyWithCString(ctx, "shape");
+        RedisModule_ReplyWithArray(ctx, tensor->ndim);
+        for (int i = 0; i < tensor->ndim; i++) RedisModule_ReplyWithLongLong(ctx, tensor->shape[i]);
+        if (format != FORMAT_NONE) RedisModule_ReplyWithCString(ctx, format == FORMAT_BLOB ? "blob" : "values");
+    }
+    if (format == FORMAT_BLOB) RedisModule_ReplyWithStringBuffer(ctx, tensor->data, tensor->size);
+    if (format == FORMAT_VALUES) reply_values(ctx, tensor);
+    return REDISMODULE_OK;
+}
+
+int tensor_commands_register(RedisModuleCtx *ctx) {
+    if (RedisModule_CreateCommand(ctx, "AI.TENSORSET", tensorset_command, "write deny-oom", 1, 1, 1) ||
+        RedisModule_CreateCommand(ctx, "AI.TENSORGET", tensorget_command, "readonly", 1, 1, 1)) {
+        return REDISMODULE_ERR;
+    }
+    return REDISMODULE_OK;
+}
