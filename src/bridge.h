@@ -69,9 +69,9 @@ typedef struct Model {
     int64_t npieces;
     uint64_t blob_size;
 
-    int32_t refs;         /* atomic */
-    int32_t ready;        /* atomic; once set, declared_... and queue are there and never change */
-    Names declared_inputs;  /* what the model itself declares; owned by the model */
+    int32_t refs;          /* atomic */
+    int32_t ready;         /* atomic; once set, declared_... and queue are there and never change */
+    Names declared_inputs; /* what the model itself declares; owned by the model */
     Names declared_outputs;
     struct Queue *queue; /* where its runs go */
 
@@ -104,10 +104,10 @@ typedef struct Run {
     struct RedisModuleBlockedClient *blocked;
     uint64_t timer;
     int32_t has_timer;
-    int32_t refs;          /* atomic: one for the client, one for the worker */
-    int32_t output_keys;   /* index in the command's argv of the first output key */
-    struct Run *next;      /* in its queue */
-    struct Run *chained;   /* in the table of blocked clients */
+    int32_t refs;        /* atomic: one for the client, one for the worker */
+    int32_t output_keys; /* index in the command's argv of the first output key */
+    struct Run *next;    /* in its queue */
+    struct Run *chained; /* in the table of blocked clients */
 } Run;
 
 struct Queue;

@@ -65,8 +65,7 @@ void *lookup_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType
 int key_accepts(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type) {
     RedisModuleKey *key = RedisModule_OpenKey(ctx, name, REDISMODULE_READ);
     if (key == NULL) return 1;
-    int accepts =
-        RedisModule_KeyType(key) == REDISMODULE_KEYTYPE_EMPTY || RedisModule_ModuleTypeGetType(key) == type;
+    int accepts = RedisModule_KeyType(key) == REDISMODULE_KEYTYPE_EMPTY || RedisModule_ModuleTypeGetType(key) == type;
     RedisModule_CloseKey(key);
     return accepts;
 }

@@ -22,20 +22,21 @@
 #define END_ARGS {0}
 
 #define FIRST_KEY(how)                                                                                                 \
-    {                                                                                                                  \
-        .flags = how, .begin_search_type = REDISMODULE_KSPEC_BS_INDEX, .bs.index.pos = 1,                              \
-        .find_keys_type = REDISMODULE_KSPEC_FK_RANGE, .fk.range = {0, 1, 0}                                            \
-    }
+    {.flags = how,                                                                                                     \
+     .begin_search_type = REDISMODULE_KSPEC_BS_INDEX,                                                                  \
+     .bs.index.pos = 1,                                                                                                \
+     .find_keys_type = REDISMODULE_KSPEC_FK_RANGE,                                                                     \
+     .fk.range = {0, 1, 0}}
 #define COUNTED_KEYS(how, word)                                                                                        \
-    {                                                                                                                  \
-        .flags = (how) | REDISMODULE_CMD_KEY_INCOMPLETE, .begin_search_type = REDISMODULE_KSPEC_BS_KEYWORD,            \
-        .bs.keyword = {word, 2}, .find_keys_type = REDISMODULE_KSPEC_FK_KEYNUM, .fk.keynum = {0, 1, 1}                 \
-    }
+    {.flags = (how) | REDISMODULE_CMD_KEY_INCOMPLETE,                                                                  \
+     .begin_search_type = REDISMODULE_KSPEC_BS_KEYWORD,                                                                \
+     .bs.keyword = {word, 2},                                                                                          \
+     .find_keys_type = REDISMODULE_KSPEC_FK_KEYNUM,                                                                    \
+     .fk.keynum = {0, 1, 1}}
 #define LISTED_KEYS(how)                                                                                               \
-    {                                                                                                                  \
-        .flags = (how) | REDISMODULE_CMD_KEY_INCOMPLETE, .begin_search_type = REDISMODULE_KSPEC_BS_UNKNOWN,            \
-        .find_keys_type = REDISMODULE_KSPEC_FK_UNKNOWN                                                                 \
-    }
+    {.flags = (how) | REDISMODULE_CMD_KEY_INCOMPLETE,                                                                  \
+     .begin_search_type = REDISMODULE_KSPEC_BS_UNKNOWN,                                                                \
+     .find_keys_type = REDISMODULE_KSPEC_FK_UNKNOWN}
 
 static RedisModuleCommandKeySpec read_key[] = {FIRST_KEY(READS), {0}};
 static RedisModuleCommandKeySpec write_key[] = {FIRST_KEY(WRITES), {0}};
@@ -61,22 +62,21 @@ static RedisModuleCommandArg tensorset_args[] = {
      .subargs = tensor_data},
     END_ARGS};
 static RedisModuleCommandArg tensor_format[] = {WORD("blob", "BLOB"), WORD("values", "VALUES"), END_ARGS};
-static RedisModuleCommandArg tensorget_args[] = {
-    KEY_ARG("key", 0),
-    OPTIONAL_WORD("meta", "META"),
-    {.name = "format",
-     .type = REDISMODULE_ARG_TYPE_ONEOF,
-     .key_spec_index = -1,
-     .flags = OPTIONAL,
-     .subargs = tensor_format},
-    END_ARGS};
+static RedisModuleCommandArg tensorget_args[] = {KEY_ARG("key", 0),
+                                                 OPTIONAL_WORD("meta", "META"),
+                                                 {.name = "format",
+                                                  .type = REDISMODULE_ARG_TYPE_ONEOF,
+                                                  .key_spec_index = -1,
+                                                  .flags = OPTIONAL,
+                                                  .subargs = tensor_format},
+                                                 END_ARGS};
 
 /* ---- models ------------------------------------------------------------------------------------------------------ */
 
 static RedisModuleCommandArg backends[] = {WORD("tf", "TF"), WORD("tflite", "TFLITE"), WORD("torch", "TORCH"),
                                            WORD("onnx", "ONNX"), END_ARGS};
-static RedisModuleCommandArg batch_timeout[] = {WORD("minbatchtimeout", "MINBATCHTIMEOUT"),
-                                                INTEGER_ARG("milliseconds"), END_ARGS};
+static RedisModuleCommandArg batch_timeout[] = {WORD("minbatchtimeout", "MINBATCHTIMEOUT"), INTEGER_ARG("milliseconds"),
+                                                END_ARGS};
 static RedisModuleCommandArg min_batch[] = {WORD("minbatchsize", "MINBATCHSIZE"),
                                             INTEGER_ARG("least"),
                                             {.name = "timeout",
@@ -103,12 +103,13 @@ static RedisModuleCommandArg counted_names[] = {
 #define TAG_ARG                                                                                                        \
     {.name = "tag", .type = REDISMODULE_ARG_TYPE_STRING, .key_spec_index = -1, .token = "TAG", .flags = OPTIONAL}
 #define BLOCK_ARG(n, word, inner)                                                                                      \
-    {                                                                                                                  \
-        .name = n, .type = REDISMODULE_ARG_TYPE_BLOCK, .key_spec_index = -1, .token = word, .flags = OPTIONAL,         \
-        .subargs = inner                                                                                               \
-    }
-#define BACKEND_ARG                                                                                                    \
-    {.name = "backend", .type = REDISMODULE_ARG_TYPE_ONEOF, .key_spec_index = -1, .subargs = backends}
+    {.name = n,                                                                                                        \
+     .type = REDISMODULE_ARG_TYPE_BLOCK,                                                                               \
+     .key_spec_index = -1,                                                                                             \
+     .token = word,                                                                                                    \
+     .flags = OPTIONAL,                                                                                                \
+     .subargs = inner}
+#define BACKEND_ARG {.name = "backend", .type = REDISMODULE_ARG_TYPE_ONEOF, .key_spec_index = -1, .subargs = backends}
 #define BLOB_ARG                                                                                                       \
     {.name = "chunk", .type = REDISMODULE_ARG_TYPE_STRING, .key_spec_index = -1, .token = "BLOB", .flags = MULTIPLE}
 
@@ -137,10 +138,11 @@ static RedisModuleCommandArg key_args[] = {KEY_ARG("key", 0), END_ARGS};
 /* ---- runs -------------------------------------------------------------------------------------------------------- */
 
 #define TIMEOUT_ARG                                                                                                    \
-    {                                                                                                                  \
-        .name = "milliseconds", .type = REDISMODULE_ARG_TYPE_INTEGER, .key_spec_index = -1, .token = "TIMEOUT",        \
-        .flags = OPTIONAL                                                                                              \
-    }
+    {.name = "milliseconds",                                                                                           \
+     .type = REDISMODULE_ARG_TYPE_INTEGER,                                                                             \
+     .key_spec_index = -1,                                                                                             \
+     .token = "TIMEOUT",                                                                                               \
+     .flags = OPTIONAL}
 
 static RedisModuleCommandArg execute_inputs[] = {INTEGER_ARG("input_count"), KEYS_ARG("input", 1), END_ARGS};
 static RedisModuleCommandArg execute_outputs[] = {INTEGER_ARG("output_count"), KEYS_ARG("output", 2), END_ARGS};
@@ -193,15 +195,15 @@ static const CommandDescription descriptions[] = {
      tensorset_args},
     {"AI.TENSORGET", "Returns a tensor's metadata and data", "O(N) where N is the size of the tensor", "1.0.0", -2,
      read_key, tensorget_args},
-    {"AI.MODELSTORE", "Stores a model; the server goes on while it is compiled", "O(1), and compiling it", "1.2.0",
-     -4, write_key, modelstore_args},
-    {"AI.MODELSET", "Stores a model (deprecated: use AI.MODELSTORE)", "O(1), and compiling it", "1.0.0", -4,
-     write_key, modelset_args},
+    {"AI.MODELSTORE", "Stores a model; the server goes on while it is compiled", "O(1), and compiling it", "1.2.0", -4,
+     write_key, modelstore_args},
+    {"AI.MODELSET", "Stores a model (deprecated: use AI.MODELSTORE)", "O(1), and compiling it", "1.0.0", -4, write_key,
+     modelset_args},
     {"AI.MODELGET", "Returns a model's metadata and blob", "O(N) where N is the size of the blob", "1.0.0", -2,
      read_key, modelget_args},
     {"AI.MODELDEL", "Deletes a model", "O(1)", "1.0.0", 2, delete_key, key_args},
-    {"AI._MODELSCAN", "Returns the keys and tags of all models", "O(N) where N is the number of keys", "1.0.0", 1,
-     NULL, NULL},
+    {"AI._MODELSCAN", "Returns the keys and tags of all models", "O(N) where N is the number of keys", "1.0.0", 1, NULL,
+     NULL},
     {"AI.MODELEXECUTE", "Runs a model on tensors and stores its outputs", "O(1), and running it", "1.2.0", -3,
      execute_keys, modelexecute_args},
     {"AI.MODELRUN", "Runs a model on tensors and stores its outputs (deprecated: use AI.MODELEXECUTE)",

@@ -31,8 +31,7 @@ static int at_word(const Parser *p, const char *word) {
 static int parse_timeout(Parser *p) {
     p->at++;
     if (p->at == p->argc) return FAIL(p, "No value provided for TIMEOUT");
-    if (RedisModule_StringToLongLong(p->argv[p->at], &p->layout.timeout) == REDISMODULE_ERR ||
-        p->layout.timeout <= 0) {
+    if (RedisModule_StringToLongLong(p->argv[p->at], &p->layout.timeout) == REDISMODULE_ERR || p->layout.timeout <= 0) {
         return FAIL(p, "Invalid value for TIMEOUT");
     }
     p->at++;
@@ -126,7 +125,8 @@ static int outputs_accept(RedisModuleCtx *ctx, RedisModuleString **keys, int cou
 static int reply_run(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     (void)argc;
     Run *run = RedisModule_GetBlockedClientPrivateData(ctx);
-    if (__atomic_load_n(&run->state, __ATOMIC_ACQUIRE) == RUN_TIMEDOUT) return RedisModule_ReplyWithSimpleString(ctx, "TIMEDOUT");
+    if (__atomic_load_n(&run->state, __ATOMIC_ACQUIRE) == RUN_TIMEDOUT)
+        return RedisModule_ReplyWithSimpleString(ctx, "TIMEDOUT");
     if (run->error) return reply_error(ctx, "%s", run->error);
 
     RedisModuleString **keys = argv + run->output_keys;

@@ -8,7 +8,7 @@
 #include "bridge.h"
 #include "redis_api.h"
 
-Job *job_new(int kind); /* JOB_... */
+Job *job_new(int kind);  /* JOB_... */
 void job_free(Job *job); /* and what it holds: the model's reference, path, error */
 
 /* Hands the job over: it frees itself when it is finished. */

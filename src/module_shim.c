@@ -36,8 +36,7 @@ static int import_backends(RedisModuleCtx *ctx) {
     return REDISMODULE_OK;
 }
 
-__attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv,
-                                                              int argc) {
+__attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     const char *missing = redis_api_bind(ctx);
     if (RedisModule_SetModuleAttribs == NULL) return REDISMODULE_ERR;
     RedisModule_SetModuleAttribs(ctx, "ai", MODULE_VERSION, REDISMODULE_APIVER_1);
@@ -48,7 +47,8 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
         return REDISMODULE_ERR;
     }
     /* Without these two, Redis switches diskless replication off for the whole server. */
-    RedisModule_SetModuleOptions(ctx, REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD);
+    RedisModule_SetModuleOptions(ctx,
+                                 REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD);
 
     if (options_parse(ctx, argv, argc) || engine_start(ctx) || import_backends(ctx)) return REDISMODULE_ERR;
     if (tensor_type_register(ctx) || model_type_register(ctx) || script_type_register(ctx)) return REDISMODULE_ERR;

@@ -103,8 +103,8 @@ static int parse_option(RedisModuleCtx *ctx, RedisModuleString *name, RedisModul
     for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
         if (!arg_is(name, numbers[i].name)) continue;
         if (!is_number || number < numbers[i].least || number > numbers[i].most) {
-            return refuse(ctx, "invalid value '%s' for %s: a number from %lld to %lld is needed", text,
-                          numbers[i].name, numbers[i].least, numbers[i].most);
+            return refuse(ctx, "invalid value '%s' for %s: a number from %lld to %lld is needed", text, numbers[i].name,
+                          numbers[i].least, numbers[i].most);
         }
         *numbers[i].value = number;
         return REDISMODULE_OK;

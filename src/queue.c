@@ -58,8 +58,7 @@ Queue *bridge_open_queue(const char *device, int *is_new) {
     }
     if (count == MAX_QUEUES || strlen(device) >= sizeof(table.queues[0]->device)) return NULL;
 
-    Queue *queue =
-        RedisModule_Calloc(1, sizeof(Queue) + options.engine.threads_per_queue * sizeof(queue->workers[0]));
+    Queue *queue = RedisModule_Calloc(1, sizeof(Queue) + options.engine.threads_per_queue * sizeof(queue->workers[0]));
     pthread_mutex_init(&queue->mutex, NULL);
     pthread_cond_init(&queue->pushed, NULL);
     strcpy(queue->device, device);

@@ -212,24 +212,25 @@ typedef struct RedisModuleCommandInfo {
     /* strings */                                                                                                      \
     FUNCTION(RedisModuleString *, CreateString, (RedisModuleCtx * ctx, const char *ptr, size_t len))                   \
     FUNCTION(RedisModuleString *, CreateStringFromLongLong, (RedisModuleCtx * ctx, long long ll))                      \
-    FUNCTION(void, FreeString, (RedisModuleCtx * ctx, RedisModuleString *str))                                         \
-    FUNCTION(RedisModuleString *, HoldString, (RedisModuleCtx * ctx, RedisModuleString *str))                          \
+    FUNCTION(void, FreeString, (RedisModuleCtx * ctx, RedisModuleString * str))                                        \
+    FUNCTION(RedisModuleString *, HoldString, (RedisModuleCtx * ctx, RedisModuleString * str))                         \
     FUNCTION(const char *, StringPtrLen, (const RedisModuleString *str, size_t *len))                                  \
     FUNCTION(int, StringToLongLong, (const RedisModuleString *str, long long *ll))                                     \
     FUNCTION(int, StringToDouble, (const RedisModuleString *str, double *d))                                           \
     /* keys */                                                                                                         \
-    FUNCTION(RedisModuleKey *, OpenKey, (RedisModuleCtx * ctx, RedisModuleString *name, int mode))                     \
+    FUNCTION(RedisModuleKey *, OpenKey, (RedisModuleCtx * ctx, RedisModuleString * name, int mode))                    \
     FUNCTION(void, CloseKey, (RedisModuleKey * key))                                                                   \
     FUNCTION(int, KeyType, (RedisModuleKey * key))                                                                     \
     FUNCTION(int, DeleteKey, (RedisModuleKey * key))                                                                   \
     FUNCTION(RedisModuleType *, ModuleTypeGetType, (RedisModuleKey * key))                                             \
     FUNCTION(void *, ModuleTypeGetValue, (RedisModuleKey * key))                                                       \
-    FUNCTION(int, ModuleTypeSetValue, (RedisModuleKey * key, RedisModuleType *type, void *value))                      \
+    FUNCTION(int, ModuleTypeSetValue, (RedisModuleKey * key, RedisModuleType * type, void *value))                     \
     FUNCTION(int, IsKeysPositionRequest, (RedisModuleCtx * ctx))                                                       \
     FUNCTION(void, KeyAtPosWithFlags, (RedisModuleCtx * ctx, int pos, int flags))                                      \
     FUNCTION(RedisModuleScanCursor *, ScanCursorCreate, (void))                                                        \
     FUNCTION(void, ScanCursorDestroy, (RedisModuleScanCursor * cursor))                                                \
-    FUNCTION(int, Scan, (RedisModuleCtx * ctx, RedisModuleScanCursor *cursor, RedisModuleScanCB callback, void *data)) \
+    FUNCTION(int, Scan,                                                                                                \
+             (RedisModuleCtx * ctx, RedisModuleScanCursor * cursor, RedisModuleScanCB callback, void *data))           \
     /* replies */                                                                                                      \
     FUNCTION(int, ReplyWithError, (RedisModuleCtx * ctx, const char *error))                                           \
     FUNCTION(int, ReplyWithSimpleString, (RedisModuleCtx * ctx, const char *text))                                     \
@@ -240,7 +241,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(void, ReplySetArrayLength, (RedisModuleCtx * ctx, long len))                                              \
     FUNCTION(int, ReplyWithCString, (RedisModuleCtx * ctx, const char *text))                                          \
     FUNCTION(int, ReplyWithStringBuffer, (RedisModuleCtx * ctx, const char *buf, size_t len))                          \
-    FUNCTION(int, ReplyWithString, (RedisModuleCtx * ctx, RedisModuleString *str))                                     \
+    FUNCTION(int, ReplyWithString, (RedisModuleCtx * ctx, RedisModuleString * str))                                    \
     /* replication, calls, surroundings */                                                                             \
     FUNCTION(int, Replicate, (RedisModuleCtx * ctx, const char *command, const char *format, ...))                     \
     FUNCTION(int, ReplicateVerbatim, (RedisModuleCtx * ctx))                                                           \

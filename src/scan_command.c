@@ -30,8 +30,8 @@ static void look_at_key(RedisModuleCtx *ctx, RedisModuleString *name, RedisModul
     if ((scan->count & (scan->count - 1)) == 0) {
         scan->found = RedisModule_Realloc(scan->found, (scan->count ? scan->count * 2 : 1) * sizeof(Found));
     }
-    scan->found[scan->count++] = (Found){.key = RedisModule_HoldString(NULL, name),
-                                         .model = model_ref(RedisModule_ModuleTypeGetValue(key))};
+    scan->found[scan->count++] =
+        (Found){.key = RedisModule_HoldString(NULL, name), .model = model_ref(RedisModule_ModuleTypeGetValue(key))};
 }
 
 static int64_t now_ns(void) {

@@ -7,9 +7,9 @@
 #define ALIGNMENT 64
 
 const ElementType element_types[] = {
-    [DTYPE_FLOAT] = {"FLOAT", 2, 32},   [DTYPE_DOUBLE] = {"DOUBLE", 2, 64}, [DTYPE_INT8] = {"INT8", 0, 8},
-    [DTYPE_INT16] = {"INT16", 0, 16},   [DTYPE_INT32] = {"INT32", 0, 32},   [DTYPE_INT64] = {"INT64", 0, 64},
-    [DTYPE_UINT8] = {"UINT8", 1, 8},    [DTYPE_UINT16] = {"UINT16", 1, 16}, [DTYPE_BOOL] = {"BOOL", 6, 8},
+    [DTYPE_FLOAT] = {"FLOAT", 2, 32},  [DTYPE_DOUBLE] = {"DOUBLE", 2, 64}, [DTYPE_INT8] = {"INT8", 0, 8},
+    [DTYPE_INT16] = {"INT16", 0, 16},  [DTYPE_INT32] = {"INT32", 0, 32},   [DTYPE_INT64] = {"INT64", 0, 64},
+    [DTYPE_UINT8] = {"UINT8", 1, 8},   [DTYPE_UINT16] = {"UINT16", 1, 16}, [DTYPE_BOOL] = {"BOOL", 6, 8},
     [DTYPE_STRING] = {"STRING", 7, 8},
 };
 #define DTYPES ((int)(sizeof(element_types) / sizeof(element_types[0])))
