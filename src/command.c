@@ -22,7 +22,7 @@ char *arg_copy(const RedisModuleString *arg) {
 }
 
 int reply_error(RedisModuleCtx *ctx, const char *format, ...) {
-    char text[1024];
+    char text[4096];
     va_list args;
     int prefix = snprintf(text, sizeof(text), "ERR ");
     va_start(args, format);

@@ -2,8 +2,8 @@
 #include "model.h"
 
 #include <string.h>
-#include <strings.h>
 
+#include "command.h"
 #include "loader.h"
 #include "names.h"
 #include "options.h"
@@ -12,9 +12,9 @@ static const char *backend_names[] = {
     [BACKEND_TF] = "TF", [BACKEND_TFLITE] = "TFLITE", [BACKEND_TORCH] = "TORCH", [BACKEND_ONNX] = "ONNX"};
 #define BACKENDS ((int)(sizeof(backend_names) / sizeof(backend_names[0])))
 
-int backend_from_name(const char *name) {
+int backend_from_name(const RedisModuleString *name) {
     for (int i = 0; i < BACKENDS; i++) {
-        if (strcasecmp(name, backend_names[i]) == 0) return i;
+        if (arg_is(name, backend_names[i])) return i;
     }
     return -1;
 }

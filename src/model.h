@@ -41,7 +41,7 @@ void model_count_run(Model *model, int64_t duration, int64_t samples, int failed
 void model_reset_stats(Model *model);
 
 /* BACKEND_..., or -1; and its name in upper case. */
-int backend_from_name(const char *name);
+int backend_from_name(const RedisModuleString *name);
 const char *backend_name(int backend);
 
 extern RedisModuleType *ModelType;

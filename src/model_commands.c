@@ -116,7 +116,7 @@ static int parse_blob(Parser *p) {
 
 /* Parses `<backend> <device> [options] BLOB <chunk>...`. Returns a model, or NULL after replying an error. */
 static Model *parse_model(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialect dialect) {
-    int backend = backend_from_name(RedisModule_StringPtrLen(argv[0], NULL));
+    int backend = backend_from_name(argv[0]);
     if (backend == -1) return reply_error(ctx, "unsupported backend"), NULL;
     size_t device_size;
     const char *device = RedisModule_StringPtrLen(argv[1], &device_size);

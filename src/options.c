@@ -123,7 +123,7 @@ static int parse_option(RedisModuleCtx *ctx, RedisModuleString *name, RedisModul
         options.python = arg_copy(value);
         return REDISMODULE_OK;
     }
-    int backend = backend_from_name(RedisModule_StringPtrLen(name, NULL));
+    int backend = backend_from_name(name);
     if (backend == -1) return refuse(ctx, "unknown option '%s'", RedisModule_StringPtrLen(name, NULL));
     RedisModule_Free(options.load[backend]);
     options.load[backend] = arg_copy(value);
@@ -148,27 +148,29 @@ static int config_get(RedisModuleCtx *ctx, RedisModuleString *name) {
     return RedisModule_ReplyWithNull(ctx);
 }
 
+/* The text is the one that clients know; the administrator finds the reason in the log. */
+static int reply_import(RedisModuleCtx *ctx, const Job *job) {
+    if (job->error == NULL) return reply_ok(ctx);
+    RedisModule_Log(ctx, "warning", "AI.CONFIG LOADBACKEND: %s", job->error);
+    return reply_error(ctx, "error loading backend");
+}
+
 static int reply_imported(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     (void)argv;
     (void)argc;
     Job *job = RedisModule_GetBlockedClientPrivateData(ctx);
-    if (job->error == NULL) return reply_ok(ctx);
-    return reply_error(ctx, "error loading backend: %s", job->error);
+    return reply_import(ctx, job);
 }
 
 static int config_loadbackend(RedisModuleCtx *ctx, RedisModuleString **argv) {
-    int backend = backend_from_name(RedisModule_StringPtrLen(argv[2], NULL));
+    int backend = backend_from_name(argv[2]);
     if (backend == -1) return reply_error(ctx, "unsupported backend");
     Job *job = job_new(JOB_IMPORT);
     job->backend = backend;
     job->path = options_backend_path(RedisModule_StringPtrLen(argv[3], NULL));
     if (wait_mode(ctx) == WAIT_BLOCK) return loader_post_blocking(ctx, job, reply_imported);
     loader_post_and_wait(job);
-    if (job->error) {
-        reply_error(ctx, "error loading backend: %s", job->error);
-    } else {
-        reply_ok(ctx);
-    }
+    reply_import(ctx, job);
     job_free(job);
     return REDISMODULE_OK;
 }

@@ -14,9 +14,10 @@ const ElementType element_types[] = {
 };
 #define DTYPES ((int)(sizeof(element_types) / sizeof(element_types[0])))
 
-int dtype_from_name(const char *name) {
+int dtype_from_name(const char *name, size_t len) {
     for (int i = 0; i < DTYPES; i++) {
-        if (strcasecmp(name, element_types[i].name) == 0) return i;
+        const char *known = element_types[i].name;
+        if (strlen(known) == len && strncasecmp(name, known, len) == 0) return i;
     }
     return -1;
 }

@@ -19,7 +19,7 @@ typedef struct ElementType {
 extern const ElementType element_types[];
 
 /* DTYPE_..., or -1. */
-int dtype_from_name(const char *name);
+int dtype_from_name(const char *name, size_t len);
 int dtype_from_code(uint64_t code, uint64_t bits);
 uint64_t dtype_size(int dtype); /* bytes of one element; 1 for STRING: its NUL */
 

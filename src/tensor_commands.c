@@ -115,7 +115,9 @@ static Tensor *tensor_from_values(RedisModuleCtx *ctx, int dtype, int ndim, cons
 
 /* Parses `<type> <shape>... [BLOB data | VALUES v...]`. Returns a tensor, or NULL after replying an error. */
 static Tensor *parse_tensor(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    int dtype = dtype_from_name(RedisModule_StringPtrLen(argv[0], NULL));
+    size_t name_len;
+    const char *name = RedisModule_StringPtrLen(argv[0], &name_len);
+    int dtype = dtype_from_name(name, name_len);
     if (dtype == -1) {
         reply_error(ctx, "invalid data type");
         return NULL;

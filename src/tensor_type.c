@@ -22,6 +22,9 @@ static void *load_data(RedisModuleIO *io, int dtype, int ndim, const int64_t *sh
     uint64_t expected;
     if (start && tensor_measure(dtype, ndim, shape, &length, &expected) == 0 && size == expected) start = 0;
 
+    /* Deployed servers did not check a BOOL blob's last byte: what they saved must load all the same. */
+    for (size_t i = 0; dtype == DTYPE_BOOL && i < size; i++) data[i] = data[i] != 0;
+
     const char *error = "byte offset beyond the data";
     Tensor *tensor = NULL;
     if (start <= size) tensor = tensor_from_data(dtype, ndim, shape, data + start, size - start, &error);
