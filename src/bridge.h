@@ -184,7 +184,7 @@ void bridge_free(char *text);
 /* A backend was imported: its version for INFO MODULES. */
 void bridge_backend_loaded(int backend, const char *version);
 
-/* Figures for INFO MODULES: bytes held by ONNX Runtime's arena, allocations made from it, runs watched at most. */
+/* Figures for INFO MODULES: bytes of the models that ONNX Runtime holds, runs started, most runs at once. */
 void bridge_onnx_figures(int64_t memory, int64_t accesses, int64_t sessions);
 
 /* level: "debug", "verbose", "notice", "warning". */

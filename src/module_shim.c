@@ -20,20 +20,18 @@
 int execute_commands_register(RedisModuleCtx *ctx);
 int scan_command_register(RedisModuleCtx *ctx);
 
-/* The backends named by load-time options, e.g. TORCH redisai_torch/redisai_torch.so. */
-static int import_backends(RedisModuleCtx *ctx) {
+/* The backends named by load-time options, e.g. TORCH redisai_torch/redisai_torch.so. One that cannot be loaded does
+ * not keep the server from starting: the data matter more, and models of that backend say why they cannot run. */
+static void import_backends(RedisModuleCtx *ctx) {
     for (int backend = BACKEND_TF; backend <= BACKEND_ONNX; backend++) {
         if (options.load[backend] == NULL) continue;
         Job *job = job_new(JOB_IMPORT);
         job->backend = backend;
         job->path = options_backend_path(options.load[backend]);
         loader_post_and_wait(job);
-        int failed = job->error != NULL;
-        if (failed) RedisModule_Log(ctx, "warning", "%s %s: %s", backend_name(backend), job->path, job->error);
+        if (job->error) RedisModule_Log(ctx, "warning", "%s %s: %s", backend_name(backend), job->path, job->error);
         job_free(job);
-        if (failed) return REDISMODULE_ERR;
     }
-    return REDISMODULE_OK;
 }
 
 __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
@@ -50,7 +48,8 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
     RedisModule_SetModuleOptions(ctx,
                                  REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD);
 
-    if (options_parse(ctx, argv, argc) || engine_start(ctx) || import_backends(ctx)) return REDISMODULE_ERR;
+    if (options_parse(ctx, argv, argc) || engine_start(ctx)) return REDISMODULE_ERR;
+    import_backends(ctx);
     if (tensor_type_register(ctx) || model_type_register(ctx) || script_type_register(ctx)) return REDISMODULE_ERR;
     if (tensor_commands_register(ctx) || model_commands_register(ctx) || execute_commands_register(ctx) ||
         scan_command_register(ctx) || info_register(ctx) || config_command_register(ctx) ||

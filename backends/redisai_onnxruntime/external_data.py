@@ -1,0 +1,59 @@
+"""Finds tensors of an ONNX model that lie outside its blob. The loader enters; no state."""
+
+from __future__ import annotations
+
+# The parts of an ONNX file that can hold tensors, each by the number of its field: message, field -> message.
+GRAPH, NODE, ATTRIBUTE, TENSOR, SPARSE, FUNCTION, TRAINING, MODEL = range(8)
+PARTS: dict[int, dict[int, int]] = {
+    MODEL: {7: GRAPH, 20: TRAINING, 25: FUNCTION},
+    TRAINING: {1: GRAPH, 2: GRAPH},
+    FUNCTION: {7: NODE, 11: ATTRIBUTE},
+    GRAPH: {1: NODE, 5: TENSOR, 15: SPARSE},
+    NODE: {5: ATTRIBUTE},
+    ATTRIBUTE: {5: TENSOR, 6: GRAPH, 10: TENSOR, 11: GRAPH, 22: SPARSE, 23: SPARSE},
+    SPARSE: {1: TENSOR, 2: TENSOR},
+    TENSOR: {},
+}
+DATA_LOCATION = 14  # field of TENSOR; 0: in the blob itself
+
+
+def refuse_external_data(blob: bytes) -> None:
+    """Refuses a model whose tensors lie in other files: it would read files of the server, by a client's choice.
+
+    Walks the blob's protobuf fields. A tensor can only name a file under the key "location", so that most blobs need
+    no walk at all. What is no protobuf is refused in the library's own words.
+    """
+    if b"location" not in blob:
+        return
+    todo = [(MODEL, 0, len(blob))]
+    while todo:
+        part, at, end = todo.pop()
+        while at < end:
+            tag, at = _varint(blob, at)
+            field, kind = tag >> 3, tag & 7
+            if kind == 0:
+                value, at = _varint(blob, at)
+                if part == TENSOR and field == DATA_LOCATION and value:
+                    raise ValueError("the model keeps tensors in other files (external data), not in the blob")
+            elif kind == 2:
+                size, at = _varint(blob, at)
+                inner = PARTS[part].get(field)
+                if inner is not None:
+                    todo.append((inner, at, min(at + size, end)))
+                at += size
+            elif kind in (1, 5):
+                at += 8 if kind == 1 else 4
+            else:
+                raise ValueError("Failed to load model because protobuf parsing failed.")
+
+
+def _varint(blob: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(blob) and shift < 70:
+        byte = blob[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value & (1 << 64) - 1, at
+        shift += 7
+    raise ValueError("Failed to load model because protobuf parsing failed.")

@@ -1,0 +1,159 @@
+"""The TORCH backend: TorchScript models through PyTorch's Python package. Loader and workers enter.
+
+Owns nothing but the library's global settings: gradients are off in every thread that runs a model.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from redisai.protocol import Array, Definition, Settings
+
+from .aliasing import Aliasing
+
+NUMBERS: dict[str, Callable[[Any], bool | int | float]] = {
+    "BoolType": bool,
+    "IntType": int,
+    "FloatType": float,
+    "NumberType": lambda number: number,
+}
+
+
+def version() -> str:
+    return str(torch.__version__)
+
+
+def load(definition: Definition, settings: Settings) -> Session:
+    _set_threads(settings.intra_op_threads, settings.inter_op_parallelism)
+    device = _device(definition.gpu)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # The one loader used here: TorchScript's own, which unlike pickle runs no code that a blob brings.
+        module: Any = torch.jit.load(io.BytesIO(definition.blob), map_location=device)  # type: ignore[no-untyped-call]
+        with suppress(AttributeError, RuntimeError):  # a frozen model has no mode to change
+            module.eval()
+        if not hasattr(module, "forward"):
+            raise ValueError("the model has no method forward")
+        return Session(module, device)
+
+
+class Session:
+    def __init__(self, module: Any, device: torch.device) -> None:
+        schema = module.forward.schema
+        arguments = schema.arguments[1:]  # without self
+        self._numbers: list[tuple[int, str, Callable[[Any], bool | int | float]]] = []
+        for index, argument in enumerate(arguments):
+            kind = _kind(argument.type)
+            if kind in NUMBERS:
+                self._numbers.append((index, argument.name, NUMBERS[kind]))
+            elif kind != "TensorType" and not argument.has_default_value():
+                raise TypeError(
+                    f"argument '{argument.name}' of forward is a {argument.type.annotation_str};"
+                    " only tensors and numbers can be given"
+                )
+        optional = any(argument.has_default_value() for argument in arguments)
+        self.inputs = None if optional else tuple(argument.name for argument in arguments)
+        self.outputs = _unnamed_outputs(schema.returns)
+        self._forward = module.forward
+        self._device = device if device.type != "cpu" else None
+        aliasing = Aliasing.of(module)
+        self._copies = aliasing.inputs_written
+        self._lock = threading.Lock() if aliasing.stateful else None
+
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
+        _gradients_off()
+        arguments = [self._tensor(array) for array in inputs]
+        for index, name, number in self._numbers:
+            if index < len(arguments):
+                arguments[index] = _number(arguments[index], name, number)
+        if self._lock is None:
+            result = self._forward(*arguments)
+            if isinstance(result, torch.Tensor):
+                return [_array(0, result)]
+            return [_array(index, tensor) for index, tensor in enumerate(_tensors(result))]
+        with self._lock:  # what a model keeps from run to run may be part of its outputs
+            outputs = self._forward(*arguments)
+            return [_array(index, tensor).copy() for index, tensor in enumerate(_tensors(outputs))]
+
+    def _tensor(self, array: Array) -> Any:
+        if array.dtype == object:
+            raise TypeError("TORCH models take no STRING tensors")
+        tensor = torch.from_numpy(array)
+        if self._device is not None:
+            return tensor.to(self._device)
+        return tensor.clone() if self._copies else tensor
+
+
+def _kind(type_: Any) -> str:
+    """What TorchScript calls a type, an optional one like the type itself."""
+    kind = str(type_.kind())
+    return str(type_.getElementType().kind()) if kind == "OptionalType" else kind
+
+
+def _unnamed_outputs(returns: Sequence[Any]) -> tuple[str, ...] | None:
+    """One empty name for each tensor that forward returns; None where only a run can tell how many there are."""
+    if len(returns) != 1:
+        return None
+    result = returns[0].type
+    types = result.elements() if result.kind() == "TupleType" else [result]
+    return ("",) * len(types) if all(type_.kind() == "TensorType" for type_ in types) else None
+
+
+def _number(tensor: torch.Tensor, name: str, number: Callable[[Any], bool | int | float]) -> bool | int | float:
+    if tensor.numel() != 1:
+        raise ValueError(f"argument '{name}' of forward is a number: a tensor of one element is needed")
+    return number(tensor.item())
+
+
+def _tensors(result: Any) -> Iterator[torch.Tensor]:
+    """The tensors of a result, lists and tuples flattened."""
+    if isinstance(result, torch.Tensor):
+        yield result
+    elif isinstance(result, (list, tuple)):
+        for item in result:
+            yield from _tensors(item)
+    else:
+        raise TypeError("Function returned non-tensor values")
+
+
+def _array(index: int, tensor: torch.Tensor) -> Array:
+    try:
+        return tensor.numpy(force=True)
+    except TypeError:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise TypeError(f"output {index} of the model has type {kind}, which tensors cannot have") from None
+
+
+_thread = threading.local()
+
+
+def _gradients_off() -> None:
+    """The setting belongs to the thread; a context manager around every run would cost 2.5 us each."""
+    if not getattr(_thread, "ready", False):
+        torch.set_grad_enabled(False)
+        _thread.ready = True
+
+
+@functools.cache
+def _set_threads(intra: int, inter: int) -> None:
+    torch.set_num_threads(intra)
+    if inter:
+        torch.set_num_interop_threads(inter)
+
+
+def _device(gpu: int | None) -> torch.device:
+    if gpu is None:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RuntimeError("GPU requested but Torch couldn't find CUDA")
+    if gpu >= torch.cuda.device_count():
+        raise RuntimeError(f"GPU:{gpu} requested but Torch found only {torch.cuda.device_count()}")
+    return torch.device("cuda", gpu)

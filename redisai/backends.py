@@ -1,0 +1,118 @@
+"""Finds backends by path and imports them. Only the loader imports, so nothing is locked.
+
+A backend is a folder that holds a Python file of the same name, backends/redisai_torch/redisai_torch.py, which may
+import files beside it relatively. Paths are taken as existing configuration writes them, whatever the suffix
+(redisai_torch/redisai_torch.so), or without the file.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from .protocol import Backend, one_line
+
+
+class Kind(NamedTuple):
+    name: str  # as commands call it
+    folder: str  # below the backends path
+    package: str  # what pip calls the library
+
+
+# In the order of the BACKEND_... numbers of bridge.h.
+KINDS = (
+    Kind("TF", "redisai_tensorflow", "tensorflow"),
+    Kind("TFLITE", "redisai_tflite", "ai-edge-litert"),
+    Kind("TORCH", "redisai_torch", "torch"),
+    Kind("ONNX", "redisai_onnxruntime", "onnxruntime"),
+)
+
+
+ONNX = [kind.name for kind in KINDS].index("ONNX")
+
+
+class BackendError(Exception):
+    """A backend cannot be loaded; the text says which, and why."""
+
+    def __init__(self, kind: Kind, reason: str) -> None:
+        super().__init__(f"Could not load backend: {kind.name}: {reason}")
+
+
+class Registry:
+    def __init__(self, default_path: Callable[[], Path], loaded: Callable[[int, str], None]) -> None:
+        self._default_path = default_path
+        self._loaded = loaded
+        self._backends: dict[int, tuple[Path, Backend]] = {}
+
+    @property
+    def generation(self) -> int:
+        """Differs once another backend has been imported: what failed before may work now."""
+        return len(self._backends)
+
+    def get(self, number: int) -> Backend:
+        """The backend, imported from the default place where it is not there yet."""
+        if number not in self._backends:
+            self.load(number, None)
+        return self._backends[number][1]
+
+    def onnx_figures(self) -> tuple[int, int, int] | None:
+        """What INFO MODULES shows of ONNX Runtime; None while it is not loaded."""
+        _, backend = self._backends.get(ONNX, (None, None))
+        figures: Callable[[], tuple[int, int, int]] | None = getattr(backend, "figures", None)
+        return figures() if figures is not None else None
+
+    def load(self, number: int, path: Path | None) -> None:
+        kind = KINDS[number]
+        source = _source(kind, path or self._default_path() / kind.folder / kind.folder)
+        if number in self._backends:
+            earlier = self._backends[number][0]
+            if path is not None and source != earlier:
+                raise BackendError(kind, f"one is already loaded, from {earlier}")
+            return
+        backend = _import(kind, source)
+        try:
+            version = str(backend.version())
+        except BaseException as error:
+            raise BackendError(kind, one_line(error)) from error
+        self._backends[number] = (source, backend)
+        self._loaded(number, version)
+        # Libraries bring 100,000s of objects that live for ever; the collector need not visit them again, which takes
+        # 0.1 s of every worker's time.
+        gc.collect()
+        gc.freeze()
+
+
+def _source(kind: Kind, path: Path) -> Path:
+    """The Python file that path means."""
+    if path.is_dir():
+        path /= kind.folder
+    source = path.with_suffix(".py").resolve()
+    if not source.is_file():
+        raise BackendError(kind, f"there is no {source}")
+    return source
+
+
+def _import(kind: Kind, source: Path) -> Backend:
+    name = f"redisai_backend_{kind.name.lower()}"
+    importlib.invalidate_caches()  # the library may have been installed since we last looked
+    try:
+        folder = [str(source.parent)]
+        spec = importlib.util.spec_from_file_location(name, source, submodule_search_locations=folder)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    except BaseException as error:  # whatever a library does while it is imported, exiting included, ends here
+        for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] == name]:
+            del sys.modules[loaded]
+        missing = isinstance(error, ModuleNotFoundError)
+        hint = f"; install it into {sys.prefix} (pip install {kind.package})" if missing else ""
+        raise BackendError(kind, one_line(error) + hint) from error
+    for needed in ("version", "load"):
+        if not callable(getattr(module, needed, None)):
+            raise BackendError(kind, f"{source} has no function {needed}()")
+    return cast(Backend, module)

@@ -1,0 +1,68 @@
+"""C tensors as NumPy arrays, and back. Workers enter; nothing here has state.
+
+An input shares memory with the stored tensor, which lives until its run is given back; an output is copied by C.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from _redisai_bridge import ffi, lib
+
+if TYPE_CHECKING:
+    from _redisai_bridge import Run, Tensor
+
+    from .protocol import Array
+
+# In the order of the DTYPE_... numbers of bridge.h; STRING, the last, has no NumPy type of its own.
+_DTYPES = tuple(np.dtype(char) for char in "fdbhilBH?")
+_CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
+_STRING = len(_DTYPES)
+
+_unpack, _buffer, _from_buffer, _array = ffi.unpack, ffi.buffer, ffi.from_buffer, np.ndarray
+_set_output = lib.bridge_set_output
+
+
+def as_array(tensor: Tensor) -> Array:
+    """A NumPy view of a tensor: 0.45 us."""
+    ndim = tensor.ndim
+    shape = _unpack(tensor.shape, ndim) if ndim else ()
+    code = tensor.dtype
+    if code == _STRING:
+        return _strings(tensor).reshape(shape)
+    view: Array = _array(shape, _DTYPES[code], _buffer(tensor.data, tensor.size))
+    return view
+
+
+def _strings(tensor: Tensor) -> Array:
+    data = bytes(_buffer(tensor.data, tensor.size)) if tensor.size else b""
+    array = np.empty(tensor.length, object)
+    for index in range(tensor.length):
+        start = tensor.offsets[index]
+        array[index] = data[start : data.index(b"\0", start)]
+    return array
+
+
+def set_output(run: Run, index: int, array: Array, name: str) -> bool:
+    """Hands one output to C: 0.6 us and the copy. False where C refused it, and has failed the run."""
+    shape = array.shape
+    code = _CODES.get(array.dtype)
+    if code is None:
+        code = _STRING
+        array = _join(index, array, name)
+    elif not array.flags.c_contiguous:
+        array = np.ascontiguousarray(array)
+    return _set_output(run, index, code, len(shape), shape, _from_buffer(array), array.nbytes) == 0
+
+
+def _join(index: int, array: Array, name: str) -> Array:
+    """The elements of an array of strings as C holds them, each ended by a NUL."""
+    label = f"output '{name}'" if name else f"output {index}"
+    items: list[Any] = array.ravel().tolist() if array.dtype.kind in "OSU" else [None]
+    if not all(isinstance(item, (bytes, str)) for item in items):
+        raise TypeError(f"{label} of the model has type {array.dtype}, which tensors cannot have")
+    elements = [item if isinstance(item, bytes) else item.encode() for item in items]
+    if any(b"\0" in element for element in elements):
+        raise ValueError(f"{label} of the model has a string that contains a null character")
+    return np.frombuffer(b"".join(element + b"\0" for element in elements), np.uint8)
