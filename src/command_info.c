@@ -184,33 +184,34 @@ static RedisModuleCommandArg config_args[] = {
     {.name = "action", .type = REDISMODULE_ARG_TYPE_ONEOF, .key_spec_index = -1, .subargs = config_actions}, END_ARGS};
 
 typedef struct CommandDescription {
-    const char *name, *summary, *complexity, *since;
+    const char *name, *categories, *summary, *complexity, *since;
     int arity;
     RedisModuleCommandKeySpec *keys;
     RedisModuleCommandArg *args;
 } CommandDescription;
 
 static const CommandDescription descriptions[] = {
-    {"AI.TENSORSET", "Stores a tensor", "O(N) where N is the size of the tensor", "1.0.0", -4, write_key,
+    {"AI.TENSORSET", "write slow", "Stores a tensor", "O(N) where N is the size of the tensor", "1.0.0", -4, write_key,
      tensorset_args},
-    {"AI.TENSORGET", "Returns a tensor's metadata and data", "O(N) where N is the size of the tensor", "1.0.0", -2,
-     read_key, tensorget_args},
-    {"AI.MODELSTORE", "Stores a model; the server goes on while it is compiled", "O(1), and compiling it", "1.2.0", -4,
-     write_key, modelstore_args},
-    {"AI.MODELSET", "Stores a model (deprecated: use AI.MODELSTORE)", "O(1), and compiling it", "1.0.0", -4, write_key,
-     modelset_args},
-    {"AI.MODELGET", "Returns a model's metadata and blob", "O(N) where N is the size of the blob", "1.0.0", -2,
-     read_key, modelget_args},
-    {"AI.MODELDEL", "Deletes a model", "O(1)", "1.0.0", 2, delete_key, key_args},
-    {"AI._MODELSCAN", "Returns the keys and tags of all models", "O(N) where N is the number of keys", "1.0.0", 1, NULL,
-     NULL},
-    {"AI.MODELEXECUTE", "Runs a model on tensors and stores its outputs", "O(1), and running it", "1.2.0", -3,
-     execute_keys, modelexecute_args},
-    {"AI.MODELRUN", "Runs a model on tensors and stores its outputs (deprecated: use AI.MODELEXECUTE)",
+    {"AI.TENSORGET", "read slow", "Returns a tensor's metadata and data", "O(N) where N is the size of the tensor",
+     "1.0.0", -2, read_key, tensorget_args},
+    {"AI.MODELSTORE", "write slow", "Stores a model; the server goes on while it is compiled", "O(1), and compiling it",
+     "1.2.0", -4, write_key, modelstore_args},
+    {"AI.MODELSET", "write slow", "Stores a model (deprecated: use AI.MODELSTORE)", "O(1), and compiling it", "1.0.0",
+     -4, write_key, modelset_args},
+    {"AI.MODELGET", "read slow", "Returns a model's metadata and blob", "O(N) where N is the size of the blob", "1.0.0",
+     -2, read_key, modelget_args},
+    {"AI.MODELDEL", "write slow", "Deletes a model", "O(1)", "1.0.0", 2, delete_key, key_args},
+    {"AI._MODELSCAN", "read slow", "Returns the keys and tags of all models", "O(N) where N is the number of keys",
+     "1.0.0", 1, NULL, NULL},
+    {"AI.MODELEXECUTE", "write slow", "Runs a model on tensors and stores its outputs", "O(1), and running it", "1.2.0",
+     -3, execute_keys, modelexecute_args},
+    {"AI.MODELRUN", "write slow", "Runs a model on tensors and stores its outputs (deprecated: use AI.MODELEXECUTE)",
      "O(1), and running it", "1.0.0", -2, run_keys, modelrun_args},
-    {"AI.INFO", "Returns or resets the run statistics of a model or script", "O(1)", "1.0.0", -2, read_key, info_args},
-    {"AI.CONFIG", "Reads and sets options, loads backends", "O(1), and loading the backend", "1.0.0", -2, NULL,
-     config_args},
+    {"AI.INFO", "read slow", "Returns or resets the run statistics of a model or script", "O(1)", "1.0.0", -2, read_key,
+     info_args},
+    {"AI.CONFIG", "admin dangerous slow", "Reads and sets options, loads backends", "O(1), and loading the backend",
+     "1.0.0", -2, NULL, config_args},
 };
 
 int command_info_register(RedisModuleCtx *ctx) {
@@ -231,7 +232,9 @@ int command_info_register(RedisModuleCtx *ctx) {
             .key_specs = d->keys,
             .args = d->args,
         };
-        if (RedisModule_SetCommandInfo(RedisModule_GetCommand(ctx, d->name), &info) == REDISMODULE_ERR) {
+        RedisModuleCommand *command = RedisModule_GetCommand(ctx, d->name);
+        if (RedisModule_SetCommandACLCategories) RedisModule_SetCommandACLCategories(command, d->categories);
+        if (RedisModule_SetCommandInfo(command, &info) == REDISMODULE_ERR) {
             RedisModule_Log(ctx, "warning", "the server refused the description of %s", d->name);
             return REDISMODULE_ERR;
         }

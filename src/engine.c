@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -40,7 +41,7 @@ void bridge_engine_started(const char *error) {
 }
 
 void bridge_log(const char *level, const char *message) {
-    RedisModule_Log(NULL, level, "%s", message);
+    RedisModule_Log(log_context, level, "%s", message);
 }
 
 /* ---- the engine's thread ----------------------------------------------------------------------------------------- */
@@ -114,7 +115,7 @@ static void *engine_thread(void *python) {
         return NULL;
     }
     run_engine(error, sizeof(error));
-    RedisModule_Log(NULL, "warning", "the engine has stopped: %s", error);
+    RedisModule_Log(log_context, "warning", "the engine has stopped: %s", error);
     bridge_engine_started(error);
     PyEval_SaveThread();
     return NULL;
@@ -152,6 +153,22 @@ static int start_thread(const char *python) {
     return failed;
 }
 
+/* exit() would run the destructors of the libraries' static objects while workers are still inside those libraries: one
+ * shutdown in four crashed. Redis has saved and closed everything by then, so the process just ends. */
+static void end_process(int status, void *unused) {
+    (void)unused;
+    _exit(status);
+}
+
+/* Registered no earlier than this, it runs before the libraries' own exit handlers: the last comes first. */
+static void shutting_down(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
+    (void)ctx;
+    (void)event;
+    (void)subevent;
+    (void)data;
+    on_exit(end_process, NULL);
+}
+
 int engine_start(RedisModuleCtx *ctx) {
     static char python[PATH_MAX];
     if (start.is_running) return REDISMODULE_OK;
@@ -180,6 +197,7 @@ int engine_start(RedisModuleCtx *ctx) {
         RedisModule_Log(ctx, "warning", "the engine cannot start in %s: %s", python, start.error);
         return REDISMODULE_ERR;
     }
+    RedisModule_SubscribeToServerEvent(ctx, (RedisModuleEvent){REDISMODULE_EVENT_SHUTDOWN, 1}, shutting_down);
     start.is_running = 1;
     RedisModule_Log(ctx, "notice", "the engine runs in %s", python);
     return REDISMODULE_OK;

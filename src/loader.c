@@ -115,6 +115,6 @@ void bridge_finish_job(Job *job, const char *error) {
         pthread_mutex_unlock(&jobs.mutex);
         return;
     }
-    if (error) RedisModule_Log(NULL, "warning", "%s", error);
+    if (error) RedisModule_Log(log_context, "warning", "%s", error);
     job_free(job);
 }

@@ -44,6 +44,7 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
         }
         return REDISMODULE_ERR;
     }
+    log_context = RedisModule_GetDetachedThreadSafeContext(ctx);
     /* Without these two, Redis switches diskless replication off for the whole server. */
     RedisModule_SetModuleOptions(ctx,
                                  REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD);

@@ -175,8 +175,29 @@ static int config_loadbackend(RedisModuleCtx *ctx, RedisModuleString **argv) {
     return REDISMODULE_OK;
 }
 
+/* Whether the caller may run CONFIG SET. Redis 7.0 knows no ACL categories for commands of modules, so a user without
+ * @admin could otherwise make the server import Python files. */
+static int is_administrator(RedisModuleCtx *ctx) {
+    RedisModuleString *name = RedisModule_GetCurrentUserName(ctx);
+    RedisModuleUser *user = name ? RedisModule_GetModuleUserFromUserName(name) : NULL;
+    int allowed = 0;
+    if (user) {
+        static const char *words[] = {"CONFIG", "SET", "dir", "."};
+        RedisModuleString *command[4];
+        for (int i = 0; i < 4; i++) command[i] = RedisModule_CreateString(NULL, words[i], strlen(words[i]));
+        allowed = RedisModule_ACLCheckCommandPermissions(user, command, 4) == REDISMODULE_OK;
+        for (int i = 0; i < 4; i++) RedisModule_FreeString(NULL, command[i]);
+        RedisModule_FreeModuleUser(user);
+    }
+    if (name) RedisModule_FreeString(ctx, name);
+    return allowed;
+}
+
 static int config_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (argc < 2) return reply_wrong_arity(ctx, argv);
+    if (!is_administrator(ctx)) {
+        return RedisModule_ReplyWithError(ctx, "NOPERM AI.CONFIG needs a user who may run CONFIG SET");
+    }
     if (arg_is(argv[1], "GET")) return argc == 3 ? config_get(ctx, argv[2]) : reply_wrong_arity(ctx, argv);
     if (arg_is(argv[1], "LOADBACKEND")) {
         return argc == 4 ? config_loadbackend(ctx, argv) : reply_wrong_arity(ctx, argv);

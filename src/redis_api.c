@@ -5,6 +5,8 @@
 REDIS_FUNCTIONS(DEFINE, DEFINE)
 #undef DEFINE
 
+RedisModuleCtx *log_context;
+
 static const struct {
     const char *name;
     void *pointer;

@@ -64,6 +64,13 @@ typedef struct RedisModuleDigest RedisModuleDigest;
 typedef struct RedisModuleBlockedClient RedisModuleBlockedClient;
 typedef struct RedisModuleInfoCtx RedisModuleInfoCtx;
 typedef struct RedisModuleScanCursor RedisModuleScanCursor;
+typedef struct RedisModuleUser RedisModuleUser;
+
+typedef struct RedisModuleEvent {
+    uint64_t id;
+    uint64_t dataver;
+} RedisModuleEvent;
+#define REDISMODULE_EVENT_SHUTDOWN 5
 
 typedef int (*RedisModuleCmdFunc)(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
 typedef void (*RedisModuleTimerProc)(RedisModuleCtx *ctx, void *data);
@@ -71,6 +78,7 @@ typedef void (*RedisModuleEventLoopOneShotFunc)(void *data);
 typedef void (*RedisModuleFreePrivDataFunc)(RedisModuleCtx *ctx, void *privdata);
 typedef void (*RedisModuleDisconnectFunc)(RedisModuleCtx *ctx, RedisModuleBlockedClient *blocked);
 typedef void (*RedisModuleInfoFunc)(RedisModuleInfoCtx *ctx, int for_crash_report);
+typedef void (*RedisModuleEventCallback)(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data);
 typedef void (*RedisModuleScanCB)(RedisModuleCtx *ctx, RedisModuleString *keyname, RedisModuleKey *key, void *data);
 
 typedef struct RedisModuleTypeMethods {
@@ -257,6 +265,14 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(int, EventLoopAddOneShot, (RedisModuleEventLoopOneShotFunc callback, void *data))                         \
     FUNCTION(int, GetSelectedDb, (RedisModuleCtx * ctx))                                                               \
     FUNCTION(int, SelectDb, (RedisModuleCtx * ctx, int db))                                                            \
+    FUNCTION(RedisModuleCtx *, GetDetachedThreadSafeContext, (RedisModuleCtx * ctx))                                   \
+    FUNCTION(int, SubscribeToServerEvent,                                                                              \
+             (RedisModuleCtx * ctx, RedisModuleEvent event, RedisModuleEventCallback callback))                        \
+    FUNCTION(RedisModuleString *, GetCurrentUserName, (RedisModuleCtx * ctx))                                          \
+    FUNCTION(RedisModuleUser *, GetModuleUserFromUserName, (RedisModuleString * name))                                 \
+    FUNCTION(int, ACLCheckCommandPermissions, (RedisModuleUser * user, RedisModuleString * *argv, int argc))           \
+    FUNCTION(void, FreeModuleUser, (RedisModuleUser * user))                                                           \
+    OPTIONAL(int, SetCommandACLCategories, (RedisModuleCommand * command, const char *categories))                     \
     /* blocked clients */                                                                                              \
     FUNCTION(RedisModuleBlockedClient *, BlockClient,                                                                  \
              (RedisModuleCtx * ctx, RedisModuleCmdFunc reply, RedisModuleCmdFunc timeout,                              \
@@ -295,5 +311,8 @@ REDIS_FUNCTIONS(DECLARE, DECLARE)
 
 /* Binds every function. Returns NULL, or the name of a required one that this server does not have. */
 const char *redis_api_bind(RedisModuleCtx *ctx);
+
+/* For RedisModule_Log on any thread: a line logged with it bears the module's name. Set once, at load. */
+extern RedisModuleCtx *log_context;
 
 #endif
