@@ -41,9 +41,13 @@ def server_program() -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A free port whose cluster bus port, 10,000 above, exists too."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port < 55536:
+            return port
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 10.0, what: str = "") -> None:

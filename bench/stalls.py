@@ -1,0 +1,115 @@
+"""scripts/stalls: whether other clients wait while models are stored, backends imported, inference runs.
+
+One client runs GET in a loop while another does what might disturb it, each time on a fresh server. The same is
+measured on an idle server, beside a plain SET of as many bytes and beside another process that imports torch: what GET
+waits there is the machine's doing or Redis's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+from bench import models
+from bench.harness import GET, SET, Load, Traffic, build_load, execution, modelstore, run_load, server, watch_others
+from server import Server
+from wire import encode
+
+CONNECTIONS = 50
+MOST_MS = 20.0
+MOST_RATIO = 3.0
+WARMUP = 0.3
+
+
+def worst_get(on: Server, disturb: Callable[[], object]) -> tuple[float, float]:
+    """Milliseconds that the slowest GET took while disturb() ran, and how many of them that was."""
+    with Load(on, GET) as load:
+        load.start(warmup=WARMUP)
+        start = time.monotonic()
+        disturb()
+        took = time.monotonic() - start
+        return load.finish(now=True)["max_us"] / 1e3, took * 1e3
+
+
+def beside_request(request: bytes) -> tuple[float, float]:
+    def send() -> None:
+        load.start()
+        load.finish()
+
+    with server() as on, Load(on, Traffic(request), requests=1) as load:
+        return worst_get(on, send)
+
+
+def beside_idleness(seconds: float) -> tuple[float, float]:
+    with server() as on:
+        return worst_get(on, partial(time.sleep, seconds))
+
+
+def beside_process(program: str) -> tuple[float, float]:
+    with server() as on:
+        return worst_get(on, partial(subprocess.run, [sys.executable, "-c", program], check=True))
+
+
+def p99_beside(traffic: Traffic, seconds: float) -> float:
+    """Milliseconds within which 99 % of GETs are answered beside that traffic on many connections."""
+    with server() as on, Load(on, traffic, CONNECTIONS) as load:
+        load.start()
+        result = run_load(on, GET, 1, seconds, WARMUP)
+        load.finish(now=True)
+    return float(result["p99_us"]) / 1e3
+
+
+def line(text: str, values: list[float], limit: float | None = None, judged: float = 0.0, took: str = "") -> bool:
+    verdict = "" if limit is None else f"under {limit:g}: {'yes' if judged < limit else 'NO'}"
+    print(f"{text:<58}{median(values):>9.2f}{max(values):>9.2f}  {took:>9}  {verdict}", flush=True)
+    return limit is None or judged < limit
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/stalls", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--repeat", type=int, default=5, help="how often each is measured (default 5)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="how long GET runs beside inference (default 2)")
+    parser.add_argument("--megabytes", type=int, default=200, help="size of the large model (default 200)")
+    parser.add_argument("--check", action="store_true", help="exit with 1 when a limit is missed")
+    options = parser.parse_args()
+    build_load()
+
+    size = f"{options.megabytes} MB"
+    cnn, large = models.cnn(), models.large(options.megabytes)
+    torch = models.mlp().blob
+    plain, store = encode(("SET", "large", large)), modelstore("large", "ONNX", large)
+    scenes: list[tuple[str, float | None, Callable[[], tuple[float, float]]]] = [
+        ("an idle server", None, partial(beside_idleness, 1.0)),
+        (f"a plain SET of {size}", None, partial(beside_request, plain)),
+        ("another process that imports torch", None, partial(beside_process, "import torch")),
+        (f"an ONNX model of {size} being stored", MOST_MS, partial(beside_request, store)),
+        ("ONNX being imported", MOST_MS, partial(beside_request, modelstore("m", "ONNX", cnn.blob))),
+        ("TORCH being imported", MOST_MS, partial(beside_request, modelstore("m", "TORCH", torch))),
+    ]
+    held, others = True, watch_others()
+    print(f"{'the slowest GET beside ..., in ms':<58}{'median':>9}{'worst':>9}  {'that took':>9}")
+    for text, limit, measure in scenes:
+        runs = [measure() for _ in range(options.repeat)]
+        worst, took = [run[0] for run in runs], median(run[1] for run in runs)
+        held &= line(text, worst, limit, max(worst), f"{took:.0f}")
+
+    plain_p99, inference_p99 = [], []
+    for _ in range(options.repeat):
+        plain_p99.append(p99_beside(SET, options.seconds))
+        inference_p99.append(p99_beside(execution("cnn", cnn), options.seconds))
+    ratios = [ours / others for ours, others in zip(inference_p99, plain_p99, strict=True)]
+    print(f"\n{f'p99 of GET beside {CONNECTIONS} connections of ..., in ms':<58}{'median':>9}{'worst':>9}")
+    line("plain SET", plain_p99)
+    line("inference (an mnist-sized CNN in ONNX, one worker)", inference_p99)
+    held &= line("the ratio of the two", ratios, MOST_RATIO, median(ratios))
+    print(f"other processes took {others():.2f} cores meanwhile")
+    return int(options.check and not held)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
