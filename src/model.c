@@ -120,22 +120,25 @@ int64_t model_chunk_count(const Model *model) {
 }
 
 const char *model_chunk(const Model *model, int64_t index, uint64_t *size, char **scratch) {
-    *scratch = NULL;
-    int64_t chunks = model_chunk_count(model);
-    uint64_t from = chunks == 1 ? 0 : index * (uint64_t)options.model_chunk_size;
-    uint64_t left = model->blob_size - from;
-    *size = chunks > 1 && left > (uint64_t)options.model_chunk_size ? (uint64_t)options.model_chunk_size : left;
-    if (*size == 0) return "";
+    uint64_t chunk = options.model_chunk_size;
+    if (model_chunk_count(model) == 1) chunk = model->blob_size;
+    uint64_t from = index * chunk;
+    *size = model->blob_size - from < chunk ? model->blob_size - from : chunk;
+    return model_bytes(model, from, *size, scratch);
+}
 
+const char *model_bytes(const Model *model, uint64_t from, uint64_t size, char **scratch) {
+    *scratch = NULL;
+    if (size == 0) return "";
     int64_t i = 0;
     for (; from >= model->pieces[i].size; i++) from -= model->pieces[i].size;
-    if (from + *size <= model->pieces[i].size) return model->pieces[i].data + from;
+    if (from + size <= model->pieces[i].size) return model->pieces[i].data + from;
 
-    /* It was stored in other pieces than it is given out in: put this one together. */
-    *scratch = RedisModule_Alloc(*size);
-    for (uint64_t done = 0; done < *size; i++) {
+    /* It was stored in other pieces than are asked for: put this stretch together. */
+    *scratch = RedisModule_Alloc(size);
+    for (uint64_t done = 0; done < size; i++) {
         uint64_t part = model->pieces[i].size - from;
-        if (part > *size - done) part = *size - done;
+        if (part > size - done) part = size - done;
         memcpy(*scratch + done, model->pieces[i].data + from, part);
         done += part;
         from = 0;

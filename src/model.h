@@ -35,6 +35,8 @@ int64_t model_output_count(const Model *model);
 int64_t model_chunk_count(const Model *model);
 /* Chunk number index; *scratch is NULL or memory to be freed with RedisModule_Free after use. */
 const char *model_chunk(const Model *model, int64_t index, uint64_t *size, char **scratch);
+/* Any stretch of the blob, in the same way. */
+const char *model_bytes(const Model *model, uint64_t from, uint64_t size, char **scratch);
 
 /* Adds one execution to the statistics. */
 void model_count_run(Model *model, int64_t duration, int64_t samples, int failed);

@@ -169,6 +169,15 @@ static size_t model_mem_usage(const void *value) {
     return total;
 }
 
+#define DIGEST_STRETCH (1ULL << 20)
+
+static void digest_names(RedisModuleDigest *digest, const Names *names) {
+    RedisModule_DigestAddLongLong(digest, names->count);
+    for (int64_t i = 0; i < names->count; i++) {
+        RedisModule_DigestAddStringBuffer(digest, names->names[i], strlen(names->names[i]));
+    }
+}
+
 static void model_digest(RedisModuleDigest *digest, void *value) {
     Model *model = value;
     RedisModule_DigestAddLongLong(digest, model->backend);
@@ -178,19 +187,15 @@ static void model_digest(RedisModuleDigest *digest, void *value) {
     RedisModule_DigestAddLongLong(digest, model->minbatchsize);
     RedisModule_DigestAddLongLong(digest, model->minbatchtimeout);
     if (model->backend == BACKEND_TF) {
-        for (int64_t i = 0; i < model->inputs.count; i++) {
-            RedisModule_DigestAddStringBuffer(digest, model->inputs.names[i], strlen(model->inputs.names[i]));
-        }
-        for (int64_t i = 0; i < model->outputs.count; i++) {
-            RedisModule_DigestAddStringBuffer(digest, model->outputs.names[i], strlen(model->outputs.names[i]));
-        }
+        digest_names(digest, &model->inputs);
+        digest_names(digest, &model->outputs);
     }
-    /* By chunks, not pieces: how the blob came to us is no part of the value. */
-    for (int64_t i = 0; i < model_chunk_count(model); i++) {
-        uint64_t size;
+    /* In stretches of one size, whatever pieces and chunks this server keeps it in. */
+    for (uint64_t from = 0; from < model->blob_size; from += DIGEST_STRETCH) {
+        uint64_t left = model->blob_size - from;
+        uint64_t size = left < DIGEST_STRETCH ? left : DIGEST_STRETCH;
         char *scratch;
-        const char *chunk = model_chunk(model, i, &size, &scratch);
-        RedisModule_DigestAddStringBuffer(digest, chunk, size);
+        RedisModule_DigestAddStringBuffer(digest, model_bytes(model, from, size, &scratch), size);
         RedisModule_Free(scratch);
     }
     RedisModule_DigestEndSequence(digest);

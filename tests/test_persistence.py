@@ -351,6 +351,17 @@ def test_digests_see_every_field(wire: Wire, one: rdb.Value, other: rdb.Value) -
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_digests_do_not_depend_on_the_chunk_size(wire: Wire) -> None:
+    """Else a master and a replica of other configuration seem to differ."""
+    samples.restore(wire, "m", samples.TF)
+    before = wire.ask("DEBUG", "DIGEST-VALUE", "m")
+    try:
+        assert wire.ask("AI.CONFIG", "MODEL_CHUNK_SIZE", 100) == b"OK"
+        assert wire.ask("DEBUG", "DIGEST-VALUE", "m") == before
+    finally:
+        assert wire.ask("AI.CONFIG", "MODEL_CHUNK_SIZE", 535822336) == b"OK"
+
+
 # ---- memory and the end of values ------------------------------------------------------------------------------------
 
 
