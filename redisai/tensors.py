@@ -1,6 +1,7 @@
 """C tensors as NumPy arrays, and back. Workers enter; nothing here has state.
 
-An input shares memory with the stored tensor, which lives until its run is given back; an output is copied by C.
+An input shares memory with the stored tensor, which lives until its run is given back. A large tensor is copied, as its
+memory is not aligned the way libraries want it (TENSOR_LARGE in src/tensor.h). An output is copied by C.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ _set_output = lib.bridge_set_output
 
 
 def as_array(tensor: Tensor) -> Array:
-    """A NumPy view of a tensor: 0.45 us."""
+    """A tensor as an array: 0.5 us for a view."""
     ndim = tensor.ndim
     shape = _unpack(tensor.shape, ndim) if ndim else ()
     code = tensor.dtype
     if code == _STRING:
         return _strings(tensor).reshape(shape)
     view: Array = _array(shape, _DTYPES[code], _buffer(tensor.data, tensor.size))
-    return view
+    return view.copy() if tensor.owner else view
 
 
 def _strings(tensor: Tensor) -> Array:

@@ -29,14 +29,15 @@
 #define BACKEND_TORCH 2
 #define BACKEND_ONNX 3
 
-/* A tensor: one allocation, immutable once built, shared by counting references (src/tensor.h). */
+/* A tensor: immutable once built, shared by counting references (src/tensor.h). */
 typedef struct Tensor {
     int64_t length;    /* number of elements, the product of shape; 1 for rank 0, may be 0 for outputs */
     uint64_t size;     /* bytes of data */
-    char *data;        /* 64-byte aligned, C order; STRING: NUL-terminated strings one after another */
+    char *data;        /* C order; STRING: NUL-terminated strings one after another. Aligned to 64 bytes unless owner */
     int64_t *shape;    /* ndim dimensions */
     uint64_t *offsets; /* STRING: length byte offsets into data; NULL for every other type */
-    int32_t dtype;     /* DTYPE_... */
+    struct RedisModuleString *owner; /* of a large tensor: the string that data lies in, unaligned; else NULL */
+    int32_t dtype;                   /* DTYPE_... */
     int32_t ndim;
     int32_t refs; /* atomic */
 } Tensor;

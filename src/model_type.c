@@ -163,7 +163,7 @@ static size_t model_mem_usage(const void *value) {
         if (piece->owner == NULL) {
             total += RedisModule_MallocSize((void *)piece->data);
         } else {
-            total += RedisModule_MallocSizeString ? RedisModule_MallocSizeString(piece->owner) : piece->size;
+            total += RedisModule_MallocSizeString(piece->owner);
         }
     }
     return total;

@@ -216,12 +216,13 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(size_t, MallocSize, (void *ptr))                                                                          \
     OPTIONAL(void *, TryCalloc, (size_t count, size_t bytes))                                                          \
     OPTIONAL(void *, TryAlloc, (size_t bytes))                                                                         \
-    OPTIONAL(size_t, MallocSizeString, (RedisModuleString * str))                                                      \
+    FUNCTION(size_t, MallocSizeString, (RedisModuleString * str))                                                      \
     /* strings */                                                                                                      \
     FUNCTION(RedisModuleString *, CreateString, (RedisModuleCtx * ctx, const char *ptr, size_t len))                   \
     FUNCTION(RedisModuleString *, CreateStringFromLongLong, (RedisModuleCtx * ctx, long long ll))                      \
     FUNCTION(void, FreeString, (RedisModuleCtx * ctx, RedisModuleString * str))                                        \
     FUNCTION(RedisModuleString *, HoldString, (RedisModuleCtx * ctx, RedisModuleString * str))                         \
+    FUNCTION(void, TrimStringAllocation, (RedisModuleString * str))                                                    \
     FUNCTION(const char *, StringPtrLen, (const RedisModuleString *str, size_t *len))                                  \
     FUNCTION(int, StringToLongLong, (const RedisModuleString *str, long long *ll))                                     \
     FUNCTION(int, StringToDouble, (const RedisModuleString *str, double *d))                                           \

@@ -157,7 +157,9 @@ int bridge_set_output(Run *run, int index, int dtype, int ndim, const int64_t *s
     const char *error = "output has an impossible index, type or number of dimensions";
     if (index >= 0 && index < run->noutputs && ndim >= 0 && ndim <= TENSOR_MAX_DIMS && dtype >= 0 &&
         dtype <= DTYPE_STRING) {
-        Tensor *tensor = tensor_from_data(dtype, ndim, shape, data, size, &error);
+        Tensor *tensor = size < TENSOR_LARGE ? tensor_from_data(dtype, ndim, shape, data, size, &error)
+                                             : tensor_from_string(dtype, ndim, shape,
+                                                                  RedisModule_CreateString(NULL, data, size), &error);
         if (tensor) {
             if (run->outputs[index]) tensor_unref(run->outputs[index]);
             run->outputs[index] = tensor;

@@ -5,6 +5,7 @@
 #include <strings.h>
 
 #define ALIGNMENT 64
+#define STRINGS_MISMATCH "Number of string elements in data blob does not match tensor length"
 
 const ElementType element_types[] = {
     [DTYPE_FLOAT] = {"FLOAT", 2, 32},  [DTYPE_DOUBLE] = {"DOUBLE", 2, 64}, [DTYPE_INT8] = {"INT8", 0, 8},
@@ -42,8 +43,7 @@ int tensor_measure(int dtype, int ndim, const int64_t *shape, int64_t *length, u
     return __builtin_mul_overflow((uint64_t)elements, dtype_size(dtype), size) ? -1 : 0;
 }
 
-/* One allocation holds it all: struct, shape, offsets, padding, data. So it is one malloc and one free a tensor, and
- * MEMORY USAGE is one number. */
+/* One allocation holds it all: struct, shape, offsets, padding, data. So it is one malloc and one free a tensor. */
 Tensor *tensor_new(int dtype, int ndim, const int64_t *shape, int64_t length, uint64_t size, int zeroed) {
     uint64_t total = sizeof(Tensor) + ndim * sizeof(int64_t) + ALIGNMENT;
     uint64_t offsets = 0;
@@ -61,6 +61,7 @@ Tensor *tensor_new(int dtype, int ndim, const int64_t *shape, int64_t length, ui
 
     Tensor *tensor = (Tensor *)block;
     tensor->refs = 1;
+    tensor->owner = NULL;
     tensor->dtype = dtype;
     tensor->ndim = ndim;
     tensor->length = length;
@@ -102,24 +103,23 @@ static int find_strings(const char *data, uint64_t size, int64_t length, uint64_
     return at == size ? 0 : -1;
 }
 
+/* What is wrong with data for this type and shape, or NULL. */
+static const char *check_data(int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size,
+                              int64_t *length) {
+    uint64_t expected;
+    if (tensor_measure(dtype, ndim, shape, length, &expected) == -1) return "tensor shape overflows";
+    /* STRING: every element takes a NUL at least, which also bounds the offsets by the data that is really there. */
+    if (dtype == DTYPE_STRING && size < expected) return STRINGS_MISMATCH;
+    if (dtype != DTYPE_STRING && size != expected) return "data length does not match tensor shape and type";
+    if (dtype == DTYPE_BOOL && !all_bools(data, size)) return "BOOL tensor elements must be 0 or 1";
+    return NULL;
+}
+
 Tensor *tensor_from_data(int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size,
                          const char **error) {
     int64_t length;
-    uint64_t expected;
-    if (tensor_measure(dtype, ndim, shape, &length, &expected) == -1) {
-        *error = "tensor shape overflows";
-        return NULL;
-    }
-    /* STRING: every element takes a NUL at least, which also bounds the offsets by the data that is really there. */
-    if (dtype == DTYPE_STRING ? size < expected : size != expected) {
-        *error = dtype == DTYPE_STRING ? "Number of string elements in data blob does not match tensor length"
-                                       : "data length does not match tensor shape and type";
-        return NULL;
-    }
-    if (dtype == DTYPE_BOOL && !all_bools(data, size)) {
-        *error = "BOOL tensor elements must be 0 or 1";
-        return NULL;
-    }
+    *error = check_data(dtype, ndim, shape, data, size, &length);
+    if (*error) return NULL;
     Tensor *tensor = tensor_new(dtype, ndim, shape, length, size, 0);
     if (tensor == NULL) {
         *error = "not enough memory for the tensor";
@@ -127,10 +127,32 @@ Tensor *tensor_from_data(int dtype, int ndim, const int64_t *shape, const void *
     }
     if (dtype == DTYPE_STRING && find_strings(data, size, length, tensor->offsets) == -1) {
         tensor_unref(tensor);
-        *error = "Number of string elements in data blob does not match tensor length";
+        *error = STRINGS_MISMATCH;
         return NULL;
     }
     if (size) memcpy(tensor->data, data, size);
+    return tensor;
+}
+
+Tensor *tensor_from_string(int dtype, int ndim, const int64_t *shape, RedisModuleString *owner, const char **error) {
+    size_t size;
+    const char *data = RedisModule_StringPtrLen(owner, &size);
+    int64_t length;
+    *error = check_data(dtype, ndim, shape, data, size, &length);
+    Tensor *tensor = *error ? NULL : tensor_new(dtype, ndim, shape, length, 0, 0);
+    if (tensor == NULL) {
+        if (*error == NULL) *error = "not enough memory for the tensor";
+        RedisModule_FreeString(NULL, owner);
+        return NULL;
+    }
+    tensor->owner = owner;
+    tensor->data = (char *)data;
+    tensor->size = size;
+    if (dtype == DTYPE_STRING && find_strings(data, size, length, tensor->offsets) == -1) {
+        tensor_unref(tensor);
+        *error = STRINGS_MISMATCH;
+        return NULL;
+    }
     return tensor;
 }
 
@@ -140,5 +162,7 @@ Tensor *tensor_ref(Tensor *tensor) {
 }
 
 void tensor_unref(Tensor *tensor) {
-    if (__atomic_sub_fetch(&tensor->refs, 1, __ATOMIC_ACQ_REL) == 0) RedisModule_Free(tensor);
+    if (__atomic_sub_fetch(&tensor->refs, 1, __ATOMIC_ACQ_REL) != 0) return;
+    if (tensor->owner) RedisModule_FreeString(NULL, tensor->owner);
+    RedisModule_Free(tensor);
 }

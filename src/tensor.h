@@ -34,6 +34,14 @@ Tensor *tensor_new(int dtype, int ndim, const int64_t *shape, int64_t length, ui
 Tensor *tensor_from_data(int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size,
                          const char **error);
 
+/* Data of this many bytes stays in a Redis string. Copying it into fresh memory, 8 ms for 16 MB, would make every
+ * client wait, at TENSORSET and when an output is replicated; workers copy it to where libraries want it instead. */
+#define TENSOR_LARGE (512 * 1024)
+
+/* A tensor whose data stays in owner, a reference that is taken over, also on error. The string's count of references
+ * is not atomic: whoever shares the string must be done with it before another thread can see the tensor. */
+Tensor *tensor_from_string(int dtype, int ndim, const int64_t *shape, RedisModuleString *owner, const char **error);
+
 Tensor *tensor_ref(Tensor *tensor);
 void tensor_unref(Tensor *tensor);
 

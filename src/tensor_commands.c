@@ -113,6 +113,19 @@ static Tensor *tensor_from_values(RedisModuleCtx *ctx, int dtype, int ndim, cons
     return NULL;
 }
 
+/* In MULTI and Lua the argument lives on behind this command, while another may hand the tensor to the lazy-free
+ * thread: there it is copied. */
+static Tensor *tensor_from_argument(RedisModuleCtx *ctx, int dtype, int ndim, const int64_t *shape,
+                                    RedisModuleString *arg, const char **error) {
+    size_t size;
+    const char *data = RedisModule_StringPtrLen(arg, &size);
+    int outlives = RedisModule_GetContextFlags(ctx) &
+                   (REDISMODULE_CTX_FLAGS_MULTI | REDISMODULE_CTX_FLAGS_LUA | REDISMODULE_CTX_FLAGS_DENY_BLOCKING);
+    if (size < TENSOR_LARGE || outlives) return tensor_from_data(dtype, ndim, shape, data, size, error);
+    RedisModule_TrimStringAllocation(arg);
+    return tensor_from_string(dtype, ndim, shape, RedisModule_HoldString(NULL, arg), error);
+}
+
 /* Parses `<type> <shape>... [BLOB data | VALUES v...]`. Returns a tensor, or NULL after replying an error. */
 static Tensor *parse_tensor(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     size_t name_len;
@@ -162,10 +175,8 @@ static Tensor *parse_tensor(RedisModuleCtx *ctx, RedisModuleString **argv, int a
         reply_error(ctx, "a single binary string should come after the BLOB argument in 'AI.TENSORSET' command");
         return NULL;
     }
-    size_t blob_size;
-    const char *blob = RedisModule_StringPtrLen(argv[at + 1], &blob_size);
     const char *error;
-    Tensor *tensor = tensor_from_data(dtype, ndim, shape, blob, blob_size, &error);
+    Tensor *tensor = tensor_from_argument(ctx, dtype, ndim, shape, argv[at + 1], &error);
     if (tensor == NULL) reply_error(ctx, "%s", error);
     return tensor;
 }
@@ -184,26 +195,51 @@ static int tensorset_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
 
 void tensor_replicate(RedisModuleCtx *ctx, RedisModuleString *key, const Tensor *tensor) {
     RedisModuleString *shape[TENSOR_MAX_DIMS];
-    for (int i = 0; i < tensor->ndim; i++) shape[i] = RedisModule_CreateStringFromLongLong(NULL, tensor->shape[i]);
-    RedisModule_Replicate(ctx, "AI.TENSORSET", "scvcb", key, element_types[tensor->dtype].name, shape,
-                          (size_t)tensor->ndim, "BLOB", tensor->data, (size_t)tensor->size);
-    for (int i = 0; i < tensor->ndim; i++) RedisModule_FreeString(NULL, shape[i]);
+    const char *type = element_types[tensor->dtype].name;
+    size_t ndim = tensor->ndim;
+    for (size_t i = 0; i < ndim; i++) shape[i] = RedisModule_CreateStringFromLongLong(NULL, tensor->shape[i]);
+    if (tensor->owner) {
+        RedisModule_Replicate(ctx, "AI.TENSORSET", "scvcs", key, type, shape, ndim, "BLOB", tensor->owner);
+    } else {
+        RedisModule_Replicate(ctx, "AI.TENSORSET", "scvcb", key, type, shape, ndim, "BLOB", tensor->data,
+                              (size_t)tensor->size);
+    }
+    for (size_t i = 0; i < ndim; i++) RedisModule_FreeString(NULL, shape[i]);
 }
 
 /* ---- AI.TENSORGET ----------------------------------------------------------------------------------------------- */
 
-static void reply_value(RedisModuleCtx *ctx, const Tensor *tensor, int64_t index) {
+static double real_at(const Tensor *tensor, int64_t index) {
+    float single;
+    double real;
+    if (tensor->dtype == DTYPE_DOUBLE) {
+        memcpy(&real, tensor->data + index * sizeof(real), sizeof(real));
+        return real;
+    }
+    memcpy(&single, tensor->data + index * sizeof(single), sizeof(single));
+    return single;
+}
+
+/* Numbers are little-endian here and in memory; a large tensor's data is not aligned. */
+static long long integer_at(const Tensor *tensor, int64_t index) {
+    uint64_t size = dtype_size(tensor->dtype);
+    uint64_t bits = 0;
+    memcpy(&bits, tensor->data + index * size, size);
     switch (tensor->dtype) {
-    case DTYPE_FLOAT: RedisModule_ReplyWithDouble(ctx, ((float *)tensor->data)[index]); break;
-    case DTYPE_DOUBLE: RedisModule_ReplyWithDouble(ctx, ((double *)tensor->data)[index]); break;
-    case DTYPE_INT8: RedisModule_ReplyWithLongLong(ctx, ((int8_t *)tensor->data)[index]); break;
-    case DTYPE_INT16: RedisModule_ReplyWithLongLong(ctx, ((int16_t *)tensor->data)[index]); break;
-    case DTYPE_INT32: RedisModule_ReplyWithLongLong(ctx, ((int32_t *)tensor->data)[index]); break;
-    case DTYPE_INT64: RedisModule_ReplyWithLongLong(ctx, ((int64_t *)tensor->data)[index]); break;
-    case DTYPE_UINT8:
-    case DTYPE_BOOL: RedisModule_ReplyWithLongLong(ctx, ((uint8_t *)tensor->data)[index]); break;
-    case DTYPE_UINT16: RedisModule_ReplyWithLongLong(ctx, ((uint16_t *)tensor->data)[index]); break;
-    default: RedisModule_ReplyWithCString(ctx, tensor->data + tensor->offsets[index]);
+    case DTYPE_INT8: return (int8_t)bits;
+    case DTYPE_INT16: return (int16_t)bits;
+    case DTYPE_INT32: return (int32_t)bits;
+    default: return (int64_t)bits;
+    }
+}
+
+static void reply_value(RedisModuleCtx *ctx, const Tensor *tensor, int64_t index) {
+    if (tensor->dtype == DTYPE_STRING) {
+        RedisModule_ReplyWithCString(ctx, tensor->data + tensor->offsets[index]);
+    } else if (tensor->dtype == DTYPE_FLOAT || tensor->dtype == DTYPE_DOUBLE) {
+        RedisModule_ReplyWithDouble(ctx, real_at(tensor, index));
+    } else {
+        RedisModule_ReplyWithLongLong(ctx, integer_at(tensor, index));
     }
 }
 

@@ -20,6 +20,7 @@ class Tensor(CData, Protocol):
     data: CData
     shape: CData
     offsets: CData
+    owner: CData
     dtype: int
     ndim: int
 
