@@ -54,13 +54,31 @@ typedef struct Names {
     char **names;
 } Names;
 
-/* A model: an immutable definition, and what the loader found out about it (src/model.h). */
-typedef struct Model {
-    uint64_t id; /* the handle under which Python keeps the compiled session; never used twice */
-    int32_t backend;
-    char *device; /* as the client gave it, in any case */
+#define KIND_MODEL 0
+#define KIND_SCRIPT 1
+
+/* What models and scripts have in common: a definition that the loader compiles once and workers then run
+ * (src/runnable.h). The definition is immutable; what the loader finds out is written before `ready` is set. */
+typedef struct Runnable {
+    uint64_t id;     /* the handle under which Python keeps the compiled session; never used twice */
+    int32_t kind;    /* KIND_...: which of Model and Script this is the beginning of */
+    int32_t backend; /* BACKEND_...; TORCH for scripts */
+    char *device;    /* as the client gave it, in any case */
     char *tag;
     uint64_t tag_size;
+
+    int32_t refs;        /* atomic */
+    int32_t ready;       /* atomic; once set, queue and what the loader declared are there and never change */
+    struct Queue *queue; /* where its runs go */
+
+    int64_t calls; /* atomic, all four: for AI.INFO */
+    int64_t errors;
+    int64_t duration; /* us */
+    int64_t samples;
+} Runnable;
+
+typedef struct Model {
+    Runnable base;
     int64_t batchsize;
     int64_t minbatchsize;
     int64_t minbatchtimeout; /* ms */
@@ -69,18 +87,15 @@ typedef struct Model {
     Piece *pieces;
     int64_t npieces;
     uint64_t blob_size;
-
-    int32_t refs;          /* atomic */
-    int32_t ready;         /* atomic; once set, declared_... and queue are there and never change */
     Names declared_inputs; /* what the model itself declares; owned by the model */
     Names declared_outputs;
-    struct Queue *queue; /* where its runs go */
-
-    int64_t calls; /* atomic, all four: for AI.INFO */
-    int64_t errors;
-    int64_t duration; /* us */
-    int64_t samples;
 } Model;
+
+typedef struct Script {
+    Runnable base;
+    char *source;       /* NUL-terminated */
+    Names entry_points; /* none: stored the old way, any function may be called */
+} Script;
 
 /* ---- runs ------------------------------------------------------------------------------------------------------ */
 
@@ -89,19 +104,34 @@ typedef struct Model {
 #define RUN_TIMEDOUT 2
 #define RUN_GONE 3 /* the client disconnected */
 
-/* One execution of a model. Python reads model, inputs and state, and hands back outputs or an error. */
+/* Bytes of a key or an argument, with a NUL behind them that size does not count. */
+typedef struct Bytes {
+    const char *data;
+    uint64_t size;
+} Bytes;
+
+/* One execution of a model or of a script's function. Python reads all up to duration, and hands back outputs or an
+ * error. */
 typedef struct Run {
-    Model *model;
-    uint64_t model_id;
+    Runnable *runnable;
+    uint64_t id; /* runnable's */
     Tensor **inputs;
     Tensor **outputs; /* NULL until set; one that stays NULL is not stored (an ONNX sequence or map) */
     int32_t ninputs;
     int32_t noutputs;
+    const char *function; /* scripts only, like the rest up to variadic; NULL for models */
+    Bytes *keys;          /* what KEYS declared: all that the script's commands may touch */
+    Bytes *args;
+    int32_t nkeys;
+    int32_t nargs;
+    int32_t variadic; /* AI.SCRIPTRUN: index of the first input behind `$`, which make one list; -1: no `$` */
     int32_t state;    /* atomic; a run that is not RUN_WAITING needs no work any more */
     int64_t duration; /* us, written by the worker; -1: not executed, and not counted by AI.INFO */
 
     /* The rest belongs to C (src/run.c). */
     char *error;
+    char *user; /* scripts: the name of the user who called */
+    int32_t db;
     struct RedisModuleBlockedClient *blocked;
     uint64_t timer;
     int32_t has_timer;
@@ -110,6 +140,38 @@ typedef struct Run {
     struct Run *next;    /* in its queue */
     struct Run *chained; /* in the table of blocked clients */
 } Run;
+
+/* ---- Redis from scripts (src/script_calls.c) ---------------------------------------------------------------------
+ *
+ * The worker that runs the script calls these; they take the Redis lock, holding neither the GIL nor a mutex. */
+
+#define REPLY_NULL 0
+#define REPLY_STRING 1 /* status and bulk replies: text, size */
+#define REPLY_INTEGER 2
+#define REPLY_DOUBLE 3
+#define REPLY_ARRAY 4 /* items, count */
+#define REPLY_ERROR 5 /* text, size: with its code, "ERR ..." */
+
+typedef struct Reply {
+    int32_t type;
+    int64_t integer;
+    double real;
+    char *text;
+    uint64_t size;
+    struct Reply *items;
+    int64_t count;
+} Reply;
+
+/* Runs a Redis command as the user who called the script, in the script's database. Only declared keys may be touched;
+ * whatever is refused, fails, or cannot be done here comes back as REPLY_ERROR. Free it with bridge_free_reply. */
+Reply *bridge_call(Run *run, const Bytes *words, int count);
+void bridge_free_reply(Reply *reply);
+
+/* The model at a declared key, compiled: the caller holds a reference until bridge_release_model. NULL with *error
+ * set, to be freed with bridge_free. Waits for the loader where the model is not compiled yet. */
+Model *bridge_hold_model(Run *run, Bytes key, char **error);
+/* failed: counted as an error in AI.INFO; duration in us, -1: not executed, nothing is counted. */
+void bridge_release_model(Model *model, int64_t duration, int64_t samples, int failed);
 
 struct Queue;
 
@@ -130,16 +192,16 @@ void bridge_give_back(Run **runs, int n);
 
 /* ---- jobs of the loader ---------------------------------------------------------------------------------------- */
 
-#define JOB_LOAD 0    /* compile job.model */
-#define JOB_DROP 1    /* forget the session of job.model; finishing the job frees the model */
-#define JOB_FORWARD 2 /* job.run came for a model that was not ready: compile if need be, then forward or fail it */
+#define JOB_LOAD 0    /* compile job.runnable, unless it is compiled already */
+#define JOB_DROP 1    /* forget the session of job.runnable; finishing the job frees it */
+#define JOB_FORWARD 2 /* job.run came for what was not ready: compile job.runnable if need be */
 #define JOB_IMPORT 3  /* import backend job.backend from job.path */
 
 typedef struct Job {
     int32_t kind;
     int32_t backend;
     char *path; /* JOB_IMPORT: absolute; NULL: the default place below the backends path */
-    Model *model;
+    Runnable *runnable;
     Run *run;
 
     /* The rest belongs to C (src/loader.c). */
@@ -153,13 +215,13 @@ typedef struct Job {
 /* Waits for the next job; jobs come in the order in which they were posted. */
 Job *bridge_next_job(void);
 
-/* JOB_LOAD, JOB_FORWARD: the model is compiled. Declares its inputs and outputs and the device queue its runs go to;
- * from now on its runs go there directly. */
-void bridge_model_ready(Model *model, struct Queue *queue, int ninputs, const char **inputs, int noutputs,
-                        const char **outputs);
+/* JOB_LOAD, JOB_FORWARD: it is compiled. Declares a model's inputs and outputs (none for scripts) and the device queue
+ * its runs go to; from now on its runs go there directly. */
+void bridge_ready(Runnable *runnable, struct Queue *queue, int ninputs, const char **inputs, int noutputs,
+                  const char **outputs);
 
 /* Finishes a job, with error NULL where it succeeded. It must not be touched afterwards. For JOB_FORWARD the run is
- * passed on to its model's queue, or answered with the error. */
+ * passed on to its queue, or answered with the error. */
 void bridge_finish_job(Job *job, const char *error);
 
 /* ---- queues and surroundings ----------------------------------------------------------------------------------- */
@@ -174,6 +236,7 @@ typedef struct Options {
     int64_t inter_op_parallelism;    /* 0: the library's default */
     int64_t model_execution_timeout; /* ms */
     int64_t backend_memory_limit;    /* MB, 0: none */
+    int64_t allow_file_ops;          /* 1: models may have operations that touch files or run Python */
 } Options;
 
 const Options *bridge_options(void);

@@ -9,6 +9,7 @@
 
 #define READS (REDISMODULE_CMD_KEY_RO | REDISMODULE_CMD_KEY_ACCESS)
 #define WRITES (REDISMODULE_CMD_KEY_OW | REDISMODULE_CMD_KEY_UPDATE)
+#define CHANGES (REDISMODULE_CMD_KEY_RW | REDISMODULE_CMD_KEY_ACCESS | REDISMODULE_CMD_KEY_UPDATE)
 #define DELETES (REDISMODULE_CMD_KEY_RM | REDISMODULE_CMD_KEY_DELETE)
 
 /* Arguments: a plain value, a word, and a value or block that a word introduces. */
@@ -43,6 +44,11 @@ static RedisModuleCommandKeySpec write_key[] = {FIRST_KEY(WRITES), {0}};
 static RedisModuleCommandKeySpec delete_key[] = {FIRST_KEY(DELETES), {0}};
 static RedisModuleCommandKeySpec execute_keys[] = {
     FIRST_KEY(READS), COUNTED_KEYS(READS, "INPUTS"), COUNTED_KEYS(WRITES, "OUTPUTS"), {0}};
+static RedisModuleCommandKeySpec script_execute_keys[] = {FIRST_KEY(READS),
+                                                          COUNTED_KEYS(CHANGES, "KEYS"),
+                                                          COUNTED_KEYS(READS, "INPUTS"),
+                                                          COUNTED_KEYS(WRITES, "OUTPUTS"),
+                                                          {0}};
 static RedisModuleCommandKeySpec run_keys[] = {FIRST_KEY(READS), LISTED_KEYS(READS), LISTED_KEYS(WRITES), {0}};
 
 /* ---- tensors ----------------------------------------------------------------------------------------------------- */
@@ -166,6 +172,54 @@ static RedisModuleCommandArg modelrun_args[] = {
     {.name = "output", .type = REDISMODULE_ARG_TYPE_KEY, .key_spec_index = 2, .token = "OUTPUTS", .flags = MULTIPLE},
     END_ARGS};
 
+/* ---- scripts ----------------------------------------------------------------------------------------------------- */
+
+static RedisModuleCommandArg entry_points[] = {
+    INTEGER_ARG("count"),
+    {.name = "function", .type = REDISMODULE_ARG_TYPE_STRING, .key_spec_index = -1, .flags = MULTIPLE},
+    END_ARGS};
+static RedisModuleCommandArg scriptstore_args[] = {
+    KEY_ARG("key", 0),
+    STRING_ARG("device"),
+    TAG_ARG,
+    {.name = "entry_points",
+     .type = REDISMODULE_ARG_TYPE_BLOCK,
+     .key_spec_index = -1,
+     .token = "ENTRY_POINTS",
+     .subargs = entry_points},
+    {.name = "source", .type = REDISMODULE_ARG_TYPE_STRING, .key_spec_index = -1, .token = "SOURCE"},
+    END_ARGS};
+static RedisModuleCommandArg scriptset_args[] = {
+    KEY_ARG("key", 0),
+    STRING_ARG("device"),
+    TAG_ARG,
+    {.name = "source", .type = REDISMODULE_ARG_TYPE_STRING, .key_spec_index = -1, .token = "SOURCE"},
+    END_ARGS};
+static RedisModuleCommandArg scriptget_args[] = {KEY_ARG("key", 0), OPTIONAL_WORD("meta", "META"),
+                                                 OPTIONAL_WORD("source", "SOURCE"), END_ARGS};
+static RedisModuleCommandArg script_keys[] = {INTEGER_ARG("key_count"), KEYS_ARG("key", 1), END_ARGS};
+static RedisModuleCommandArg script_inputs[] = {INTEGER_ARG("input_count"), KEYS_ARG("input", 2), END_ARGS};
+static RedisModuleCommandArg script_arguments[] = {
+    INTEGER_ARG("arg_count"),
+    {.name = "arg", .type = REDISMODULE_ARG_TYPE_STRING, .key_spec_index = -1, .flags = MULTIPLE},
+    END_ARGS};
+static RedisModuleCommandArg script_outputs[] = {INTEGER_ARG("output_count"), KEYS_ARG("output", 3), END_ARGS};
+static RedisModuleCommandArg scriptexecute_args[] = {KEY_ARG("key", 0),
+                                                     STRING_ARG("function"),
+                                                     BLOCK_ARG("keys", "KEYS", script_keys),
+                                                     BLOCK_ARG("inputs", "INPUTS", script_inputs),
+                                                     BLOCK_ARG("args", "ARGS", script_arguments),
+                                                     BLOCK_ARG("outputs", "OUTPUTS", script_outputs),
+                                                     TIMEOUT_ARG,
+                                                     END_ARGS};
+static RedisModuleCommandArg scriptrun_args[] = {
+    KEY_ARG("key", 0),
+    STRING_ARG("function"),
+    TIMEOUT_ARG,
+    {.name = "input", .type = REDISMODULE_ARG_TYPE_KEY, .key_spec_index = 1, .token = "INPUTS", .flags = MULTIPLE},
+    {.name = "output", .type = REDISMODULE_ARG_TYPE_KEY, .key_spec_index = 2, .token = "OUTPUTS", .flags = MULTIPLE},
+    END_ARGS};
+
 /* ---- surroundings ------------------------------------------------------------------------------------------------ */
 
 static RedisModuleCommandArg info_args[] = {KEY_ARG("key", 0), OPTIONAL_WORD("resetstat", "RESETSTAT"), END_ARGS};
@@ -208,6 +262,19 @@ static const CommandDescription descriptions[] = {
      -3, execute_keys, modelexecute_args},
     {"AI.MODELRUN", "write slow", "Runs a model on tensors and stores its outputs (deprecated: use AI.MODELEXECUTE)",
      "O(1), and running it", "1.0.0", -2, run_keys, modelrun_args},
+    {"AI.SCRIPTSTORE", "write slow", "Stores a TorchScript; the server goes on while it is compiled",
+     "O(1), and compiling it", "1.2.0", -3, write_key, scriptstore_args},
+    {"AI.SCRIPTSET", "write slow", "Stores a TorchScript (deprecated: use AI.SCRIPTSTORE)", "O(1), and compiling it",
+     "1.0.0", -3, write_key, scriptset_args},
+    {"AI.SCRIPTGET", "read slow", "Returns a script's metadata and source", "O(N) where N is the size of the source",
+     "1.0.0", -2, read_key, scriptget_args},
+    {"AI.SCRIPTDEL", "write slow", "Deletes a script", "O(1)", "1.0.0", 2, delete_key, key_args},
+    {"AI._SCRIPTSCAN", "read slow", "Returns the keys and tags of all scripts", "O(N) where N is the number of keys",
+     "1.0.0", 1, NULL, NULL},
+    {"AI.SCRIPTEXECUTE", "write slow", "Runs a script's function on tensors, keys and arguments and stores its outputs",
+     "O(1), and running it", "1.2.0", -3, script_execute_keys, scriptexecute_args},
+    {"AI.SCRIPTRUN", "write slow", "Runs a script's function on tensors (deprecated: use AI.SCRIPTEXECUTE)",
+     "O(1), and running it", "1.0.0", -3, run_keys, scriptrun_args},
     {"AI.INFO", "read slow", "Returns or resets the run statistics of a model or script", "O(1)", "1.0.0", -2, read_key,
      info_args},
     {"AI.CONFIG", "admin dangerous slow", "Reads and sets options, loads backends", "O(1), and loading the backend",

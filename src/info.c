@@ -107,77 +107,50 @@ static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
 
 /* ---- AI.INFO ----------------------------------------------------------------------------------------------------- */
 
-typedef struct Stats {
-    const char *type, *backend, *device, *tag;
-    uint64_t tag_size;
-    int64_t duration, samples, calls, errors;
-} Stats;
+static void reply_field(RedisModuleCtx *ctx, const char *field, const char *value) {
+    RedisModule_ReplyWithCString(ctx, field);
+    RedisModule_ReplyWithCString(ctx, value);
+}
 
-static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Stats *stats) {
+static void reply_counter(RedisModuleCtx *ctx, const char *field, const int64_t *counter) {
+    RedisModule_ReplyWithCString(ctx, field);
+    RedisModule_ReplyWithLongLong(ctx, __atomic_load_n(counter, __ATOMIC_RELAXED));
+}
+
+static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runnable *runnable) {
+    static const int64_t no_samples = -1;
+    int is_model = runnable->kind == KIND_MODEL;
     RedisModule_ReplyWithArray(ctx, 18);
     RedisModule_ReplyWithCString(ctx, "key");
     RedisModule_ReplyWithString(ctx, key);
-    RedisModule_ReplyWithCString(ctx, "type");
-    RedisModule_ReplyWithCString(ctx, stats->type);
-    RedisModule_ReplyWithCString(ctx, "backend");
-    RedisModule_ReplyWithCString(ctx, stats->backend);
-    RedisModule_ReplyWithCString(ctx, "device");
-    RedisModule_ReplyWithCString(ctx, stats->device);
+    reply_field(ctx, "type", is_model ? "MODEL" : "SCRIPT");
+    reply_field(ctx, "backend", backend_name(runnable->backend));
+    reply_field(ctx, "device", runnable->device);
     RedisModule_ReplyWithCString(ctx, "tag");
-    RedisModule_ReplyWithStringBuffer(ctx, stats->tag, stats->tag_size);
-    RedisModule_ReplyWithCString(ctx, "duration");
-    RedisModule_ReplyWithLongLong(ctx, stats->duration);
-    RedisModule_ReplyWithCString(ctx, "samples");
-    RedisModule_ReplyWithLongLong(ctx, stats->samples);
-    RedisModule_ReplyWithCString(ctx, "calls");
-    RedisModule_ReplyWithLongLong(ctx, stats->calls);
-    RedisModule_ReplyWithCString(ctx, "errors");
-    RedisModule_ReplyWithLongLong(ctx, stats->errors);
-}
-
-static void reply_model(RedisModuleCtx *ctx, RedisModuleString *key, const Model *model) {
-    Stats stats = {.type = "MODEL",
-                   .backend = backend_name(model->backend),
-                   .device = model->device,
-                   .tag = model->tag,
-                   .tag_size = model->tag_size,
-                   .duration = __atomic_load_n(&model->duration, __ATOMIC_RELAXED),
-                   .samples = __atomic_load_n(&model->samples, __ATOMIC_RELAXED),
-                   .calls = __atomic_load_n(&model->calls, __ATOMIC_RELAXED),
-                   .errors = __atomic_load_n(&model->errors, __ATOMIC_RELAXED)};
-    reply_stats(ctx, key, &stats);
-}
-
-static void reply_script(RedisModuleCtx *ctx, RedisModuleString *key, const Script *script) {
-    Stats stats = {.type = "SCRIPT",
-                   .backend = "TORCH",
-                   .device = script->device,
-                   .tag = script->tag,
-                   .tag_size = script->tag_size,
-                   .samples = -1};
-    reply_stats(ctx, key, &stats);
+    RedisModule_ReplyWithStringBuffer(ctx, runnable->tag, runnable->tag_size);
+    reply_counter(ctx, "duration", &runnable->duration);
+    reply_counter(ctx, "samples", is_model ? &runnable->samples : &no_samples);
+    reply_counter(ctx, "calls", &runnable->calls);
+    reply_counter(ctx, "errors", &runnable->errors);
 }
 
 static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (argc < 2 || argc > 3) return reply_wrong_arity(ctx, argv);
-    Model *model = NULL;
-    Script *script = NULL;
+    Runnable *runnable = NULL;
     RedisModuleKey *key = RedisModule_OpenKey(ctx, argv[1], REDISMODULE_READ);
     if (key) {
         RedisModuleType *type = RedisModule_ModuleTypeGetType(key);
-        if (type == ModelType) model = RedisModule_ModuleTypeGetValue(key);
-        if (type == ScriptType) script = RedisModule_ModuleTypeGetValue(key);
+        if (type == ModelType || type == ScriptType) runnable = RedisModule_ModuleTypeGetValue(key);
         RedisModule_CloseKey(key);
     }
-    if (!model && !script) return reply_error(ctx, "cannot find run info for key");
+    if (runnable == NULL) return reply_error(ctx, "cannot find run info for key");
 
     if (argc == 3) {
         if (!arg_is(argv[2], "RESETSTAT")) return reply_error(ctx, "unsupported subcommand");
-        if (model) model_reset_stats(model);
+        runnable_reset_stats(runnable);
         return reply_ok(ctx);
     }
-    if (model) reply_model(ctx, argv[1], model);
-    if (script) reply_script(ctx, argv[1], script);
+    reply_stats(ctx, argv[1], runnable);
     return REDISMODULE_OK;
 }
 

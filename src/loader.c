@@ -26,7 +26,7 @@ Job *job_new(int kind) {
 }
 
 void job_free(Job *job) {
-    if (job->model) model_unref(job->model);
+    if (job->runnable) runnable_unref(job->runnable);
     RedisModule_Free(job->path);
     RedisModule_Free(job->error);
     RedisModule_Free(job);
@@ -81,19 +81,22 @@ Job *bridge_next_job(void) {
     return job;
 }
 
-void bridge_model_ready(Model *model, struct Queue *queue, int ninputs, const char **inputs, int noutputs,
-                        const char **outputs) {
-    if (model_is_ready(model)) return;
-    for (int i = 0; i < ninputs; i++) names_append_copy(&model->declared_inputs, inputs[i]);
-    for (int i = 0; i < noutputs; i++) names_append_copy(&model->declared_outputs, outputs[i]);
-    model->queue = queue;
-    __atomic_store_n(&model->ready, 1, __ATOMIC_RELEASE);
+void bridge_ready(Runnable *runnable, struct Queue *queue, int ninputs, const char **inputs, int noutputs,
+                  const char **outputs) {
+    if (runnable_is_ready(runnable)) return;
+    if (runnable->kind == KIND_MODEL) {
+        Model *model = (Model *)runnable;
+        for (int i = 0; i < ninputs; i++) names_append_copy(&model->declared_inputs, inputs[i]);
+        for (int i = 0; i < noutputs; i++) names_append_copy(&model->declared_outputs, outputs[i]);
+    }
+    runnable->queue = queue;
+    __atomic_store_n(&runnable->ready, 1, __ATOMIC_RELEASE);
 }
 
 void bridge_finish_job(Job *job, const char *error) {
     if (job->kind == JOB_DROP) {
-        model_destroy(job->model);
-        job->model = NULL;
+        runnable_destroy(job->runnable);
+        job->runnable = NULL;
         job_free(job);
         return;
     }
@@ -111,7 +114,7 @@ void bridge_finish_job(Job *job, const char *error) {
     if (job->waited) {
         pthread_mutex_lock(&jobs.mutex);
         job->done = 1;
-        pthread_cond_signal(&jobs.finished);
+        pthread_cond_broadcast(&jobs.finished); /* the main thread or workers, several at once */
         pthread_mutex_unlock(&jobs.mutex);
         return;
     }

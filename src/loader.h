@@ -1,7 +1,7 @@
-/* loader.h - the queue of jobs for the loader, the one thread that imports backends and compiles models.
+/* loader.h - the queue of jobs for the loader, the one thread that imports backends and compiles models and scripts.
  *
- * The main thread posts jobs; the loader (redisai/engine.py) takes them in order. The loader never takes the Redis
- * lock, so the main thread may wait for a job where Redis forbids blocking the client. */
+ * The main thread and workers post jobs; the loader (redisai/loader.py) takes them in order. The loader never takes the
+ * Redis lock, so the main thread may wait for a job where Redis forbids blocking the client. */
 #ifndef LOADER_H
 #define LOADER_H
 
@@ -9,12 +9,13 @@
 #include "redis_api.h"
 
 Job *job_new(int kind);  /* JOB_... */
-void job_free(Job *job); /* and what it holds: the model's reference, path, error */
+void job_free(Job *job); /* and what it holds: the runnable's reference, path, error */
 
 /* Hands the job over: it frees itself when it is finished. */
 void loader_post(Job *job);
 
-/* Posts the job and waits until it is finished; the caller reads job->error and frees it. */
+/* Posts the job and waits until it is finished; the caller reads job->error and frees it. Workers may do this too,
+ * holding no lock. */
 void loader_post_and_wait(Job *job);
 
 /* Blocks the client, posts the job, and calls reply on the main thread when it is finished, with the job as private

@@ -1,10 +1,9 @@
-/* model.c - the model value: definition, references, statistics (model.h). Any thread. */
+/* model.c - the model value: its definition and blob (model.h). Any thread. */
 #include "model.h"
 
 #include <string.h>
 
 #include "command.h"
-#include "loader.h"
 #include "names.h"
 #include "options.h"
 
@@ -24,30 +23,9 @@ const char *backend_name(int backend) {
 }
 
 Model *model_new(int backend) {
-    static uint64_t last_id;
     Model *model = RedisModule_Calloc(1, sizeof(*model));
-    model->id = __atomic_add_fetch(&last_id, 1, __ATOMIC_RELAXED);
-    model->backend = backend;
-    model->refs = 1;
+    runnable_init(&model->base, KIND_MODEL, backend);
     return model;
-}
-
-Model *model_ref(Model *model) {
-    __atomic_add_fetch(&model->refs, 1, __ATOMIC_RELAXED);
-    return model;
-}
-
-static void post_drop(void *data) {
-    Job *job = job_new(JOB_DROP);
-    job->model = data;
-    loader_post(job);
-}
-
-/* The blob's pieces are Redis strings, whose reference counts are not atomic: while the command that brought them is
- * still being worked on, the main thread holds references too. So the model goes to the loader only from the next turn
- * of the event loop, when no command that could share its strings is under way, and the loader frees them alone. */
-void model_unref(Model *model) {
-    if (__atomic_sub_fetch(&model->refs, 1, __ATOMIC_ACQ_REL) == 0) RedisModule_EventLoopAddOneShot(post_drop, model);
 }
 
 void model_destroy(Model *model) {
@@ -60,8 +38,6 @@ void model_destroy(Model *model) {
         }
     }
     RedisModule_Free(model->pieces);
-    RedisModule_Free(model->device);
-    RedisModule_Free(model->tag);
     names_free(&model->inputs);
     names_free(&model->outputs);
     names_free(&model->declared_inputs);
@@ -87,21 +63,18 @@ void model_take_piece(Model *model, char *data, uint64_t size) {
     model->blob_size += size;
 }
 
-int model_is_ready(const Model *model) {
-    return __atomic_load_n(&model->ready, __ATOMIC_ACQUIRE);
-}
-
 const Names *model_inputs(const Model *model) {
-    return model_is_ready(model) && model->declared_inputs.count ? &model->declared_inputs : &model->inputs;
+    return runnable_is_ready(&model->base) && model->declared_inputs.count ? &model->declared_inputs : &model->inputs;
 }
 
 const Names *model_outputs(const Model *model) {
-    return model_is_ready(model) && model->declared_outputs.count ? &model->declared_outputs : &model->outputs;
+    return runnable_is_ready(&model->base) && model->declared_outputs.count ? &model->declared_outputs
+                                                                            : &model->outputs;
 }
 
 static int64_t known_count(const Model *model, const Names *declared, const Names *given) {
-    if (model_is_ready(model) && declared->count) return declared->count;
-    return model->backend == BACKEND_TF ? given->count : -1;
+    if (runnable_is_ready(&model->base) && declared->count) return declared->count;
+    return model->base.backend == BACKEND_TF ? given->count : -1;
 }
 
 int64_t model_input_count(const Model *model) {
@@ -144,18 +117,4 @@ const char *model_bytes(const Model *model, uint64_t from, uint64_t size, char *
         from = 0;
     }
     return *scratch;
-}
-
-void model_count_run(Model *model, int64_t duration, int64_t samples, int failed) {
-    __atomic_add_fetch(&model->calls, 1, __ATOMIC_RELAXED);
-    __atomic_add_fetch(&model->duration, duration, __ATOMIC_RELAXED);
-    __atomic_add_fetch(&model->samples, samples, __ATOMIC_RELAXED);
-    if (failed) __atomic_add_fetch(&model->errors, 1, __ATOMIC_RELAXED);
-}
-
-void model_reset_stats(Model *model) {
-    __atomic_store_n(&model->calls, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&model->duration, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&model->samples, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&model->errors, 0, __ATOMIC_RELAXED);
 }

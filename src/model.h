@@ -1,26 +1,18 @@
-/* model.h - the model value: definition, references, statistics. The struct is in bridge.h, for Python reads it too.
- *
- * The definition is immutable from the moment a second thread can see the model. What the loader finds out (declared
- * names, queue) is written once, before `ready` is set; whoever reads it loads `ready` first. Counting references is
- * safe on any thread; the last one hands the model to the loader, which forgets the compiled session and frees the
- * memory, so that dropping a model of any size costs the main thread nothing. */
+/* model.h - the model value: its definition and blob. The struct is in bridge.h, for Python reads it too; what it
+ * shares with scripts is in runnable.h. */
 #ifndef MODEL_H
 #define MODEL_H
 
 #include "bridge.h"
 #include "redis_api.h"
+#include "runnable.h"
 
-Model *model_new(int backend); /* one reference, the caller's; fields are filled in before it is shared */
-Model *model_ref(Model *model);
-void model_unref(Model *model);
-void model_destroy(Model *model); /* only the loader, when it has dropped the session */
+Model *model_new(int backend);    /* one reference, the caller's; fields are filled in before it is shared */
+void model_destroy(Model *model); /* for runnable_destroy() */
 
 /* Adds a stretch of the blob. hold: keeps the command's own argument, nothing is copied. take: takes memory over. */
 void model_hold_piece(Model *model, RedisModuleString *arg);
 void model_take_piece(Model *model, char *data, uint64_t size);
-
-/* Whether the loader has compiled it. Acquires: after 1, declared names and queue may be read. */
-int model_is_ready(const Model *model);
 
 /* What the model itself declares if that is known, else what it was stored with. NULL inside MODELEXECUTE's checks
  * means unknown: see model_input_count. */
@@ -37,10 +29,6 @@ int64_t model_chunk_count(const Model *model);
 const char *model_chunk(const Model *model, int64_t index, uint64_t *size, char **scratch);
 /* Any stretch of the blob, in the same way. */
 const char *model_bytes(const Model *model, uint64_t from, uint64_t size, char **scratch);
-
-/* Adds one execution to the statistics. */
-void model_count_run(Model *model, int64_t duration, int64_t samples, int failed);
-void model_reset_stats(Model *model);
 
 /* BACKEND_..., or -1; and its name in upper case. */
 int backend_from_name(const RedisModuleString *name);

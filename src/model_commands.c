@@ -1,14 +1,13 @@
-/* model_commands.c - AI.MODELSTORE, AI.MODELSET, AI.MODELGET, AI.MODELDEL. Main thread only.
+/* model_commands.c - AI.MODELSTORE, AI.MODELSET, AI.MODELGET, AI.MODELDEL, AI._MODELSCAN. Main thread only.
  *
- * Storing blocks the client, not the server: the command is parsed here, the loader compiles, and the reply callback
- * sets the key. The blob is the command's own argument, held: copying it would make every client wait. */
+ * The blob is the command's own argument, held: copying it would make every client wait. */
 #include <string.h>
 
 #include "command.h"
 #include "device.h"
-#include "loader.h"
 #include "model.h"
 #include "names.h"
+#include "store.h"
 
 /* The two ways of storing differ in how INPUTS and OUTPUTS are counted. */
 typedef enum { MODELSTORE, MODELSET } Dialect;
@@ -59,7 +58,7 @@ static void parse_listed_names(Parser *p, Names *names) {
 }
 
 static int parse_names(Parser *p, const char *section, const char *what, Names *names) {
-    int is_tf = p->model->backend == BACKEND_TF;
+    int is_tf = p->model->base.backend == BACKEND_TF;
     p->at++;
     if (p->dialect == MODELSET) {
         parse_listed_names(p, names);
@@ -76,9 +75,9 @@ static int parse_options(Parser *p) {
         if (at_word(p, "TAG") && p->at + 1 < p->argc) {
             size_t size;
             RedisModule_StringPtrLen(p->argv[p->at + 1], &size);
-            RedisModule_Free(model->tag);
-            model->tag = arg_copy(p->argv[p->at + 1]);
-            model->tag_size = size;
+            RedisModule_Free(model->base.tag);
+            model->base.tag = arg_copy(p->argv[p->at + 1]);
+            model->base.tag_size = size;
             p->at += 2;
         } else if (at_word(p, "BATCHSIZE")) {
             if (parse_number(p, "BATCHSIZE", &model->batchsize) == -1) return -1;
@@ -103,7 +102,7 @@ static int parse_options(Parser *p) {
 }
 
 static int parse_blob(Parser *p) {
-    if (p->model->backend == BACKEND_TF) {
+    if (p->model->base.backend == BACKEND_TF) {
         if (p->model->inputs.count == 0) return reply_error(p->ctx, "INPUTS not specified for TF"), -1;
         if (p->model->outputs.count == 0) return reply_error(p->ctx, "OUTPUTS not specified for TF"), -1;
     }
@@ -123,32 +122,16 @@ static Model *parse_model(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
     if (!device_is_valid(device, device_size)) return reply_error(ctx, "Invalid DEVICE"), NULL;
 
     Parser p = {.ctx = ctx, .argv = argv, .argc = argc, .at = 2, .dialect = dialect, .model = model_new(backend)};
-    p.model->device = arg_copy(argv[1]);
-    p.model->tag = RedisModule_Strdup("");
+    p.model->base.device = arg_copy(argv[1]);
+    p.model->base.tag = RedisModule_Strdup("");
     int good = parse_options(&p) == 0 && parse_blob(&p) == 0;
     if (good && dialect == MODELSET && backend == BACKEND_TFLITE && p.model->batchsize) {
         reply_error(ctx, "Auto-batching not supported by the TFLITE backend");
         good = 0;
     }
     if (good) return p.model;
-    model_unref(p.model);
+    runnable_unref(&p.model->base);
     return NULL;
-}
-
-/* The compiled model becomes the key's value. The key may have been given another type meanwhile. */
-static int store_model(RedisModuleCtx *ctx, RedisModuleString *name, const Job *job) {
-    if (job->error) return reply_error(ctx, "%s", job->error);
-    if (!key_accepts(ctx, name, ModelType)) {
-        return RedisModule_ReplyWithError(ctx, REDISMODULE_ERRORMSG_WRONGTYPE);
-    }
-    store_value(ctx, name, ModelType, model_ref(job->model));
-    RedisModule_ReplicateVerbatim(ctx);
-    return reply_ok(ctx);
-}
-
-static int reply_stored(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    (void)argc;
-    return store_model(ctx, argv[1], RedisModule_GetBlockedClientPrivateData(ctx));
 }
 
 static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialect dialect) {
@@ -159,21 +142,7 @@ static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialec
     Model *model = parse_model(ctx, argv + 2, argc - 2, dialect);
     if (model == NULL) return REDISMODULE_OK;
 
-    Job *job = job_new(JOB_LOAD);
-    job->model = model;
-    WaitMode mode = wait_mode(ctx);
-    if (mode == WAIT_BLOCK) return loader_post_blocking(ctx, job, reply_stored);
-    if (mode == WAIT_MAIN_THREAD) {
-        loader_post_and_wait(job);
-        store_model(ctx, argv[1], job);
-        job_free(job);
-        return REDISMODULE_OK;
-    }
-    /* From the master or the AOF: it was accepted once, so it is kept whatever this machine makes of it. */
-    store_value(ctx, argv[1], ModelType, model_ref(model));
-    RedisModule_ReplicateVerbatim(ctx);
-    loader_post(job);
-    return reply_ok(ctx);
+    return store_runnable(ctx, argv, &model->base);
 }
 
 static int modelstore_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
@@ -231,11 +200,11 @@ static int modelget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int a
     if (meta) {
         RedisModule_ReplyWithArray(ctx, blob ? 18 : 16);
         RedisModule_ReplyWithCString(ctx, "backend");
-        RedisModule_ReplyWithCString(ctx, backend_name(model->backend));
+        RedisModule_ReplyWithCString(ctx, backend_name(model->base.backend));
         RedisModule_ReplyWithCString(ctx, "device");
-        RedisModule_ReplyWithCString(ctx, model->device);
+        RedisModule_ReplyWithCString(ctx, model->base.device);
         RedisModule_ReplyWithCString(ctx, "tag");
-        RedisModule_ReplyWithStringBuffer(ctx, model->tag, model->tag_size);
+        RedisModule_ReplyWithStringBuffer(ctx, model->base.tag, model->base.tag_size);
         reply_number(ctx, "batchsize", model->batchsize);
         reply_number(ctx, "minbatchsize", model->minbatchsize);
         reply_names(ctx, "inputs", model_inputs(model));
@@ -249,22 +218,19 @@ static int modelget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int a
 
 static int modeldel_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (argc != 2) return reply_wrong_arity(ctx, argv);
-    int replied;
-    Model *model = lookup_value(ctx, argv[1], ModelType, &replied);
-    if (replied) return REDISMODULE_OK;
-    if (model == NULL) return reply_error(ctx, "model key is empty");
-    RedisModuleKey *key = RedisModule_OpenKey(ctx, argv[1], REDISMODULE_READ | REDISMODULE_WRITE);
-    RedisModule_DeleteKey(key);
-    RedisModule_CloseKey(key);
-    RedisModule_ReplicateVerbatim(ctx);
-    return reply_ok(ctx);
+    return delete_runnable(ctx, argv, ModelType, "model key is empty");
+}
+
+static int modelscan_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    return argc == 1 ? scan_runnables(ctx, ModelType) : reply_wrong_arity(ctx, argv);
 }
 
 int model_commands_register(RedisModuleCtx *ctx) {
     if (RedisModule_CreateCommand(ctx, "AI.MODELSTORE", modelstore_command, "write deny-oom", 1, 1, 1) ||
         RedisModule_CreateCommand(ctx, "AI.MODELSET", modelset_command, "write deny-oom", 1, 1, 1) ||
         RedisModule_CreateCommand(ctx, "AI.MODELGET", modelget_command, "readonly", 1, 1, 1) ||
-        RedisModule_CreateCommand(ctx, "AI.MODELDEL", modeldel_command, "write", 1, 1, 1)) {
+        RedisModule_CreateCommand(ctx, "AI.MODELDEL", modeldel_command, "write", 1, 1, 1) ||
+        RedisModule_CreateCommand(ctx, "AI._MODELSCAN", modelscan_command, "readonly", 0, 0, 0)) {
         return REDISMODULE_ERR;
     }
     return REDISMODULE_OK;

@@ -31,15 +31,16 @@ static const char *load_chunks(RedisModuleIO *io, Model *model) {
 
 static const char *load_definition(RedisModuleIO *io, Model *model, int encver) {
     size_t size;
-    model->device = rdb_load_text(io);
-    if (model->device == NULL || !device_is_valid(model->device, strlen(model->device))) return "not a device";
+    model->base.device = rdb_load_text(io);
+    if (model->base.device == NULL || !device_is_valid(model->base.device, strlen(model->base.device)))
+        return "not a device";
     if (encver == 0) {
-        model->tag = rdb_load_text(io);
-        model->tag_size = model->tag ? strlen(model->tag) : 0;
+        model->base.tag = rdb_load_text(io);
+        model->base.tag_size = model->base.tag ? strlen(model->base.tag) : 0;
     } else {
-        model->tag = rdb_load_bytes(io, &model->tag_size);
+        model->base.tag = rdb_load_bytes(io, &model->base.tag_size);
     }
-    if (model->tag == NULL) return "no tag";
+    if (model->base.tag == NULL) return "no tag";
 
     model->batchsize = (int64_t)RedisModule_LoadUnsigned(io);
     model->minbatchsize = (int64_t)RedisModule_LoadUnsigned(io);
@@ -65,21 +66,21 @@ static void *model_rdb_load(RedisModuleIO *io, int encver) {
     const char *error = load_definition(io, model, encver);
     if (error || RedisModule_IsIOError(io)) {
         rdb_corrupt(io, "model", error);
-        model_destroy(model); /* the loader has never heard of it */
+        runnable_destroy(&model->base); /* the loader has never heard of it */
         return NULL;
     }
     /* Compiled in the background: a database with large models is there as soon as it is read. */
     Job *job = job_new(JOB_LOAD);
-    job->model = model_ref(model);
+    job->runnable = runnable_ref(&model->base);
     loader_post(job);
     return model;
 }
 
 static void model_rdb_save(RedisModuleIO *io, void *value) {
     Model *model = value;
-    RedisModule_SaveUnsigned(io, model->backend);
-    rdb_save_text(io, model->device);
-    RedisModule_SaveStringBuffer(io, model->tag, model->tag_size);
+    RedisModule_SaveUnsigned(io, model->base.backend);
+    rdb_save_text(io, model->base.device);
+    RedisModule_SaveStringBuffer(io, model->base.tag, model->base.tag_size);
     RedisModule_SaveUnsigned(io, model->batchsize);
     RedisModule_SaveUnsigned(io, model->minbatchsize);
     RedisModule_SaveUnsigned(io, model->minbatchtimeout);
@@ -126,16 +127,16 @@ static void add_names(Arguments *args, const char *section, const Names *names) 
 static void model_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *value) {
     Model *model = value;
     Arguments args = {0};
-    add_text(&args, backend_name(model->backend));
-    add_text(&args, model->device);
-    if (model->tag_size) {
+    add_text(&args, backend_name(model->base.backend));
+    add_text(&args, model->base.device);
+    if (model->base.tag_size) {
         add_text(&args, "TAG");
-        add(&args, model->tag, model->tag_size);
+        add(&args, model->base.tag, model->base.tag_size);
     }
     if (model->batchsize) add_number(&args, "BATCHSIZE", model->batchsize);
     if (model->minbatchsize) add_number(&args, "MINBATCHSIZE", model->minbatchsize);
     if (model->minbatchtimeout) add_number(&args, "MINBATCHTIMEOUT", model->minbatchtimeout);
-    if (model->backend == BACKEND_TF) {
+    if (model->base.backend == BACKEND_TF) {
         add_names(&args, "INPUTS", &model->inputs);
         add_names(&args, "OUTPUTS", &model->outputs);
     }
@@ -154,10 +155,11 @@ static void model_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *v
 
 static size_t model_mem_usage(const void *value) {
     const Model *model = value;
-    size_t total = RedisModule_MallocSize((void *)model) + RedisModule_MallocSize(model->device) +
-                   RedisModule_MallocSize(model->tag) + RedisModule_MallocSize(model->pieces) +
+    size_t total = RedisModule_MallocSize((void *)model) + RedisModule_MallocSize(model->base.device) +
+                   RedisModule_MallocSize(model->base.tag) + RedisModule_MallocSize(model->pieces) +
                    names_memory(&model->inputs) + names_memory(&model->outputs);
-    if (model_is_ready(model)) total += names_memory(&model->declared_inputs) + names_memory(&model->declared_outputs);
+    if (runnable_is_ready(&model->base))
+        total += names_memory(&model->declared_inputs) + names_memory(&model->declared_outputs);
     for (int64_t i = 0; i < model->npieces; i++) {
         Piece *piece = &model->pieces[i];
         if (piece->owner == NULL) {
@@ -180,13 +182,13 @@ static void digest_names(RedisModuleDigest *digest, const Names *names) {
 
 static void model_digest(RedisModuleDigest *digest, void *value) {
     Model *model = value;
-    RedisModule_DigestAddLongLong(digest, model->backend);
-    RedisModule_DigestAddStringBuffer(digest, model->device, strlen(model->device));
-    RedisModule_DigestAddStringBuffer(digest, model->tag, model->tag_size);
+    RedisModule_DigestAddLongLong(digest, model->base.backend);
+    RedisModule_DigestAddStringBuffer(digest, model->base.device, strlen(model->base.device));
+    RedisModule_DigestAddStringBuffer(digest, model->base.tag, model->base.tag_size);
     RedisModule_DigestAddLongLong(digest, model->batchsize);
     RedisModule_DigestAddLongLong(digest, model->minbatchsize);
     RedisModule_DigestAddLongLong(digest, model->minbatchtimeout);
-    if (model->backend == BACKEND_TF) {
+    if (model->base.backend == BACKEND_TF) {
         digest_names(digest, &model->inputs);
         digest_names(digest, &model->outputs);
     }
@@ -202,7 +204,7 @@ static void model_digest(RedisModuleDigest *digest, void *value) {
 }
 
 static void model_free(void *value) {
-    model_unref(value);
+    runnable_unref(value);
 }
 
 /* Only hands it to the loader. */
@@ -216,7 +218,7 @@ static size_t model_free_effort(RedisModuleString *key, const void *value) {
 static void *model_copy(RedisModuleString *from, RedisModuleString *to, const void *value) {
     (void)from;
     (void)to;
-    return model_ref((Model *)value);
+    return runnable_ref((Runnable *)value);
 }
 
 int model_type_register(RedisModuleCtx *ctx) {

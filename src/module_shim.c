@@ -17,8 +17,8 @@
 
 #define MODULE_VERSION 20000 /* 2.0.0 */
 
-int execute_commands_register(RedisModuleCtx *ctx);
-int scan_command_register(RedisModuleCtx *ctx);
+int model_run_commands_register(RedisModuleCtx *ctx);
+int script_run_commands_register(RedisModuleCtx *ctx);
 
 /* The backends named by load-time options, e.g. TORCH redisai_torch/redisai_torch.so. One that cannot be loaded does
  * not keep the server from starting: the data matter more, and models of that backend say why they cannot run. */
@@ -52,9 +52,9 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
     if (options_parse(ctx, argv, argc) || engine_start(ctx)) return REDISMODULE_ERR;
     import_backends(ctx);
     if (tensor_type_register(ctx) || model_type_register(ctx) || script_type_register(ctx)) return REDISMODULE_ERR;
-    if (tensor_commands_register(ctx) || model_commands_register(ctx) || execute_commands_register(ctx) ||
-        scan_command_register(ctx) || info_register(ctx) || config_command_register(ctx) ||
-        command_info_register(ctx)) {
+    if (tensor_commands_register(ctx) || model_commands_register(ctx) || model_run_commands_register(ctx) ||
+        script_commands_register(ctx) || script_run_commands_register(ctx) || info_register(ctx) ||
+        config_command_register(ctx) || command_info_register(ctx)) {
         return REDISMODULE_ERR;
     }
     return REDISMODULE_OK;

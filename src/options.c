@@ -81,6 +81,7 @@ static const Number numbers[] = {
     {"INTRA_OP_PARALLELISM", &options.engine.intra_op_parallelism, 0, MAX_THREADS},
     {"INTER_OP_PARALLELISM", &options.engine.inter_op_parallelism, 0, MAX_THREADS},
     {"MODEL_EXECUTION_TIMEOUT", &options.engine.model_execution_timeout, 1000, INT_MAX},
+    {"ALLOW_FILE_OPS", &options.engine.allow_file_ops, 0, 1},
     {"BACKEND_MEMORY_LIMIT", &options.engine.backend_memory_limit, 0, LLONG_MAX >> 20},
 };
 

@@ -20,7 +20,10 @@
 #define REDISMODULE_KEYTYPE_MODULE 6
 #define REDISMODULE_POSTPONED_LEN -1
 #define REDISMODULE_REPLY_STRING 0
+#define REDISMODULE_REPLY_ERROR 1
+#define REDISMODULE_REPLY_INTEGER 2
 #define REDISMODULE_REPLY_ARRAY 3
+#define REDISMODULE_REPLY_DOUBLE 8
 
 #define REDISMODULE_CTX_FLAGS_LUA (1 << 0)
 #define REDISMODULE_CTX_FLAGS_MULTI (1 << 1)
@@ -274,6 +277,15 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(int, ACLCheckCommandPermissions, (RedisModuleUser * user, RedisModuleString * *argv, int argc))           \
     FUNCTION(void, FreeModuleUser, (RedisModuleUser * user))                                                           \
     OPTIONAL(int, SetCommandACLCategories, (RedisModuleCommand * command, const char *categories))                     \
+    FUNCTION(void, ThreadSafeContextLock, (RedisModuleCtx * ctx))                                                      \
+    FUNCTION(void, ThreadSafeContextUnlock, (RedisModuleCtx * ctx))                                                    \
+    FUNCTION(void, SetContextUser, (RedisModuleCtx * ctx, const RedisModuleUser *user))                                \
+    FUNCTION(int, ACLCheckKeyPermissions, (RedisModuleUser * user, RedisModuleString * key, int flags))                \
+    FUNCTION(int *, GetCommandKeys, (RedisModuleCtx * ctx, RedisModuleString * *argv, int argc, int *count))           \
+    FUNCTION(int, CallReplyType, (RedisModuleCallReply * reply))                                                       \
+    FUNCTION(long long, CallReplyInteger, (RedisModuleCallReply * reply))                                              \
+    FUNCTION(double, CallReplyDouble, (RedisModuleCallReply * reply))                                                  \
+    FUNCTION(size_t, CallReplyLength, (RedisModuleCallReply * reply))                                                  \
     /* blocked clients */                                                                                              \
     FUNCTION(RedisModuleBlockedClient *, BlockClient,                                                                  \
              (RedisModuleCtx * ctx, RedisModuleCmdFunc reply, RedisModuleCmdFunc timeout,                              \

@@ -1,4 +1,4 @@
-/* run.c - one execution of a model: from the command to the reply (run.h).
+/* run.c - one execution of a model or script: from the command to the reply (run.h).
  *
  * Main thread: run_new, run_submit, the callbacks below. Loader and workers: run_forward and the bridge functions.
  * No locks; `state` and `refs` are atomic. */
@@ -7,14 +7,15 @@
 #include <string.h>
 
 #include "loader.h"
-#include "model.h"
 #include "queue.h"
+#include "runnable.h"
 #include "tensor.h"
 
-Run *run_new(Model *model, int ninputs, int noutputs) {
+Run *run_new(Runnable *runnable, int ninputs, int noutputs) {
     Run *run = RedisModule_Calloc(1, sizeof(Run) + ((size_t)ninputs + noutputs) * sizeof(Tensor *));
-    run->model = model;
-    run->model_id = model->id;
+    run->runnable = runnable;
+    run->id = runnable->id;
+    run->variadic = -1;
     run->inputs = (Tensor **)(run + 1);
     run->outputs = run->inputs + ninputs;
     run->ninputs = ninputs;
@@ -22,6 +23,11 @@ Run *run_new(Model *model, int ninputs, int noutputs) {
     run->duration = -1;
     run->refs = 1;
     return run;
+}
+
+static void free_words(Bytes *words, int count) {
+    for (int i = 0; i < count; i++) RedisModule_Free((char *)words[i].data);
+    RedisModule_Free(words);
 }
 
 void run_unref(Run *run) {
@@ -32,7 +38,11 @@ void run_unref(Run *run) {
     for (int i = 0; i < run->noutputs; i++) {
         if (run->outputs[i]) tensor_unref(run->outputs[i]);
     }
-    model_unref(run->model);
+    runnable_unref(run->runnable);
+    free_words(run->keys, run->nkeys);
+    free_words(run->args, run->nargs);
+    RedisModule_Free((char *)run->function);
+    RedisModule_Free(run->user);
     RedisModule_Free(run->error);
     RedisModule_Free(run);
 }
@@ -109,12 +119,12 @@ int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, RedisModuleCmdF
     }
 
     run->refs = 2;
-    if (model_is_ready(run->model)) {
-        queue_push(run->model->queue, run);
+    if (runnable_is_ready(run->runnable)) {
+        queue_push(run->runnable->queue, run);
         return REDISMODULE_OK;
     }
     Job *job = job_new(JOB_FORWARD);
-    job->model = model_ref(run->model);
+    job->runnable = runnable_ref(run->runnable);
     job->run = run;
     loader_post(job);
     return REDISMODULE_OK;
@@ -128,7 +138,7 @@ static void give_back(Run *run) {
         if (run->error == NULL && run->noutputs && run->outputs[0]) {
             samples = run->outputs[0]->ndim ? run->outputs[0]->shape[0] : 1;
         }
-        model_count_run(run->model, run->duration, samples, run->error != NULL);
+        runnable_count_run(run->runnable, run->duration, samples, run->error != NULL);
     }
     end_wait(run, RUN_DONE);
     run_unref(run);
@@ -141,7 +151,7 @@ void run_forward(Run *run, const char *error) {
         bridge_fail(run, error);
         give_back(run);
     } else {
-        queue_push(run->model->queue, run);
+        queue_push(run->runnable->queue, run);
     }
 }
 

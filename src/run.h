@@ -1,4 +1,4 @@
-/* run.h - one execution of a model: from the command to the reply. The struct is in bridge.h.
+/* run.h - one execution of a model or script: from the command to the reply. The struct is in bridge.h.
  *
  * A run has two holders: its client (the main thread, until the blocked client is freed) and whoever works on it
  * (queue, loader, worker). Whoever moves `state` away from RUN_WAITING, by one compare-and-swap, unblocks the client;
@@ -9,8 +9,8 @@
 #include "bridge.h"
 #include "redis_api.h"
 
-/* A run of model, whose reference it takes over, with room for its tensors. */
-Run *run_new(Model *model, int ninputs, int noutputs);
+/* A run of a model or script, whose reference it takes over, with room for its tensors. */
+Run *run_new(Runnable *runnable, int ninputs, int noutputs);
 void run_unref(Run *run);
 int run_is_waiting(const Run *run);
 
@@ -18,7 +18,7 @@ int run_is_waiting(const Run *run);
  * none. reply is called on the main thread with the run as private data. */
 int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, RedisModuleCmdFunc reply);
 
-/* The loader is done with the model of a run that came before it was ready. */
+/* The loader is done with what is run by a run that came before it was ready. */
 void run_forward(Run *run, const char *error);
 
 #endif

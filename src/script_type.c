@@ -4,16 +4,20 @@
 #include <string.h>
 
 #include "device.h"
+#include "loader.h"
 #include "names.h"
 #include "rdb.h"
 #include "script.h"
 
 RedisModuleType *ScriptType;
 
-static void script_unref(Script *script) {
-    if (__atomic_sub_fetch(&script->refs, 1, __ATOMIC_ACQ_REL) != 0) return;
-    RedisModule_Free(script->device);
-    RedisModule_Free(script->tag);
+Script *script_new(void) {
+    Script *script = RedisModule_Calloc(1, sizeof(*script));
+    runnable_init(&script->base, KIND_SCRIPT, BACKEND_TORCH);
+    return script;
+}
+
+void script_destroy(Script *script) {
     RedisModule_Free(script->source);
     names_free(&script->entry_points);
     RedisModule_Free(script);
@@ -21,15 +25,16 @@ static void script_unref(Script *script) {
 
 /* string device, rstring tag (a string in version 0), string source, from version 3 the entry points. */
 static const char *load_definition(RedisModuleIO *io, Script *script, int encver) {
-    script->device = rdb_load_text(io);
-    if (script->device == NULL || !device_is_valid(script->device, strlen(script->device))) return "not a device";
+    script->base.device = rdb_load_text(io);
+    if (script->base.device == NULL || !device_is_valid(script->base.device, strlen(script->base.device)))
+        return "not a device";
     if (encver == 0) {
-        script->tag = rdb_load_text(io);
-        script->tag_size = script->tag ? strlen(script->tag) : 0;
+        script->base.tag = rdb_load_text(io);
+        script->base.tag_size = script->base.tag ? strlen(script->base.tag) : 0;
     } else {
-        script->tag = rdb_load_bytes(io, &script->tag_size);
+        script->base.tag = rdb_load_bytes(io, &script->base.tag_size);
     }
-    if (script->tag == NULL) return "no tag";
+    if (script->base.tag == NULL) return "no tag";
     script->source = rdb_load_text(io);
     if (script->source == NULL) return "no source";
     if (encver >= 3 && rdb_load_names(io, &script->entry_points) == -1) return "broken list of entry points";
@@ -38,18 +43,23 @@ static const char *load_definition(RedisModuleIO *io, Script *script, int encver
 
 static void *script_rdb_load(RedisModuleIO *io, int encver) {
     if (encver > RDB_ENCODING_VERSION) return rdb_corrupt(io, "script", "saved by a newer version");
-    Script *script = RedisModule_Calloc(1, sizeof(*script));
-    script->refs = 1;
+    Script *script = script_new();
     const char *error = load_definition(io, script, encver);
-    if (error == NULL && !RedisModule_IsIOError(io)) return script;
-    script_unref(script);
-    return rdb_corrupt(io, "script", error);
+    if (error || RedisModule_IsIOError(io)) {
+        rdb_corrupt(io, "script", error);
+        runnable_destroy(&script->base); /* the loader has never heard of it */
+        return NULL;
+    }
+    Job *job = job_new(JOB_LOAD);
+    job->runnable = runnable_ref(&script->base);
+    loader_post(job);
+    return script;
 }
 
 static void script_rdb_save(RedisModuleIO *io, void *value) {
     Script *script = value;
-    rdb_save_text(io, script->device);
-    RedisModule_SaveStringBuffer(io, script->tag, script->tag_size);
+    rdb_save_text(io, script->base.device);
+    RedisModule_SaveStringBuffer(io, script->base.tag, script->base.tag_size);
     rdb_save_text(io, script->source);
     rdb_save_names(io, &script->entry_points);
 }
@@ -58,8 +68,8 @@ static void script_rdb_save(RedisModuleIO *io, void *value) {
 static void script_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *value) {
     Script *script = value;
     if (script->entry_points.count == 0) {
-        RedisModule_EmitAOF(io, "AI.SCRIPTSET", "sccbcc", key, script->device, "TAG", script->tag,
-                            (size_t)script->tag_size, "SOURCE", script->source);
+        RedisModule_EmitAOF(io, "AI.SCRIPTSET", "sccbcc", key, script->base.device, "TAG", script->base.tag,
+                            (size_t)script->base.tag_size, "SOURCE", script->source);
         return;
     }
     size_t count = script->entry_points.count;
@@ -68,8 +78,8 @@ static void script_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *
         const char *name = script->entry_points.names[i];
         names[i] = RedisModule_CreateString(NULL, name, strlen(name));
     }
-    RedisModule_EmitAOF(io, "AI.SCRIPTSTORE", "sccbclvcc", key, script->device, "TAG", script->tag,
-                        (size_t)script->tag_size, "ENTRY_POINTS", (long long)count, names, count, "SOURCE",
+    RedisModule_EmitAOF(io, "AI.SCRIPTSTORE", "sccbclvcc", key, script->base.device, "TAG", script->base.tag,
+                        (size_t)script->base.tag_size, "ENTRY_POINTS", (long long)count, names, count, "SOURCE",
                         script->source);
     for (size_t i = 0; i < count; i++) RedisModule_FreeString(NULL, names[i]);
     RedisModule_Free(names);
@@ -77,15 +87,15 @@ static void script_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *
 
 static size_t script_mem_usage(const void *value) {
     const Script *script = value;
-    return RedisModule_MallocSize((void *)script) + RedisModule_MallocSize(script->device) +
-           RedisModule_MallocSize(script->tag) + RedisModule_MallocSize(script->source) +
+    return RedisModule_MallocSize((void *)script) + RedisModule_MallocSize(script->base.device) +
+           RedisModule_MallocSize(script->base.tag) + RedisModule_MallocSize(script->source) +
            names_memory(&script->entry_points);
 }
 
 static void script_digest(RedisModuleDigest *digest, void *value) {
     Script *script = value;
-    RedisModule_DigestAddStringBuffer(digest, script->device, strlen(script->device));
-    RedisModule_DigestAddStringBuffer(digest, script->tag, script->tag_size);
+    RedisModule_DigestAddStringBuffer(digest, script->base.device, strlen(script->base.device));
+    RedisModule_DigestAddStringBuffer(digest, script->base.tag, script->base.tag_size);
     RedisModule_DigestAddStringBuffer(digest, script->source, strlen(script->source));
     for (int64_t i = 0; i < script->entry_points.count; i++) {
         const char *name = script->entry_points.names[i];
@@ -95,7 +105,7 @@ static void script_digest(RedisModuleDigest *digest, void *value) {
 }
 
 static void script_free(void *value) {
-    script_unref(value);
+    runnable_unref(value);
 }
 
 static size_t script_free_effort(RedisModuleString *key, const void *value) {
@@ -104,13 +114,11 @@ static size_t script_free_effort(RedisModuleString *key, const void *value) {
     return 1;
 }
 
-/* Immutable, so a copy is one more reference. */
+/* One definition, one session, one set of statistics under two names, as for models. */
 static void *script_copy(RedisModuleString *from, RedisModuleString *to, const void *value) {
     (void)from;
     (void)to;
-    Script *script = (Script *)value;
-    __atomic_add_fetch(&script->refs, 1, __ATOMIC_RELAXED);
-    return script;
+    return runnable_ref((Runnable *)value);
 }
 
 int script_type_register(RedisModuleCtx *ctx) {

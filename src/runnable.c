@@ -1,0 +1,61 @@
+/* runnable.c - what models and scripts have in common (runnable.h). Any thread. */
+#include "runnable.h"
+
+#include "loader.h"
+#include "model.h"
+#include "script.h"
+
+void runnable_init(Runnable *runnable, int kind, int backend) {
+    static uint64_t last_id;
+    runnable->id = __atomic_add_fetch(&last_id, 1, __ATOMIC_RELAXED);
+    runnable->kind = kind;
+    runnable->backend = backend;
+    runnable->refs = 1;
+}
+
+Runnable *runnable_ref(Runnable *runnable) {
+    __atomic_add_fetch(&runnable->refs, 1, __ATOMIC_RELAXED);
+    return runnable;
+}
+
+static void post_drop(void *data) {
+    Job *job = job_new(JOB_DROP);
+    job->runnable = data;
+    loader_post(job);
+}
+
+/* A model's blob lies in Redis strings, whose reference counts are not atomic: while the command that brought them is
+ * still being worked on, the main thread holds references too. So it goes to the loader only from the next turn of the
+ * event loop, when no command that could share its strings is under way, and the loader frees them alone. */
+void runnable_unref(Runnable *runnable) {
+    if (__atomic_sub_fetch(&runnable->refs, 1, __ATOMIC_ACQ_REL) != 0) return;
+    RedisModule_EventLoopAddOneShot(post_drop, runnable);
+}
+
+void runnable_destroy(Runnable *runnable) {
+    RedisModule_Free(runnable->device);
+    RedisModule_Free(runnable->tag);
+    if (runnable->kind == KIND_MODEL) {
+        model_destroy((Model *)runnable);
+    } else {
+        script_destroy((Script *)runnable);
+    }
+}
+
+int runnable_is_ready(const Runnable *runnable) {
+    return __atomic_load_n(&runnable->ready, __ATOMIC_ACQUIRE);
+}
+
+void runnable_count_run(Runnable *runnable, int64_t duration, int64_t samples, int failed) {
+    __atomic_add_fetch(&runnable->calls, 1, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&runnable->duration, duration, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&runnable->samples, samples, __ATOMIC_RELAXED);
+    if (failed) __atomic_add_fetch(&runnable->errors, 1, __ATOMIC_RELAXED);
+}
+
+void runnable_reset_stats(Runnable *runnable) {
+    __atomic_store_n(&runnable->calls, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&runnable->duration, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&runnable->samples, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&runnable->errors, 0, __ATOMIC_RELAXED);
+}
