@@ -1,7 +1,7 @@
 """Reads a photographed page in one client session, with three libraries.
 
 PyTorch scales the photograph and cuts the lines of text out of it (a script), ONNX Runtime finds where text is and
-recognises characters (models of rapidocr), TensorFlow spells them out. One picture travels to the server and a few lines
+recognises characters (models of rapidocr), TensorFlow spells them out. A picture travels to the server and a few lines
 of text travel back; everything between stays where it is.
 
     pip install redis scikit-image onnx tensorflow && pip install --no-deps rapidocr-onnxruntime
@@ -57,12 +57,15 @@ def cut(tensors: List[Tensor], keys: List[str], args: List[str]):
         # A page is hardly ever flat: a parabola follows the line, and what is cut out along it is straight
         bend = powers(x).pinverse() @ y
         # The detector marks the core of a line, of which this is half the height of what has to be cut
-        half = 6.5 * (y - powers(x) @ bend).std()
+        half = 6.5 * (y - powers(x) @ bend).std(unbiased=False)
+        if float(half) * numbers.size(0) < 2:
+            continue  # a speck, too low for letters
         margin = half * page.size(2) / page.size(3)
         left, right = float(x.min() - margin), float(x.max() + margin)
         x = torch.linspace(left, right, int(24 * (right - left) / margin))
         rows.append(sample(page, x, powers(x) @ bend + half * torch.linspace(-1, 1, 48)[:, None]))
         heights.append(bend[0])
+    assert len(rows) > 0, "there is no text on this page"
     # From the top to the bottom, as one tensor: the shorter ones are filled up with grey
     widest = max([row.size(3) for row in rows])
     rows = [torch.constant_pad_nd(row, [0, widest - row.size(3)]) for row in rows]
@@ -122,12 +125,12 @@ def spelling(alphabet: Sequence[str]) -> bytes:
 def store(client: redis.Redis) -> None:
     """Once for a server: the script and the three models."""
     recogniser = rapidocr("ch_PP-OCRv4_rec_infer")
-    spell = "INPUTS 1 scores OUTPUTS 1 lines".split()
+    nodes = ["INPUTS", "1", "scores", "OUTPUTS", "1", "lines"]
     commands: list[list[str | bytes]] = [
         ["AI.SCRIPTSTORE", "reader", "CPU", "ENTRY_POINTS", "2", "scale", "cut", "SOURCE", SCRIPT],
         ["AI.MODELSTORE", "detector", "ONNX", "CPU", "BLOB", rapidocr("ch_PP-OCRv4_det_infer")],
         ["AI.MODELSTORE", "recogniser", "ONNX", "CPU", "BLOB", recogniser],
-        ["AI.MODELSTORE", "speller", "TF", "CPU", *spell, "BLOB", spelling(characters(recogniser))],
+        ["AI.MODELSTORE", "speller", "TF", "CPU", *nodes, "BLOB", spelling(characters(recogniser))],
     ]
     for command in commands:
         client.execute_command(*command)  # type: ignore[no-untyped-call]
@@ -144,7 +147,7 @@ def read(client: redis.Redis, page: npt.NDArray[np.uint8]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Stores what reads text in Redis, and reads a photographed page with it.")
+    parser = argparse.ArgumentParser(description="Stores what reads text in Redis, and lets it read a page.")
     parser.add_argument("--port", type=int, default=6379)
     port = parser.parse_args().port
     try:

@@ -44,6 +44,7 @@ class Settings:
     inter_op_parallelism: int = 0
     model_execution_timeout: int = 5000  # ms
     backend_memory_limit: int = 0  # MB, 0: none
+    allow_file_ops: bool = False  # models may read and write files, and speak to the network
 
     @property
     def intra_op_threads(self) -> int:

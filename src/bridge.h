@@ -232,7 +232,7 @@ struct Queue *bridge_open_queue(const char *device, int *is_new);
 
 typedef struct Options {
     int64_t threads_per_queue;
-    int64_t intra_op_parallelism;    /* 0: the library's default */
+    int64_t intra_op_parallelism;    /* 0: cores - 1, shared among the workers of a queue */
     int64_t inter_op_parallelism;    /* 0: the library's default */
     int64_t model_execution_timeout; /* ms */
     int64_t backend_memory_limit;    /* MB, 0: none */

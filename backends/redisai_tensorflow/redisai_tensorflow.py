@@ -1,0 +1,176 @@
+"""The TF backend: frozen GraphDefs through TensorFlow's C API. Loader and workers enter; a session may run several
+times at once.
+
+A run of creditcardfraud.pb takes XX us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from redisai.protocol import Array, Definition, Settings
+
+from .c_api import UNIMPLEMENTED, Status, ffi, lib
+from .graph_ops import keeps_inputs, operations
+from .tensors import DTYPES, NUMBERS, QINT32, as_array, new_tensor, type_name
+
+
+def version() -> str:
+    return str(ffi.string(lib.TF_Version()).decode())
+
+
+def load(definition: Definition, settings: Settings) -> Session:
+    found = operations(definition.blob, settings.allow_file_ops)
+    graph = _import(definition)
+    session = Session(graph, definition, copies=keeps_inputs(found))
+    # One operation after the other in the worker's own thread is fastest, but not every graph can be run so.
+    for in_order in (True, False) if settings.inter_op_parallelism <= 1 else (False,):
+        session.open(_config(definition.gpu, settings, in_order))
+        if session.prepare():
+            break
+    if definition.gpu is not None and f"GPU:{definition.gpu}" not in session.devices():
+        raise RuntimeError("GPU requested but TF couldn't find CUDA")
+    return session
+
+
+class Session:
+    def __init__(self, graph: Any, definition: Definition, copies: bool) -> None:
+        self.inputs, self.outputs = definition.inputs, definition.outputs
+        self._graph = graph
+        self._copies = copies
+        self._feeds = _ports(graph, self.inputs, 'Input node named "{}" not found in TF graph.')
+        self._fetches = _ports(graph, self.outputs, 'Output node named "{}" not found in TF graph')
+        self._types = [lib.TF_OperationOutputType(port) for port in self._feeds]
+        types = [lib.TF_OperationOutputType(port) for port in self._fetches]
+        self._dtypes = [DTYPES.get(number) for number in types]
+        self._refused = next(((n, t) for n, t in zip(self.outputs, types, strict=True) if t not in DTYPES), None)
+        self._session: Any = None
+
+    def open(self, config: bytes) -> None:
+        options = ffi.gc(lib.TF_NewSessionOptions(), lib.TF_DeleteSessionOptions)
+        with Status() as status:
+            lib.TF_SetConfig(options, config, len(config), status.c)
+            status.check()
+            session = lib.TF_NewSession(self._graph, options, status.c)
+            status.check()
+        self._session = ffi.gc(session, _delete_session)
+
+    def devices(self) -> str:
+        """The names of the session's devices."""
+        with Status() as status:
+            devices = ffi.gc(lib.TF_SessionListDevices(self._session, status.c), lib.TF_DeleteDeviceList)
+            status.check()
+            count = lib.TF_DeviceListCount(devices)
+            names = [ffi.string(lib.TF_DeviceListName(devices, index, status.c)) for index in range(count)]
+            return b" ".join(names).decode()
+
+    def prepare(self) -> bool:
+        """Optimises the graph and makes its kernels, so that the first run need not; False: this executor cannot.
+
+        TensorFlow does that before it looks at the types of the inputs, so inputs of a type that the graph does not
+        take are all it needs.
+        """
+        if not self.inputs or QINT32 in self._types:
+            return True
+        with Status() as status:
+            self._run([lib.TF_AllocateTensor(QINT32, ffi.NULL, 0, 4) for _ in self.inputs], status)
+            if lib.TF_GetCode(status.c) == UNIMPLEMENTED:
+                return False
+            if "Expects arg[" not in status.message():
+                status.check()
+        return True
+
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
+        if self._refused is not None:
+            name, number = self._refused
+            raise TypeError(f"output '{name}' has type {type_name(number)}, which tensors cannot have")
+        for index, array in enumerate(inputs):
+            if NUMBERS.get(array.dtype) != self._types[index]:
+                given = "string" if array.dtype == object else array.dtype
+                raise TypeError(
+                    f"input '{self.inputs[index]}' has type {given}, expected: {type_name(self._types[index])}"
+                )
+        tensors = [new_tensor(array, number, self._copies) for array, number in zip(inputs, self._types, strict=True)]
+        with Status() as status:
+            results = self._run(tensors, status)
+            status.check()
+        try:
+            return [as_array(results[index], dtype) for index, dtype in enumerate(self._dtypes)]
+        finally:
+            for tensor in results:
+                lib.TF_DeleteTensor(tensor)
+
+    def _run(self, tensors: list[Any], status: Status) -> Any:
+        """The outputs' tensors. Deletes the inputs'."""
+        results = ffi.new("TF_Tensor *[]", len(self._fetches))
+        try:
+            lib.TF_SessionRun(
+                self._session,
+                ffi.NULL,
+                self._feeds,
+                tensors,
+                len(tensors),
+                self._fetches,
+                results,
+                len(results),
+                ffi.NULL,
+                0,
+                ffi.NULL,
+                status.c,
+            )
+        finally:
+            for tensor in tensors:
+                lib.TF_DeleteTensor(tensor)
+        return results
+
+
+def _import(definition: Definition) -> Any:
+    graph = ffi.gc(lib.TF_NewGraph(), lib.TF_DeleteGraph)
+    options = ffi.gc(lib.TF_NewImportGraphDefOptions(), lib.TF_DeleteImportGraphDefOptions)
+    if definition.gpu is not None:
+        lib.TF_ImportGraphDefOptionsSetDefaultDevice(options, f"/device:GPU:{definition.gpu}".encode())
+    blob = ffi.new("TF_Buffer *", {"data": ffi.from_buffer(definition.blob), "length": len(definition.blob)})
+    with Status() as status:
+        lib.TF_GraphImportGraphDef(graph, blob, options, status.c)
+        status.check()
+    return graph
+
+
+def _ports(graph: Any, names: Sequence[str], missing: str) -> Any:
+    """Where to feed or to fetch: "x", or "x:1" for another than the first output of an operation."""
+    ports = []
+    for name in names:
+        node, _, number = name.partition(":")
+        operation = lib.TF_GraphOperationByName(graph, node.encode())
+        index = int(number) if number.isdecimal() else -1 if number else 0
+        if not operation or not 0 <= index < lib.TF_OperationNumOutputs(operation):
+            raise ValueError(missing.format(name))
+        ports.append((operation, index))
+    return ffi.new("TF_Output[]", ports)
+
+
+def _config(gpu: int | None, settings: Settings, in_order: bool) -> bytes:
+    """A serialised ConfigProto: each field a tag, in which its number is multiplied by 8, and a value."""
+    config = b"\x38\x01"  # allow_soft_placement: graphs name the devices they were trained on
+    config += b"\x10" + _varint(settings.intra_op_threads) + b"\x28" + _varint(settings.inter_op_parallelism or 1)
+    config += b"\x0a\x07\x0a\x03GPU\x10\x00" if gpu is None else b"\x32\x02\x20\x01"  # device_count, allow_growth
+    experimental = b"\x48\x01"  # disable_thread_spinning: it takes the cores of Redis and of other workers
+    if in_order:
+        experimental += b"\x1a\x18SINGLE_THREADED_EXECUTOR"
+    return config + b"\x82\x01" + _varint(len(experimental)) + experimental
+
+
+def _varint(number: int) -> bytes:
+    encoded = b""
+    while number > 127:
+        encoded += bytes([number & 127 | 128])
+        number >>= 7
+    return encoded + bytes([number])
+
+
+def _delete_session(session: Any) -> None:
+    with Status() as status:
+        lib.TF_DeleteSession(session, status.c)

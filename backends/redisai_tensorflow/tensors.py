@@ -1,0 +1,89 @@
+"""Arrays as TensorFlow's tensors, and back. Workers enter; the table of strings that TensorFlow still holds is all state.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from redisai.protocol import Array
+
+from .c_api import ffi, lib
+
+# Element types by TensorFlow's numbers, with NumPy's names for what a tensor can have and TensorFlow's for the rest.
+STRING = 7
+QINT32 = 13
+TYPES = {
+    **{1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 9: "int64", 10: "bool", 17: "uint16"},
+    STRING: "string",
+}
+UNNAMED = {
+    **{8: "complex64", 11: "qint8", 12: "quint8", QINT32: "qint32", 14: "bfloat16", 15: "qint16", 16: "quint16"},
+    **{18: "complex128", 19: "half", 20: "resource", 21: "variant", 22: "uint32", 23: "uint64"},
+}
+DTYPES = {number: np.dtype(object if number == STRING else name) for number, name in TYPES.items()}
+NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
+
+ELEMENT = ffi.sizeof("TF_TString")
+
+
+def type_name(number: int) -> str:
+    return TYPES.get(number) or UNNAMED.get(number) or f"number {number}"
+
+
+def new_tensor(array: Array, number: int, copy: bool) -> Any:
+    """An array as a tensor, to be deleted. Unless it is a copy, it shares the array's memory."""
+    if number == STRING:
+        return _new_strings(array)
+    if not array.flags.c_contiguous:
+        array = np.ascontiguousarray(array)
+        copy = True
+    shape = array.shape
+    data = ffi.from_buffer(array)
+    if not copy:  # TensorFlow itself copies what is not aligned to 64 bytes
+        return lib.TF_NewTensor(number, shape, len(shape), data, array.nbytes, _keep, ffi.NULL)
+    tensor = lib.TF_AllocateTensor(number, shape, len(shape), array.nbytes)
+    ffi.memmove(lib.TF_TensorData(tensor), data, array.nbytes)
+    return tensor
+
+
+def as_array(tensor: Any, dtype: np.dtype[Any]) -> Array:
+    """A copy of a tensor of that type."""
+    shape = tuple([lib.TF_Dim(tensor, index) for index in range(lib.TF_NumDims(tensor))])
+    size = lib.TF_TensorByteSize(tensor)
+    if not size:
+        return np.empty(shape, dtype)
+    data = lib.TF_TensorData(tensor)
+    if dtype != object:
+        return np.ndarray(shape, dtype, ffi.buffer(data, size)).copy()
+    strings = ffi.cast("TF_TString *", data)
+    array = np.empty(size // ELEMENT, object)
+    for index in range(len(array)):
+        string = strings + index
+        array[index] = ffi.buffer(lib.TF_StringGetDataPointer(string), lib.TF_StringGetSize(string))[:]
+    return array.reshape(shape)
+
+
+# What TensorFlow calls when it lets go of memory that stays another's: a function that does nothing.
+_keep = ffi.cast("void (*)(void *, size_t, void *)", ffi.addressof(lib, "TF_TensorDefaultAlignment"))
+
+_strings: dict[int, Any] = {}  # by address; a graph may hold on to a tensor after the run
+
+
+def _new_strings(array: Array) -> Any:
+    elements = ffi.new("TF_TString[]", array.size or 1)  # zeros are empty strings
+    _strings[int(ffi.cast("uintptr_t", elements))] = elements
+    for index, item in enumerate(array.ravel().tolist()):
+        text = item if isinstance(item, bytes) else item.encode()
+        lib.TF_StringCopy(elements + index, text, len(text))
+    shape = array.shape
+    return lib.TF_NewTensor(STRING, shape, len(shape), elements, array.size * ELEMENT, _free_strings, ffi.NULL)
+
+
+@ffi.callback("void (void *, size_t, void *)")
+def _free_strings(data: Any, size: int, _: Any) -> None:
+    """TensorFlow enters, from any thread."""
+    elements = _strings.pop(int(ffi.cast("uintptr_t", data)))
+    for index in range(size // ELEMENT):
+        lib.TF_StringDealloc(elements + index)
