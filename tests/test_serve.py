@@ -64,3 +64,25 @@ def test_wrong_arguments(arguments: list[str]) -> None:
     answer = subprocess.run([SERVE, *arguments], capture_output=True, text=True, timeout=60)
     assert answer.returncode == 1
     assert answer.stderr.startswith("serve: ") and "usage: ./scripts/serve" in answer.stderr
+
+
+@pytest.mark.parametrize("option", ["--port", "--daemonize", "--requirepass"])
+def test_what_cannot_be_passed_on(option: str) -> None:
+    answer = subprocess.run([SERVE, "--", option, "x"], capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 1
+    assert answer.stderr.startswith(f"serve: {option} cannot be passed on") and "redisai-server" in answer.stderr
+
+
+def test_an_argument_that_redis_refuses() -> None:
+    port = free_port()
+    folder = ROOT / ".serve" / str(port)
+    try:
+        serve_and_ask("--port", str(port))
+        answer = subprocess.run(
+            [SERVE, "--port", str(port), "--", "--nosuch", "1"], capture_output=True, text=True, timeout=60
+        )
+        assert answer.returncode == 1
+        assert "Bad directive" in answer.stderr
+        assert "bye bye" not in answer.stderr, "the end of the run before"
+    finally:
+        shutil.rmtree(folder)
