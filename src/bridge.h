@@ -175,6 +175,9 @@ void bridge_release_model(Model *model, int64_t duration, int64_t samples, int f
 
 struct Queue;
 
+/* No tensor may take more bytes than this: Redis's limit for one value, proto-max-bulk-len, but at least 512 MB. */
+uint64_t bridge_max_tensor_bytes(void);
+
 /* Waits until the queue holds work; moves at most max runs into runs and returns how many, at least 1. Runs whose
  * client has gone or timed out are dropped on the way. worker (0 .. threads_per_queue - 1) is for CPU accounting. */
 int bridge_take_runs(struct Queue *queue, int worker, Run **runs, int max);
@@ -227,7 +230,8 @@ void bridge_finish_job(Job *job, const char *error);
 /* ---- queues and surroundings ----------------------------------------------------------------------------------- */
 
 /* The queue of a device ("CPU", "CPU:1", "GPU:0": upper case), made on first use: then *is_new is set to 1 and the
- * caller starts threads_per_queue workers. NULL when there are too many queues already (64). Loader only. */
+ * caller starts threads_per_queue workers. NULL when there are too many queues already (64, of which two are kept for
+ * "CPU" and "GPU"). Loader only. */
 struct Queue *bridge_open_queue(const char *device, int *is_new);
 
 typedef struct Options {

@@ -173,6 +173,10 @@ int engine_start(RedisModuleCtx *ctx) {
     static char python[PATH_MAX];
     if (start.is_running) return REDISMODULE_OK;
 
+    if (Py_IsInitialized()) {
+        RedisModule_Log(ctx, "warning", "another module has started Python in this server already");
+        return REDISMODULE_ERR;
+    }
     /* A load that is refused after this point must not unmap the code that the engine's thread runs. */
     Dl_info info;
     if (dladdr((void *)engine_start, &info)) dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);

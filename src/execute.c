@@ -4,6 +4,8 @@
 #include "runnable.h"
 #include "tensor.h"
 
+#define MOST_TIMEOUT (1LL << 40) /* ms, 35 years: Redis's timers overflow on what a client may ask for */
+
 int at_word(const RunParser *p, const char *word) {
     return p->at < p->argc && arg_is(p->argv[p->at], word);
 }
@@ -14,6 +16,7 @@ int parse_timeout(RunParser *p, const char *missing) {
     if (RedisModule_StringToLongLong(p->argv[p->at], &p->layout.timeout) == REDISMODULE_ERR || p->layout.timeout <= 0) {
         return FAIL(p, "Invalid value for TIMEOUT");
     }
+    if (p->layout.timeout > MOST_TIMEOUT) p->layout.timeout = MOST_TIMEOUT;
     p->at++;
     return 0;
 }

@@ -6,10 +6,12 @@
 
 #include <pthread.h>
 #include <string.h>
+#include <time.h>
 
 #include "model.h"
 #include "names.h"
 #include "run.h"
+#include "unblock.h"
 
 static struct {
     pthread_mutex_t mutex;
@@ -44,12 +46,22 @@ void loader_post(Job *job) {
     pthread_mutex_unlock(&jobs.mutex);
 }
 
-void loader_post_and_wait(Job *job) {
+int loader_post_and_wait(Job *job, int seconds) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += seconds;
     job->waited = 1;
     loader_post(job);
     pthread_mutex_lock(&jobs.mutex);
-    while (!job->done) pthread_cond_wait(&jobs.finished, &jobs.mutex);
+    int failed = 0;
+    while (!job->done && !failed) {
+        failed = seconds ? pthread_cond_timedwait(&jobs.finished, &jobs.mutex, &until)
+                         : pthread_cond_wait(&jobs.finished, &jobs.mutex);
+    }
+    int done = job->done;
+    if (!done) job->waited = 0; /* the loader frees it */
     pthread_mutex_unlock(&jobs.mutex);
+    return done ? 0 : -1;
 }
 
 static void free_blocked_job(RedisModuleCtx *ctx, void *job) {
@@ -108,16 +120,18 @@ void bridge_finish_job(Job *job, const char *error) {
     if (error) job->error = RedisModule_Strdup(error);
     if (job->blocked) {
         RedisModule_BlockedClientMeasureTimeEnd(job->blocked);
-        RedisModule_UnblockClient(job->blocked, job);
+        unblock_to_write(job->blocked, job);
         return;
     }
-    if (job->waited) {
-        pthread_mutex_lock(&jobs.mutex);
+    /* Who waits may give up meanwhile; from then on the job is ours. */
+    pthread_mutex_lock(&jobs.mutex);
+    int waited = job->waited;
+    if (waited) {
         job->done = 1;
         pthread_cond_broadcast(&jobs.finished); /* the main thread or workers, several at once */
-        pthread_mutex_unlock(&jobs.mutex);
-        return;
     }
+    pthread_mutex_unlock(&jobs.mutex);
+    if (waited) return;
     if (error) RedisModule_Log(log_context, "warning", "%s", error);
     job_free(job);
 }

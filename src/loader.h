@@ -14,9 +14,11 @@ void job_free(Job *job); /* and what it holds: the runnable's reference, path, e
 /* Hands the job over: it frees itself when it is finished. */
 void loader_post(Job *job);
 
-/* Posts the job and waits until it is finished; the caller reads job->error and frees it. Workers may do this too,
- * holding no lock. */
-void loader_post_and_wait(Job *job);
+/* Posts the job and waits until it is finished; the caller reads job->error and frees it. After so many seconds (0:
+ * never) it gives up and returns -1: then the job, which goes on, is not the caller's any more. The main thread must
+ * give up, or one model that takes for ever to compile would stop the server. Workers may wait too, holding no lock. */
+int loader_post_and_wait(Job *job, int seconds);
+#define LOADER_PATIENCE 5 /* s, of the main thread: as long as Redis waits for a script (busy-reply-threshold) */
 
 /* Blocks the client, posts the job, and calls reply on the main thread when it is finished, with the job as private
  * data; replies an error when the client cannot be blocked. */

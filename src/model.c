@@ -51,6 +51,8 @@ static Piece *add_piece(Model *model) {
 }
 
 void model_hold_piece(Model *model, RedisModuleString *arg) {
+    /* Redis trims arguments that are held when the command has ended, which may move them: do that first. */
+    RedisModule_TrimStringAllocation(arg);
     RedisModuleString *owner = RedisModule_HoldString(NULL, arg);
     size_t size;
     const char *data = RedisModule_StringPtrLen(owner, &size);

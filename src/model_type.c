@@ -134,8 +134,11 @@ static void model_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *v
         add(&args, model->base.tag, model->base.tag_size);
     }
     if (model->batchsize) add_number(&args, "BATCHSIZE", model->batchsize);
-    if (model->minbatchsize) add_number(&args, "MINBATCHSIZE", model->minbatchsize);
-    if (model->minbatchtimeout) add_number(&args, "MINBATCHTIMEOUT", model->minbatchtimeout);
+    /* A saved database may hold one without the other, which MODELSTORE refuses. */
+    if (model->batchsize && model->minbatchsize) {
+        add_number(&args, "MINBATCHSIZE", model->minbatchsize);
+        if (model->minbatchtimeout) add_number(&args, "MINBATCHTIMEOUT", model->minbatchtimeout);
+    }
     if (model->base.backend == BACKEND_TF) {
         add_names(&args, "INPUTS", &model->inputs);
         add_names(&args, "OUTPUTS", &model->outputs);

@@ -1,11 +1,10 @@
 /* module_shim.c - the front door: what Redis calls to load the module.
  *
  * Who runs where (docs/architecture.md has the picture):
- *   main thread   everything that commands and persistence do; C only; it waits for Python in MULTI and Lua only (store.c)
- *   loader        the thread that started Python: imports backends, compiles and drops models (engine.c, loader.c)
- *   workers       Python threads, THREADS_PER_QUEUE a device: run models (queue.c, run.c)
- * Every mutex is named at the head of the file that owns it; all of them are leaves: none is held while another is
- * taken. */
+ *   main thread   everything that commands and persistence do; C only; it waits for Python in MULTI and Lua only
+ * (store.c) loader        the thread that started Python: imports backends, compiles and drops models (engine.c,
+ * loader.c) workers       Python threads, THREADS_PER_QUEUE a device: run models (queue.c, run.c) Every mutex is named
+ * at the head of the file that owns it; all of them are leaves: none is held while another is taken. */
 #include "command_info.h"
 #include "engine.h"
 #include "info.h"
@@ -28,7 +27,7 @@ static void import_backends(RedisModuleCtx *ctx) {
         Job *job = job_new(JOB_IMPORT);
         job->backend = backend;
         job->path = options_backend_path(options.load[backend]);
-        loader_post_and_wait(job);
+        loader_post_and_wait(job, 0);
         if (job->error) RedisModule_Log(ctx, "warning", "%s %s: %s", backend_name(backend), job->path, job->error);
         job_free(job);
     }
@@ -37,6 +36,11 @@ static void import_backends(RedisModuleCtx *ctx) {
 __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     const char *missing = redis_api_bind(ctx);
     if (RedisModule_SetModuleAttribs == NULL) return REDISMODULE_ERR;
+    /* Loading the same file again would start over with this very memory. */
+    if (missing == NULL && RedisModule_IsModuleNameBusy("ai")) {
+        RedisModule_Log(log_context, "warning", "a module named ai is loaded already");
+        return REDISMODULE_ERR;
+    }
     RedisModule_SetModuleAttribs(ctx, "ai", MODULE_VERSION, REDISMODULE_APIVER_1);
     if (missing) {
         if (RedisModule_Log) {
@@ -51,6 +55,7 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
 
     if (options_parse(ctx, argv, argc) || engine_start(ctx)) return REDISMODULE_ERR;
     import_backends(ctx);
+    tensor_max_bytes(ctx, UINT64_MAX);
     if (tensor_type_register(ctx) || model_type_register(ctx) || script_type_register(ctx)) return REDISMODULE_ERR;
     if (tensor_commands_register(ctx) || model_commands_register(ctx) || model_run_commands_register(ctx) ||
         script_commands_register(ctx) || script_run_commands_register(ctx) || info_register(ctx) ||

@@ -170,7 +170,9 @@ static int config_loadbackend(RedisModuleCtx *ctx, RedisModuleString **argv) {
     job->backend = backend;
     job->path = options_backend_path(RedisModule_StringPtrLen(argv[3], NULL));
     if (wait_mode(ctx) == WAIT_BLOCK) return loader_post_blocking(ctx, job, reply_imported);
-    loader_post_and_wait(job);
+    if (loader_post_and_wait(job, LOADER_PATIENCE) == -1) {
+        return reply_error(ctx, "not loaded within %d s; load it outside of transactions and scripts", LOADER_PATIENCE);
+    }
     reply_import(ctx, job);
     job_free(job);
     return REDISMODULE_OK;

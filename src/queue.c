@@ -56,7 +56,9 @@ Queue *bridge_open_queue(const char *device, int *is_new) {
     for (int i = 0; i < count; i++) {
         if (strcmp(table.queues[i]->device, device) == 0) return table.queues[i];
     }
-    if (count == MAX_QUEUES || strlen(device) >= sizeof(table.queues[0]->device)) return NULL;
+    /* The last two places are for the devices that everybody uses. */
+    int is_plain = strcmp(device, "CPU") == 0 || strcmp(device, "GPU") == 0;
+    if (count >= MAX_QUEUES - (is_plain ? 0 : 2) || strlen(device) >= sizeof(table.queues[0]->device)) return NULL;
 
     Queue *queue = RedisModule_Calloc(1, sizeof(Queue) + options.engine.threads_per_queue * sizeof(queue->workers[0]));
     pthread_mutex_init(&queue->mutex, NULL);

@@ -286,6 +286,8 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(long long, CallReplyInteger, (RedisModuleCallReply * reply))                                              \
     FUNCTION(double, CallReplyDouble, (RedisModuleCallReply * reply))                                                  \
     FUNCTION(size_t, CallReplyLength, (RedisModuleCallReply * reply))                                                  \
+    FUNCTION(int, AvoidReplicaTraffic, (void))                                                                         \
+    FUNCTION(int, IsModuleNameBusy, (const char *name))                                                                \
     /* blocked clients */                                                                                              \
     FUNCTION(RedisModuleBlockedClient *, BlockClient,                                                                  \
              (RedisModuleCtx * ctx, RedisModuleCmdFunc reply, RedisModuleCmdFunc timeout,                              \

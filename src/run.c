@@ -10,6 +10,7 @@
 #include "queue.h"
 #include "runnable.h"
 #include "tensor.h"
+#include "unblock.h"
 
 Run *run_new(Runnable *runnable, int ninputs, int noutputs) {
     Run *run = RedisModule_Calloc(1, sizeof(Run) + ((size_t)ninputs + noutputs) * sizeof(Tensor *));
@@ -56,7 +57,11 @@ static void end_wait(Run *run, int state) {
     int waiting = RUN_WAITING;
     if (!__atomic_compare_exchange_n(&run->state, &waiting, state, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) return;
     RedisModule_BlockedClientMeasureTimeEnd(run->blocked);
-    RedisModule_UnblockClient(run->blocked, run);
+    if (state == RUN_DONE && run->error == NULL) {
+        unblock_to_write(run->blocked, run);
+    } else {
+        RedisModule_UnblockClient(run->blocked, run);
+    }
 }
 
 /* ---- the client's side, main thread ------------------------------------------------------------------------------ */
@@ -165,8 +170,10 @@ void bridge_fail(Run *run, const char *message) {
 
 int bridge_set_output(Run *run, int index, int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size) {
     const char *error = "output has an impossible index, type or number of dimensions";
-    if (index >= 0 && index < run->noutputs && ndim >= 0 && ndim <= TENSOR_MAX_DIMS && dtype >= 0 &&
-        dtype <= DTYPE_STRING) {
+    if (size > bridge_max_tensor_bytes()) {
+        error = "output exceeds the limit for one tensor (proto-max-bulk-len)";
+    } else if (index >= 0 && index < run->noutputs && ndim >= 0 && ndim <= TENSOR_MAX_DIMS && dtype >= 0 &&
+               dtype <= DTYPE_STRING) {
         Tensor *tensor = size < TENSOR_LARGE ? tensor_from_data(dtype, ndim, shape, data, size, &error)
                                              : tensor_from_string(dtype, ndim, shape,
                                                                   RedisModule_CreateString(NULL, data, size), &error);

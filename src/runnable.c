@@ -18,7 +18,20 @@ Runnable *runnable_ref(Runnable *runnable) {
     return runnable;
 }
 
+static void post_drop(void *data);
+
+static void post_drop_later(RedisModuleCtx *ctx, void *data) {
+    (void)ctx;
+    post_drop(data);
+}
+
 static void post_drop(void *data) {
+    /* The event loop also turns inside a long script or a load: then the command may still be under way. */
+    int busy = REDISMODULE_CTX_FLAGS_LUA | REDISMODULE_CTX_FLAGS_MULTI | REDISMODULE_CTX_FLAGS_LOADING;
+    if (RedisModule_GetContextFlags(log_context) & busy) {
+        RedisModule_CreateTimer(log_context, 1, post_drop_later, data);
+        return;
+    }
     Job *job = job_new(JOB_DROP);
     job->runnable = data;
     loader_post(job);

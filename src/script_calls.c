@@ -5,6 +5,7 @@
  * here, for the main thread may wait for it. */
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 #include "bridge.h"
 #include "loader.h"
@@ -12,6 +13,7 @@
 #include "redis_api.h"
 #include "run.h"
 
+#define PAUSE_US 5000
 #define GONE "ERR the client that called the script does not wait any more"
 
 /* One context for all calls: only who holds the Redis lock uses it. Made on the first call. */
@@ -20,8 +22,14 @@ static RedisModuleCtx *calls;
 /* Takes the Redis lock and makes the context act for the run's user, in its database. NULL: nobody may or need act for
  * this run, the lock is not held. */
 static RedisModuleUser *enter(Run *run) {
-    RedisModule_ThreadSafeContextLock(log_context);
     RedisModuleUser *user = NULL;
+    RedisModule_ThreadSafeContextLock(log_context);
+    /* Redis aborts when something is replicated while writes are paused (CLIENT PAUSE, a failover). */
+    while (run_is_waiting(run) && RedisModule_AvoidReplicaTraffic()) {
+        RedisModule_ThreadSafeContextUnlock(log_context);
+        usleep(PAUSE_US);
+        RedisModule_ThreadSafeContextLock(log_context);
+    }
     /* Time-outs and disconnections happen on the main thread, so under the lock this cannot change. */
     if (run_is_waiting(run) && run->user) {
         RedisModuleString *name = RedisModule_CreateString(NULL, run->user, strlen(run->user));
@@ -201,7 +209,7 @@ static char *await_ready(Model *model) {
     if (runnable_is_ready(&model->base)) return NULL;
     Job *job = job_new(JOB_LOAD);
     job->runnable = runnable_ref(&model->base);
-    loader_post_and_wait(job);
+    loader_post_and_wait(job, 0);
     char *error = job->error ? RedisModule_Strdup(job->error) : NULL;
     job_free(job);
     return error;

@@ -35,7 +35,10 @@ int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, Runnable *runn
     WaitMode mode = wait_mode(ctx);
     if (mode == WAIT_BLOCK) return loader_post_blocking(ctx, job, reply_stored);
     if (mode == WAIT_MAIN_THREAD) {
-        loader_post_and_wait(job);
+        if (loader_post_and_wait(job, LOADER_PATIENCE) == -1) {
+            return reply_error(ctx, "not compiled within %d s; store it outside of transactions and scripts",
+                               LOADER_PATIENCE);
+        }
         store_compiled(ctx, argv[1], job);
         job_free(job);
         return REDISMODULE_OK;

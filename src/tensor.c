@@ -1,6 +1,7 @@
 /* tensor.c - the tensor value: its memory and element types (tensor.h). Any thread. */
 #include "tensor.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -41,6 +42,39 @@ int tensor_measure(int dtype, int ndim, const int64_t *shape, int64_t *length, u
     }
     *length = elements;
     return __builtin_mul_overflow((uint64_t)elements, dtype_size(dtype), size) ? -1 : 0;
+}
+
+uint64_t tensor_memory(int dtype, int64_t length, uint64_t size) {
+    uint64_t offsets, total;
+    if (dtype != DTYPE_STRING) return size;
+    if (__builtin_mul_overflow((uint64_t)length, sizeof(uint64_t), &offsets)) return UINT64_MAX;
+    return __builtin_add_overflow(size, offsets, &total) ? UINT64_MAX : total;
+}
+
+#define MAX_BYTES (512ULL * 1024 * 1024)
+static uint64_t max_bytes = MAX_BYTES; /* atomic */
+
+uint64_t bridge_max_tensor_bytes(void) {
+    return __atomic_load_n(&max_bytes, __ATOMIC_RELAXED);
+}
+
+uint64_t tensor_max_bytes(RedisModuleCtx *ctx, uint64_t size) {
+    if (size <= MAX_BYTES) return MAX_BYTES;
+    uint64_t limit = MAX_BYTES;
+    RedisModuleCallReply *reply = RedisModule_Call(ctx, "CONFIG", "cc", "GET", "proto-max-bulk-len");
+    RedisModuleCallReply *value = reply ? RedisModule_CallReplyArrayElement(reply, 1) : NULL;
+    size_t len = 0;
+    const char *text = value ? RedisModule_CallReplyStringPtr(value, &len) : NULL;
+    char digits[32];
+    if (text && len < sizeof(digits)) {
+        memcpy(digits, text, len);
+        digits[len] = '\0';
+        uint64_t configured = strtoull(digits, NULL, 10);
+        if (configured > limit) limit = configured;
+    }
+    if (reply) RedisModule_FreeCallReply(reply);
+    __atomic_store_n(&max_bytes, limit, __ATOMIC_RELAXED);
+    return limit;
 }
 
 /* One allocation holds it all: struct, shape, offsets, padding, data. So it is one malloc and one free a tensor. */

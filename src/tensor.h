@@ -26,6 +26,12 @@ uint64_t dtype_size(int dtype); /* bytes of one element; 1 for STRING: its NUL *
 /* The number of elements and the bytes they take (STRING: at least). Returns -1 where that overflows. */
 int tensor_measure(int dtype, int ndim, const int64_t *shape, int64_t *length, uint64_t *size);
 
+/* What a tensor of so many elements and bytes of data takes: STRING needs an offset for each element. */
+uint64_t tensor_memory(int dtype, int64_t length, uint64_t size);
+
+/* bridge_max_tensor_bytes(), asked of the server again where size is beyond the latest answer. Main thread. */
+uint64_t tensor_max_bytes(RedisModuleCtx *ctx, uint64_t size);
+
 /* A tensor with room for size bytes of data, not yet filled in; one reference, the caller's. NULL: no memory. With
  * zeroed set, the data is zeros and STRING offsets are those of empty strings. */
 Tensor *tensor_new(int dtype, int ndim, const int64_t *shape, int64_t length, uint64_t size, int zeroed);

@@ -1,32 +1,8 @@
 /* tensor_commands.c - AI.TENSORSET and AI.TENSORGET. Main thread only. */
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "command.h"
 #include "tensor.h"
-
-/* Values and uninitialised tensors can ask for memory that the client never sent; Redis's own bound for one value
- * (proto-max-bulk-len, as for SETRANGE) holds here too. Read when a large one comes, for it can be changed. */
-#define DEFAULT_MAX_BYTES (512ULL * 1024 * 1024)
-
-static uint64_t max_tensor_bytes(RedisModuleCtx *ctx) {
-    uint64_t limit = DEFAULT_MAX_BYTES;
-    RedisModuleCallReply *reply = RedisModule_Call(ctx, "CONFIG", "cc", "GET", "proto-max-bulk-len");
-    RedisModuleCallReply *value = reply ? RedisModule_CallReplyArrayElement(reply, 1) : NULL;
-    if (value) {
-        char digits[32];
-        size_t len;
-        const char *text = RedisModule_CallReplyStringPtr(value, &len);
-        if (text && len < sizeof(digits)) {
-            memcpy(digits, text, len);
-            digits[len] = '\0';
-            limit = strtoull(digits, NULL, 10);
-        }
-    }
-    if (reply) RedisModule_FreeCallReply(reply);
-    return limit;
-}
 
 static void store_number(Tensor *tensor, int64_t index, long long integer, double real) {
     switch (tensor->dtype) {
@@ -113,6 +89,16 @@ static Tensor *tensor_from_values(RedisModuleCtx *ctx, int dtype, int ndim, cons
     return NULL;
 }
 
+/* Deployed servers did not check a BOOL blob's last byte: what their AOFs and masters send is true or false all the
+ * same. */
+static Tensor *lenient_bools(int ndim, const int64_t *shape, const char *data, size_t size, const char **error) {
+    char *bools = RedisModule_Alloc(size + 1);
+    for (size_t i = 0; i < size; i++) bools[i] = data[i] != 0;
+    Tensor *tensor = tensor_from_data(DTYPE_BOOL, ndim, shape, bools, size, error);
+    RedisModule_Free(bools);
+    return tensor;
+}
+
 /* In MULTI and Lua the argument lives on behind this command, while another may hand the tensor to the lazy-free
  * thread: there it is copied. */
 static Tensor *tensor_from_argument(RedisModuleCtx *ctx, int dtype, int ndim, const int64_t *shape,
@@ -121,6 +107,7 @@ static Tensor *tensor_from_argument(RedisModuleCtx *ctx, int dtype, int ndim, co
     const char *data = RedisModule_StringPtrLen(arg, &size);
     int outlives = RedisModule_GetContextFlags(ctx) &
                    (REDISMODULE_CTX_FLAGS_MULTI | REDISMODULE_CTX_FLAGS_LUA | REDISMODULE_CTX_FLAGS_DENY_BLOCKING);
+    if (dtype == DTYPE_BOOL && wait_mode(ctx) == WAIT_NOT) return lenient_bools(ndim, shape, data, size, error);
     if (size < TENSOR_LARGE || outlives) return tensor_from_data(dtype, ndim, shape, data, size, error);
     RedisModule_TrimStringAllocation(arg);
     return tensor_from_string(dtype, ndim, shape, RedisModule_HoldString(NULL, arg), error);
@@ -136,8 +123,10 @@ static Tensor *parse_tensor(RedisModuleCtx *ctx, RedisModuleString **argv, int a
         return NULL;
     }
 
-    /* Clients cannot set an empty tensor, but models give them, and those come back from the AOF and the master. */
-    long long smallest = wait_mode(ctx) == WAIT_NOT ? 0 : 1;
+    /* Clients cannot set an empty tensor, but models give them, and those come back from the AOF and the master. What
+     * they send was accepted once, so no limit holds for it either. */
+    int accepted = wait_mode(ctx) == WAIT_NOT;
+    long long smallest = accepted ? 0 : 1;
     int64_t shape[TENSOR_MAX_DIMS];
     int ndim = 0, at = 1;
     for (; at < argc && !arg_is(argv[at], "BLOB") && !arg_is(argv[at], "VALUES"); at++) {
@@ -155,11 +144,11 @@ static Tensor *parse_tensor(RedisModuleCtx *ctx, RedisModuleString **argv, int a
 
     int64_t length;
     uint64_t size;
-    int too_large = tensor_measure(dtype, ndim, shape, &length, &size) == -1;
-    if (!too_large && size > DEFAULT_MAX_BYTES) too_large = size > max_tensor_bytes(ctx);
-    if (too_large) {
+    int overflows = tensor_measure(dtype, ndim, shape, &length, &size) == -1;
+    uint64_t memory = overflows ? 0 : tensor_memory(dtype, length, size);
+    if (overflows || (!accepted && memory > tensor_max_bytes(ctx, memory))) {
         reply_error(ctx, "tensor size exceeds the limit of %llu bytes (proto-max-bulk-len)",
-                    (unsigned long long)max_tensor_bytes(ctx));
+                    (unsigned long long)bridge_max_tensor_bytes());
         return NULL;
     }
 
