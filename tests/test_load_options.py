@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,17 @@ def test_refused(tmp_path: Path, options: list[str], reason: str) -> None:
         line for line in server.log().splitlines() if "initialization failed" not in line and "# Can't load" not in line
     ]
     assert any(re.search(reason, line, re.IGNORECASE) for line in ours if "<" in line), server.log()
+
+
+def test_loading_it_twice(start_server: StartServer, tmp_path: Path) -> None:
+    """From the same file and from a copy: refused, and what is loaded goes on working."""
+    server = start_server("--enable-module-command", "yes")
+    copy = tmp_path / "copy.so"
+    shutil.copy(module_path(), copy)
+    with server.wire() as wire:
+        wire.ask("AI.TENSORSET", "t", "FLOAT", 1, "VALUES", 5)
+        for path in (module_path(), copy):
+            assert wire.ask("MODULE", "LOAD", str(path), "THREADS_PER_QUEUE", 3).startswith("ERR ")
+        assert wire.ask("AI.TENSORGET", "t", "VALUES") == [b"5"]
+        assert b"ai_threads_per_queue:1" in wire.ask("INFO", "modules")
+    run_a_model(server, "ONNX")

@@ -26,7 +26,7 @@ def check(times: list[tuple[float, float]]) -> None:
 def test_while_other_runs_are_before_it(server: Server, wire: Wire, slow: Slow, style: str) -> None:
     wire.ask("AI.MODELSTORE", "add", "ONNX", "CPU", "BLOB", models.onnx_add())
     wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2)
-    long = slow(wire, 1.0)
+    long = slow(wire, 2.0)
     times = []
     with server.wire() as busy:
         busy.send(*long)
