@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.models import Floats, Model
 from server import Server, module_path
-from wire import encode
+from wire import Word, encode
 
 ROOT = Path(__file__).resolve().parent.parent
 LOAD = ROOT / "build" / "bench" / "load"
@@ -56,8 +56,12 @@ def tensorset(key: str, values: Floats) -> bytes:
     return encode(("AI.TENSORSET", key, "FLOAT", *values.shape, "BLOB", values.tobytes()))
 
 
-def modelstore(key: str, backend: str, blob: bytes) -> bytes:
-    return encode(("AI.MODELSTORE", key, backend, "CPU", "BLOB", blob))
+def modelstore(key: str, backend: str, blob: bytes, nodes: tuple[Word, ...] = ()) -> bytes:
+    return encode(("AI.MODELSTORE", key, backend, "CPU", *nodes, "BLOB", blob))
+
+
+def scriptstore(key: str, function: str, source: str) -> bytes:
+    return encode(("AI.SCRIPTSTORE", key, "CPU", "ENTRY_POINTS", 1, function, "SOURCE", source))
 
 
 def execution(name: str, model: Model) -> Traffic:
@@ -120,13 +124,13 @@ def run_load(on: Server, traffic: Traffic, connections: int, seconds: float, war
 
 
 @contextmanager
-def server() -> Iterator[Server]:
-    """A server with the module, one worker, and nothing in it."""
+def server(threads_per_queue: int = 1) -> Iterator[Server]:
+    """A server with the module, so many workers, and nothing in it."""
     module = module_path()
     if not module.is_file():
         sys.exit(f"{module} is not there: install the module first (scripts/setup), or name it in REDISAI_MODULE")
     with TemporaryDirectory() as folder:
-        started = Server(Path(folder), options=["THREADS_PER_QUEUE", 1], module=module)
+        started = Server(Path(folder), options=["THREADS_PER_QUEUE", threads_per_queue], module=module)
         try:
             yield started.start()
         finally:

@@ -101,3 +101,18 @@ def mlp() -> Model:
         torch.jit.save(torch.jit.script(network), blob)
         output: Floats = network(torch.from_numpy(feed)).numpy()
     return Model("TORCH", blob.getvalue(), feed, output)
+
+
+def script(functions: int) -> str:
+    """The source of a script of so many functions that its entry point, main, calls one after another."""
+    steps = (
+        f"def step{i}(x, y: float):\n"
+        f"    if x.numel() > {i}:\n"
+        f"        for k in range({i % 7}):\n"
+        f"            x = torch.relu(x * y + {i}) - k\n"
+        "    return torch.cat([x[:1], x[1:]]).view(x.size())\n"
+        for i in range(functions)
+    )
+    calls = (f"    x = step{i}(x, 1.5)\n" for i in range(functions))
+    main = "def main(tensors: List[Tensor], keys: List[str], args: List[str]):\n    x = tensors[0]\n"
+    return "".join((*steps, main, *calls, "    return x\n"))

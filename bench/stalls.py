@@ -1,4 +1,4 @@
-"""scripts/stalls: whether other clients wait while models are stored, backends imported, inference runs.
+"""scripts/stalls: whether other clients wait while models and scripts are stored, backends imported, inference runs.
 
 One client runs GET in a loop while another does what might disturb it, each time on a fresh server. The same is
 measured on an idle server, beside a plain SET of as many bytes and beside another process that imports torch: what GET
@@ -16,7 +16,20 @@ from functools import partial
 from statistics import median
 
 from bench import models
-from bench.harness import GET, SET, Load, Traffic, build_load, execution, modelstore, run_load, server, watch_others
+from bench.chain import Link, links
+from bench.harness import (
+    GET,
+    SET,
+    Load,
+    Traffic,
+    build_load,
+    execution,
+    modelstore,
+    run_load,
+    scriptstore,
+    server,
+    watch_others,
+)
 from server import Server
 from wire import encode
 
@@ -24,6 +37,7 @@ CONNECTIONS = 50
 MOST_MS = 20.0
 MOST_RATIO = 3.0
 WARMUP = 0.3
+FUNCTIONS = 1000
 
 
 def worst_get(on: Server, disturb: Callable[[], object]) -> tuple[float, float]:
@@ -36,13 +50,25 @@ def worst_get(on: Server, disturb: Callable[[], object]) -> tuple[float, float]:
         return load.finish(now=True)["max_us"] / 1e3, took * 1e3
 
 
-def beside_request(request: bytes) -> tuple[float, float]:
+def beside_request(request: bytes, before: bytes = b"") -> tuple[float, float]:
+    """before: a request that is answered before anything is measured."""
+
     def send() -> None:
         load.start()
         load.finish()
 
     with server() as on, Load(on, Traffic(request), requests=1) as load:
+        if before:
+            with on.wire() as wire:
+                wire.socket.sendall(before)
+                if (reply := wire.read()) != b"OK":
+                    raise RuntimeError(reply)
         return worst_get(on, send)
+
+
+def first_model(link: Link) -> bytes:
+    """A request for which the library has to be imported."""
+    return modelstore("m", link.backend, link.blob, link.nodes)
 
 
 def beside_idleness(seconds: float) -> tuple[float, float]:
@@ -81,15 +107,15 @@ def main() -> int:
 
     size = f"{options.megabytes} MB"
     cnn, large = models.cnn(), models.large(options.megabytes)
-    torch = models.mlp().blob
+    tiny, script = (scriptstore(f"of{count}", "main", models.script(count)) for count in (1, FUNCTIONS))
     plain, store = encode(("SET", "large", large)), modelstore("large", "ONNX", large)
     scenes: list[tuple[str, float | None, Callable[[], tuple[float, float]]]] = [
         ("an idle server", None, partial(beside_idleness, 1.0)),
         (f"a plain SET of {size}", None, partial(beside_request, plain)),
         ("another process that imports torch", None, partial(beside_process, "import torch")),
         (f"an ONNX model of {size} being stored", MOST_MS, partial(beside_request, store)),
-        ("ONNX being imported", MOST_MS, partial(beside_request, modelstore("m", "ONNX", cnn.blob))),
-        ("TORCH being imported", MOST_MS, partial(beside_request, modelstore("m", "TORCH", torch))),
+        *((f"{link.backend} being imported", MOST_MS, partial(beside_request, first_model(link))) for link in links()),
+        (f"a script of {FUNCTIONS} functions being compiled", MOST_MS, partial(beside_request, script, tiny)),
     ]
     held, others = True, watch_others()
     print(f"{'the slowest GET beside ..., in ms':<58}{'median':>9}{'worst':>9}  {'that took':>9}")

@@ -56,7 +56,7 @@ def cut(tensors: List[Tensor], keys: List[str], args: List[str]):
         y, x = (2 * y + 1) / numbers.size(0) - 1, (2 * x + 1) / numbers.size(1) - 1
         # A page is hardly ever flat: a parabola follows the line, and what is cut out along it is straight
         bend = powers(x).pinverse() @ y
-        # The detector marks the core of a line, of which this is half the height of what has to be cut
+        # Half the height to cut: what the detector marks is the core of a line, and deviates less from its bend
         half = 6.5 * (y - powers(x) @ bend).std(unbiased=False)
         if float(half) * numbers.size(0) < 2:
             continue  # a speck, too low for letters

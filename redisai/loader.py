@@ -1,4 +1,4 @@
-"""The loader: imports backends, compiles models, forgets deleted ones, in the order in which C asks for it.
+"""The loader: imports backends, compiles models and scripts, forgets deleted ones, in the order in which C asks for it.
 
 One thread, Python's main thread. It owns the registry of backends and the failures, and alone changes the table of
 sessions that the workers read. Whatever goes wrong becomes the job's error.
@@ -10,16 +10,17 @@ import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from _redisai_bridge import ffi, lib
 
-from .backends import KINDS, Registry
-from .protocol import Definition, Settings, one_line
+from .backends import KINDS, BackendError, Registry
+from .protocol import Definition, ScriptBackend, ScriptDefinition, Settings, one_line
 
 if TYPE_CHECKING:
-    from _redisai_bridge import CNames, Job, Model, Queue
+    from _redisai_bridge import CNames, Job, Model, Queue, Runnable, Script
 
+    from .scripts import ScriptEntry
     from .worker import Entry
 
 
@@ -38,10 +39,12 @@ class Loader:
             options.inter_op_parallelism,
             options.model_execution_timeout,
             options.backend_memory_limit,
+            bool(options.allow_file_ops),
         )
         self._registry = Registry(_backends_path, _loaded)
-        self._sessions: dict[int, Entry] = {}
+        self._sessions: dict[int, Entry | ScriptEntry] = {}
         self._failures: dict[int, Failure] = {}
+        self._workers: dict[str, int] = {}  # started, by device
 
     def run(self) -> None:
         with contextlib.suppress(ImportError):
@@ -57,58 +60,79 @@ class Loader:
             lib.bridge_finish_job(job, error)
 
     def _do(self, job: Job) -> None:
-        if job.kind == lib.JOB_LOAD:
-            self._load(job.model)
+        if job.kind == lib.JOB_LOAD or job.kind == lib.JOB_FORWARD:
+            self._load(job.runnable)
         elif job.kind == lib.JOB_DROP:
-            self._sessions.pop(job.model.id, None)
-            self._failures.pop(job.model.id, None)
-        elif job.kind == lib.JOB_FORWARD:
-            model = job.run.model
-            if model.id not in self._sessions:
-                known = self._failures.get(model.id)
-                if known is not None and known.generation == self._registry.generation:
-                    raise RuntimeError(known.message)
-                self._load(model)
+            self._sessions.pop(job.runnable.id, None)
+            self._failures.pop(job.runnable.id, None)
         elif job.kind == lib.JOB_IMPORT:
             self._registry.load(job.backend, Path(_text(job.path)) if job.path else None)
 
-    def _load(self, model: Model) -> None:
+    def _load(self, runnable: Runnable) -> None:
+        """Compiles what is not compiled yet, unless that failed before and nothing has changed since."""
+        id = runnable.id
+        if id in self._sessions:
+            return
+        known = self._failures.get(id)
+        if known is not None and known.generation == self._registry.generation:
+            raise RuntimeError(known.message)
         try:
-            self._compile(model)
-        except BaseException as failure:
-            self._sessions.pop(model.id, None)
-            self._failures[model.id] = Failure(one_line(failure), self._registry.generation)
+            if runnable.kind == lib.KIND_SCRIPT:
+                self._compile_script(runnable)
+            else:
+                self._compile_model(runnable)
+        except BackendError:  # its library may be installed at any time: ask again for the next run
             raise
-        self._failures.pop(model.id, None)
+        except BaseException as failure:
+            self._sessions.pop(id, None)
+            self._failures[id] = Failure(one_line(failure), self._registry.generation)
+            raise
+        self._failures.pop(id, None)
 
-    def _compile(self, model: Model) -> None:
+    def _compile_model(self, runnable: Runnable) -> None:
         from .worker import Entry
 
-        backend = self._registry.get(model.backend)
+        model: Model = ffi.cast("Model *", runnable)
+        backend = self._registry.get(runnable.backend)
         pieces = ffi.unpack(model.pieces, model.npieces) if model.npieces else []
         definition = Definition(
-            KINDS[model.backend].name,
-            _text(model.device).upper(),
+            KINDS[runnable.backend].name,
+            _text(runnable.device).upper(),
             b"".join(ffi.buffer(piece.data, piece.size) for piece in pieces if piece.size),
             _names(model.inputs),
             _names(model.outputs),
         )
         session = backend.load(definition, self._settings)
-        self._sessions[model.id] = Entry(session)
+        self._sessions[runnable.id] = Entry(session)
         queue = self._open_queue(definition.device)
         inputs, outputs = _c_names(session.inputs), _c_names(session.outputs)
-        lib.bridge_model_ready(model, queue, len(inputs), inputs, len(outputs), outputs)
+        lib.bridge_ready(runnable, queue, len(inputs), inputs, len(outputs), outputs)
+
+    def _compile_script(self, runnable: Runnable) -> None:
+        from .scripts import ScriptEntry
+
+        script: Script = ffi.cast("Script *", runnable)
+        kind = KINDS[runnable.backend].name
+        backend = self._registry.get(runnable.backend)
+        if not hasattr(backend, "load_script"):
+            raise RuntimeError(f"the {kind} backend cannot run scripts")
+        definition = ScriptDefinition(
+            _text(runnable.device).upper(), ffi.string(script.source), _names(script.entry_points)
+        )
+        session = cast(ScriptBackend, backend).load_script(definition, self._settings)
+        self._sessions[runnable.id] = ScriptEntry(session)
+        lib.bridge_ready(runnable, self._open_queue(definition.device), 0, [], 0, [])
 
     def _open_queue(self, device: str) -> Queue:
         from .worker import start_worker
 
-        is_new = ffi.new("int *")
-        queue = lib.bridge_open_queue(device.encode(), is_new)
+        queue = lib.bridge_open_queue(device.encode())
         if not queue:
             raise RuntimeError("too many device queues (64)")
-        if is_new[0]:
-            for index in range(self._settings.threads_per_queue):
-                start_worker(queue, device, index, self._sessions, self._report)
+        # Threads may be hard to come by: those that could not be started are when the next model comes.
+        while (started := self._workers.get(device, 0)) < self._settings.threads_per_queue:
+            start_worker(queue, device, started, self._sessions, self._report)
+            self._workers[device] = started + 1
         return queue
 
     def _report(self) -> None:
@@ -123,7 +147,7 @@ def _text(text: object) -> str:
 
 
 def _names(names: CNames) -> tuple[str, ...]:
-    return tuple(_text(names.names[index]) for index in range(names.count))
+    return tuple(ffi.string(names.names[index]).decode(errors="replace") for index in range(names.count))
 
 
 def _c_names(names: tuple[str, ...] | None) -> list[object]:

@@ -14,6 +14,8 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     at, end = 0, len(message)
     while at < end:
         tag, at = _varint(message, at)
+        if tag >> 32:  # the library would read such a tag's lower half, and so another field than we
+            raise MalformedError
         kind = tag & 7
         if kind == 0:
             value, at = _varint(message, at)

@@ -1,7 +1,8 @@
 """What a backend is: the types that a backend and the engine share.
 
-Owns no state and knows neither Redis nor the bridge, so that a backend, also one dropped into a folder, can import it:
-`from redisai.protocol import Definition, Settings`. A backend is a module with the two functions of Backend.
+Owns no state and does not know the bridge, so that a backend, also one dropped into a folder, can import it:
+`from redisai.protocol import Definition, Settings`. A backend is a module with the functions of Backend; TORCH also has
+that of ScriptBackend.
 """
 
 from __future__ import annotations
@@ -18,21 +19,37 @@ if TYPE_CHECKING:
 Array: TypeAlias = "numpy.typing.NDArray[Any]"
 
 
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """A model as it was stored."""
+class _Placed:
+    """What is stored for a device."""
 
-    backend: str  # TF, TFLITE, TORCH, ONNX
+    __slots__ = ()
     device: str  # CPU, CPU:n, GPU, GPU:n
-    blob: bytes
-    inputs: tuple[str, ...]  # as the client named them (TF); most formats declare their own
-    outputs: tuple[str, ...]
 
     @property
     def gpu(self) -> int | None:
         """The index of the GPU asked for, None for a CPU. CPU:n is a CPU with a queue of its own."""
         kind, _, index = self.device.partition(":")
         return int(index or 0) if kind == "GPU" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Definition(_Placed):
+    """A model as it was stored."""
+
+    backend: str  # TF, TFLITE, TORCH, ONNX
+    device: str
+    blob: bytes
+    inputs: tuple[str, ...]  # as the client named them (TF); most formats declare their own
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptDefinition(_Placed):
+    """A script as it was stored."""
+
+    device: str
+    source: bytes
+    entry_points: tuple[str, ...]  # the functions that may be called; none: any
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +97,42 @@ class Backend(Protocol):
     def load(self, definition: Definition, settings: Settings) -> Session: ...
 
     # ONNX alone has figures(): the three of bridge_onnx_figures().
+
+
+Reply: TypeAlias = "bytes | int | float | list[Reply] | None"
+
+
+class Redis(Protocol):
+    """What a script may ask of Redis while it runs, from the thread it runs in. What is refused or fails is raised."""
+
+    def call(self, words: Sequence[bytes]) -> Reply: ...
+
+    def run_model(self, key: bytes, inputs: Sequence[Array], noutputs: int) -> Sequence[Array | None]:
+        """Runs a stored model here and now. Inputs and outputs as of Session.run."""
+        ...
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a script's function."""
+
+    function: str
+    inputs: Sequence[Array]  # as of Session.run
+    keys: Sequence[bytes]
+    args: Sequence[bytes]
+    variadic: int | None  # index of the first input of those that make one list, where the client said so
+    noutputs: int
+    redis: Redis
+
+
+class ScriptSession(Protocol):
+    """A script ready to run. Several workers may run it at once."""
+
+    def run(self, call: Call) -> Sequence[Array]: ...
+
+
+class ScriptBackend(Backend, Protocol):
+    def load_script(self, definition: ScriptDefinition, settings: Settings) -> ScriptSession: ...
 
 
 def one_line(error: BaseException) -> str:

@@ -33,7 +33,16 @@ def as_array(tensor: Tensor) -> Array:
     if code == _STRING:
         return _strings(tensor).reshape(shape)
     view: Array = _array(shape, _DTYPES[code], _buffer(tensor.data, tensor.size))
-    return view.copy() if tensor.owner else view
+    return _aligned_copy(view) if tensor.owner else view
+
+
+def _aligned_copy(view: Array) -> Array:
+    """A copy at a multiple of 64 bytes: TensorFlow copies everything else once more."""
+    memory = np.empty(view.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    copy: Array = memory[start : start + view.nbytes].view(view.dtype).reshape(view.shape)
+    copy[...] = view
+    return copy
 
 
 def _strings(tensor: Tensor) -> Array:
@@ -53,6 +62,9 @@ def set_output(run: Run, index: int, array: Array, name: str) -> bool:
         code = _STRING
         array = _join(index, array, name)
     elif not array.flags.c_contiguous:
+        # A model may expand one element to any size; C refuses what is too large, but must not have to see it.
+        if array.nbytes > lib.bridge_max_tensor_bytes():
+            raise MemoryError(f"output {index} of {array.nbytes} bytes exceeds the limit for one tensor")
         array = np.ascontiguousarray(array)
     return _set_output(run, index, code, len(shape), shape, _from_buffer(array), array.nbytes) == 0
 
@@ -62,8 +74,8 @@ def _join(index: int, array: Array, name: str) -> Array:
     label = f"output '{name}'" if name else f"output {index}"
     items: list[Any] = array.ravel().tolist() if array.dtype.kind in "OSU" else [None]
     if not all(isinstance(item, (bytes, str)) for item in items):
-        raise TypeError(f"{label} of the model has type {array.dtype}, which tensors cannot have")
+        raise TypeError(f"{label} has type {array.dtype}, which tensors cannot have")
     elements = [item if isinstance(item, bytes) else item.encode() for item in items]
     if any(b"\0" in element for element in elements):
-        raise ValueError(f"{label} of the model has a string that contains a null character")
+        raise ValueError(f"{label} has a string that contains a null character")
     return np.frombuffer(b"".join(element + b"\0" for element in elements), np.uint8)

@@ -1,4 +1,4 @@
-"""The worker loop: takes runs from a device's queue, runs their models, hands them back.
+"""The worker loop: takes runs from a device's queue, runs their models and scripts, hands them back.
 
 Each worker is a Python thread of its own, THREADS_PER_QUEUE for each queue. They share only the table of sessions,
 which the loader alone changes. A run with one input and one output costs 2.5 to 2.8 us here beyond the backend's run().
@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from _redisai_bridge import ffi, lib
 
 from .protocol import Session, one_line
+from .scripts import ScriptEntry, run_script
 from .tensors import as_array, set_output
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _WAITING: int = lib.RUN_WAITING
 
 
 class Entry:
-    """A session in the table, with what the workers need of it at hand."""
+    """A model's session in the table, with what the workers need of it at hand."""
 
     __slots__ = ("duration", "ninputs", "noutputs", "outputs", "run")
 
@@ -44,14 +45,15 @@ class Entry:
         self.duration = 0  # ns, of its latest run
 
 
-def start_worker(
-    queue: Queue, device: str, index: int, sessions: Mapping[int, Entry], report: Callable[[], None]
-) -> None:
+Sessions: TypeAlias = Mapping[int, Entry | ScriptEntry]
+
+
+def start_worker(queue: Queue, device: str, index: int, sessions: Sessions, report: Callable[[], None]) -> None:
     arguments = (queue, index, sessions, report)
     threading.Thread(target=_work, args=arguments, name=f"{device}-{index}", daemon=True).start()
 
 
-def _work(queue: Queue, index: int, sessions: Mapping[int, Entry], report: Callable[[], None]) -> None:
+def _work(queue: Queue, index: int, sessions: Sessions, report: Callable[[], None]) -> None:
     """Takes about SHARE ns of work at once: more would keep it from the queue's other workers.
 
     The slowest of recent runs decides how many runs that is. Finished runs wait for the end of the batch, but neither
@@ -67,7 +69,7 @@ def _work(queue: Queue, index: int, sessions: Mapping[int, Entry], report: Calla
         begin = oldest = perf_counter_ns()
         for done in range(count):
             run = runs[done]
-            if done > returned and (entry := sessions.get(run.model_id)) is not None and entry.duration > SHARE:
+            if done > returned and (entry := sessions.get(run.id)) is not None and entry.duration > SHARE:
                 lib.bridge_give_back(runs + returned, done - returned)
                 returned = done
             _run(run, sessions)
@@ -87,14 +89,17 @@ def _work(queue: Queue, index: int, sessions: Mapping[int, Entry], report: Calla
         expected = max(slowest, expected * 3 // 4)
 
 
-def _run(run: Run, sessions: Mapping[int, Entry]) -> None:
+def _run(run: Run, sessions: Sessions) -> None:
     """Everything that one run holds is gone when this returns, before the run is given back."""
     try:
         if run.state != _WAITING:
             return
-        entry = sessions.get(run.model_id)
+        entry = sessions.get(run.id)
         if entry is None:
-            raise RuntimeError("the model is not loaded")
+            raise RuntimeError("the model or script is not loaded")
+        if isinstance(entry, ScriptEntry):
+            run_script(run, entry, sessions)
+            return
         ninputs, noutputs = run.ninputs, run.noutputs
         if ninputs != entry.ninputs and entry.ninputs >= 0:
             lib.bridge_fail(run, INPUTS_MISMATCH)

@@ -229,10 +229,10 @@ void bridge_finish_job(Job *job, const char *error);
 
 /* ---- queues and surroundings ----------------------------------------------------------------------------------- */
 
-/* The queue of a device ("CPU", "CPU:1", "GPU:0": upper case), made on first use: then *is_new is set to 1 and the
- * caller starts threads_per_queue workers. NULL when there are too many queues already (64, of which two are kept for
+/* The queue of a device ("CPU", "CPU:1", "GPU:0": upper case), made on first use; the caller starts its
+ * threads_per_queue workers. NULL when there are too many queues already (64, of which two are kept for
  * "CPU" and "GPU"). Loader only. */
-struct Queue *bridge_open_queue(const char *device, int *is_new);
+struct Queue *bridge_open_queue(const char *device);
 
 typedef struct Options {
     int64_t threads_per_queue;

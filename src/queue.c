@@ -50,9 +50,8 @@ double queue_worker_cpu(const Queue *queue, int worker) {
     return used.tv_sec + used.tv_nsec / 1e9;
 }
 
-Queue *bridge_open_queue(const char *device, int *is_new) {
+Queue *bridge_open_queue(const char *device) {
     int count = queue_count();
-    *is_new = 0;
     for (int i = 0; i < count; i++) {
         if (strcmp(table.queues[i]->device, device) == 0) return table.queues[i];
     }
@@ -66,7 +65,6 @@ Queue *bridge_open_queue(const char *device, int *is_new) {
     strcpy(queue->device, device);
     table.queues[count] = queue;
     __atomic_store_n(&table.count, count + 1, __ATOMIC_RELEASE);
-    *is_new = 1;
     return queue;
 }
 

@@ -124,13 +124,38 @@ static int word_is(const Bytes *word, const char *text) {
     return word->size == strlen(text) && strncasecmp(word->data, text, word->size) == 0;
 }
 
-/* Redis refuses most blocking commands in scripts by itself; these two just do not wait, which would go unnoticed. */
-static int blocks_on_streams(const Bytes *words, int count) {
-    if (!word_is(&words[0], "XREAD") && !word_is(&words[0], "XREADGROUP")) return 0;
+static int is_one_of(const Bytes *word, const char *const *texts) {
+    for (; *texts; texts++) {
+        if (word_is(word, *texts)) return 1;
+    }
+    return 0;
+}
+
+static int has_word(const Bytes *words, int count, const char *text) {
+    for (int i = 1; i < count; i++) {
+        if (word_is(&words[i], text)) return 1;
+    }
+    return 0;
+}
+
+/* Redis refuses most blocking commands in scripts by itself; these just do not wait, which would go unnoticed. */
+static int is_blocking(const Bytes *words, int count) {
+    static const char *const pops[] = {"BLMPOP", "BZMPOP", NULL};
+    static const char *const reads[] = {"XREAD", "XREADGROUP", NULL};
+    if (is_one_of(&words[0], pops)) return 1;
+    if (!is_one_of(&words[0], reads)) return 0;
     for (int i = 1; i < count && !word_is(&words[i], "STREAMS"); i++) {
         if (word_is(&words[i], "BLOCK")) return 1;
     }
     return 0;
+}
+
+/* These touch keys that they do not name: all of them, or those that a pattern of SORT makes up. */
+static int touches_unnamed_keys(const Bytes *words, int count) {
+    static const char *const whole[] = {"FLUSHALL", "FLUSHDB", "SWAPDB", NULL};
+    static const char *const sorts[] = {"SORT", "SORT_RO", NULL};
+    if (is_one_of(&words[0], whole)) return 1;
+    return is_one_of(&words[0], sorts) && (has_word(words, count, "BY") || has_word(words, count, "GET"));
 }
 
 /* The first key of the command that is not declared, or -1. */
@@ -148,8 +173,8 @@ static int undeclared_key(const Run *run, RedisModuleString **argv, int count) {
 }
 
 static Reply *call(const Run *run, const Bytes *words, RedisModuleString **argv, int count) {
-    if (blocks_on_streams(words, count)) return error_reply("ERR a blocking command cannot be used in a script");
-    if (undeclared_key(run, argv, count) != -1) {
+    if (is_blocking(words, count)) return error_reply("ERR a blocking command cannot be used in a script");
+    if (touches_unnamed_keys(words, count) || undeclared_key(run, argv, count) != -1) {
         return error_reply("ERR the script touches a key that was not declared with KEYS");
     }
     /* ! replicate, C as the context's user, E errors as replies, M no writes when out of memory, S as in Lua scripts.

@@ -81,7 +81,9 @@ def as_tensor(text: str) -> Tensor:
 """
 
 # Runs the command in args and gives what came back; how deep the reply nests is told in the function's name.
-REDIS = DESCRIBE + """
+REDIS = (
+    DESCRIBE
+    + """
 def reply(tensors: List[Tensor], keys: List[str], args: List[str]):
     return as_tensor(described(redis.execute(args[0], args[1:])))
 
@@ -146,6 +148,7 @@ def increment(tensors: List[Tensor], keys: List[str], args: List[str]):
     for i in range(int(args[0])):
         redis.execute("INCR", keys[0])
 """
+)
 REDIS_ENTRY_POINTS = (
     *("reply", "items", "nested", "run", "then", "without_words", "copied", "given", "all_bytes", "gone_on"),
     *("for_ever", "increment"),

@@ -7,7 +7,7 @@ import time
 import models
 from conftest import Slow, StartServer
 from server import Server, wait_for
-from wire import Wire, Word
+from wire import Word
 
 PAUSE = 1.0
 

@@ -126,12 +126,10 @@ def test_everything_survives_an_aof_of_commands(start_server: StartServer) -> No
     server = start_server(*AOF, "--aof-use-rdb-preamble", "no")
     with server.wire() as wire:
         samples.fill(wire)
-        # there is no command for scripts yet, so none can be read back from commands
-        assert wire.ask("DEL", *samples.SCRIPTS) == 2
         before = samples.contents(wire)
         rewrite(wire)
     names = {command[0].upper() for command in aof_commands(server)}
-    assert names <= {b"SELECT", b"AI.TENSORSET", b"AI.MODELSTORE"}
+    assert names <= {b"SELECT", b"AI.TENSORSET", b"AI.MODELSTORE", b"AI.SCRIPTSTORE", b"AI.SCRIPTSET"}
     server.restart()
     with server.wire() as wire:
         samples.run_all(wire)
@@ -143,7 +141,6 @@ def test_a_rewrite_tells_everything(start_server: StartServer) -> None:
     server = start_server(*AOF, "--aof-use-rdb-preamble", "no")
     with server.wire() as wire:
         samples.fill(wire)
-        assert wire.ask("DEL", *samples.SCRIPTS) == 2
         assert wire.ask("AI.CONFIG", "MODEL_CHUNK_SIZE", 1000) == b"OK"
         rewrite(wire)
     told = told_by(server)
@@ -174,7 +171,6 @@ def test_a_rewrite_tells_everything(start_server: StartServer) -> None:
                 assert keyword.encode() not in words
 
 
-@pytest.mark.xfail(strict=True, reason="Redis writes no command that is not there, and AI.SCRIPTSTORE is not yet")
 def test_a_rewrite_tells_scripts(start_server: StartServer) -> None:
     server = start_server(*AOF, "--aof-use-rdb-preamble", "no")
     with server.wire() as wire:
@@ -185,7 +181,9 @@ def test_a_rewrite_tells_scripts(start_server: StartServer) -> None:
     script, old = samples.SCRIPTS["script"], samples.SCRIPTS["old script"]
     start = [b"AI.SCRIPTSTORE", b"script", b"CPU", b"TAG", b"v1:math", b"ENTRY_POINTS", b"2", b"add", b"double"]
     assert told["script"] == [*start, b"SOURCE", script.source.encode()]
-    assert told["old script"] == [b"AI.SCRIPTSET", b"old script", b"CPU:1", b"SOURCE", old.source.encode()]
+    # an empty tag may be told or left out
+    words = [word for word in told["old script"] if word not in (b"TAG", b"")]
+    assert words == [b"AI.SCRIPTSET", b"old script", b"CPU:1", b"SOURCE", old.source.encode()]
 
 
 def test_odd_keys_and_tags_survive_commands(start_server: StartServer) -> None:

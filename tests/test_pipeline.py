@@ -38,13 +38,13 @@ def reader(r: Client) -> Client:
 def tensor(r: Client, key: str) -> npt.NDArray[np.float32]:
     _, dtype, _, shape, _, blob = r.execute_command("AI.TENSORGET", key, "META", "BLOB")
     assert dtype == b"FLOAT"
-    return np.frombuffer(blob, np.float32).reshape(shape)
+    return np.frombuffer(blob, np.float32).reshape(tuple(shape))
 
 
 def run(model: bytes, feed: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    (output,) = session.run(None, {session.get_inputs()[0].name: feed})
-    return output  # type: ignore[no-any-return]
+    output: npt.NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: feed})[0]
+    return output
 
 
 def check_text(lines: list[str]) -> None:

@@ -66,7 +66,13 @@ def test_device_as_given(wire: Wire, device: str) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    [ADD.rstrip("\n"), f"\n\n# a comment\n{ADD}\n\n", ADD.replace("\n", "\r\n"), f"# h\u00e9 \u2713\n{ADD}", LARGE + ADD],
+    [
+        ADD.rstrip("\n"),
+        f"\n\n# a comment\n{ADD}\n\n",
+        ADD.replace("\n", "\r\n"),
+        f"# h\u00e9 \u2713\n{ADD}",
+        LARGE + ADD,
+    ],
     ids=["no last line break", "comments", "CRLF", "UTF-8", "1500 functions"],
 )
 def test_source_is_given_back_to_the_byte(wire: Wire, source: str) -> None:
@@ -146,7 +152,9 @@ def test_storing_again_replaces(wire: Wire) -> None:
     assert wire.ask(*run) == "ERR Function does not exist: f"
 
 
-@pytest.mark.parametrize("source", ["no script", scripts.function("g", "return tensors[0]")], ids=["broken", "without f"])
+@pytest.mark.parametrize(
+    "source", ["no script", scripts.function("g", "return tensors[0]")], ids=["broken", "without f"]
+)
 def test_a_refused_script_leaves_the_old_one(wire: Wire, source: str) -> None:
     assert wire.ask(*store_command("s", ADD, ["add"], tag="old")) == b"OK"
     assert isinstance(wire.ask(*store_command("s", source, ["f"], tag="new")), Error)

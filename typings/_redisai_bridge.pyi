@@ -24,30 +24,56 @@ class Tensor(CData, Protocol):
     dtype: int
     ndim: int
 
-class Model(CData, Protocol):
+class Runnable(CData, Protocol):
     id: int
+    kind: int
     backend: int
     device: CData
+
+class Model(CData, Protocol):
+    base: Runnable
     inputs: CNames
     outputs: CNames
     pieces: CData
     npieces: int
 
+class Script(CData, Protocol):
+    base: Runnable
+    source: CData
+    entry_points: CNames
+
+class CBytes(CData, Protocol):
+    data: CData
+    size: int
+
 class Run(CData, Protocol):
-    model: Model
-    model_id: int
+    id: int
     inputs: CData
     ninputs: int
     noutputs: int
+    function: CData
+    keys: CBytes
+    args: CBytes
+    nkeys: int
+    nargs: int
+    variadic: int
     state: int
     duration: int
+
+class CReply(CData, Protocol):
+    type: int
+    integer: int
+    real: float
+    text: CData
+    size: int
+    items: CData
+    count: int
 
 class Job(CData, Protocol):
     kind: int
     backend: int
     path: CData
-    model: Model
-    run: Run
+    runnable: Runnable
 
 class Options(CData, Protocol):
     threads_per_queue: int
@@ -55,17 +81,25 @@ class Options(CData, Protocol):
     inter_op_parallelism: int
     model_execution_timeout: int
     backend_memory_limit: int
+    allow_file_ops: int
 
 class _FFI:
     NULL: Any
     def new(self, ctype: str, value: object = ...) -> Any: ...
     def string(self, text: object) -> bytes: ...
-    def unpack(self, pointer: CData, length: int) -> list[Any]: ...
+    def cast(self, ctype: str, value: CData) -> Any: ...
+    def unpack(self, pointer: CData, length: int) -> Any: ...
     def buffer(self, pointer: CData, size: int) -> memoryview: ...
     def from_buffer(self, value: object) -> Any: ...
 
 class _Lib:
     RUN_WAITING: int
+    KIND_SCRIPT: int
+    REPLY_STRING: int
+    REPLY_INTEGER: int
+    REPLY_DOUBLE: int
+    REPLY_ARRAY: int
+    REPLY_ERROR: int
     JOB_LOAD: int
     JOB_DROP: int
     JOB_FORWARD: int
@@ -77,11 +111,22 @@ class _Lib:
     def bridge_fail(self, run: Run, message: bytes) -> None: ...
     def bridge_give_back(self, runs: CData, count: int) -> None: ...
     def bridge_next_job(self) -> Job: ...
-    def bridge_model_ready(
-        self, model: Model, queue: Queue, ninputs: int, inputs: Sequence[Any], noutputs: int, outputs: Sequence[Any]
+    def bridge_call(self, run: Run, words: CData, count: int) -> CReply: ...
+    def bridge_free_reply(self, reply: CReply) -> None: ...
+    def bridge_hold_model(self, run: Run, key: CBytes, error: CData) -> Model: ...
+    def bridge_release_model(self, model: Model, duration: int, samples: int, failed: int) -> None: ...
+    def bridge_ready(
+        self,
+        runnable: Runnable,
+        queue: Queue,
+        ninputs: int,
+        inputs: Sequence[Any],
+        noutputs: int,
+        outputs: Sequence[Any],
     ) -> None: ...
     def bridge_finish_job(self, job: Job, error: Any) -> None: ...
-    def bridge_open_queue(self, device: bytes, is_new: CData) -> Queue: ...
+    def bridge_open_queue(self, device: bytes) -> Queue: ...
+    def bridge_max_tensor_bytes(self) -> int: ...
     def bridge_options(self) -> Options: ...
     def bridge_backends_path(self) -> CData: ...
     def bridge_free(self, text: CData) -> None: ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from redisai.protobuf import MalformedError, fields
+
 # The parts of an ONNX file that can hold tensors, each by the number of its field: message, field -> message.
 GRAPH, NODE, ATTRIBUTE, TENSOR, SPARSE, FUNCTION, TRAINING, MODEL = range(8)
 PARTS: dict[int, dict[int, int]] = {
@@ -25,35 +27,19 @@ def refuse_external_data(blob: bytes) -> None:
     """
     if b"location" not in blob:
         return
-    todo = [(MODEL, 0, len(blob))]
-    while todo:
-        part, at, end = todo.pop()
-        while at < end:
-            tag, at = _varint(blob, at)
-            field, kind = tag >> 3, tag & 7
-            if kind == 0:
-                value, at = _varint(blob, at)
-                if part == TENSOR and field == DATA_LOCATION and value:
-                    raise ValueError("the model keeps tensors in other files (external data), not in the blob")
-            elif kind == 2:
-                size, at = _varint(blob, at)
-                inner = PARTS[part].get(field)
-                if inner is not None:
-                    todo.append((inner, at, min(at + size, end)))
-                at += size
-            elif kind in (1, 5):
-                at += 8 if kind == 1 else 4
-            else:
-                raise ValueError("Failed to load model because protobuf parsing failed.")
-
-
-def _varint(blob: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(blob) and shift < 70:
-        byte = blob[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value & (1 << 64) - 1, at
-        shift += 7
-    raise ValueError("Failed to load model because protobuf parsing failed.")
+    todo = [(MODEL, memoryview(blob))]
+    try:
+        while todo:
+            part, message = todo.pop()
+            for field, value in fields(message):
+                if isinstance(value, memoryview):
+                    inner = PARTS[part].get(field)
+                    if inner is not None:
+                        todo.append((inner, value))
+                elif part == TENSOR and field == DATA_LOCATION and value:
+                    raise PermissionError(
+                        "the model keeps tensors in other files (external data), not in the blob;"
+                        " the server allows that with ALLOW_FILE_OPS 1"
+                    )
+    except MalformedError:
+        raise ValueError("Failed to load model because protobuf parsing failed.") from None

@@ -6,6 +6,7 @@ Owns the arena that BACKEND_MEMORY_LIMIT bounds; watchdog.py ends runs after MOD
 from __future__ import annotations
 
 import functools
+import os
 import re
 import weakref
 from collections.abc import Sequence
@@ -32,8 +33,11 @@ def version() -> str:
 
 
 def load(definition: Definition, settings: Settings) -> Session:
-    refuse_external_data(definition.blob)
     options = ort.SessionOptions()
+    if settings.allow_file_ops:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.getcwd())
+    else:
+        refuse_external_data(definition.blob)
     options.log_severity_level = FATAL
     options.intra_op_num_threads = settings.intra_op_threads
     options.inter_op_num_threads = settings.inter_op_parallelism or 1

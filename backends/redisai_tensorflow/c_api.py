@@ -85,8 +85,6 @@ def _open() -> Any:
 
 lib = _open()
 
-UNIMPLEMENTED = 12
-
 
 class Status:
     """What a call says of its success: with Status() as status: lib.TF_...(status.c); status.check()."""

@@ -13,7 +13,10 @@ from .c_api import ffi, lib
 # The parts of a GraphDef that can hold operations, each by the number of its field: message, field -> message.
 GRAPH, LIBRARY, FUNCTION, NODE = range(4)
 PARTS: dict[int, dict[int, int]] = {GRAPH: {1: NODE, 2: LIBRARY}, LIBRARY: {1: FUNCTION}, FUNCTION: {3: NODE}}
-NAME, OPERATION = 1, 2  # fields of NODE
+NAME, OPERATION, ATTRIBUTE = 1, 2, 5  # fields of NODE
+KEY, VALUE = 1, 2  # fields of ATTRIBUTE
+TYPE, TENSOR = 6, 8  # fields of VALUE
+DTYPE = 1  # field of TENSOR
 
 # Made from TensorFlow's own list of 1801 operations. Among them are those of input pipelines (datasets), which can
 # read files in many ways and run graphs that are hidden in strings. A test looks for new ones.
@@ -35,18 +38,24 @@ def operations(blob: bytes, allow_file_ops: bool) -> set[str]:
         found = set()
         for node in _nodes(memoryview(blob)):
             name = operation = b""
+            attributes: dict[object, int | memoryview | None] = {}
             for field, value in fields(node):
                 if field == NAME:
                     name = _bytes(value)
                 elif field == OPERATION:
                     operation = _bytes(value)
-                    found.add(operation.decode())
+                elif field == ATTRIBUTE:
+                    attribute = dict(fields(_message(value)))
+                    attributes[attribute.get(KEY)] = attribute.get(VALUE)
+            found.add(operation.decode())
+            if operation == b"Const":
+                _check_constant(attributes)
             # The one operation that is harmless or not by an attribute: it prints to a stream or a file.
             to_file = operation == b"PrintV2" and b"file:" in bytes(node)
             if not allow_file_ops and (to_file or REFUSED.search(operation)):
                 raise PermissionError(
                     f"node '{name.decode()}' of the graph is a {operation.decode()}, which can reach beyond the model;"
-                    " the server allows that with ALLOW_FILE_OPS yes"
+                    " the server allows that with ALLOW_FILE_OPS 1"
                 )
         return found
     except (MalformedError, UnicodeDecodeError):
@@ -67,10 +76,25 @@ def _nodes(blob: memoryview) -> Iterator[memoryview]:
                 todo.append((inner, value))
 
 
-def _bytes(value: int | memoryview) -> bytes:
-    if isinstance(value, int):
+def _check_constant(attributes: dict[object, int | memoryview | None]) -> None:
+    """TensorFlow looks at those of the graph itself, but ends the process where one in a function is damaged."""
+    kind = _field(attributes.get(b"dtype"), TYPE)
+    if kind is None or kind != _field(_field(attributes.get(b"value"), TENSOR), DTYPE):
         raise MalformedError
-    return bytes(value)
+
+
+def _field(message: int | memoryview | None, field: int) -> int | memoryview | None:
+    return dict(fields(_message(message))).get(field)
+
+
+def _message(value: int | memoryview | None) -> memoryview:
+    if not isinstance(value, memoryview):
+        raise MalformedError
+    return value
+
+
+def _bytes(value: int | memoryview) -> bytes:
+    return bytes(_message(value))
 
 
 def keeps_inputs(operations: set[str]) -> bool:
@@ -93,5 +117,5 @@ def _stateful() -> set[str]:
     for _, definition in fields(memoryview(listed)):
         parts = dict(fields(definition))  # type: ignore[arg-type]
         if parts.get(17):
-            found.add(bytes(parts[1]).decode())  # type: ignore[arg-type]
+            found.add(bytes(parts[1]).decode())
     return found

@@ -1,4 +1,6 @@
-"""Arrays as TensorFlow's tensors, and back. Workers enter; the table of strings that TensorFlow still holds is all state.
+"""Arrays as TensorFlow's tensors, and back. Workers enter.
+
+The only state is a table of the strings that TensorFlow still holds.
 """
 
 from __future__ import annotations
@@ -55,10 +57,12 @@ def as_array(tensor: Any, dtype: np.dtype[Any]) -> Array:
     if not size:
         return np.empty(shape, dtype)
     data = lib.TF_TensorData(tensor)
-    if dtype != object:
-        return np.ndarray(shape, dtype, ffi.buffer(data, size)).copy()
+    if not dtype.hasobject:
+        view: Array = np.ndarray(shape, dtype, ffi.buffer(data, size))
+        copied: Array = view.copy()
+        return copied
     strings = ffi.cast("TF_TString *", data)
-    array = np.empty(size // ELEMENT, object)
+    array: Array = np.empty(size // ELEMENT, object)
     for index in range(len(array)):
         string = strings + index
         array[index] = ffi.buffer(lib.TF_StringGetDataPointer(string), lib.TF_StringGetSize(string))[:]
@@ -81,9 +85,11 @@ def _new_strings(array: Array) -> Any:
     return lib.TF_NewTensor(STRING, shape, len(shape), elements, array.size * ELEMENT, _free_strings, ffi.NULL)
 
 
-@ffi.callback("void (void *, size_t, void *)")
-def _free_strings(data: Any, size: int, _: Any) -> None:
+def _free(data: Any, size: int, _: Any) -> None:
     """TensorFlow enters, from any thread."""
     elements = _strings.pop(int(ffi.cast("uintptr_t", data)))
     for index in range(size // ELEMENT):
         lib.TF_StringDealloc(elements + index)
+
+
+_free_strings = ffi.callback("void (void *, size_t, void *)", _free)

@@ -1,11 +1,12 @@
-"""Finds out what a TorchScript model writes to. The loader enters; no state.
+"""Finds out what a TorchScript model or function writes to. The loader enters; no state.
 
-A model's inputs share memory with stored tensors, which never change, and several workers run one model at once. So a
-model that writes to its inputs gets copies of them, and one that changes what it keeps runs once at a time.
+Inputs share memory with stored tensors, which never change, and several workers run one model at once. So what writes
+to its inputs gets copies of them, and a model that changes what it keeps runs once at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -36,3 +37,34 @@ class Aliasing(NamedTuple):
         )
         # A stateful model may also keep an input, whose memory is not ours to keep.
         return Aliasing(stateful or any(aliases.has_writers(value) for value in inputs), stateful)
+
+
+def writes_to_inputs(graph: Any, assume: Mapping[str, str]) -> bool:
+    """Whether a function writes to the tensors it is given, also to those in lists. The graph is inlined, and changed.
+
+    assume: operators whose schemas tell the library less than we know, and what to take them for.
+    """
+    if any(graph.findAllNodes(kind) for kind in OPAQUE):
+        return True
+    for kind, better in assume.items():
+        for node in graph.findAllNodes(kind):
+            replacement = graph.create(better, list(node.inputs()), node.outputsSize())
+            replacement.insertBefore(node)
+            for output, new in zip(node.outputs(), replacement.outputs(), strict=True):
+                new.setType(output.type())
+            node.replaceAllUsesWith(replacement)
+            node.destroy()
+    values = list(graph.inputs())
+    first = next(iter(graph.nodes()), None)
+    if first is None:
+        return False
+    with graph.insert_point_guard(first):
+        zero = graph.insertConstant(0)
+    lists = [value for value in values if value.type().kind() == "ListType"]
+    for value in lists:  # analysis knows a list's tensors only where they are taken out
+        taken = graph.create("aten::__getitem__", [value, zero], 1)
+        taken.insertAfter(zero.node())
+        taken.output().setType(value.type().getElementType())
+        values.append(taken.output())
+    aliases = graph.alias_db()
+    return any(aliases.has_writers(value) for value in values if value.type().kind() in ("TensorType", "OptionalType"))

@@ -1,18 +1,31 @@
-"""Loads models as the engine does, without a server: load("ONNX", blob, "CPU", intra_op_parallelism=1)."""
+"""Loads models and scripts as the engine does, without a server: load("ONNX", blob, "CPU", intra_op_parallelism=1)."""
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # before a redisai that may be installed: the well-known client is called so
 
 from redisai.backends import KINDS, Registry  # noqa: E402
-from redisai.protocol import Definition, Session, Settings  # noqa: E402
+from redisai.protocol import (  # noqa: E402
+    Definition,
+    ScriptBackend,
+    ScriptDefinition,
+    ScriptSession,
+    Session,
+    Settings,
+)
 
 registry = Registry(lambda: ROOT / "backends", lambda number, version: None)
+NAMES = [kind.name for kind in KINDS]
 
 
 def load(backend: str, blob: bytes, device: str = "CPU", **settings: Any) -> Session:
-    number = [kind.name for kind in KINDS].index(backend)
-    return registry.get(number).load(Definition(backend, device, blob, (), ()), Settings(**settings))
+    return registry.get(NAMES.index(backend)).load(Definition(backend, device, blob, (), ()), Settings(**settings))
+
+
+def load_script(source: str | bytes, *entry_points: str, device: str = "CPU") -> ScriptSession:
+    backend = cast(ScriptBackend, registry.get(NAMES.index("TORCH")))
+    source = source.encode() if isinstance(source, str) else source
+    return backend.load_script(ScriptDefinition(device, source, entry_points), Settings())

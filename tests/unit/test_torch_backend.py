@@ -281,7 +281,7 @@ class Cast(torch.nn.Module):
 
 
 def test_a_type_that_numpy_lacks_is_named() -> None:
-    with pytest.raises(TypeError, match="output 0 of the model has type bfloat16"):
+    with pytest.raises(TypeError, match="output 0 has type bfloat16"):
         load("TORCH", blob(Cast(torch.bfloat16))).run([X])
 
 

@@ -1,0 +1,99 @@
+"""TorchScript models: loading, and running forward. Loader and workers enter."""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from redisai.protocol import Array, Definition, Settings
+
+from .aliasing import Aliasing
+from .tensors import find_device, flatten, gradients_off, set_threads, to_array, to_tensor
+
+NUMBERS: dict[str, Callable[[Any], bool | int | float]] = {
+    "BoolType": bool,
+    "IntType": int,
+    "FloatType": float,
+    "NumberType": lambda number: number,
+}
+
+
+def load(definition: Definition, settings: Settings) -> Session:
+    set_threads(settings)
+    device = find_device(definition.gpu)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # The one loader used here: TorchScript's own, which unlike pickle runs no code that a blob brings.
+        module: Any = torch.jit.load(io.BytesIO(definition.blob), map_location=device)  # type: ignore[no-untyped-call]
+        with suppress(AttributeError, RuntimeError):  # a frozen model has no mode to change
+            module.eval()
+        if not hasattr(module, "forward"):
+            raise ValueError("the model has no method forward")
+        return Session(module, device)
+
+
+class Session:
+    def __init__(self, module: Any, device: torch.device) -> None:
+        schema = module.forward.schema
+        arguments = schema.arguments[1:]  # without self
+        self._numbers: list[tuple[int, str, Callable[[Any], bool | int | float]]] = []
+        for index, argument in enumerate(arguments):
+            kind = _kind(argument.type)
+            if kind in NUMBERS:
+                self._numbers.append((index, argument.name, NUMBERS[kind]))
+            elif kind != "TensorType" and not argument.has_default_value():
+                raise TypeError(
+                    f"argument '{argument.name}' of forward is a {argument.type.annotation_str};"
+                    " only tensors and numbers can be given"
+                )
+        optional = any(argument.has_default_value() for argument in arguments)
+        self.inputs = None if optional else tuple(argument.name for argument in arguments)
+        self.outputs = _unnamed_outputs(schema.returns)
+        self._forward = module.forward
+        self._device = device if device.type != "cpu" else None
+        aliasing = Aliasing.of(module)
+        self._copies = aliasing.inputs_written
+        self._lock = threading.Lock() if aliasing.stateful else None
+
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
+        gradients_off()
+        device, copies = self._device, self._copies
+        arguments = [to_tensor(array, device, copies) for array in inputs]
+        for index, name, number in self._numbers:
+            if index < len(arguments):
+                arguments[index] = _number(arguments[index], name, number)
+        if self._lock is None:
+            result = self._forward(*arguments)
+            if isinstance(result, torch.Tensor):
+                return [to_array(0, result)]
+            return [to_array(index, tensor) for index, tensor in enumerate(flatten(result))]
+        with self._lock:  # what a model keeps from run to run may be part of its outputs
+            outputs = self._forward(*arguments)
+            return [to_array(index, tensor).copy() for index, tensor in enumerate(flatten(outputs))]
+
+
+def _kind(type_: Any) -> str:
+    """What TorchScript calls a type, an optional one like the type itself."""
+    kind = str(type_.kind())
+    return str(type_.getElementType().kind()) if kind == "OptionalType" else kind
+
+
+def _unnamed_outputs(returns: Sequence[Any]) -> tuple[str, ...] | None:
+    """One empty name for each tensor that forward returns; None where only a run can tell how many there are."""
+    if len(returns) != 1:
+        return None
+    result = returns[0].type
+    types = result.elements() if result.kind() == "TupleType" else [result]
+    return ("",) * len(types) if all(type_.kind() == "TensorType" for type_ in types) else None
+
+
+def _number(tensor: torch.Tensor, name: str, number: Callable[[Any], bool | int | float]) -> bool | int | float:
+    if tensor.numel() != 1:
+        raise ValueError(f"argument '{name}' of forward is a number: a tensor of one element is needed")
+    return number(tensor.item())

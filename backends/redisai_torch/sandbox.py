@@ -1,0 +1,172 @@
+"""What the source of a script can name: TorchScript's language and operators, and nothing else. The loader enters.
+
+Scripts come from clients, who may not read files, start processes or run Python. The compiler asks resolve() for every
+name that the source does not define, and looks attributes up on what it gets, so neither real modules nor Python
+functions that are not the library's own tensor functions may come out of here. Two more doors are shut: the compiler
+runs the default values of parameters, so they may not call anything; it recurses into expressions, so sources that
+would run it out of stack are refused; and once a function is compiled, its graph may
+hold only operators (refuse_operators), whatever way they came in.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
+from typing import Any, TypeVar
+
+import torch
+from torch.jit._builtins import _find_builtin
+
+# They touch files, or settings that other runs share, or trust indices and addresses that they are given.
+DENIED = re.compile(
+    r"aten::(save|from_file|set_grad_enabled"
+    r"|sparse_\w+_tensor|segment_reduce|fbgemm_\w+|mkldnn_\w+|cudnn_\w+|miopen_\w+|\w+_backward)$"
+)
+# Operators of the library's own use, some of which check no bounds. The compiler itself makes use of these.
+INTERNAL = re.compile("aten::_(?!_|set_item$|unwrap_optional$|list_to_tensor$|infer_size$|tensor_to_list$|cast_)")
+# Python, other threads, other machines.
+KINDS_DENIED = re.compile("prim::(PythonOp|IgnoredPythonOp|CallMethod|fork|awaitable|rpc_|CreateObject|SetAttr)")
+
+NUMBERS = ("pi", "e", "inf", "nan")
+TYPES = (torch.dtype, torch.layout, torch.memory_format)
+FUNCTIONS = ("torch.functional", "torch.nn.functional")  # Python that the compiler compiles along
+HELPERS = re.compile("has_torch_function|handle_torch_function|boolean_dispatch|assert_int_or_pair")
+
+# A call in the parameters: what stands before its parenthesis is neither "=" nor ",", "(" or "[".
+CALL = re.compile(r"[^\s=,(\[]\s*\(")
+
+# What can nest expressions in a function, and the stack for it: the compiler takes up to 4 KiB for a level.
+NESTING = re.compile(rb"[-+*/%~<>=!&|^.(\[{]|\b(?:not|and|or|if|elif|for)\b|['\"]\s*['\"]")
+MOST_NESTING = 60_000
+STACK = MOST_NESTING * 6 * 1024
+# Where none of these is, a line that begins with "def" begins a function: it is not within a string.
+SPANNING = re.compile(rb"\'\'\'|\"\"\"|\\[\r\n]")
+Result = TypeVar("Result")
+
+
+class Namespace(ModuleType):
+    """Looks like a module to the compiler, and holds nothing but what it is given."""
+
+    def __init__(self, name: str, names: Mapping[str, Any]) -> None:
+        super().__init__(name)
+        super().__setattr__("names", {"__name__": name, **names})
+
+    def __getattribute__(self, name: str) -> Any:
+        names: dict[str, Any] = super().__getattribute__("names")
+        if name not in names:
+            raise AttributeError(f"{names['__name__']} has no {name} for scripts")
+        return names[name]
+
+
+def resolver(namespaces: Mapping[str, Namespace]) -> Callable[[str], Any]:
+    """What the compiler asks for names: of namespaces, and of exceptions, which scripts may raise."""
+
+    def resolve(name: str) -> Any:
+        if name in namespaces:
+            return namespaces[name]
+        if name.startswith("("):  # not a name: the parameters, as they stand in the source, before defaults are run
+            _refuse_calls(name)
+        found = getattr(builtins, name, None)
+        return found if isinstance(found, type) and issubclass(found, Exception) else None
+
+    return resolve
+
+
+def _refuse_calls(parameters: str) -> None:
+    inside = parameters[1:]
+    if CALL.search(inside) or ("(" in inside and ("#" in inside or "\\" in inside)):
+        raise ValueError(f"the default value of a parameter cannot call a function: {parameters.strip()}")
+
+
+def on_large_stack(source: bytes, compile: Callable[[], Result]) -> Result:
+    """Runs what compiles the source, with stack enough for whatever the source may nest."""
+    functions = [source] if SPANNING.search(source) else re.split(rb"\ndef\b", source)
+    if max(len(NESTING.findall(function)) for function in functions) > MOST_NESTING:
+        raise ValueError(f"a function of the script is too large: it has more than {MOST_NESTING} operators")
+    results: list[Result | BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(compile())
+        except BaseException as error:
+            results.append(error)
+
+    before = threading.stack_size(STACK)
+    try:
+        thread = threading.Thread(target=run, name="compiler")
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    result = results.pop()
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def refuse_operators(graph: Any, inlined: Any) -> None:
+    """graph is what the function itself says, inlined what all that it calls says too."""
+    for node in _nodes(inlined):
+        kind = str(node.kind())
+        if DENIED.match(kind) or KINDS_DENIED.match(kind):
+            raise ValueError(f"{kind} cannot be used in a script")
+    for node in _nodes(graph):
+        kind = str(node.kind())
+        if INTERNAL.match(kind):
+            raise ValueError(f"{kind} cannot be used in a script")
+
+
+def _nodes(block: Any) -> Iterator[Any]:
+    for node in block.nodes():
+        yield node
+        for inner in node.blocks():
+            yield from _nodes(inner)
+        for name in node.attributeNames():
+            if node.kindOf(name) == "g":
+                yield from _nodes(node.g(name))
+
+
+@functools.cache
+def torch_namespace() -> Namespace:
+    operators = {name: getattr(torch.ops.aten, name.removeprefix("aten::")) for name in _operators()}
+    functional = Namespace("torch.nn.functional", _functions(torch.nn.functional))
+    return Namespace(
+        "torch",
+        {
+            **{name.removeprefix("aten::"): operator for name, operator in operators.items()},
+            **_functions(torch),
+            "nn": Namespace("torch.nn", {"functional": functional}),
+            "fft": Namespace("torch.fft", _functions(torch.fft)),
+            "linalg": Namespace("torch.linalg", _functions(torch.linalg)),
+            "special": Namespace("torch.special", _functions(torch.special)),
+        },
+    )
+
+
+@functools.cache
+def _operators() -> frozenset[str]:
+    names = {schema.name for schema in torch._C._jit_get_all_schemas()}
+    return frozenset(name for name in names if re.match("aten::[A-Za-z]", name) and not DENIED.match(name))
+
+
+def _functions(module: ModuleType) -> dict[str, Any]:
+    """Operators, functions over tensors, types and numbers of a module of the library."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and not HELPERS.match(name)
+        and (isinstance(value, TYPES) or name in NUMBERS or _is_operator(value) or _is_function(value))
+    }
+
+
+def _is_operator(value: Any) -> bool:
+    return not isinstance(value, ModuleType) and callable(value) and _find_builtin(value) in _operators()  # type: ignore[no-untyped-call]
+
+
+def _is_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, type) and getattr(value, "__module__", None) in FUNCTIONS

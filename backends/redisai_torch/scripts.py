@@ -1,0 +1,137 @@
+"""TorchScript scripts: compiling their source, checking entry points, calling functions. Loader and workers enter.
+
+A function with the signature of an entry point gets tensors, keys and arguments. Any other, as scripts stored without
+entry points have them, gets the inputs: tensors in their order, and a list of tensors takes the rest.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from redisai.protocol import Array, Call, ScriptDefinition, Settings, one_line
+
+from . import redis_calls
+from .aliasing import writes_to_inputs
+from .redis_calls import RUN_MODEL, RUN_MODEL_PURE, current
+from .sandbox import on_large_stack, refuse_operators, resolver, torch_namespace
+from .tensors import find_device, flatten, gradients_off, set_threads, to_array, to_tensor
+
+ENTRY_POINT = ["List[Tensor]", "List[str]", "List[str]"]
+FRAME = re.compile(r'File "<string>", line (\d+), in (\w+)')
+REASON = re.compile(r"^[\w.]*(?:Error|Exception)\w*: ", re.MULTILINE)
+# What the library says of int("x") and float("x").
+UNCLEAR = {"stoll": "could not convert string to int", "stod": "could not convert string to float"}
+SIGNATURE = "(tensors: List[Tensor], keys: List[str], args: List[str])"
+
+
+def load_script(definition: ScriptDefinition, settings: Settings) -> ScriptSession:
+    set_threads(settings)
+    device = find_device(definition.gpu)
+    functions = on_large_stack(definition.source, lambda: _compile(definition.source, device))
+    for name in definition.entry_points:
+        if name not in functions:
+            raise ValueError(f"Function {name} does not exist in the given script.")
+        functions[name].check_entry_point()
+    if definition.entry_points:
+        functions = {name: functions[name] for name in definition.entry_points}
+    return ScriptSession(functions)
+
+
+def _compile(source: bytes, device: torch.device) -> dict[str, Function]:
+    unit: Any = torch.jit.CompilationUnit()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # The compiler wants a line break at the end, which clients forget.
+        unit.define(source + b"\n", resolver({"torch": torch_namespace(), **redis_calls.namespaces()}))
+    return {function.name: Function(function, device) for function in unit.get_functions()}
+
+
+class ScriptSession:
+    def __init__(self, functions: dict[str, Function]) -> None:
+        self._functions = functions
+
+    def run(self, call: Call) -> Sequence[Array]:
+        function = self._functions.get(call.function)
+        if function is None:
+            raise ValueError(f"Function does not exist: {call.function}")
+        gradients_off()
+        arguments = function.arguments(call)
+        current.redis = call.redis
+        try:
+            result = function.run(*arguments)
+        except Exception as error:
+            raise RuntimeError(current.error or _explain(error)) from None
+        finally:
+            current.redis = None
+            current.error = ""
+        outputs = [] if result is None else list(flatten(result))
+        if len(outputs) != call.noutputs:
+            raise ValueError(f"Function returned unexpected number of outputs - {call.function}")
+        return [to_array(index, tensor) for index, tensor in enumerate(outputs)]
+
+
+class Function:
+    def __init__(self, function: Any, device: torch.device) -> None:
+        refuse_operators(function.graph, function.inlined_graph)
+        self.run = function
+        self._name = str(function.name)
+        self._device = device if device.type != "cpu" else None
+        self._copies = writes_to_inputs(function.inlined_graph, {RUN_MODEL: RUN_MODEL_PURE})
+        arguments = function.schema.arguments
+        self._types = [str(argument.type.annotation_str) for argument in arguments]
+        self._optional = [argument.has_default_value() for argument in arguments]
+        self._is_entry_point = self._types == ENTRY_POINT
+
+    def check_entry_point(self) -> None:
+        if len(self._types) != 3:
+            raise ValueError(f"Wrong number of inputs in function {self._name}. Expected 3 but was {len(self._types)}")
+        if not self._is_entry_point:
+            raise ValueError(
+                f"Wrong inputs type in function {self._name}."
+                f" Expected signature similar to: def {self._name}{SIGNATURE}"
+            )
+
+    def arguments(self, call: Call) -> Sequence[Any]:
+        tensors = [to_tensor(array, self._device, self._copies) for array in call.inputs]
+        return (tensors, call.keys, call.args) if self._is_entry_point else self._mapped(tensors, call.variadic)
+
+    def _mapped(self, tensors: list[Any], variadic: int | None) -> list[Any]:
+        """The inputs as the function's parameters want them; those left over at the end have defaults."""
+        arguments: list[Any] = []
+        used = 0
+        for type_, optional in zip(self._types, self._optional, strict=True):
+            if type_ == "List[Tensor]" and variadic in (None, used):
+                arguments.append(tensors[used:])
+                used = len(tensors)
+            elif type_ in ("Tensor", "Optional[Tensor]") and used < (len(tensors) if variadic is None else variadic):
+                arguments.append(tensors[used])
+                used += 1
+            elif optional:
+                break
+            else:
+                raise ValueError(self._mismatch(len(tensors)))
+        if used < len(tensors):
+            raise ValueError(self._mismatch(len(tensors)))
+        return arguments
+
+    def _mismatch(self, given: int) -> str:
+        parameters = ", ".join(self._types)
+        return f"Wrong number of inputs provided to function: {self._name}({parameters}) was given {given}"
+
+
+def _explain(error: Exception) -> str:
+    """The reason first, and where: the library's own text is a traceback that quotes the source."""
+    text = str(error)
+    frames = [frame for frame in FRAME.findall(text) if frame[1] not in redis_calls.FUNCTIONS]
+    end = text.rpartition("<--- HERE\n")[2]
+    reason = REASON.search(end)
+    if reason is None or not frames:
+        return one_line(error)
+    line, function = frames[-1]
+    text = end[reason.end() :].rstrip(": \n") or reason.group().rstrip(": ")
+    return f"{UNCLEAR.get(text, text)} (line {line}, in {function})"

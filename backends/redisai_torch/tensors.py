@@ -1,0 +1,75 @@
+"""Arrays as tensors and back, and the library's settings, for models and scripts. Loader and workers enter.
+
+Owns the library's global settings: gradients are off in every thread that runs anything.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from redisai.protocol import Array, Settings
+
+
+def to_tensor(array: Array, device: torch.device | None, copies: bool) -> Any:
+    """A tensor on the device, None for the CPU, where it shares memory with the array unless copies are needed."""
+    if array.dtype == object:
+        raise TypeError("TORCH models and scripts take no STRING tensors")
+    tensor = torch.from_numpy(array)
+    if device is not None:
+        return tensor.to(device)
+    return tensor.clone() if copies else tensor
+
+
+def to_array(index: int, tensor: torch.Tensor) -> Array:
+    try:
+        return tensor.numpy(force=True)
+    except TypeError:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise TypeError(f"output {index} has type {kind}, which tensors cannot have") from None
+
+
+def flatten(result: Any) -> Iterator[torch.Tensor]:
+    """The tensors of a result, lists and tuples flattened."""
+    if isinstance(result, torch.Tensor):
+        yield result
+    elif isinstance(result, (list, tuple)):
+        for item in result:
+            yield from flatten(item)
+    else:
+        raise TypeError("Function returned non-tensor values")
+
+
+_thread = threading.local()
+
+
+def gradients_off() -> None:
+    """The setting belongs to the thread; a context manager around every run would cost 2.5 us each."""
+    if not getattr(_thread, "ready", False):
+        torch.set_grad_enabled(False)
+        _thread.ready = True
+
+
+def set_threads(settings: Settings) -> None:
+    _set_threads(settings.intra_op_threads, settings.inter_op_parallelism)
+
+
+@functools.cache
+def _set_threads(intra: int, inter: int) -> None:
+    torch.set_num_threads(intra)
+    if inter:
+        torch.set_num_interop_threads(inter)
+
+
+def find_device(gpu: int | None) -> torch.device:
+    if gpu is None:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RuntimeError("GPU requested but Torch couldn't find CUDA")
+    if gpu >= torch.cuda.device_count():
+        raise RuntimeError(f"GPU:{gpu} requested but Torch found only {torch.cuda.device_count()}")
+    return torch.device("cuda", gpu)
