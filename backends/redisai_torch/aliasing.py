@@ -2,15 +2,35 @@
 
 Inputs share memory with stored tensors, which never change, and several workers run one model at once. So what writes
 to its inputs gets copies of them, and a model that changes what it keeps runs once at a time.
+
+The library's alias analysis believes what operators declare, and some return their input without declaring that
+(type_as, atleast_1d, dropout in eval mode). So whatever is written to must also come from memory that is provably new,
+or else it counts as what it may have come from (_written).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 
+from .sandbox import nodes
+
+# They always return new memory.
+FRESH = re.compile(
+    r"aten::(exp|relu|sigmoid|tanh|gelu|silu|clone|cat|stack|linear|addmm|mm|bmm|_convolution|conv[123]d"
+    r"|conv_transpose[123]d|batch_norm|layer_norm|zeros_like|ones_like|empty_like)$"
+    r"|quantized::(linear|linear_relu|linear_dynamic|linear_relu_dynamic|conv[123]d|conv[123]d_relu)$"
+)
+# These too, as far as the alias analysis sees: x + 0 is optimised to x where it sees nothing written.
+ARITHMETIC = re.compile(r"aten::(add|sub|rsub|mul|div)$")
+# They update their statistics, the fourth and fifth argument, without declaring it, unless the sixth says otherwise.
+NORMS = re.compile(r"aten::(batch_norm|instance_norm|native_batch_norm|_batch_norm_impl_index)$")
+# An operator on nothing but these and tensors returns new memory, or that of one of the tensors.
+PLAIN = {"IntType", "FloatType", "BoolType", "NumberType", "ComplexType", "StringType", "NoneType", "DeviceObjType"}
 # Calls that the graph does not show the inside of.
 OPAQUE = ("prim::CallMethod", "prim::CallFunction", "prim::PythonOp", "prim::fork", "aten::fork")
 
@@ -28,15 +48,20 @@ class Aliasing(NamedTuple):
         except Exception:  # some models cannot be frozen, or are frozen already
             graph = module.inlined_graph
         aliases = graph.alias_db()
-        itself, *inputs = graph.inputs()
+        itself = next(iter(graph.inputs()))
         kept = [node.output() for kind in ("prim::GetAttr", "prim::Constant") for node in graph.findAllNodes(kind)]
         stateful = (
             any(graph.findAllNodes(kind) for kind in ("prim::SetAttr", *OPAQUE))
             or aliases.has_writers(itself)
             or any(aliases.has_writers(value) for value in kept)
         )
+        # Not the frozen graph: freezing believes the declarations too, and may have left out what seems to do nothing.
+        inputs = list(module.inlined_graph.inputs())[1:]
+        given = {value.debugName() for value in inputs if value.type().kind() == "TensorType"}
+        written = _written(module.inlined_graph)
+        stateful = stateful or not written <= given
         # A stateful model may also keep an input, whose memory is not ours to keep.
-        return Aliasing(stateful or any(aliases.has_writers(value) for value in inputs), stateful)
+        return Aliasing(stateful or bool(written) or any(map(aliases.has_writers, graph.inputs())), stateful)
 
 
 def writes_to_inputs(graph: Any, assume: Mapping[str, str]) -> bool:
@@ -44,7 +69,7 @@ def writes_to_inputs(graph: Any, assume: Mapping[str, str]) -> bool:
 
     assume: operators whose schemas tell the library less than we know, and what to take them for.
     """
-    if any(graph.findAllNodes(kind) for kind in OPAQUE):
+    if any(graph.findAllNodes(kind) for kind in OPAQUE) or _written(graph):
         return True
     for kind, better in assume.items():
         for node in graph.findAllNodes(kind):
@@ -68,3 +93,84 @@ def writes_to_inputs(graph: Any, assume: Mapping[str, str]) -> bool:
         values.append(taken.output())
     aliases = graph.alias_db()
     return any(aliases.has_writers(value) for value in values if value.type().kind() in ("TensorType", "OptionalType"))
+
+
+def _written(graph: Any) -> set[str]:
+    """Names of the values whose memory may be written to through other values: inputs, attributes, what is unclear.
+
+    Writes to such a value itself are not here: those the alias analysis always sees.
+    """
+    found: set[str] = set()
+    seen: set[str] = set()
+    inputs = {value.debugName() for value in graph.inputs()}
+    targets = (value for node in nodes(graph) for value in _targets(node))
+    waiting = [value for value in targets if value.debugName() not in inputs and not _is_seen(value)]
+    while waiting:
+        value = waiting.pop()
+        if value.debugName() not in seen:
+            seen.add(value.debugName())
+            behind = _behind(value)
+            if behind is None:
+                found.add(value.debugName())
+            else:
+                waiting.extend(behind)
+    return found
+
+
+def _is_seen(value: Any) -> bool:
+    """Whether the alias analysis sees all there is to a write to this value."""
+    kind = str(value.node().kind())
+    is_new = ARITHMETIC.match(kind) is not None and value.type().kind() == "TensorType"
+    return is_new or kind in ("prim::GetAttr", "prim::Constant")
+
+
+def _targets(node: Any) -> Iterator[Any]:
+    """The tensors that a node writes to."""
+    kind = str(node.kind())
+    inputs = list(node.inputs())
+    if NORMS.match(kind):
+        training = inputs[5].node()
+        if training.kind() != "prim::Constant" or inputs[5].toIValue():
+            yield from inputs[3:5]
+    schema = str(node.schema())
+    if "!" in schema:
+        yield from (inputs[index] for index in _written_arguments(schema))
+    elif kind.endswith("_") and not kind.endswith("__"):  # it says nothing, but its name does
+        yield from (value for value in inputs if "Tensor" in str(value.type()))
+
+
+@functools.cache
+def _written_arguments(text: str) -> tuple[int, ...]:
+    arguments = torch._C.parse_schema(text).arguments
+    return tuple(
+        index
+        for index, argument in enumerate(arguments)
+        # a list of any type, as append takes it, is written to, but not what is in it
+        if argument.alias_info is not None and argument.alias_info.is_write and "Tensor" in str(argument.type)
+    )
+
+
+def _behind(value: Any) -> list[Any] | None:
+    """The values whose memory this one may share: none where it is new, None where that is not known."""
+    node = value.node()
+    kind = str(node.kind())
+    if FRESH.match(kind) and value.type().kind() == "TensorType":
+        return []
+    if kind == "prim::If":
+        index = [output.debugName() for output in node.outputs()].index(value.debugName())
+        return [list(block.outputs())[index] for block in node.blocks()]
+    if kind in ("prim::unchecked_cast", "prim::unchecked_unwrap_optional"):
+        return list(node.inputs())
+    if value.type().kind() == "NoneType":
+        return []
+    if value.type().kind() != "TensorType" or not (kind.startswith("aten::") or kind == "prim::NumToTensor"):
+        return None
+    if "!" in str(node.schema()):  # it returns what it has written to
+        return list(_targets(node))
+    tensors = [inner for inner in node.inputs() if inner.type().kind() in ("TensorType", "OptionalType")]
+    others = [inner for inner in node.inputs() if inner.type().kind() not in ("TensorType", "OptionalType")]
+    return tensors if all(_is_plain(inner.type()) for inner in others) else [*tensors, *others]
+
+
+def _is_plain(type_: Any) -> bool:
+    return type_.kind() in PLAIN or (type_.kind() == "ListType" and _is_plain(type_.getElementType()))

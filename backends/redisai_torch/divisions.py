@@ -29,8 +29,8 @@ def _define() -> torch.library.Library:
         "divmod(int a, int b) -> (int, int)": lambda a, b: (_wrapped(a // b), a % b),
     }
     for schema, function in operators.items():
-        library.define(schema)
-        library.impl(schema.partition("(")[0], function, "CompositeExplicitAutograd")
+        library.define(schema)  # type: ignore[no-untyped-call]
+        library.impl(schema.partition("(")[0], function, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     return library
 
 

@@ -14,6 +14,8 @@ import torch
 from redisai.protocol import Array, Definition, Settings
 
 from .aliasing import Aliasing
+from .archives import refuse_code, refuse_operators
+from .sandbox import on_large_stack
 from .tensors import find_device, flatten, gradients_off, set_threads, to_array, to_tensor
 
 NUMBERS: dict[str, Callable[[Any], bool | int | float]] = {
@@ -27,15 +29,21 @@ NUMBERS: dict[str, Callable[[Any], bool | int | float]] = {
 def load(definition: Definition, settings: Settings) -> Session:
     set_threads(settings)
     device = find_device(definition.gpu)
+    refuse_code(definition.blob)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # The one loader used here: TorchScript's own, which unlike pickle runs no code that a blob brings.
-        module: Any = torch.jit.load(io.BytesIO(definition.blob), map_location=device)  # type: ignore[no-untyped-call]
-        with suppress(AttributeError, RuntimeError):  # a frozen model has no mode to change
-            module.eval()
-        if not hasattr(module, "forward"):
-            raise ValueError("the model has no method forward")
-        return Session(module, device)
+        return on_large_stack(lambda: _load(definition.blob, device))
+
+
+def _load(blob: bytes, device: torch.device) -> Session:
+    # Unlike pickle this runs no Python that a blob brings, but it does run TorchScript: refuse_code has looked at that.
+    module: Any = torch.jit.load(io.BytesIO(blob), map_location=device)  # type: ignore[no-untyped-call]
+    with suppress(AttributeError, RuntimeError):  # a frozen model has no mode to change
+        module.eval()
+    if not hasattr(module, "forward"):
+        raise ValueError("the model has no method forward")
+    refuse_operators(module)
+    return Session(module, device)
 
 
 class Session:

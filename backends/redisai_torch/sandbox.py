@@ -24,7 +24,7 @@ from torch.jit._builtins import _find_builtin
 # They touch files, or settings that other runs share, or trust indices and addresses that they are given.
 DENIED = re.compile(
     r"aten::(save|from_file|set_grad_enabled"
-    r"|sparse_\w+_tensor|segment_reduce|fbgemm_\w+|mkldnn_\w+|cudnn_\w+|miopen_\w+|\w+_backward)$"
+    r"|ctc_loss|native_\w+|sparse_\w+_tensor|segment_reduce|fbgemm_\w+|mkldnn_\w+|cudnn_\w+|miopen_\w+|\w+_backward)$"
 )
 # Operators of the library's own use, some of which check no bounds. The compiler itself makes use of these.
 INTERNAL = re.compile("aten::_(?!_|set_item$|unwrap_optional$|list_to_tensor$|infer_size$|tensor_to_list$|cast_)")
@@ -43,6 +43,8 @@ CALL = re.compile(r"[^\s=,(\[]\s*\(")
 NESTING = re.compile(rb"[-+*/%~<>=!&|^.(\[{]|\b(?:not|and|or|if|elif|for)\b|['\"]\s*['\"]")
 MOST_NESTING = 60_000
 STACK = MOST_NESTING * 6 * 1024
+MOST_BLOCKS = 200
+MOST_CHAINED = 5_000  # operators, each on the result of the one before: a worker takes 0.7 KiB of its stack for each
 # Where none of these is, a line that begins with "def" begins a function: it is not within a string.
 SPANNING = re.compile(rb"\'\'\'|\"\"\"|\\[\r\n]")
 Result = TypeVar("Result")
@@ -82,11 +84,14 @@ def _refuse_calls(parameters: str) -> None:
         raise ValueError(f"the default value of a parameter cannot call a function: {parameters.strip()}")
 
 
-def on_large_stack(source: bytes, compile: Callable[[], Result]) -> Result:
-    """Runs what compiles the source, with stack enough for whatever the source may nest."""
+def refuse_nesting(source: bytes) -> None:
     functions = [source] if SPANNING.search(source) else re.split(rb"\ndef\b", source)
     if max(len(NESTING.findall(function)) for function in functions) > MOST_NESTING:
         raise ValueError(f"a function of the script is too large: it has more than {MOST_NESTING} operators")
+
+
+def on_large_stack(compile: Callable[[], Result]) -> Result:
+    """Runs what compiles a source, with stack enough for MOST_NESTING."""
     results: list[Result | BaseException] = []
 
     def run() -> None:
@@ -110,24 +115,43 @@ def on_large_stack(source: bytes, compile: Callable[[], Result]) -> Result:
 
 def refuse_operators(graph: Any, inlined: Any) -> None:
     """graph is what the function itself says, inlined what all that it calls says too."""
-    for node in _nodes(inlined):
+    for node in nodes(inlined):
         kind = str(node.kind())
         if DENIED.match(kind) or KINDS_DENIED.match(kind):
             raise ValueError(f"{kind} cannot be used in a script")
-    for node in _nodes(graph):
+    refuse_chains(inlined)
+    for node in nodes(graph):
         kind = str(node.kind())
         if INTERNAL.match(kind):
             raise ValueError(f"{kind} cannot be used in a script")
 
 
-def _nodes(block: Any) -> Iterator[Any]:
+def refuse_chains(block: Any) -> None:
+    """The interpreter's compiler, which runs in workers, recurses into what is used once."""
+    depths: dict[str, int] = {}
+    for node in block.nodes():
+        depth = 1 + max((depths.get(value.debugName(), 0) for value in node.inputs()), default=0)
+        if depth > MOST_CHAINED:
+            raise ValueError(f"too deep: more than {MOST_CHAINED} operators in an expression")
+        if node.outputsSize() == 1 and len(node.output().uses()) == 1:
+            depths[node.output().debugName()] = depth
+        for inner in node.blocks():
+            refuse_chains(inner)
+
+
+def nodes(block: Any, depth: int = 0) -> Iterator[Any]:
+    """All nodes, those of inner blocks too. Depth is bounded: workers run them on stacks of the usual size."""
+    if depth > MOST_BLOCKS:
+        raise ValueError(f"too deep: more than {MOST_BLOCKS} blocks are nested")
     for node in block.nodes():
         yield node
         for inner in node.blocks():
-            yield from _nodes(inner)
+            yield from nodes(inner, depth + 1)
         for name in node.attributeNames():
-            if node.kindOf(name) == "g":
-                yield from _nodes(node.g(name))
+            if node.kindOf(name) == "g":  # what is forked is not inlined with the rest
+                forked = node.g(name).copy()
+                torch._C._jit_pass_inline(forked)
+                yield from nodes(forked, depth + 1)
 
 
 @functools.cache

@@ -17,8 +17,9 @@ from redisai.protocol import Array, Call, ScriptDefinition, Settings, one_line
 
 from . import redis_calls
 from .aliasing import writes_to_inputs
+from .divisions import check_divisions
 from .redis_calls import RUN_MODEL, RUN_MODEL_PURE, current
-from .sandbox import on_large_stack, refuse_operators, resolver, torch_namespace
+from .sandbox import on_large_stack, refuse_nesting, refuse_operators, resolver, torch_namespace
 from .tensors import find_device, flatten, gradients_off, set_threads, to_array, to_tensor
 
 ENTRY_POINT = ["List[Tensor]", "List[str]", "List[str]"]
@@ -32,7 +33,8 @@ SIGNATURE = "(tensors: List[Tensor], keys: List[str], args: List[str])"
 def load_script(definition: ScriptDefinition, settings: Settings) -> ScriptSession:
     set_threads(settings)
     device = find_device(definition.gpu)
-    functions = on_large_stack(definition.source, lambda: _compile(definition.source, device))
+    refuse_nesting(definition.source)
+    functions = on_large_stack(lambda: _compile(definition.source, device))
     for name in definition.entry_points:
         if name not in functions:
             raise ValueError(f"Function {name} does not exist in the given script.")
@@ -48,7 +50,10 @@ def _compile(source: bytes, device: torch.device) -> dict[str, Function]:
         warnings.simplefilter("ignore")
         # The compiler wants a line break at the end, which clients forget.
         unit.define(source + b"\n", resolver({"torch": torch_namespace(), **redis_calls.namespaces()}))
-    return {function.name: Function(function, device) for function in unit.get_functions()}
+    functions = unit.get_functions()
+    for function in functions:
+        check_divisions(function.graph)
+    return {function.name: Function(function, device) for function in functions}
 
 
 class ScriptSession:

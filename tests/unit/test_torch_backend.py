@@ -5,7 +5,12 @@
 import io
 import os
 import pickle
+import re
+import sys
 import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -362,3 +367,301 @@ def test_gpu_without_cuda() -> None:
     else:
         with pytest.raises(RuntimeError, match="^GPU requested but Torch couldn't find CUDA$"):
             load("TORCH", blob(Relu()), device="GPU")
+
+
+# ---- what models must not reach, or change -----------------------------------------------------------------------
+
+
+NESTED: dict[str, Callable[[int], str]] = {
+    "parentheses": lambda n: "(" * n + "input" + ")" * n,
+    "signs": lambda n: "-" * n + "input",
+    "sums": lambda n: "input" + " + input" * n,
+    "conditions": lambda n: "input if True else " * n + "input",
+}
+
+
+def with_code(expression: str, more: str = "", returns: str = "Tensor") -> bytes:
+    """An archive whose forward, in TorchScript as no compiler writes it, is `return expression`."""
+    code = f"""class Identity(Module):
+  __parameters__ = []
+  __buffers__ = []
+  training : bool
+{more}  def forward(self: __torch__.torch.nn.modules.linear.Identity,
+    input: Tensor) -> {returns}:
+    return {expression}
+"""
+    original, changed = io.BytesIO(blob(torch.nn.Identity())), io.BytesIO()
+    with zipfile.ZipFile(original) as old, zipfile.ZipFile(changed, "w") as new:
+        for name in old.namelist():
+            if not name.endswith("debug_pkl"):
+                new.writestr(name, code if name.endswith(".py") else old.read(name))
+    return changed.getvalue()
+
+
+# They return their input, and do not declare it.
+HIDDEN = """
+type_as(x, torch.zeros([1]))
+atleast_1d(x)
+alpha_dropout(x, 0.5, False)
+feature_dropout(x, 0.5, False)
+_unsafe_view(x, [2])
+broadcast_tensors([x, x])[0]
+meshgrid([x])[0]
+contiguous(x)
+to(x, 6)
+reshape(x, [2])
+flatten(x, 0)
+expand_as(x, x)
+squeeze(atleast_2d(type_as(x, x)))
+add(type_as(x, x), 0)
+type_as(add(x, 0), x)
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize(
+    "write", ["torch.add_(y, 1)", "torch.add(y, 1, out=y)", "torch.fill_(torch.select(y, 0, 0), 7)"]
+)
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_an_input_never_changes_through_what_hides_that_it_is_one(hidden: str, write: str) -> None:
+    names = "|".join(["zeros", *re.findall(r"\w+(?=\()", hidden)])
+    y = re.sub(rf"(?<![.\w])({names})\(", r"torch.\1(", hidden)
+    for result in ("y", "input"):
+        more = f"""  def write(self: __torch__.torch.nn.modules.linear.Identity, x: Tensor) -> Tensor:
+    y = {y}
+    z = {write}
+    return y
+"""
+        session = load(
+            "TORCH",
+            with_code("(self).write(input, )" if result == "y" else "torch.cat([input, (self).write(input, )])", more),
+        )
+        for _ in range(3):
+            x = X.copy()
+            session.run([x])
+            np.testing.assert_array_equal(x, X)
+
+
+class HiddenWeight(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total = self.total.type_as(x)
+        total += 1
+        return x + total
+
+
+class Statistics(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = x.type_as(torch.ones(1))
+        y = x.unsqueeze(0).repeat(3, 1) + torch.arange(3).unsqueeze(1)
+        return torch.nn.functional.batch_norm(y, mean, torch.ones(2), training=True)
+
+
+def test_a_weight_written_through_what_hides_it_makes_a_model_stateful() -> None:
+    session: Any = load("TORCH", blob(HiddenWeight()))
+    assert session._copies and session._lock is not None
+
+
+def test_statistics_are_written_to() -> None:
+    session = load("TORCH", blob(Statistics()))
+    for _ in range(3):
+        x = X.copy()
+        session.run([x])
+        np.testing.assert_array_equal(x, X)
+
+
+class Residual(torch.nn.Module):
+    """As image classifiers are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv1d(2, 2, 3, padding=1)
+        self.norm = torch.nn.BatchNorm1d(2)
+        self.relu = torch.nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.relu(self.norm(self.conv(x)))
+        y = self.norm(self.conv(y))
+        y += x
+        y[:, 0] *= 2
+        return self.relu(y)
+
+
+@pytest.mark.parametrize("how", [torch.jit.script, lambda module: torch.jit.trace(module, torch.ones(1, 2, 4))])
+def test_inputs_are_shared_where_writes_are_to_new_memory(how: Any) -> None:
+    session: Any = load("TORCH", saved(how(Residual().eval())))
+    assert not session._copies and session._lock is None
+
+
+FORBIDDEN = {
+    "torch.from_file('trap', True, 10)": "aten::from_file",
+    "torch.from_file(\"trap\", True, 10)": "aten::from_file",
+    "ops.aten.from_file(\"trap\", True, 10)": "aten::from_file",
+    "torch.save(input, \"trap\")": "aten::save",
+    "(input).save(\"trap\")": "aten::save",
+    "(input .\n save)(\"trap\")": "aten::save",
+    "(input . # here\n save)(\"trap\")": "aten::save",
+    "torch._reshape_alias(input, [100000], [1])": "aten::_reshape_alias",
+    "ops.aten._reshape_alias(input, [100000], [1])": "aten::_reshape_alias",
+    "torch._unsafe_index(input, [input])": "aten::_unsafe_index",
+    "torch.set_(input, input, 0, [100], [1])": "aten::set_",
+    "torch._sparse_coo_tensor_unsafe(input, input, [1])": "aten::_sparse_coo_tensor_unsafe",
+    "torch.embedding_dense_backward(input, input, 1, 1, False)": "aten::embedding_dense_backward",
+    "torch.segment_reduce(input, \"sum\", lengths=input, unsafe=True)": "aten::segment_reduce",
+    "ops.inductor._reinterpret_tensor(input, [100], [1], 0)": "ops",
+    "(ops).inductor._reinterpret_tensor(input, [100], [1], 0)": "ops",
+    "ops.c10d.barrier(input)": "ops",
+    "ops.prim.rpc_sync(\"a\", \"b\")": "prim::rpc_sync",
+    "getattr(input, \"sa\" \"ve\")(\"trap\")": "getattr",
+    "getattr(input, \"\\163ave\")(\"trap\")": "getattr",
+    "getattr(input, \"save\")(\"trap\")": "getattr",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("expression", FORBIDDEN)
+def test_models_may_not_use(expression: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    self = "self: __torch__.torch.nn.modules.linear.Identity"
+    for attack in (
+        with_code(expression),
+        with_code(expression, returns="NoneType"),
+        with_code("input", f"  def other({self}, input: Tensor) -> Tensor:\n    return {expression}\n"),
+        with_code("input", f"  def other({self}, input: Tensor, x: Tensor={expression}) -> Tensor:\n    return x\n"),
+        with_code("input", f"  x : Final[Tensor] = {expression}\n"),
+        with_code(
+            "input",
+            f"  def __getstate__({self}) -> Tensor:\n    return torch.zeros([1])\n"
+            f"  def __setstate__({self}, input: Tensor) -> NoneType:\n    x = {expression}\n    return None\n",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"{FORBIDDEN[expression]}.* cannot"):
+            load("TORCH", attack)
+    assert not list(tmp_path.iterdir())
+
+
+class FromFile(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.sum() > 0:
+            return torch.from_file("trap", False, 1)
+        return x
+
+
+class ViaInterface(torch.nn.Module):
+    step: Step
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = FromFile()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.step.forward(x)
+
+
+def from_file(x: torch.Tensor) -> torch.Tensor:
+    return torch.from_file("trap", False, 1)
+
+
+class ViaFork(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.jit.wait(torch.jit.fork(from_file, x))
+
+
+@pytest.mark.parametrize("module", [FromFile, ViaInterface, ViaFork])
+@pytest.mark.parametrize("text_is_checked", [True, False])
+def test_graphs_are_looked_through_as_the_text_is(
+    module: type[torch.nn.Module], text_is_checked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = blob(module())
+    if not text_is_checked:
+        monkeypatch.setattr(sys.modules[type(load("TORCH", blob(Relu()))).__module__], "refuse_code", lambda blob: None)
+    with pytest.raises(ValueError, match="^aten::from_file cannot be used in a model$"):
+        load("TORCH", model)
+
+
+class Names(torch.nn.Module):
+    """Harmless, though its names are those of operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.save = [1, 2]
+        self.ops = torch.nn.Linear(2, 2)
+        self.lstm_backward = torch.nn.Linear(2, 2)
+        self.layers = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return self.layers(self.lstm_backward(self.ops(x)))
+
+
+@pytest.mark.parametrize("how", [torch.jit.script, lambda module: torch.jit.trace(module, torch.ones(2))])
+def test_names_that_look_like_operators(how: Any) -> None:
+    load("TORCH", saved(how(Names().eval()))).run([X])
+
+
+class GradientsOn(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.set_grad_enabled(True)
+        return x
+
+
+class Gradients(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([torch.is_grad_enabled()])
+
+
+def test_gradients_that_a_model_left_on_are_off_in_the_next_run() -> None:
+    load("TORCH", blob(GradientsOn())).run([X])
+    (y,) = load("TORCH", blob(Gradients())).run([X])
+    assert y is not None and not y[0]
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_deep_archives_do_not_crash(kind: str) -> None:
+    for depth in (100, 10_000, 100_000):
+        try:
+            load("TORCH", with_code(NESTED[kind](depth)))
+        except Exception as error:
+            assert depth > 100, error
+
+
+def test_a_statement_over_many_lines_is_one() -> None:
+    with pytest.raises(ValueError, match="a statement of the model is too large"):
+        load("TORCH", with_code("(-\n" * 100_000 + "input" + ")" * 100_000))
+    with pytest.raises(ValueError, match="a statement of the model is too large"):
+        load("TORCH", with_code('f(")", \n' + "(-\n" * 100_000 + "input" + ")" * 100_001))
+
+
+def test_deep_blocks() -> None:
+    lines = "".join("  " * depth + "if True:\n" for depth in range(2, 2000)) + "  " * 2000 + "pass\n"
+    with pytest.raises(ValueError, match="nests more than 200 blocks"):
+        load("TORCH", with_code("input", f"  def other(self, x: Tensor) -> Tensor:\n{lines}    return x\n"))
+
+
+class Long(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(10_000):
+            x = x * x
+        return x
+
+
+def test_long_traces_are_not_deep() -> None:
+    """As many operators as in the largest networks, more than a function of a script can have."""
+    np.testing.assert_array_equal(load("TORCH", saved(torch.jit.trace(Long(), torch.ones(2)))).run([X / X])[0], X / X)
+
+
+def test_an_archive_for_the_mobile_interpreter_is_refused() -> None:
+    whole = blob(Relu())
+    with pytest.raises(RuntimeError, match="no TorchScript archive"):
+        load("TORCH", whole[:4] + b"PTMF" + whole[8:])
+
+
+def test_a_bomb_is_refused() -> None:
+    original, changed = io.BytesIO(blob(Relu())), io.BytesIO()
+    with zipfile.ZipFile(original) as old, zipfile.ZipFile(changed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name) + b"\n" * (100 << 20) * name.endswith(".py"))
+    assert len(changed.getvalue()) < 2 << 20
+    with pytest.raises(ValueError, match="bytes of code"):
+        load("TORCH", changed.getvalue())
