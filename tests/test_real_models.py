@@ -160,6 +160,25 @@ def test_speech_detection_in_torchscript(r: redis.Redis, silero_jit: Path, speec
     check_speech_and_silence(heard)
 
 
+def test_speech_detection_agrees_in_both(
+    r: redis.Redis, silero_onnx: bytes, silero_jit: Path, speech: list[Floats]
+) -> None:
+    """The same network in two formats and two libraries."""
+    store(r, "onnx", "ONNX", silero_onnx)
+    store(r, "torch", "TORCH", silero_jit.read_bytes())
+    set_tensor(r, "state", np.zeros((2, 1, 128), np.float32))
+    set_tensor(r, "rate", np.array([RATE], np.int64))
+    context = np.zeros((1, CONTEXT), np.float32)
+    for window in speech:
+        set_tensor(r, "window", window)
+        execute(r, "torch", ["window", "rate"], ["torch:speech"])
+        window = np.concatenate([context, window], axis=1)
+        context = window[:, -CONTEXT:]
+        set_tensor(r, "window", window)
+        execute(r, "onnx", ["window", "state", "rate"], ["onnx:speech", "state"])
+        np.testing.assert_allclose(get_tensor(r, "onnx:speech"), get_tensor(r, "torch:speech"), atol=1e-4)
+
+
 def test_text_detection_in_photographs(r: redis.Redis, detector: bytes) -> None:
     session = onnxruntime.InferenceSession(detector, providers=["CPUExecutionProvider"])
     store(r, "detector", "ONNX", detector)
