@@ -44,7 +44,8 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
     RedisModule_SetModuleAttribs(ctx, "ai", MODULE_VERSION, REDISMODULE_APIVER_1);
     if (missing) {
         if (RedisModule_Log) {
-            RedisModule_Log(ctx, "warning", "Redis 7.0 or later (or Valkey) is needed: this server lacks %s", missing);
+            RedisModule_Log(ctx, "warning", "Redis 7.0.6 or later (or Valkey) is needed: this server lacks %s",
+                            missing);
         }
         return REDISMODULE_ERR;
     }

@@ -2,7 +2,7 @@
  *
  * No package ships redismodule.h, so the functions are listed once, in REDIS_FUNCTIONS below, and bound by name when
  * the module loads. Names and meanings are those of the Redis documentation ("Modules API reference"). A function
- * listed as OPTIONAL may be absent on the servers we support (7.0 and later, Valkey): test it before the call. */
+ * listed as OPTIONAL may be absent on the servers we support (7.0.6 and later, Valkey): test it before the call. */
 #ifndef REDIS_API_H
 #define REDIS_API_H
 
