@@ -4,7 +4,7 @@
  * beyond integer constants, no atomics in types. Fields that several threads touch are accessed in C through the
  * __atomic builtins; Python only reads them.
  *
- * All functions here are called with the GIL released, from the loader (redisai/engine.py) or from workers
+ * All functions here are called with the GIL released, from the loader (redisai/loader.py) or from workers
  * (redisai/worker.py), never from Redis's main thread. Strings are NUL-terminated UTF-8; those handed in are copied. */
 #ifndef BRIDGE_H
 #define BRIDGE_H

@@ -1,7 +1,7 @@
 /* engine.c - starts the embedded Python interpreter (engine.h).
  *
  * Main thread: engine_start. Everything below "the engine's thread" runs on that thread: it initialises Python, so it
- * is Python's main thread, and then it is the loader for good (redisai/engine.py). Python is never finalised, for a
+ * is Python's main thread, and then it is the loader for good (redisai/loader.py). Python is never finalised, for a
  * module with data types can never be unloaded. Lock: start.mutex, a leaf, used during the start only. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>

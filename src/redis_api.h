@@ -17,8 +17,6 @@
 #define REDISMODULE_READ (1 << 0)
 #define REDISMODULE_WRITE (1 << 1)
 #define REDISMODULE_KEYTYPE_EMPTY 0
-#define REDISMODULE_KEYTYPE_MODULE 6
-#define REDISMODULE_POSTPONED_LEN -1
 #define REDISMODULE_REPLY_STRING 0
 #define REDISMODULE_REPLY_ERROR 1
 #define REDISMODULE_REPLY_INTEGER 2
@@ -27,7 +25,6 @@
 
 #define REDISMODULE_CTX_FLAGS_LUA (1 << 0)
 #define REDISMODULE_CTX_FLAGS_MULTI (1 << 1)
-#define REDISMODULE_CTX_FLAGS_SLAVE (1 << 3)
 #define REDISMODULE_CTX_FLAGS_REPLICATED (1 << 12)
 #define REDISMODULE_CTX_FLAGS_LOADING (1 << 13)
 #define REDISMODULE_CTX_FLAGS_DENY_BLOCKING (1 << 21)
@@ -43,11 +40,9 @@
 #define REDISMODULE_CMD_KEY_RM (1ULL << 3)
 #define REDISMODULE_CMD_KEY_ACCESS (1ULL << 4)
 #define REDISMODULE_CMD_KEY_UPDATE (1ULL << 5)
-#define REDISMODULE_CMD_KEY_INSERT (1ULL << 6)
 #define REDISMODULE_CMD_KEY_DELETE (1ULL << 7)
 #define REDISMODULE_CMD_KEY_INCOMPLETE (1ULL << 9)
 
-#define REDISMODULE_CMD_ARG_NONE 0
 #define REDISMODULE_CMD_ARG_OPTIONAL (1 << 0)
 #define REDISMODULE_CMD_ARG_MULTIPLE (1 << 1)
 
@@ -250,7 +245,6 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(int, ReplyWithDouble, (RedisModuleCtx * ctx, double d))                                                   \
     FUNCTION(int, ReplyWithNull, (RedisModuleCtx * ctx))                                                               \
     FUNCTION(int, ReplyWithArray, (RedisModuleCtx * ctx, long len))                                                    \
-    FUNCTION(void, ReplySetArrayLength, (RedisModuleCtx * ctx, long len))                                              \
     FUNCTION(int, ReplyWithCString, (RedisModuleCtx * ctx, const char *text))                                          \
     FUNCTION(int, ReplyWithStringBuffer, (RedisModuleCtx * ctx, const char *buf, size_t len))                          \
     FUNCTION(int, ReplyWithString, (RedisModuleCtx * ctx, RedisModuleString * str))                                    \
@@ -317,7 +311,6 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(int, InfoAddSection, (RedisModuleInfoCtx * ctx, const char *name))                                        \
     FUNCTION(int, InfoAddFieldCString, (RedisModuleInfoCtx * ctx, const char *field, const char *value))               \
     FUNCTION(int, InfoAddFieldLongLong, (RedisModuleInfoCtx * ctx, const char *field, long long value))                \
-    FUNCTION(int, InfoAddFieldULongLong, (RedisModuleInfoCtx * ctx, const char *field, unsigned long long value))      \
     FUNCTION(int, InfoAddFieldDouble, (RedisModuleInfoCtx * ctx, const char *field, double value))
 
 #define DECLARE(result, name, arguments) extern result(*RedisModule_##name) arguments;
