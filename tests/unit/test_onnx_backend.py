@@ -188,6 +188,18 @@ def test_tensors_in_other_files_are_refused(where: str) -> None:
         load("ONNX", hidden(where))
 
 
+def test_a_field_number_that_the_library_reads_otherwise_is_refused() -> None:
+    """Of the tag's 35 bits the library takes 32: a graph to it, some unknown field to who reads them all."""
+    made = ModelProto.FromString(hidden("initializer"))
+    inside = made.graph.SerializeToString()
+    assert len(inside) < 128
+    plain = b"\x3a" + bytes([len(inside)]) + inside
+    blob = made.SerializeToString()
+    assert blob.count(plain) == 1
+    with pytest.raises(ValueError, match="protobuf parsing failed"):
+        load("ONNX", blob.replace(plain, b"\xba\x80\x80\x80\x10" + plain[1:]))
+
+
 def test_tensors_in_other_files_can_be_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Relative to the folder that Redis works in."""
     monkeypatch.chdir(tmp_path)
