@@ -1,7 +1,7 @@
 """Four models, one for each library, and the script that runs them one after another: what scripts/soak sends.
 
 Each makes factor * x + offset of whole numbers: exact in every library, and in another order something else.
-TensorFlow's and TensorFlow Lite's are put together here from their file formats.
+TensorFlow's and TensorFlow Lite's are put together from their file formats.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import helper
 
+from bench.graph_def import node
 from bench.models import Floats, onnx_blob
 
 LENGTH = 1024  # elements of a tensor: one that leaks with every run shows among a server's megabytes
@@ -74,34 +75,11 @@ def torchscript(factor: int, offset: int) -> bytes:
     return blob.getvalue()
 
 
-def varint(number: int) -> bytes:
-    low, high = number & 127, number >> 7
-    return bytes([low | 128]) + varint(high) if high else bytes([low])
-
-
-def field(number: int, value: int | bytes) -> bytes:
-    """A field of a protobuf message."""
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def node(name: str, op: str, inputs: str = "", constant: int | None = None) -> bytes:
-    """A node of a GraphDef, of floats throughout."""
-    attributes = {"dtype" if op in ("Placeholder", "Const") else "T": field(6, 1)}
-    if constant is not None:
-        attributes["value"] = field(8, field(1, 1) + field(2, b"") + field(4, struct.pack("<f", constant)))
-    body = field(1, name.encode()) + field(2, op.encode())
-    body += b"".join(field(3, source.encode()) for source in inputs.split())
-    body += b"".join(field(5, field(1, key.encode()) + field(2, value)) for key, value in attributes.items())
-    return field(1, body)
-
-
 def graph_def(factor: int, offset: int) -> bytes:
     return (
         node("x", "Placeholder")
-        + node("f", "Const", constant=factor)
-        + node("o", "Const", constant=offset)
+        + node("f", "Const", constant=np.array(factor))
+        + node("o", "Const", constant=np.array(offset))
         + node("product", "Mul", "x f")
         + node("y", "Add", "product o")
     )

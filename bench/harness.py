@@ -56,17 +56,17 @@ def tensorset(key: str, values: Floats) -> bytes:
     return encode(("AI.TENSORSET", key, "FLOAT", *values.shape, "BLOB", values.tobytes()))
 
 
-def modelstore(key: str, backend: str, blob: bytes, nodes: tuple[Word, ...] = ()) -> bytes:
-    return encode(("AI.MODELSTORE", key, backend, "CPU", *nodes, "BLOB", blob))
+def modelstore(key: str, backend: str, blob: bytes, options: tuple[Word, ...] = ()) -> bytes:
+    return encode(("AI.MODELSTORE", key, backend, "CPU", *options, "BLOB", blob))
 
 
 def scriptstore(key: str, function: str, source: str) -> bytes:
     return encode(("AI.SCRIPTSTORE", key, "CPU", "ENTRY_POINTS", 1, function, "SOURCE", source))
 
 
-def execution(name: str, model: Model) -> Traffic:
+def execution(name: str, model: Model, *options: Word) -> Traffic:
     request = encode(("AI.MODELEXECUTE", name, "INPUTS", 1, f"{name}:in", "OUTPUTS", 1, f"{name}:out"))
-    setup = modelstore(name, model.backend, model.blob) + tensorset(f"{name}:in", model.feed)
+    setup = modelstore(name, model.backend, model.blob, (*options, *model.nodes)) + tensorset(f"{name}:in", model.feed)
     return Traffic(request, setup=setup)
 
 

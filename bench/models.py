@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +15,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from bench.graph_def import node
+from wire import Word
+
 Floats = NDArray[np.float32]
+Shape = Sequence[int | str]
+Layers = list[tuple[Floats, Floats]]  # weights and bias
+PERCEPTRON = (*[256] * 16, 10)  # the sizes between its layers; 989,450 weights in all
 
 
 @dataclass(slots=True, frozen=True)
@@ -23,6 +32,7 @@ class Model:
     blob: bytes
     feed: Floats
     output: Floats
+    nodes: tuple[Word, ...] = ()  # INPUTS and OUTPUTS, where they have to be named
 
 
 def random(*shape: int, scale: float = 1.0) -> Floats:
@@ -31,7 +41,7 @@ def random(*shape: int, scale: float = 1.0) -> Floats:
     return numbers
 
 
-def onnx_blob(nodes: list[onnx.NodeProto], weights: dict[str, Floats], shape: list[int], out: list[int]) -> bytes:
+def onnx_blob(nodes: list[onnx.NodeProto], weights: dict[str, Floats], shape: Shape, out: Shape) -> bytes:
     graph = helper.make_graph(
         nodes,
         "bench",
@@ -92,15 +102,74 @@ def mlp() -> Model:
 
     torch.manual_seed(42)
     linear, relu = torch.nn.Linear, torch.nn.ReLU
-    layers = linear(30, 64), relu(), linear(64, 64), relu(), linear(64, 2)
+    network = torch.nn.Sequential(linear(30, 64), relu(), linear(64, 64), relu(), linear(64, 2))
     feed = random(1, 30)
+    with torch.inference_mode():
+        output: Floats = network(torch.from_numpy(feed)).numpy()
+    return Model("TORCH", torchscript(network), feed, output)
+
+
+def torchscript(network: Any) -> bytes:
+    import torch
+
     blob = io.BytesIO()
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        network = torch.nn.Sequential(*layers).eval()
-        torch.jit.save(torch.jit.script(network), blob)
-        output: Floats = network(torch.from_numpy(feed)).numpy()
-    return Model("TORCH", blob.getvalue(), feed, output)
+        torch.jit.save(torch.jit.script(network.eval()), blob)
+    return blob.getvalue()
+
+
+def perceptron(backend: str) -> Model:
+    """The same dense network for each library."""
+    layers = [(random(n, m, scale=(2 / n) ** 0.5), random(m, scale=0.1)) for n, m in pairwise(PERCEPTRON)]
+    feed = output = random(1, PERCEPTRON[0])
+    for number, (weights, bias) in enumerate(layers, 1):
+        output = output @ weights + bias
+        if number < len(layers):
+            output = np.maximum(output, 0)
+    if backend == "ONNX":
+        return Model(backend, perceptron_onnx(layers), feed, output)
+    if backend == "TORCH":
+        return Model(backend, perceptron_torch(layers), feed, output)
+    return Model(backend, perceptron_tf(layers), feed, output, ("INPUTS", 1, "x", "OUTPUTS", 1, "y"))
+
+
+def perceptron_onnx(layers: Layers) -> bytes:
+    nodes: list[onnx.NodeProto] = []
+    constants: dict[str, Floats] = {}
+    x = "x"
+    for number, (weights, bias) in enumerate(layers, 1):
+        constants |= {f"w{number}": weights, f"b{number}": bias}
+        y = "y" if number == len(layers) else f"y{number}"
+        nodes.append(helper.make_node("Gemm", [x, f"w{number}", f"b{number}"], [y]))
+        x = f"r{number}"
+        if y != "y":
+            nodes.append(helper.make_node("Relu", [y], [x]))
+    return onnx_blob(nodes, constants, ["n", PERCEPTRON[0]], ["n", PERCEPTRON[-1]])
+
+
+def perceptron_torch(layers: Layers) -> bytes:
+    import torch
+
+    modules: list[torch.nn.Module] = []
+    for weights, bias in layers:
+        linear = torch.nn.Linear(*weights.shape)
+        linear.weight.data = torch.from_numpy(weights.T.copy())
+        linear.bias.data = torch.from_numpy(bias)
+        modules += [linear, torch.nn.ReLU()]
+    return torchscript(torch.nn.Sequential(*modules[:-1]))
+
+
+def perceptron_tf(layers: Layers) -> bytes:
+    graph, x = node("x", "Placeholder"), "x"
+    for number, (weights, bias) in enumerate(layers, 1):
+        y = "y" if number == len(layers) else f"y{number}"
+        graph += node(f"w{number}", "Const", constant=weights) + node(f"b{number}", "Const", constant=bias)
+        graph += node(f"p{number}", "MatMul", f"{x} w{number}") + node(y, "Add", f"p{number} b{number}")
+        x = f"r{number}"
+        if y != "y":
+            graph += node(x, "Relu", y)
+    return graph
 
 
 def script(functions: int) -> str:

@@ -1,4 +1,4 @@
-"""scripts/bench: how fast commands of the module are beside plain SET and GET of the same server.
+"""scripts/bench: how fast commands of the module are beside plain SET and GET, and batches beside single runs.
 
 Each case alternates with its comparison on the same server and the same number of connections, several times, and what
 counts is the median of the ratios of neighbours: a machine that is now faster, now slower shifts both alike.
@@ -39,7 +39,9 @@ from wire import encode
 CONNECTIONS = (1, 10, 50)
 SIZES = {"120B": 120, "4KB": 4 << 10, "1MB": 1 << 20, "4MB": 4 << 20, "16MB": 16 << 20}
 MOST_ON_THE_WAY = 256 << 20  # bytes of all connections together; the server holds as much once more
-QUICK = ("set", "get", "tensorset-120B", "tensorget-120B", "tensorset-4MB", "linear-onnx", "cnn-onnx")
+QUICK = ("set", "get", "tensorset-120B", "tensorget-120B", "tensorset-4MB", "linear-onnx", "cnn-onnx", "batched-onnx")
+BATCHED = ("ONNX", "TORCH", "TF")
+BATCHSIZE = 32
 
 
 @dataclass(slots=True, frozen=True)
@@ -72,6 +74,14 @@ class Target:
 TARGETS = (
     Target("cnn-onnx", (50,), 0.15, "an mnist-sized CNN in ONNX at 50 connections: at least 15 % of the rate of SET"),
     Target("tensorset-4MB", CONNECTIONS, 1 / 1.5, "TENSORSET of 4 MB: at most 1.5 x the time of SET with 4 MB"),
+    *(
+        Target(f"batched-{backend.lower()}", connections, share, f"{backend}, a large MLP: {text}")
+        for backend in BATCHED
+        for connections, share, text in (
+            ((50,), 3.0, f"at 50 connections BATCHSIZE {BATCHSIZE} gives at least 3 x the rate"),
+            ((1,), 0.97, f"at one connection BATCHSIZE {BATCHSIZE} costs nothing, to what can be measured"),
+        )
+    ),
 )
 
 
@@ -100,6 +110,13 @@ def run_pair(name: str, build: Callable[[], models.Model]) -> Pair:
     return Pair(execution(name, model), SET, model)
 
 
+def batched_pair(name: str, backend: str) -> Pair:
+    """A model stored with BATCHSIZE, and the same without."""
+    model = models.perceptron(backend)
+    batched = execution(name, model, "BATCHSIZE", BATCHSIZE)
+    return Pair(batched, execution(f"{name}-not", model), model)
+
+
 def cases() -> Iterator[Case]:
     yield Case("set", "SET", set_pair)  # against itself: how far the machine can be trusted
     yield Case("get", "SET", get_pair)
@@ -108,6 +125,9 @@ def cases() -> Iterator[Case]:
         yield Case(f"tensorget-{label}", f"GET {label}", partial(tensorget_pair, size), size)
     for name, build in ("linear-onnx", models.linear), ("cnn-onnx", models.cnn), ("mlp-torch", models.mlp):
         yield Case(name, "SET", partial(run_pair, name, build))
+    for backend in BATCHED:
+        name = f"batched-{backend.lower()}"
+        yield Case(name, "unbatched", partial(batched_pair, name, backend))
 
 
 def check_output(on: Server, name: str, model: models.Model) -> None:

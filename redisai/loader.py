@@ -18,10 +18,12 @@ from .backends import KINDS, BackendError, Registry
 from .protocol import Definition, ScriptBackend, ScriptDefinition, Settings, one_line
 
 if TYPE_CHECKING:
-    from _redisai_bridge import CNames, Job, Model, Queue, Runnable, Script
+    from _redisai_bridge import CNames, Job, Model, Runnable, Script
 
-    from .scripts import ScriptEntry
-    from .worker import Entry
+    from .execution import Executable
+    from .worker import Team
+
+LONGEST_MS = 10**12  # of MINBATCHTIMEOUT, 30 years: sums of it and the clock fit into 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,9 @@ class Loader:
             bool(options.allow_file_ops),
         )
         self._registry = Registry(_backends_path, _loaded)
-        self._sessions: dict[int, Entry | ScriptEntry] = {}
+        self._sessions: dict[int, Executable] = {}
         self._failures: dict[int, Failure] = {}
-        self._workers: dict[str, int] = {}  # started, by device
+        self._teams: dict[str, Team] = {}  # by device
 
     def run(self) -> None:
         with contextlib.suppress(ImportError):
@@ -90,7 +92,8 @@ class Loader:
         self._failures.pop(id, None)
 
     def _compile_model(self, runnable: Runnable) -> None:
-        from .worker import Entry
+        from .batcher import Limits
+        from .execution import Batching, Entry
 
         model: Model = ffi.cast("Model *", runnable)
         backend = self._registry.get(runnable.backend)
@@ -103,10 +106,17 @@ class Loader:
             _names(model.outputs),
         )
         session = backend.load(definition, self._settings)
-        self._sessions[runnable.id] = Entry(session)
-        queue = self._open_queue(definition.device)
+        team = self._open_queue(definition.device)
+        batching = None
+        if model.batchsize > 1:
+            least = min(model.minbatchsize, model.batchsize)
+            timeout = min(model.minbatchtimeout, LONGEST_MS) * 1_000_000
+            tag = ffi.unpack(runnable.tag, runnable.tag_size).decode(errors="replace") if runnable.tag_size else ""
+            label = f"{definition.backend} model {tag!r}" if tag else f"{definition.backend} model"
+            batching = Batching(session, Limits(model.batchsize, least, timeout), label, team.judge_anew)
+        self._sessions[runnable.id] = Entry(session, batching)
         inputs, outputs = _c_names(session.inputs), _c_names(session.outputs)
-        lib.bridge_ready(runnable, queue, len(inputs), inputs, len(outputs), outputs)
+        lib.bridge_ready(runnable, team.queue, len(inputs), inputs, len(outputs), outputs)
 
     def _compile_script(self, runnable: Runnable) -> None:
         from .scripts import ScriptEntry
@@ -120,23 +130,25 @@ class Loader:
             _text(runnable.device).upper(), ffi.string(script.source), _names(script.entry_points)
         )
         session = cast(ScriptBackend, backend).load_script(definition, self._settings)
-        self._sessions[runnable.id] = ScriptEntry(session)
-        lib.bridge_ready(runnable, self._open_queue(definition.device), 0, [], 0, [])
+        self._sessions[runnable.id] = ScriptEntry(session, self._sessions)
+        lib.bridge_ready(runnable, self._open_queue(definition.device).queue, 0, [], 0, [])
 
-    def _open_queue(self, device: str) -> Queue:
-        from .worker import start_worker
+    def _open_queue(self, device: str) -> Team:
+        from .worker import Team
 
         queue = lib.bridge_open_queue(device.encode())
         if not queue:
             raise RuntimeError("too many device queues (64)")
-        # Threads may be hard to come by: those that could not be started are when the next model comes.
-        while (started := self._workers.get(device, 0)) < self._settings.threads_per_queue:
-            start_worker(queue, device, started, self._sessions, self._report)
-            self._workers[device] = started + 1
-        return queue
+        team = self._teams.get(device)
+        if team is None:
+            team = Team(queue, device, self._settings.threads_per_queue, self._sessions, self._report)
+            self._teams[device] = team
+        team.start()
+        return team
 
     def _report(self) -> None:
         """Tells C the figures for INFO MODULES. Workers enter too, now and then."""
+        lib.bridge_measure_memory()
         figures = self._registry.onnx_figures()
         if figures is not None:
             lib.bridge_onnx_figures(*figures)

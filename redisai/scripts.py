@@ -1,4 +1,4 @@
-"""Runs of scripts, and what scripts may ask of Redis. Workers enter; nothing here has state of its own.
+"""Scripts: running them, and what scripts may ask of Redis. Workers enter; nothing here has state of its own.
 
 A script calls Redis from the worker that runs it, in the middle of its run: the bridge takes the Redis lock. A model
 that it executes is run right there too, not through a queue, so that scripts never wait for each other.
@@ -12,64 +12,63 @@ from typing import TYPE_CHECKING, NoReturn
 
 from _redisai_bridge import ffi, lib
 
+from .execution import Entry
 from .protocol import Call
 from .tensors import as_array, set_output
 
 if TYPE_CHECKING:
-    from _redisai_bridge import CBytes, CReply, Run
+    from _redisai_bridge import CBytes, CReply, Op
 
+    from .execution import Executable
     from .protocol import Array, Reply, ScriptSession
-    from .worker import Entry
 
 
 class ScriptEntry:
     """A script in the table of sessions."""
 
-    __slots__ = ("duration", "run")
+    __slots__ = ("_run", "_sessions", "duration")
 
-    def __init__(self, session: ScriptSession) -> None:
-        self.run = session.run
-        self.duration = 0  # ns, of its latest run
+    def __init__(self, session: ScriptSession, sessions: Mapping[int, Executable]) -> None:
+        self._run = session.run
+        self._sessions = sessions
+        self.duration = 0
 
-
-def run_script(run: Run, entry: ScriptEntry, sessions: Mapping[int, Entry | ScriptEntry]) -> None:
-    tensors = run.inputs
-    call = Call(
-        ffi.string(run.function).decode(errors="replace"),
-        [as_array(tensors[index]) for index in range(run.ninputs)],
-        _words(run.keys, run.nkeys),
-        _words(run.args, run.nargs),
-        run.variadic if run.variadic >= 0 else None,
-        run.noutputs,
-        RunRedis(run, sessions),
-    )
-    begin = perf_counter_ns()
-    try:
-        outputs = entry.run(call)
-    finally:
-        entry.duration = duration = perf_counter_ns() - begin
-        run.duration = duration // 1000
-    for index, array in enumerate(outputs):
-        if not set_output(run, index, array, ""):
-            return
+    def execute(self, op: Op) -> bool:
+        tensors = op.inputs
+        call = Call(
+            ffi.string(op.function).decode(errors="replace"),
+            [as_array(tensors[index]) for index in range(op.ninputs)],
+            _words(op.keys, op.nkeys),
+            _words(op.args, op.nargs),
+            op.variadic if op.variadic >= 0 else None,
+            op.noutputs,
+            OpRedis(op, self._sessions),
+        )
+        begin = perf_counter_ns()
+        try:
+            outputs = self._run(call)
+        finally:
+            self.duration = duration = perf_counter_ns() - begin
+            op.duration = duration // 1000
+        return all(set_output(op, index, array, "") for index, array in enumerate(outputs))
 
 
 def _words(words: CBytes, count: int) -> list[bytes]:
     return [ffi.unpack(word.data, word.size) for word in ffi.unpack(words, count)] if count else []
 
 
-class RunRedis:
-    """Redis as one run of a script sees it (Redis of protocol.py)."""
+class OpRedis:
+    """Redis as one execution of a script sees it (Redis of protocol.py)."""
 
-    __slots__ = ("_run", "_sessions")
+    __slots__ = ("_op", "_sessions")
 
-    def __init__(self, run: Run, sessions: Mapping[int, Entry | ScriptEntry]) -> None:
-        self._run = run
+    def __init__(self, op: Op, sessions: Mapping[int, Executable]) -> None:
+        self._op = op
         self._sessions = sessions
 
     def call(self, words: Sequence[bytes]) -> Reply:
         buffers = [(ffi.from_buffer(word), len(word)) for word in words]
-        reply = lib.bridge_call(self._run, ffi.new("Bytes[]", buffers), len(buffers))
+        reply = lib.bridge_call(self._op, ffi.new("Bytes[]", buffers), len(buffers))
         try:
             return _value(reply)
         finally:
@@ -78,7 +77,7 @@ class RunRedis:
     def run_model(self, key: bytes, inputs: Sequence[Array], noutputs: int) -> Sequence[Array | None]:
         error = ffi.new("char **")
         name = ffi.new("Bytes *", (ffi.from_buffer(key), len(key)))
-        model = lib.bridge_hold_model(self._run, name[0], error)
+        model = lib.bridge_hold_model(self._op, name[0], error)
         if not model:
             text = ffi.string(error[0]).decode(errors="replace")
             lib.bridge_free(error[0])
@@ -86,7 +85,7 @@ class RunRedis:
         duration, samples, failed = -1, 0, 1
         try:
             entry = self._sessions.get(model.base.id)
-            if entry is None or isinstance(entry, ScriptEntry):
+            if not isinstance(entry, Entry):
                 _refuse("the model is not loaded")
             if entry.ninputs not in (-1, len(inputs)):
                 _refuse(f"the model takes {entry.ninputs} inputs, {len(inputs)} were given")

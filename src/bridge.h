@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-/* ---- values ---------------------------------------------------------------------------------------------------- */
+/* ---- values ------------------------------------------------------------------------------------------------------ */
 
 #define DTYPE_FLOAT 0
 #define DTYPE_DOUBLE 1
@@ -71,10 +71,13 @@ typedef struct Runnable {
     int32_t ready;       /* atomic; once set, queue and what the loader declared are there and never change */
     struct Queue *queue; /* where its runs go */
 
-    int64_t calls; /* atomic, all four: for AI.INFO */
+    int64_t calls; /* atomic, all of them: for AI.INFO (src/stats.c) */
     int64_t errors;
     int64_t duration; /* us */
     int64_t samples;
+    int64_t executions;            /* a batch counts once */
+    struct Histogram *queue_times; /* us; NULL until first needed */
+    struct Histogram *run_times;
 } Runnable;
 
 typedef struct Model {
@@ -97,7 +100,7 @@ typedef struct Script {
     Names entry_points; /* none: stored the old way, any function may be called */
 } Script;
 
-/* ---- runs ------------------------------------------------------------------------------------------------------ */
+/* ---- runs -------------------------------------------------------------------------------------------------------- */
 
 #define RUN_WAITING 0 /* nobody has answered the client yet */
 #define RUN_DONE 1
@@ -110,35 +113,82 @@ typedef struct Bytes {
     uint64_t size;
 } Bytes;
 
+#define OP_WAITING 0 /* for outputs of other ops of its run */
+#define OP_QUEUED 1  /* on its way to a worker, who has not begun */
+#define OP_RUNNING 2
+#define OP_DONE 3
+#define OP_FAILED 4
+#define OP_SKIPPED 5 /* another op of its run failed before it began */
+
 /* One execution of a model or of a script's function. Python reads all up to duration, and hands back outputs or an
  * error. */
-typedef struct Run {
+typedef struct Op {
+    struct Run *run;
     Runnable *runnable;
-    uint64_t id; /* runnable's */
-    Tensor **inputs;
+    uint64_t id;      /* runnable's */
+    Tensor **inputs;  /* all there from OP_QUEUED on; the run holds the references */
     Tensor **outputs; /* NULL until set; one that stays NULL is not stored (an ONNX sequence or map) */
     int32_t ninputs;
     int32_t noutputs;
+    uint64_t lane; /* equal for ops that may run in one batch: same model, types and shapes but the 0th dimension.
+                      Others that happen to have the same number are told apart by bridge_gather() */
+    int64_t rows;  /* what it adds to a batch, the 0th dimension of its inputs; 0: it runs by itself */
+    int64_t since; /* ns of the monotonic clock when its command came */
     const char *function; /* scripts only, like the rest up to variadic; NULL for models */
     Bytes *keys;          /* what KEYS declared: all that the script's commands may touch */
     Bytes *args;
     int32_t nkeys;
     int32_t nargs;
     int32_t variadic; /* AI.SCRIPTRUN: index of the first input behind `$`, which make one list; -1: no `$` */
-    int32_t state;    /* atomic; a run that is not RUN_WAITING needs no work any more */
     int64_t duration; /* us, written by the worker; -1: not executed, and not counted by AI.INFO */
 
-    /* The rest belongs to C (src/run.c). */
+    /* The rest belongs to C (src/op.c). */
+    int32_t state;     /* atomic, OP_... */
+    int32_t waits_for; /* atomic: inputs that other ops have yet to give */
+    int32_t chained;   /* has inputs that other ops give */
+    int32_t follows;   /* ran in a batch behind another op, whose execution this was */
+    int32_t held;      /* atomic: the batcher has it (src/queue.c) */
+    int64_t queued;    /* ns, when it went to its queue */
+    int64_t begun;     /* ns */
     char *error;
-    char *user; /* scripts: the name of the user who called */
+    struct Op *next; /* in its queue */
+} Op;
+
+/* An input of an op that is the output of another. */
+typedef struct Use {
+    int32_t op;
+    int32_t input;
+    int32_t next; /* use of the same slot; -1: none */
+} Use;
+
+/* Whatever one command executes: its ops, and their tensors in numbered slots. MODELEXECUTE is a run of one op. */
+typedef struct Run {
+    int32_t state; /* atomic; a run that is not RUN_WAITING needs no work any more */
+    int32_t nops;
+
+    /* The rest belongs to C (src/run.c). */
+    Op *ops;
+    Tensor **slots; /* references; an op's outputs lie one after another */
+    int32_t nslots;
+    int32_t failed;      /* atomic: an op failed, no other begins */
+    int32_t active;      /* atomic: ops queued or running */
+    int32_t refs;        /* atomic: one for the client, one for each op on its way */
+    int32_t owns_args;   /* slots hold strings of the command itself: only the main thread may free it */
+    int32_t *first_uses; /* by slot, into uses; -1: none. NULL where there is one op */
+    Use *uses;
+    int32_t nuses;
+    Tensor **next_input;  /* where the inputs of the next op to be added go */
+    struct Store *stores; /* what goes to the keyspace in the end */
+    int32_t nstores;
+    int32_t nsteps;
+    struct Step *steps; /* DAGs: the commands, for the reply */
+    char *user;         /* scripts: the name of the user who called */
+    Bytes routing;      /* DAGs: the value of ROUTING; data NULL: none */
     int32_t db;
-    struct RedisModuleBlockedClient *blocked;
-    uint64_t timer;
     int32_t has_timer;
-    int32_t refs;        /* atomic: one for the client, one for the worker */
-    int32_t output_keys; /* index in the command's argv of the first output key */
-    struct Run *next;    /* in its queue */
-    struct Run *chained; /* in the table of blocked clients */
+    uint64_t timer;
+    struct RedisModuleBlockedClient *blocked;
+    struct Run *next; /* in the table of blocked clients */
 } Run;
 
 /* ---- Redis from scripts (src/script_calls.c) ---------------------------------------------------------------------
@@ -164,40 +214,85 @@ typedef struct Reply {
 
 /* Runs a Redis command as the user who called the script, in the script's database. Only declared keys may be touched;
  * whatever is refused, fails, or cannot be done here comes back as REPLY_ERROR. Free it with bridge_free_reply. */
-Reply *bridge_call(Run *run, const Bytes *words, int count);
+Reply *bridge_call(Op *op, const Bytes *words, int count);
 void bridge_free_reply(Reply *reply);
 
 /* The model at a declared key, compiled: the caller holds a reference until bridge_release_model. NULL with *error
  * set, to be freed with bridge_free. Waits for the loader where the model is not compiled yet. */
-Model *bridge_hold_model(Run *run, Bytes key, char **error);
+Model *bridge_hold_model(Op *op, Bytes key, char **error);
 /* failed: counted as an error in AI.INFO; duration in us, -1: not executed, nothing is counted. */
 void bridge_release_model(Model *model, int64_t duration, int64_t samples, int failed);
+
+/* ---- ops and batches --------------------------------------------------------------------------------------------- */
 
 struct Queue;
 
 /* No tensor may take more bytes than this: Redis's limit for one value, proto-max-bulk-len, but at least 512 MB. */
 uint64_t bridge_max_tensor_bytes(void);
 
-/* Waits until the queue holds work; moves at most max runs into runs and returns how many, at least 1. Runs whose
- * client has gone or timed out are dropped on the way. worker (0 .. threads_per_queue - 1) is for CPU accounting. */
-int bridge_take_runs(struct Queue *queue, int worker, Run **runs, int max);
+#define TAKE_PLAIN 32
+#define TAKE_BATCHED 256
+
+/* What a worker gets off its queue. */
+typedef struct Taken {
+    Op *plain[TAKE_PLAIN];     /* run by themselves */
+    Op *batched[TAKE_BATCHED]; /* may run with others: rows is not 0 */
+    int32_t nplain;
+    int32_t nbatched;
+    int32_t woken; /* the moment that bridge_wake_at() set has come */
+    int32_t sweep; /* of the batched ops taken earlier and not begun yet, many are not wanted any more */
+} Taken;
+
+/* Takes all ops for batches (up to TAKE_BATCHED) and at most most (1 .. TAKE_PLAIN) others, in the order in which they
+ * came. With wait set, waits until there is anything in taken. worker (0 .. threads_per_queue - 1) is for CPU
+ * accounting. */
+void bridge_take_ops(struct Queue *queue, int worker, Taken *taken, int most, int wait);
+
+/* Some worker of the queue shall come back from bridge_take_ops at this moment (ns of the monotonic clock; the past: at
+ * once; 0: not at all). A queue has one such moment. */
+void bridge_wake_at(struct Queue *queue, int64_t moment);
+
+/* Drops the ops whose client has gone or timed out, or whose run has failed; keeps the others, in order, and returns
+ * their number. Those dropped must not be touched afterwards. */
+int bridge_sweep_ops(Op **ops, int n);
+
+/* The same, and from now on those kept are running: each must be given to bridge_finish_ops. */
+int bridge_begin_ops(Op **ops, int n);
 
 /* Copies one output: data holds size bytes in C order; shape holds ndim dimensions. For DTYPE_STRING data is the
- * NUL-terminated strings one after another. Returns 0, or -1 after failing the run with a message that says why
+ * NUL-terminated strings one after another. Returns 0, or -1 after failing the op with a message that says why
  * (index out of range, sizes that do not agree, no memory). */
-int bridge_set_output(Run *run, int index, int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size);
+int bridge_set_output(Op *op, int index, int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size);
 
-/* The run failed; the client gets "ERR " and this message (line breaks become spaces). The first message stays. */
-void bridge_fail(Run *run, const char *message);
+/* Puts input number input of n ops of one lane one behind the other: size bytes, the sum of theirs. Not for STRING.
+ * Returns 0, or -1 where the ops do not fit together: then they must run one by one. */
+int bridge_gather(Op **ops, int n, int input, void *into, uint64_t size);
 
-/* Hands n runs back, finished or failed: their clients are answered. They must not be touched afterwards. */
-void bridge_give_back(Run **runs, int n);
+/* Copies one output of a batch to each of its n ops, op by op as many rows of it as the op has. Not for STRING. Returns
+ * 0, or -1, having changed nothing, where shape[0] is not the sum of the ops' rows or ndim is 0. An op whose part is
+ * refused fails, as of bridge_set_output. */
+int bridge_scatter(Op **ops, int n, int output, int dtype, int ndim, const int64_t *shape, const void *data,
+                   uint64_t size);
 
-/* ---- jobs of the loader ---------------------------------------------------------------------------------------- */
+/* n ops ran as one, in so many us. */
+void bridge_batch_ran(Op **ops, int n, int64_t duration);
+
+/* The op failed; the client gets "ERR " and this message (line breaks become spaces). The first message stays. */
+void bridge_fail(Op *op, const char *message);
+
+/* Hands n ops back, done or failed: they must not be touched afterwards. Clients whose run is complete are answered.
+ * Ops that waited for these and can be run now go to their queues or come in ready (room for most), if they need no
+ * batch: whoever calls runs them or pushes them. Returns how many are in ready. */
+int bridge_finish_ops(Op **ops, int n, Op **ready, int most);
+
+/* Sends ops that bridge_finish_ops gave to the queues of their devices. */
+void bridge_push_ops(Op **ops, int n);
+
+/* ---- jobs of the loader ------------------------------------------------------------------------------------------ */
 
 #define JOB_LOAD 0    /* compile job.runnable, unless it is compiled already */
 #define JOB_DROP 1    /* forget the session of job.runnable; finishing the job frees it */
-#define JOB_FORWARD 2 /* job.run came for what was not ready: compile job.runnable if need be */
+#define JOB_FORWARD 2 /* job.op came for what was not ready: compile job.runnable if need be */
 #define JOB_IMPORT 3  /* import backend job.backend from job.path */
 
 typedef struct Job {
@@ -205,7 +300,7 @@ typedef struct Job {
     int32_t backend;
     char *path; /* JOB_IMPORT: absolute; NULL: the default place below the backends path */
     Runnable *runnable;
-    Run *run;
+    Op *op;
 
     /* The rest belongs to C (src/loader.c). */
     char *error;
@@ -215,7 +310,8 @@ typedef struct Job {
     struct Job *next;
 } Job;
 
-/* Waits for the next job; jobs come in the order in which they were posted. */
+/* Waits for the next job. Jobs come in the order in which they were posted, but those that a client or thread waits for
+ * who needs what is stored already come first. */
 Job *bridge_next_job(void);
 
 /* JOB_LOAD, JOB_FORWARD: it is compiled. Declares a model's inputs and outputs (none for scripts) and the device queue
@@ -223,11 +319,11 @@ Job *bridge_next_job(void);
 void bridge_ready(Runnable *runnable, struct Queue *queue, int ninputs, const char **inputs, int noutputs,
                   const char **outputs);
 
-/* Finishes a job, with error NULL where it succeeded. It must not be touched afterwards. For JOB_FORWARD the run is
- * passed on to its queue, or answered with the error. */
+/* Finishes a job, with error NULL where it succeeded. It must not be touched afterwards. For JOB_FORWARD the op is
+ * passed on to its queue, or fails with the error. */
 void bridge_finish_job(Job *job, const char *error);
 
-/* ---- queues and surroundings ----------------------------------------------------------------------------------- */
+/* ---- queues and surroundings ------------------------------------------------------------------------------------- */
 
 /* The queue of a device ("CPU", "CPU:1", "GPU:0": upper case), made on first use; the caller starts its
  * threads_per_queue workers. NULL when there are too many queues already (64, of which two are kept for
@@ -254,6 +350,10 @@ void bridge_backend_loaded(int backend, const char *version);
 
 /* Figures for INFO MODULES: bytes of the models that ONNX Runtime holds, runs started, most runs at once. */
 void bridge_onnx_figures(int64_t memory, int64_t accesses, int64_t sessions);
+
+/* Measures what the libraries and Python hold outside of Redis's memory, for INFO MODULES; every few seconds at most,
+ * for it takes milliseconds. */
+void bridge_measure_memory(void);
 
 /* level: "debug", "verbose", "notice", "warning". */
 void bridge_log(const char *level, const char *message);

@@ -70,6 +70,18 @@ int key_accepts(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *t
     return accepts;
 }
 
+int key_is_here(RedisModuleCtx *ctx, RedisModuleString *name) {
+    if (!(RedisModule_GetContextFlags(ctx) & REDISMODULE_CTX_FLAGS_CLUSTER)) return 1;
+    /* The API tells nothing about slots, but a call is refused where the client's command would be redirected. */
+    RedisModuleCallReply *reply = RedisModule_Call(ctx, "EXISTS", "s", name);
+    if (reply) {
+        RedisModule_FreeCallReply(reply);
+        return 1;
+    }
+    RedisModule_ReplyWithError(ctx, "TRYAGAIN The slot has moved, or is moving, to another node");
+    return 0;
+}
+
 void store_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, void *value) {
     RedisModuleKey *key = RedisModule_OpenKey(ctx, name, REDISMODULE_READ | REDISMODULE_WRITE);
     RedisModule_ModuleTypeSetValue(key, type, value);

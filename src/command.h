@@ -24,6 +24,10 @@ void *lookup_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType
 /* Whether a value of this type may be stored at the key: it is empty or holds the same type. */
 int key_accepts(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type);
 
+/* Whether the key may still be written here: a slot may move to another master while a client is blocked. 0 after
+ * replying an error on which cluster clients ask again, and are told where. */
+int key_is_here(RedisModuleCtx *ctx, RedisModuleString *name);
+
 /* Stores a value that the keyspace owns from now on. */
 void store_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, void *value);
 

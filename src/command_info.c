@@ -28,12 +28,13 @@
      .bs.index.pos = 1,                                                                                                \
      .find_keys_type = REDISMODULE_KSPEC_FK_RANGE,                                                                     \
      .fk.range = {0, 1, 0}}
-#define COUNTED_KEYS(how, word)                                                                                        \
+#define COUNTED_KEYS_FROM(start, how, word)                                                                            \
     {.flags = (how) | REDISMODULE_CMD_KEY_INCOMPLETE,                                                                  \
      .begin_search_type = REDISMODULE_KSPEC_BS_KEYWORD,                                                                \
-     .bs.keyword = {word, 2},                                                                                          \
+     .bs.keyword = {word, start},                                                                                      \
      .find_keys_type = REDISMODULE_KSPEC_FK_KEYNUM,                                                                    \
      .fk.keynum = {0, 1, 1}}
+#define COUNTED_KEYS(how, word) COUNTED_KEYS_FROM(2, how, word)
 #define LISTED_KEYS(how)                                                                                               \
     {.flags = (how) | REDISMODULE_CMD_KEY_INCOMPLETE,                                                                  \
      .begin_search_type = REDISMODULE_KSPEC_BS_UNKNOWN,                                                                \
@@ -50,6 +51,10 @@ static RedisModuleCommandKeySpec script_execute_keys[] = {FIRST_KEY(READS),
                                                           COUNTED_KEYS(WRITES, "OUTPUTS"),
                                                           {0}};
 static RedisModuleCommandKeySpec run_keys[] = {FIRST_KEY(READS), LISTED_KEYS(READS), LISTED_KEYS(WRITES), {0}};
+
+static RedisModuleCommandKeySpec dag_keys[] = {
+    COUNTED_KEYS_FROM(1, READS, "LOAD"), COUNTED_KEYS_FROM(1, WRITES, "PERSIST"), LISTED_KEYS(READS), {0}};
+static RedisModuleCommandKeySpec dag_ro_keys[] = {COUNTED_KEYS_FROM(1, READS, "LOAD"), LISTED_KEYS(READS), {0}};
 
 /* ---- tensors ----------------------------------------------------------------------------------------------------- */
 
@@ -220,9 +225,46 @@ static RedisModuleCommandArg scriptrun_args[] = {
     {.name = "output", .type = REDISMODULE_ARG_TYPE_KEY, .key_spec_index = 2, .token = "OUTPUTS", .flags = MULTIPLE},
     END_ARGS};
 
+/* ---- DAGs -------------------------------------------------------------------------------------------------------- */
+
+static RedisModuleCommandArg dag_load[] = {INTEGER_ARG("load_count"), KEYS_ARG("load", 0), END_ARGS};
+static RedisModuleCommandArg dag_persist[] = {INTEGER_ARG("persist_count"), KEYS_ARG("persist", 1), END_ARGS};
+#define DAG_COMMANDS                                                                                                   \
+    {.name = "command",                                                                                                \
+     .type = REDISMODULE_ARG_TYPE_STRING,                                                                              \
+     .key_spec_index = -1,                                                                                             \
+     .token = "|>",                                                                                                    \
+     .flags = MULTIPLE | REDISMODULE_CMD_ARG_MULTIPLE_TOKEN}
+#define ROUTING_ARG                                                                                                    \
+    {.name = "routing",                                                                                                \
+     .type = REDISMODULE_ARG_TYPE_STRING,                                                                              \
+     .key_spec_index = -1,                                                                                             \
+     .token = "ROUTING",                                                                                               \
+     .flags = OPTIONAL}
+static RedisModuleCommandArg dagexecute_args[] = {BLOCK_ARG("load_keys", "LOAD", dag_load),
+                                                  BLOCK_ARG("persist_keys", "PERSIST", dag_persist),
+                                                  ROUTING_ARG,
+                                                  TIMEOUT_ARG,
+                                                  DAG_COMMANDS,
+                                                  END_ARGS};
+static RedisModuleCommandArg dagexecute_ro_args[] = {BLOCK_ARG("load_keys", "LOAD", dag_load), ROUTING_ARG, TIMEOUT_ARG,
+                                                     DAG_COMMANDS, END_ARGS};
+static RedisModuleCommandArg dagrun_args[] = {BLOCK_ARG("load_keys", "LOAD", dag_load),
+                                              BLOCK_ARG("persist_keys", "PERSIST", dag_persist), TIMEOUT_ARG,
+                                              DAG_COMMANDS, END_ARGS};
+static RedisModuleCommandArg dagrun_ro_args[] = {BLOCK_ARG("load_keys", "LOAD", dag_load), TIMEOUT_ARG, DAG_COMMANDS,
+                                                 END_ARGS};
+
 /* ---- surroundings ------------------------------------------------------------------------------------------------ */
 
-static RedisModuleCommandArg info_args[] = {KEY_ARG("key", 0), OPTIONAL_WORD("resetstat", "RESETSTAT"), END_ARGS};
+static RedisModuleCommandArg info_actions[] = {WORD("full", "FULL"), WORD("resetstat", "RESETSTAT"), END_ARGS};
+static RedisModuleCommandArg info_args[] = {KEY_ARG("key", 0),
+                                            {.name = "action",
+                                             .type = REDISMODULE_ARG_TYPE_ONEOF,
+                                             .key_spec_index = -1,
+                                             .flags = OPTIONAL,
+                                             .subargs = info_actions},
+                                            END_ARGS};
 static RedisModuleCommandArg loadbackend[] = {BACKEND_ARG, STRING_ARG("path"), END_ARGS};
 static RedisModuleCommandArg config_actions[] = {
     {.name = "name", .type = REDISMODULE_ARG_TYPE_STRING, .key_spec_index = -1, .token = "GET"},
@@ -275,6 +317,14 @@ static const CommandDescription descriptions[] = {
      "O(1), and running it", "1.2.0", -3, script_execute_keys, scriptexecute_args},
     {"AI.SCRIPTRUN", "write slow", "Runs a script's function on tensors (deprecated: use AI.SCRIPTEXECUTE)",
      "O(1), and running it", "1.0.0", -3, run_keys, scriptrun_args},
+    {"AI.DAGEXECUTE", "write slow", "Runs a graph of models and scripts on local tensors", "O(1), and running it",
+     "1.2.0", -1, dag_keys, dagexecute_args},
+    {"AI.DAGEXECUTE_RO", "read slow", "Runs a graph of models, also on a read-only replica", "O(1), and running it",
+     "1.2.0", -1, dag_ro_keys, dagexecute_ro_args},
+    {"AI.DAGRUN", "write slow", "Runs a graph of models and scripts (deprecated: use AI.DAGEXECUTE)",
+     "O(1), and running it", "1.0.0", -1, dag_keys, dagrun_args},
+    {"AI.DAGRUN_RO", "read slow", "Runs a graph of models and scripts (deprecated: use AI.DAGEXECUTE_RO)",
+     "O(1), and running it", "1.0.0", -1, dag_ro_keys, dagrun_ro_args},
     {"AI.INFO", "read slow", "Returns or resets the run statistics of a model or script", "O(1)", "1.0.0", -2, read_key,
      info_args},
     {"AI.CONFIG", "admin dangerous slow", "Reads and sets options, loads backends", "O(1), and loading the backend",

@@ -11,6 +11,7 @@ int at_word(const RunParser *p, const char *word) {
 }
 
 int parse_timeout(RunParser *p, const char *missing) {
+    if (p->in_dag) return FAIL(p, "TIMEOUT not allowed within a DAG command");
     p->at++;
     if (p->at == p->argc) return FAIL(p, "%s", missing);
     if (RedisModule_StringToLongLong(p->argv[p->at], &p->layout.timeout) == REDISMODULE_ERR || p->layout.timeout <= 0) {
@@ -21,20 +22,23 @@ int parse_timeout(RunParser *p, const char *missing) {
     return 0;
 }
 
-/* Index in argv of input number i. */
-static int input_at(const Layout *layout, int i) {
+int input_at(const Layout *layout, int i) {
     return layout->input + i + (layout->variadic >= 0 && i >= layout->variadic);
 }
 
-int report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int at, RunParseFunc parse) {
-    RunParser p = {.argv = argv, .argc = argc, .at = at, .layout.variadic = -1};
-    if (argc > at) parse(&p);
-    RedisModule_KeyAtPosWithFlags(ctx, 1, REDISMODULE_CMD_KEY_RO | REDISMODULE_CMD_KEY_ACCESS);
-    for (int i = 0; i < p.layout.nkeys; i++) {
+void report_script_keys(RedisModuleCtx *ctx, const Layout *layout, int offset) {
+    for (int i = 0; i < layout->nkeys; i++) {
         /* A script may read and write them; each command in it is checked again when it comes. */
-        RedisModule_KeyAtPosWithFlags(ctx, p.layout.key + i,
+        RedisModule_KeyAtPosWithFlags(ctx, offset + layout->key + i,
                                       REDISMODULE_CMD_KEY_RW | REDISMODULE_CMD_KEY_ACCESS | REDISMODULE_CMD_KEY_UPDATE);
     }
+}
+
+int report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const Executable *what) {
+    RunParser p = {.argv = argv, .argc = argc, .at = what->at, .layout.variadic = -1};
+    if (argc > what->at) what->parse(&p);
+    RedisModule_KeyAtPosWithFlags(ctx, 1, REDISMODULE_CMD_KEY_RO | REDISMODULE_CMD_KEY_ACCESS);
+    report_script_keys(ctx, &p.layout, 0);
     for (int i = 0; i < p.layout.ninputs; i++) {
         RedisModule_KeyAtPosWithFlags(ctx, input_at(&p.layout, i), REDISMODULE_CMD_KEY_RO | REDISMODULE_CMD_KEY_ACCESS);
     }
@@ -44,47 +48,54 @@ int report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int at,
     return REDISMODULE_OK;
 }
 
-/* Whether every output key may take a tensor; replies WRONGTYPE otherwise. */
-static int outputs_accept(RedisModuleCtx *ctx, RedisModuleString **keys, int count) {
-    for (int i = 0; i < count; i++) {
-        if (key_accepts(ctx, keys[i], TensorType)) continue;
-        RedisModule_ReplyWithError(ctx, REDISMODULE_ERRORMSG_WRONGTYPE);
-        return 0;
+int parse_execution(RunParser *p, const Executable *what) {
+    int replied;
+    if (p->argc < what->least) return reply_wrong_arity(p->ctx, p->argv), -1;
+    p->runnable = lookup_value(p->ctx, p->argv[1], *what->type, &replied);
+    if (replied) return -1;
+    if (p->runnable == NULL) return FAIL(p, "%s", what->empty);
+    p->at = what->at;
+    p->layout = (Layout){.variadic = -1};
+    return what->parse(p);
+}
+
+Tensor *hold_tensor(RedisModuleCtx *ctx, RedisModuleString *key) {
+    int replied;
+    Tensor *tensor = lookup_value(ctx, key, TensorType, &replied);
+    if (tensor) return tensor_ref(tensor);
+    if (!replied) reply_error(ctx, "tensor key is empty or in a different shard");
+    return NULL;
+}
+
+int accepts_tensor(RedisModuleCtx *ctx, RedisModuleString *key) {
+    if (key_accepts(ctx, key, TensorType)) return 1;
+    RedisModule_ReplyWithError(ctx, REDISMODULE_ERRORMSG_WRONGTYPE);
+    return 0;
+}
+
+int store_outputs(RedisModuleCtx *ctx, RedisModuleString **argv, const Run *run) {
+    for (int i = 0; i < run->nstores; i++) {
+        RedisModuleString *key = argv[run->stores[i].key];
+        if (!key_is_here(ctx, key) || !accepts_tensor(ctx, key)) return 0;
+    }
+    for (int i = 0; i < run->nstores; i++) {
+        RedisModuleString *key = argv[run->stores[i].key];
+        Tensor *tensor = run->slots[run->stores[i].slot];
+        if (tensor == NULL) continue;
+        store_value(ctx, key, TensorType, tensor_ref(tensor));
+        tensor_replicate(ctx, key, tensor);
     }
     return 1;
 }
 
-/* The reply of a run: all outputs are stored and replicated, or nothing is. */
 static int reply_run(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     (void)argc;
-    Run *run = RedisModule_GetBlockedClientPrivateData(ctx);
+    const Run *run = RedisModule_GetBlockedClientPrivateData(ctx);
     if (__atomic_load_n(&run->state, __ATOMIC_ACQUIRE) == RUN_TIMEDOUT) {
         return RedisModule_ReplyWithSimpleString(ctx, "TIMEDOUT");
     }
-    if (run->error) return reply_error(ctx, "%s", run->error);
-
-    RedisModuleString **keys = argv + run->output_keys;
-    if (!outputs_accept(ctx, keys, run->noutputs)) return REDISMODULE_OK;
-    for (int i = 0; i < run->noutputs; i++) {
-        if (run->outputs[i] == NULL) continue;
-        store_value(ctx, keys[i], TensorType, tensor_ref(run->outputs[i]));
-        tensor_replicate(ctx, keys[i], run->outputs[i]);
-    }
-    return reply_ok(ctx);
-}
-
-/* Takes references to the input tensors; -1 after replying an error. */
-static int hold_inputs(RedisModuleCtx *ctx, RedisModuleString **argv, const Layout *layout, Run *run) {
-    for (int i = 0; i < layout->ninputs; i++) {
-        int replied;
-        Tensor *tensor = lookup_value(ctx, argv[input_at(layout, i)], TensorType, &replied);
-        if (tensor == NULL) {
-            if (!replied) reply_error(ctx, "tensor key is empty or in a different shard");
-            return -1;
-        }
-        run->inputs[i] = tensor_ref(tensor);
-    }
-    return 0;
+    if (run->ops[0].error) return reply_error(ctx, "%s", run->ops[0].error);
+    return store_outputs(ctx, argv, run) ? reply_ok(ctx) : REDISMODULE_OK;
 }
 
 /* Copies, for the arguments are the client's, who may be gone while the script runs. */
@@ -98,14 +109,16 @@ static Bytes *copy_words(RedisModuleString **argv, int count) {
     return words;
 }
 
-/* What only scripts have: function, KEYS, ARGS, and on whose behalf and where their Redis commands run. */
-static void add_call(RedisModuleCtx *ctx, RedisModuleString **argv, const Layout *layout, Run *run) {
-    run->function = arg_copy(argv[2]);
-    run->variadic = layout->variadic;
-    run->nkeys = layout->nkeys;
-    run->keys = copy_words(argv + layout->key, layout->nkeys);
-    run->nargs = layout->nargs;
-    run->args = copy_words(argv + layout->arg, layout->nargs);
+void add_call(RedisModuleString **argv, const Layout *layout, Op *op) {
+    op->function = arg_copy(argv[2]);
+    op->variadic = layout->variadic;
+    op->nkeys = layout->nkeys;
+    op->keys = copy_words(argv + layout->key, layout->nkeys);
+    op->nargs = layout->nargs;
+    op->args = copy_words(argv + layout->arg, layout->nargs);
+}
+
+void add_caller(RedisModuleCtx *ctx, Run *run) {
     run->db = RedisModule_GetSelectedDb(ctx);
     RedisModuleString *user = RedisModule_GetCurrentUserName(ctx);
     if (user == NULL) return;
@@ -113,26 +126,41 @@ static void add_call(RedisModuleCtx *ctx, RedisModuleString **argv, const Layout
     RedisModule_FreeString(ctx, user);
 }
 
-int execute(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int at, RedisModuleType *type, const char *empty,
-            RunParseFunc parse) {
-    if (wait_mode(ctx) != WAIT_BLOCK) {
-        return reply_error(ctx, "Cannot run RedisAI command within a transaction or a LUA script");
+/* A run of one op: slots are its inputs, then its outputs. NULL after replying an error. */
+static Run *new_run(RedisModuleCtx *ctx, RedisModuleString **argv, const Layout *layout) {
+    int ninputs = layout->ninputs, noutputs = layout->noutputs;
+    Run *run = run_new(1, ninputs + noutputs, ninputs, noutputs);
+    for (int i = 0; i < ninputs; i++) {
+        Tensor *tensor = hold_tensor(ctx, argv[input_at(layout, i)]);
+        if (tensor == NULL) {
+            run_unref(run);
+            return NULL;
+        }
+        run_set_slot(run, i, tensor);
     }
-    int replied;
-    Runnable *runnable = lookup_value(ctx, argv[1], type, &replied);
-    if (replied) return REDISMODULE_OK;
-    if (runnable == NULL) return reply_error(ctx, "%s", empty);
-
-    RunParser p = {.ctx = ctx, .argv = argv, .argc = argc, .at = at, .runnable = runnable, .layout.variadic = -1};
-    if (parse(&p) == -1) return REDISMODULE_OK;
-    const Layout *layout = &p.layout;
-
-    Run *run = run_new(runnable_ref(runnable), layout->ninputs, layout->noutputs);
-    run->output_keys = layout->output;
-    if (runnable->kind == KIND_SCRIPT) add_call(ctx, argv, layout, run);
-    if (hold_inputs(ctx, argv, layout, run) == -1 || !outputs_accept(ctx, argv + layout->output, layout->noutputs)) {
-        run_unref(run);
-        return REDISMODULE_OK;
+    for (int i = 0; i < noutputs; i++) {
+        if (!accepts_tensor(ctx, argv[layout->output + i])) {
+            run_unref(run);
+            return NULL;
+        }
+        run->stores[run->nstores++] = (Store){.key = layout->output + i, .slot = ninputs + i};
     }
-    return run_submit(ctx, run, layout->timeout, reply_run);
+    return run;
+}
+
+int execute(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const Executable *what) {
+    if (RedisModule_IsKeysPositionRequest(ctx)) return report_keys(ctx, argv, argc, what);
+    if (argc < what->least) return reply_wrong_arity(ctx, argv);
+    if (wait_mode(ctx) != WAIT_BLOCK) return reply_error(ctx, CANNOT_BLOCK);
+
+    RunParser p = {.ctx = ctx, .argv = argv, .argc = argc};
+    if (parse_execution(&p, what) == -1) return REDISMODULE_OK;
+    Run *run = new_run(ctx, argv, &p.layout);
+    if (run == NULL) return REDISMODULE_OK;
+    Op *op = run_add_op(run, runnable_ref(p.runnable), NULL, p.layout.ninputs, p.layout.ninputs, p.layout.noutputs);
+    if (p.runnable->kind == KIND_SCRIPT) {
+        add_call(argv, &p.layout, op);
+        add_caller(ctx, run);
+    }
+    return run_submit(ctx, run, p.layout.timeout, reply_run);
 }

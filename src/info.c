@@ -4,16 +4,19 @@
  * functions) and kept here as atomics: INFO never waits for Python. */
 #include "info.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <sys/resource.h>
 
 #include "bridge.h"
 #include "command.h"
 #include "model.h"
+#include "op.h"
 #include "options.h"
 #include "queue.h"
 #include "rdb.h"
 #include "script.h"
+#include "stats.h"
 
 static const char *version_fields[] = {
     [BACKEND_TF] = "TensorFlow_version",
@@ -37,6 +40,22 @@ void bridge_onnx_figures(int64_t memory, int64_t accesses, int64_t sessions) {
     __atomic_store_n(&onnx.memory, memory, __ATOMIC_RELAXED);
     __atomic_store_n(&onnx.accesses, accesses, __ATOMIC_RELAXED);
     __atomic_store_n(&onnx.sessions, sessions, __ATOMIC_RELAXED);
+}
+
+/* Redis has an allocator of its own (jemalloc), so what the C library has handed out is theirs. It counts what is free
+ * by walking lists, 20 ms where memory is much fragmented: nothing for the main thread. */
+#define MEASURE_EVERY 5000000000LL /* ns */
+
+static struct {
+    int64_t bytes, measured; /* atomic */
+} libraries;
+
+void bridge_measure_memory(void) {
+    int64_t now = monotonic_ns(), last = __atomic_load_n(&libraries.measured, __ATOMIC_RELAXED);
+    if (last && now - last < MEASURE_EVERY) return;
+    if (!__atomic_compare_exchange_n(&libraries.measured, &last, now, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return;
+    struct mallinfo2 memory = mallinfo2();
+    __atomic_store_n(&libraries.bytes, (int64_t)(memory.uordblks + memory.hblkhd), __ATOMIC_RELAXED);
 }
 
 /* ---- INFO -------------------------------------------------------------------------------------------------------- */
@@ -102,37 +121,14 @@ static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
         RedisModule_InfoAddFieldLongLong(ctx, "backend_memory_limit", engine->backend_memory_limit);
     }
     if (RedisModule_InfoAddSection(ctx, "backends_info") == REDISMODULE_OK) add_backends(ctx);
+    if (RedisModule_InfoAddSection(ctx, "memory") == REDISMODULE_OK) {
+        int64_t bytes = __atomic_load_n(&libraries.bytes, __ATOMIC_RELAXED);
+        RedisModule_InfoAddFieldLongLong(ctx, "backends_memory", bytes);
+    }
     if (RedisModule_InfoAddSection(ctx, "cpu") == REDISMODULE_OK) add_cpu(ctx);
 }
 
 /* ---- AI.INFO ----------------------------------------------------------------------------------------------------- */
-
-static void reply_field(RedisModuleCtx *ctx, const char *field, const char *value) {
-    RedisModule_ReplyWithCString(ctx, field);
-    RedisModule_ReplyWithCString(ctx, value);
-}
-
-static void reply_counter(RedisModuleCtx *ctx, const char *field, const int64_t *counter) {
-    RedisModule_ReplyWithCString(ctx, field);
-    RedisModule_ReplyWithLongLong(ctx, __atomic_load_n(counter, __ATOMIC_RELAXED));
-}
-
-static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runnable *runnable) {
-    static const int64_t no_samples = -1;
-    int is_model = runnable->kind == KIND_MODEL;
-    RedisModule_ReplyWithArray(ctx, 18);
-    RedisModule_ReplyWithCString(ctx, "key");
-    RedisModule_ReplyWithString(ctx, key);
-    reply_field(ctx, "type", is_model ? "MODEL" : "SCRIPT");
-    reply_field(ctx, "backend", backend_name(runnable->backend));
-    reply_field(ctx, "device", runnable->device);
-    RedisModule_ReplyWithCString(ctx, "tag");
-    RedisModule_ReplyWithStringBuffer(ctx, runnable->tag, runnable->tag_size);
-    reply_counter(ctx, "duration", &runnable->duration);
-    reply_counter(ctx, "samples", is_model ? &runnable->samples : &no_samples);
-    reply_counter(ctx, "calls", &runnable->calls);
-    reply_counter(ctx, "errors", &runnable->errors);
-}
 
 static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (argc < 2 || argc > 3) return reply_wrong_arity(ctx, argv);
@@ -146,11 +142,13 @@ static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
     if (runnable == NULL) return reply_error(ctx, "cannot find run info for key");
 
     if (argc == 3) {
-        if (!arg_is(argv[2], "RESETSTAT")) return reply_error(ctx, "unsupported subcommand");
-        runnable_reset_stats(runnable);
-        return reply_ok(ctx);
+        if (arg_is(argv[2], "RESETSTAT")) {
+            stats_reset(runnable);
+            return reply_ok(ctx);
+        }
+        if (!arg_is(argv[2], "FULL")) return reply_error(ctx, "unsupported subcommand");
     }
-    reply_stats(ctx, argv[1], runnable);
+    stats_reply(ctx, argv[1], runnable, argc == 3);
     return REDISMODULE_OK;
 }
 

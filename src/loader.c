@@ -10,15 +10,20 @@
 
 #include "model.h"
 #include "names.h"
-#include "run.h"
+#include "op.h"
 #include "unblock.h"
+
+typedef struct JobList {
+    Job *first;
+    Job *last;
+} JobList;
 
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t posted;
-    pthread_cond_t finished; /* only for jobs that the main thread waits for */
-    Job *first;
-    Job *last;
+    pthread_cond_t finished; /* only for jobs that a thread waits for */
+    JobList urgent;          /* somebody waits for what is stored already: behind a start, hundreds may be compiled */
+    JobList others;
 } jobs = {.mutex = PTHREAD_MUTEX_INITIALIZER, .posted = PTHREAD_COND_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER};
 
 Job *job_new(int kind) {
@@ -35,13 +40,14 @@ void job_free(Job *job) {
 }
 
 void loader_post(Job *job) {
+    JobList *list = job->kind == JOB_FORWARD || job->waited ? &jobs.urgent : &jobs.others;
     pthread_mutex_lock(&jobs.mutex);
-    if (jobs.last) {
-        jobs.last->next = job;
+    if (list->last) {
+        list->last->next = job;
     } else {
-        jobs.first = job;
+        list->first = job;
     }
-    jobs.last = job;
+    list->last = job;
     pthread_cond_signal(&jobs.posted);
     pthread_mutex_unlock(&jobs.mutex);
 }
@@ -83,13 +89,29 @@ int loader_post_blocking(RedisModuleCtx *ctx, Job *job, RedisModuleCmdFunc reply
 
 /* ---- what Python calls, on the loader thread --------------------------------------------------------------------- */
 
-Job *bridge_next_job(void) {
+static Job *next_job(void) {
     pthread_mutex_lock(&jobs.mutex);
-    while (jobs.first == NULL) pthread_cond_wait(&jobs.posted, &jobs.mutex);
-    Job *job = jobs.first;
-    jobs.first = job->next;
-    if (jobs.first == NULL) jobs.last = NULL;
+    while (!jobs.urgent.first && !jobs.others.first) pthread_cond_wait(&jobs.posted, &jobs.mutex);
+    JobList *list = jobs.urgent.first ? &jobs.urgent : &jobs.others;
+    Job *job = list->first;
+    list->first = job->next;
+    if (list->first == NULL) list->last = NULL;
     pthread_mutex_unlock(&jobs.mutex);
+    return job;
+}
+
+/* What was overwritten or deleted before its turn came, as most of what an AOF stores: nobody else has it. */
+static int is_unwanted(const Job *job) {
+    return job->kind == JOB_LOAD && !job->blocked && !job->waited &&
+           __atomic_load_n(&job->runnable->refs, __ATOMIC_ACQUIRE) == 1;
+}
+
+Job *bridge_next_job(void) {
+    Job *job = next_job();
+    while (is_unwanted(job)) {
+        job_free(job);
+        job = next_job();
+    }
     return job;
 }
 
@@ -113,7 +135,7 @@ void bridge_finish_job(Job *job, const char *error) {
         return;
     }
     if (job->kind == JOB_FORWARD) {
-        run_forward(job->run, error);
+        op_forward(job->op, error);
         job_free(job);
         return;
     }

@@ -1,7 +1,7 @@
 /* loader.h - the queue of jobs for the loader, the one thread that imports backends and compiles models and scripts.
  *
- * The main thread and workers post jobs; the loader (redisai/loader.py) takes them in order. The loader never takes the
- * Redis lock, so the main thread may wait for a job where Redis forbids blocking the client. */
+ * The main thread and workers post jobs; the loader (redisai/loader.py) takes them in order, urgent ones first. The
+ * loader never takes the Redis lock, so the main thread may wait for a job where Redis forbids blocking the client. */
 #ifndef LOADER_H
 #define LOADER_H
 

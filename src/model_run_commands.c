@@ -64,22 +64,21 @@ static int parse_modelrun(RunParser *p) {
     return check_count(p, "OUTPUTS", known_outputs(p), l->noutputs);
 }
 
+const Executable modelexecute = {"AI.MODELEXECUTE", parse_modelexecute, 2, 3, &ModelType, "model key is empty"};
+const Executable modelrun = {"AI.MODELRUN", parse_modelrun, 2, 2, &ModelType, "model key is empty"};
+
 static int modelexecute_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    if (RedisModule_IsKeysPositionRequest(ctx)) return report_keys(ctx, argv, argc, 2, parse_modelexecute);
-    if (argc < 3) return reply_wrong_arity(ctx, argv);
-    return execute(ctx, argv, argc, 2, ModelType, "model key is empty", parse_modelexecute);
+    return execute(ctx, argv, argc, &modelexecute);
 }
 
 static int modelrun_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    if (RedisModule_IsKeysPositionRequest(ctx)) return report_keys(ctx, argv, argc, 2, parse_modelrun);
-    if (argc < 2) return reply_wrong_arity(ctx, argv);
-    return execute(ctx, argv, argc, 2, ModelType, "model key is empty", parse_modelrun);
+    return execute(ctx, argv, argc, &modelrun);
 }
 
 int model_run_commands_register(RedisModuleCtx *ctx) {
     const char *flags = "write deny-oom getkeys-api";
-    if (RedisModule_CreateCommand(ctx, "AI.MODELEXECUTE", modelexecute_command, flags, 1, 1, 1) ||
-        RedisModule_CreateCommand(ctx, "AI.MODELRUN", modelrun_command, flags, 1, 1, 1)) {
+    if (RedisModule_CreateCommand(ctx, modelexecute.command, modelexecute_command, flags, 1, 1, 1) ||
+        RedisModule_CreateCommand(ctx, modelrun.command, modelrun_command, flags, 1, 1, 1)) {
         return REDISMODULE_ERR;
     }
     return REDISMODULE_OK;

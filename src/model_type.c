@@ -8,6 +8,7 @@
 #include "model.h"
 #include "names.h"
 #include "rdb.h"
+#include "stats.h"
 
 RedisModuleType *ModelType;
 
@@ -159,8 +160,8 @@ static void model_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *v
 static size_t model_mem_usage(const void *value) {
     const Model *model = value;
     size_t total = RedisModule_MallocSize((void *)model) + RedisModule_MallocSize(model->base.device) +
-                   RedisModule_MallocSize(model->base.tag) + RedisModule_MallocSize(model->pieces) +
-                   names_memory(&model->inputs) + names_memory(&model->outputs);
+                   RedisModule_MallocSize(model->base.tag) + stats_memory(&model->base) +
+                   RedisModule_MallocSize(model->pieces) + names_memory(&model->inputs) + names_memory(&model->outputs);
     if (runnable_is_ready(&model->base))
         total += names_memory(&model->declared_inputs) + names_memory(&model->declared_outputs);
     for (int64_t i = 0; i < model->npieces; i++) {

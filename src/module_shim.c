@@ -6,6 +6,7 @@
  * loader.c) workers       Python threads, THREADS_PER_QUEUE a device: run models (queue.c, run.c) Every mutex is named
  * at the head of the file that owns it; all of them are leaves: none is held while another is taken. */
 #include "command_info.h"
+#include "dag.h"
 #include "engine.h"
 #include "info.h"
 #include "loader.h"
@@ -13,6 +14,7 @@
 #include "options.h"
 #include "script.h"
 #include "tensor.h"
+#include "unblock.h"
 
 #define MODULE_VERSION 20000 /* 2.0.0 */
 
@@ -54,13 +56,13 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
     RedisModule_SetModuleOptions(ctx,
                                  REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD);
 
-    if (options_parse(ctx, argv, argc) || engine_start(ctx)) return REDISMODULE_ERR;
+    if (options_parse(ctx, argv, argc) || unblock_init(ctx) || engine_start(ctx)) return REDISMODULE_ERR;
     import_backends(ctx);
     tensor_max_bytes(ctx, UINT64_MAX);
     if (tensor_type_register(ctx) || model_type_register(ctx) || script_type_register(ctx)) return REDISMODULE_ERR;
     if (tensor_commands_register(ctx) || model_commands_register(ctx) || model_run_commands_register(ctx) ||
-        script_commands_register(ctx) || script_run_commands_register(ctx) || info_register(ctx) ||
-        config_command_register(ctx) || command_info_register(ctx)) {
+        script_commands_register(ctx) || script_run_commands_register(ctx) || dag_commands_register(ctx) ||
+        info_register(ctx) || config_command_register(ctx) || command_info_register(ctx)) {
         return REDISMODULE_ERR;
     }
     return REDISMODULE_OK;

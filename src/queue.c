@@ -9,16 +9,26 @@
 #include <string.h>
 #include <time.h>
 
+#include "op.h"
 #include "options.h"
-#include "run.h"
+#include "redis_api.h"
 
 #define MAX_QUEUES 64 /* a client may name any device: bounds the threads it can make us start */
 
+typedef struct List {
+    Op *first;
+    Op *last;
+} List;
+
 struct Queue {
     pthread_mutex_t mutex;
-    pthread_cond_t pushed;
-    Run *first;
-    Run *last;
+    pthread_cond_t changed; /* by the monotonic clock */
+    List plain;
+    List batched;
+    int sleeping;    /* workers that wait for `changed` */
+    int held;        /* ops that the batcher has */
+    int unwanted;    /* of those, ops that nobody waits for */
+    int64_t wake_at; /* bridge_wake_at(); 0: never */
     char device[16];
     struct {
         int started; /* atomic */
@@ -61,55 +71,127 @@ Queue *bridge_open_queue(const char *device) {
 
     Queue *queue = RedisModule_Calloc(1, sizeof(Queue) + options.engine.threads_per_queue * sizeof(queue->workers[0]));
     pthread_mutex_init(&queue->mutex, NULL);
-    pthread_cond_init(&queue->pushed, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&queue->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
     strcpy(queue->device, device);
     table.queues[count] = queue;
     __atomic_store_n(&table.count, count + 1, __ATOMIC_RELEASE);
     return queue;
 }
 
-void queue_push(Queue *queue, Run *run) {
-    run->next = NULL;
-    pthread_mutex_lock(&queue->mutex);
-    if (queue->last) {
-        queue->last->next = run;
+static void append(List *list, Op *op) {
+    op->next = NULL;
+    if (list->last) {
+        list->last->next = op;
     } else {
-        queue->first = run;
+        list->first = op;
     }
-    queue->last = run;
-    pthread_cond_signal(&queue->pushed);
-    pthread_mutex_unlock(&queue->mutex);
+    list->last = op;
 }
 
-/* Takes up to max runs off the queue as a linked list; waits while there are none. */
-static Run *take(Queue *queue, int max) {
+void queue_push(Queue *queue, Op *op) {
     pthread_mutex_lock(&queue->mutex);
-    while (queue->first == NULL) pthread_cond_wait(&queue->pushed, &queue->mutex);
-    Run *first = queue->first, *last = first;
-    for (int n = 1; n < max && last->next; n++) last = last->next;
-    queue->first = last->next;
-    if (queue->first == NULL) queue->last = NULL;
+    append(op->rows ? &queue->batched : &queue->plain, op);
+    if (queue->sleeping) pthread_cond_signal(&queue->changed);
     pthread_mutex_unlock(&queue->mutex);
-    last->next = NULL;
-    return first;
 }
 
-int bridge_take_runs(Queue *queue, int worker, Run **runs, int max) {
+/* ---- what the batcher holds -------------------------------------------------------------------------------------- */
+
+/* Sweeping looks at all that is held, so it waits until an eighth of it is unwanted: the cost for each stays constant,
+ * and so does the share of memory that nobody needs. */
+static int sweep_is_due(const Queue *queue) {
+    return queue->unwanted > 0 && queue->unwanted >= queue->held / 8;
+}
+
+/* Either this sees that the op is unwanted, or who made it so sees that it is held (both sequentially consistent). */
+static void hold(Queue *queue, Op *op) {
+    __atomic_store_n(&op->held, 1, __ATOMIC_SEQ_CST);
+    queue->held++;
+    if (!op_is_wanted(op)) queue->unwanted++;
+}
+
+void queue_note_unwanted(Op *op) {
+    if (!__atomic_load_n(&op->held, __ATOMIC_SEQ_CST)) return;
+    Queue *queue = op->runnable->queue;
+    pthread_mutex_lock(&queue->mutex);
+    if (__atomic_load_n(&op->held, __ATOMIC_SEQ_CST)) {
+        queue->unwanted++;
+        if (queue->sleeping && sweep_is_due(queue)) pthread_cond_signal(&queue->changed);
+    }
+    pthread_mutex_unlock(&queue->mutex);
+}
+
+void queue_release_held(Op **ops, int n) {
+    int held = 0;
+    for (int i = 0; i < n; i++) held += __atomic_load_n(&ops[i]->held, __ATOMIC_RELAXED);
+    if (held == 0) return;
+    Queue *queue = ops[0]->runnable->queue;
+    pthread_mutex_lock(&queue->mutex);
+    for (int i = 0; i < n; i++) __atomic_store_n(&ops[i]->held, 0, __ATOMIC_RELEASE);
+    queue->held -= held;
+    pthread_mutex_unlock(&queue->mutex);
+}
+
+/* ---- workers ----------------------------------------------------------------------------------------------------- */
+
+void bridge_wake_at(Queue *queue, int64_t moment) {
+    pthread_mutex_lock(&queue->mutex);
+    queue->wake_at = moment;
+    if (moment && queue->sleeping) pthread_cond_signal(&queue->changed);
+    pthread_mutex_unlock(&queue->mutex);
+}
+
+static int moment_has_come(const Queue *queue) {
+    return queue->wake_at && monotonic_ns() >= queue->wake_at;
+}
+
+static int has_work(const Queue *queue) {
+    return queue->plain.first || queue->batched.first || sweep_is_due(queue) || moment_has_come(queue);
+}
+
+static void sleep_until_changed(Queue *queue) {
+    queue->sleeping++;
+    if (queue->wake_at) {
+        struct timespec until = {.tv_sec = queue->wake_at / 1000000000, .tv_nsec = queue->wake_at % 1000000000};
+        pthread_cond_timedwait(&queue->changed, &queue->mutex, &until);
+    } else {
+        pthread_cond_wait(&queue->changed, &queue->mutex);
+    }
+    queue->sleeping--;
+}
+
+/* Moves at most most ops off the list. */
+static int take(List *list, Op **ops, int most) {
+    int count = 0;
+    while (count < most && list->first) {
+        ops[count++] = list->first;
+        list->first = list->first->next;
+    }
+    if (list->first == NULL) list->last = NULL;
+    return count;
+}
+
+void bridge_take_ops(Queue *queue, int worker, Taken *taken, int most, int wait) {
     if (!queue->workers[worker].started) {
         pthread_getcpuclockid(pthread_self(), &queue->workers[worker].cpu_clock);
         __atomic_store_n(&queue->workers[worker].started, 1, __ATOMIC_RELEASE);
     }
-    int count = 0;
-    while (count == 0) {
-        Run *next;
-        for (Run *run = take(queue, max); run; run = next) {
-            next = run->next;
-            if (run_is_waiting(run)) {
-                runs[count++] = run;
-            } else {
-                run_unref(run);
-            }
-        }
-    }
-    return count;
+    pthread_mutex_lock(&queue->mutex);
+    while (wait && !has_work(queue)) sleep_until_changed(queue);
+
+    taken->nplain = take(&queue->plain, taken->plain, most < TAKE_PLAIN ? most : TAKE_PLAIN);
+    taken->nbatched = take(&queue->batched, taken->batched, TAKE_BATCHED);
+    for (int i = 0; i < taken->nbatched; i++) hold(queue, taken->batched[i]);
+    taken->woken = moment_has_come(queue);
+    if (taken->woken) queue->wake_at = 0;
+    taken->sweep = sweep_is_due(queue);
+    if (taken->sweep) queue->unwanted = 0;
+
+    /* Whoever slept with the moment in mind may be the one that leaves with work now. */
+    if (queue->sleeping && (queue->wake_at || has_work(queue))) pthread_cond_signal(&queue->changed);
+    pthread_mutex_unlock(&queue->mutex);
 }

@@ -1,6 +1,8 @@
-/* queue.h - the queues of devices: the main thread (and the loader) push runs, workers take them.
+/* queue.h - the queues of devices: the main thread, the loader and workers push ops, workers take them.
  *
- * One queue a device, made by the loader when the first model for it is compiled, never removed. */
+ * One queue a device, made by the loader when the first model for it is compiled, never removed. It keeps ops that may
+ * be batched apart from the others: a worker takes all of the former, wherever they stand, and hands them to the
+ * batcher of the queue (redisai/batcher.py), which holds them until their batch is run. */
 #ifndef QUEUE_H
 #define QUEUE_H
 
@@ -8,7 +10,13 @@
 
 typedef struct Queue Queue;
 
-void queue_push(Queue *queue, Run *run);
+void queue_push(Queue *queue, Op *op);
+
+/* Nobody waits for this op any more. Where the batcher holds it, and many like it, it is told to sweep. */
+void queue_note_unwanted(Op *op);
+
+/* n ops of one queue are about to leave the batcher, if they were there. */
+void queue_release_held(Op **ops, int n);
 
 /* The queues in the order they were made; for INFO. */
 int queue_count(void);

@@ -25,6 +25,7 @@
 
 #define REDISMODULE_CTX_FLAGS_LUA (1 << 0)
 #define REDISMODULE_CTX_FLAGS_MULTI (1 << 1)
+#define REDISMODULE_CTX_FLAGS_CLUSTER (1 << 5)
 #define REDISMODULE_CTX_FLAGS_REPLICATED (1 << 12)
 #define REDISMODULE_CTX_FLAGS_LOADING (1 << 13)
 #define REDISMODULE_CTX_FLAGS_DENY_BLOCKING (1 << 21)
@@ -45,6 +46,7 @@
 
 #define REDISMODULE_CMD_ARG_OPTIONAL (1 << 0)
 #define REDISMODULE_CMD_ARG_MULTIPLE (1 << 1)
+#define REDISMODULE_CMD_ARG_MULTIPLE_TOKEN (1 << 2)
 
 #define REDISMODULE_ERRORMSG_WRONGTYPE "WRONGTYPE Operation against a key holding the wrong kind of value"
 
@@ -63,12 +65,15 @@ typedef struct RedisModuleBlockedClient RedisModuleBlockedClient;
 typedef struct RedisModuleInfoCtx RedisModuleInfoCtx;
 typedef struct RedisModuleScanCursor RedisModuleScanCursor;
 typedef struct RedisModuleUser RedisModuleUser;
+typedef struct RedisModuleDict RedisModuleDict;
 
 typedef struct RedisModuleEvent {
     uint64_t id;
     uint64_t dataver;
 } RedisModuleEvent;
 #define REDISMODULE_EVENT_SHUTDOWN 5
+#define REDISMODULE_EVENT_EVENTLOOP 15
+#define REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP 0
 
 typedef int (*RedisModuleCmdFunc)(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
 typedef void (*RedisModuleTimerProc)(RedisModuleCtx *ctx, void *data);
@@ -224,6 +229,12 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(const char *, StringPtrLen, (const RedisModuleString *str, size_t *len))                                  \
     FUNCTION(int, StringToLongLong, (const RedisModuleString *str, long long *ll))                                     \
     FUNCTION(int, StringToDouble, (const RedisModuleString *str, double *d))                                           \
+    /* dictionaries */                                                                                                 \
+    FUNCTION(RedisModuleDict *, CreateDict, (RedisModuleCtx * ctx))                                                    \
+    FUNCTION(void, FreeDict, (RedisModuleCtx * ctx, RedisModuleDict * dict))                                           \
+    FUNCTION(int, DictReplace, (RedisModuleDict * dict, RedisModuleString * key, void *ptr))                           \
+    FUNCTION(int, DictSet, (RedisModuleDict * dict, RedisModuleString * key, void *ptr))                               \
+    FUNCTION(void *, DictGet, (RedisModuleDict * dict, RedisModuleString * key, int *nokey))                           \
     /* keys */                                                                                                         \
     FUNCTION(RedisModuleKey *, OpenKey, (RedisModuleCtx * ctx, RedisModuleString * name, int mode))                    \
     FUNCTION(void, CloseKey, (RedisModuleKey * key))                                                                   \

@@ -4,6 +4,7 @@
 #include "loader.h"
 #include "model.h"
 #include "script.h"
+#include "stats.h"
 
 void runnable_init(Runnable *runnable, int kind, int backend) {
     static uint64_t last_id;
@@ -48,6 +49,7 @@ void runnable_unref(Runnable *runnable) {
 void runnable_destroy(Runnable *runnable) {
     RedisModule_Free(runnable->device);
     RedisModule_Free(runnable->tag);
+    stats_free(runnable);
     if (runnable->kind == KIND_MODEL) {
         model_destroy((Model *)runnable);
     } else {
@@ -57,18 +59,4 @@ void runnable_destroy(Runnable *runnable) {
 
 int runnable_is_ready(const Runnable *runnable) {
     return __atomic_load_n(&runnable->ready, __ATOMIC_ACQUIRE);
-}
-
-void runnable_count_run(Runnable *runnable, int64_t duration, int64_t samples, int failed) {
-    __atomic_add_fetch(&runnable->calls, 1, __ATOMIC_RELAXED);
-    __atomic_add_fetch(&runnable->duration, duration, __ATOMIC_RELAXED);
-    __atomic_add_fetch(&runnable->samples, samples, __ATOMIC_RELAXED);
-    if (failed) __atomic_add_fetch(&runnable->errors, 1, __ATOMIC_RELAXED);
-}
-
-void runnable_reset_stats(Runnable *runnable) {
-    __atomic_store_n(&runnable->calls, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&runnable->duration, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&runnable->samples, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&runnable->errors, 0, __ATOMIC_RELAXED);
 }

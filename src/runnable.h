@@ -1,4 +1,4 @@
-/* runnable.h - what models and scripts have in common: references, the loader's part, statistics. The struct is in
+/* runnable.h - what models and scripts have in common: references and the loader's part. The struct is in
  * bridge.h, for Python reads it too.
  *
  * The definition is immutable from the moment a second thread can see it. What the loader finds out is written once,
@@ -19,9 +19,5 @@ void runnable_destroy(Runnable *runnable); /* only the loader, when it has dropp
 
 /* Whether the loader has compiled it. Acquires: after 1, what the loader declared may be read. */
 int runnable_is_ready(const Runnable *runnable);
-
-/* Adds one execution to the statistics. */
-void runnable_count_run(Runnable *runnable, int64_t duration, int64_t samples, int failed);
-void runnable_reset_stats(Runnable *runnable);
 
 #endif

@@ -12,6 +12,7 @@
 #include "model.h"
 #include "redis_api.h"
 #include "run.h"
+#include "stats.h"
 
 #define PAUSE_US 5000
 #define GONE "ERR the client that called the script does not wait any more"
@@ -21,7 +22,7 @@ static RedisModuleCtx *calls;
 
 /* Takes the Redis lock and makes the context act for the run's user, in its database. NULL: nobody may or need act for
  * this run, the lock is not held. */
-static RedisModuleUser *enter(Run *run) {
+static RedisModuleUser *enter(const Run *run) {
     RedisModuleUser *user = NULL;
     RedisModule_ThreadSafeContextLock(log_context);
     /* Redis aborts when something is replicated while writes are paused (CLIENT PAUSE, a failover). */
@@ -52,11 +53,26 @@ static void leave(RedisModuleUser *user) {
     RedisModule_ThreadSafeContextUnlock(calls); /* and what was written goes to replicas and AOF */
 }
 
-static int is_declared(const Run *run, const char *key, size_t size) {
-    for (int i = 0; i < run->nkeys; i++) {
-        if (run->keys[i].size == size && memcmp(run->keys[i].data, key, size) == 0) return 1;
+static int is_same(Bytes one, Bytes other) {
+    return one.size == other.size && memcmp(one.data, other.data, one.size) == 0;
+}
+
+/* The part of a key that decides about its slot in a cluster. */
+static Bytes hash_tag(Bytes key) {
+    const char *open = memchr(key.data, '{', key.size);
+    if (open == NULL) return key;
+    const char *close = memchr(open, '}', key.size - (open - key.data));
+    if (close == NULL || close == open + 1) return key;
+    return (Bytes){.data = open + 1, .size = close - open - 1};
+}
+
+/* What KEYS named; in a DAG with ROUTING, also whatever lies where that leads. */
+static int is_declared(const Op *op, const char *key, size_t size) {
+    Bytes name = {.data = key, .size = size};
+    for (int i = 0; i < op->nkeys; i++) {
+        if (is_same(op->keys[i], name)) return 1;
     }
-    return 0;
+    return op->run->routing.data && is_same(hash_tag(op->run->routing), hash_tag(name));
 }
 
 /* ---- replies ----------------------------------------------------------------------------------------------------- */
@@ -159,22 +175,22 @@ static int touches_unnamed_keys(const Bytes *words, int count) {
 }
 
 /* The first key of the command that is not declared, or -1. */
-static int undeclared_key(const Run *run, RedisModuleString **argv, int count) {
+static int undeclared_key(const Op *op, RedisModuleString **argv, int count) {
     int keys, found = -1;
     int *positions = RedisModule_GetCommandKeys(calls, argv, count, &keys);
     if (positions == NULL) return -1; /* no keys, or no such command, as the call itself will say */
     for (int i = 0; i < keys && found == -1; i++) {
         size_t size;
         const char *key = RedisModule_StringPtrLen(argv[positions[i]], &size);
-        if (!is_declared(run, key, size)) found = positions[i];
+        if (!is_declared(op, key, size)) found = positions[i];
     }
     RedisModule_Free(positions);
     return found;
 }
 
-static Reply *call(const Run *run, const Bytes *words, RedisModuleString **argv, int count) {
+static Reply *call(const Op *op, const Bytes *words, RedisModuleString **argv, int count) {
     if (is_blocking(words, count)) return error_reply("ERR a blocking command cannot be used in a script");
-    if (touches_unnamed_keys(words, count) || undeclared_key(run, argv, count) != -1) {
+    if (touches_unnamed_keys(words, count) || undeclared_key(op, argv, count) != -1) {
         return error_reply("ERR the script touches a key that was not declared with KEYS");
     }
     /* ! replicate, C as the context's user, E errors as replies, M no writes when out of memory, S as in Lua scripts.
@@ -187,14 +203,14 @@ static Reply *call(const Run *run, const Bytes *words, RedisModuleString **argv,
     return reply;
 }
 
-Reply *bridge_call(Run *run, const Bytes *words, int count) {
+Reply *bridge_call(Op *op, const Bytes *words, int count) {
     if (count == 0) return error_reply("ERR no command given");
-    RedisModuleUser *user = enter(run);
+    RedisModuleUser *user = enter(op->run);
     if (user == NULL) return error_reply(GONE);
 
     RedisModuleString **argv = RedisModule_Alloc(count * sizeof(*argv));
     for (int i = 0; i < count; i++) argv[i] = RedisModule_CreateString(NULL, words[i].data, words[i].size);
-    Reply *reply = call(run, words, argv, count);
+    Reply *reply = call(op, words, argv, count);
     for (int i = 0; i < count; i++) RedisModule_FreeString(NULL, argv[i]);
     RedisModule_Free(argv);
     leave(user);
@@ -204,8 +220,8 @@ Reply *bridge_call(Run *run, const Bytes *words, int count) {
 /* ---- redisAI.model_execute --------------------------------------------------------------------------------------- */
 
 /* The model at this key with a reference for the caller, or NULL with *error set to a constant. */
-static Model *find_model(const Run *run, RedisModuleUser *user, Bytes key, const char **error) {
-    if (!is_declared(run, key.data, key.size)) {
+static Model *find_model(const Op *op, RedisModuleUser *user, Bytes key, const char **error) {
+    if (!is_declared(op, key.data, key.size)) {
         *error = "ERR the script runs a model whose key was not declared with KEYS";
         return NULL;
     }
@@ -240,12 +256,12 @@ static char *await_ready(Model *model) {
     return error;
 }
 
-Model *bridge_hold_model(Run *run, Bytes key, char **error) {
+Model *bridge_hold_model(Op *op, Bytes key, char **error) {
     const char *reason = GONE;
     Model *model = NULL;
-    RedisModuleUser *user = enter(run);
+    RedisModuleUser *user = enter(op->run);
     if (user) {
-        model = find_model(run, user, key, &reason);
+        model = find_model(op, user, key, &reason);
         leave(user);
     }
     if (model == NULL) {
@@ -259,6 +275,9 @@ Model *bridge_hold_model(Run *run, Bytes key, char **error) {
 }
 
 void bridge_release_model(Model *model, int64_t duration, int64_t samples, int failed) {
-    if (duration >= 0) runnable_count_run(&model->base, duration, samples, failed);
+    if (duration >= 0) {
+        stats_count(&model->base,
+                    &(Execution){.duration = duration, .queued = -1, .samples = samples, .failed = failed});
+    }
     runnable_unref(&model->base);
 }

@@ -124,22 +124,21 @@ static int parse_scriptrun(RunParser *p) {
     return 0;
 }
 
+const Executable scriptexecute = {"AI.SCRIPTEXECUTE", parse_scriptexecute, 3, 3, &ScriptType, "script key is empty"};
+const Executable scriptrun = {"AI.SCRIPTRUN", parse_scriptrun, 3, 3, &ScriptType, "script key is empty"};
+
 static int scriptexecute_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    if (RedisModule_IsKeysPositionRequest(ctx)) return report_keys(ctx, argv, argc, 3, parse_scriptexecute);
-    if (argc < 3) return reply_wrong_arity(ctx, argv);
-    return execute(ctx, argv, argc, 3, ScriptType, "script key is empty", parse_scriptexecute);
+    return execute(ctx, argv, argc, &scriptexecute);
 }
 
 static int scriptrun_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    if (RedisModule_IsKeysPositionRequest(ctx)) return report_keys(ctx, argv, argc, 3, parse_scriptrun);
-    if (argc < 3) return reply_wrong_arity(ctx, argv);
-    return execute(ctx, argv, argc, 3, ScriptType, "script key is empty", parse_scriptrun);
+    return execute(ctx, argv, argc, &scriptrun);
 }
 
 int script_run_commands_register(RedisModuleCtx *ctx) {
     const char *flags = "write deny-oom getkeys-api";
-    if (RedisModule_CreateCommand(ctx, "AI.SCRIPTEXECUTE", scriptexecute_command, flags, 1, 1, 1) ||
-        RedisModule_CreateCommand(ctx, "AI.SCRIPTRUN", scriptrun_command, flags, 1, 1, 1)) {
+    if (RedisModule_CreateCommand(ctx, scriptexecute.command, scriptexecute_command, flags, 1, 1, 1) ||
+        RedisModule_CreateCommand(ctx, scriptrun.command, scriptrun_command, flags, 1, 1, 1)) {
         return REDISMODULE_ERR;
     }
     return REDISMODULE_OK;

@@ -8,6 +8,7 @@
 #include "names.h"
 #include "rdb.h"
 #include "script.h"
+#include "stats.h"
 
 RedisModuleType *ScriptType;
 
@@ -88,8 +89,8 @@ static void script_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *
 static size_t script_mem_usage(const void *value) {
     const Script *script = value;
     return RedisModule_MallocSize((void *)script) + RedisModule_MallocSize(script->base.device) +
-           RedisModule_MallocSize(script->base.tag) + RedisModule_MallocSize(script->source) +
-           names_memory(&script->entry_points);
+           RedisModule_MallocSize(script->base.tag) + stats_memory(&script->base) +
+           RedisModule_MallocSize(script->source) + names_memory(&script->entry_points);
 }
 
 static void script_digest(RedisModuleDigest *digest, void *value) {

@@ -26,6 +26,7 @@ static int store_compiled(RedisModuleCtx *ctx, RedisModuleString *name, const Jo
 
 static int reply_stored(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     (void)argc;
+    if (!key_is_here(ctx, argv[1])) return REDISMODULE_OK;
     return store_compiled(ctx, argv[1], RedisModule_GetBlockedClientPrivateData(ctx));
 }
 

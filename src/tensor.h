@@ -55,6 +55,19 @@ void tensor_unref(Tensor *tensor);
 extern RedisModuleType *TensorType;
 int tensor_type_register(RedisModuleCtx *ctx);
 
+/* ---- what AI.TENSORSET and AI.TENSORGET share with DAGs (tensor_commands.c), main thread ------------------------- */
+
+/* Parses `<type> <shape>... [BLOB data | VALUES v...]`. Returns a tensor, or NULL after replying an error. */
+Tensor *tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+
+typedef struct TensorFormat {
+    int meta, blob, values;
+} TensorFormat;
+
+/* Parses `[META] [BLOB | VALUES]`; -1 after replying an error. */
+int tensor_parse_format(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, TensorFormat *format);
+void tensor_reply(RedisModuleCtx *ctx, const Tensor *tensor, TensorFormat format);
+
 /* Replicates a stored tensor as AI.TENSORSET (tensor_commands.c). */
 void tensor_replicate(RedisModuleCtx *ctx, RedisModuleString *key, const Tensor *tensor);
 int tensor_commands_register(RedisModuleCtx *ctx);

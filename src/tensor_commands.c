@@ -113,8 +113,7 @@ static Tensor *tensor_from_argument(RedisModuleCtx *ctx, int dtype, int ndim, co
     return tensor_from_string(dtype, ndim, shape, RedisModule_HoldString(NULL, arg), error);
 }
 
-/* Parses `<type> <shape>... [BLOB data | VALUES v...]`. Returns a tensor, or NULL after replying an error. */
-static Tensor *parse_tensor(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+Tensor *tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     size_t name_len;
     const char *name = RedisModule_StringPtrLen(argv[0], &name_len);
     int dtype = dtype_from_name(name, name_len);
@@ -175,7 +174,7 @@ static int tensorset_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
     if (!key_accepts(ctx, argv[1], TensorType)) {
         return RedisModule_ReplyWithError(ctx, REDISMODULE_ERRORMSG_WRONGTYPE);
     }
-    Tensor *tensor = parse_tensor(ctx, argv + 2, argc - 2);
+    Tensor *tensor = tensor_parse(ctx, argv + 2, argc - 2);
     if (tensor == NULL) return REDISMODULE_OK;
     store_value(ctx, argv[1], TensorType, tensor);
     RedisModule_ReplicateVerbatim(ctx);
@@ -196,7 +195,7 @@ void tensor_replicate(RedisModuleCtx *ctx, RedisModuleString *key, const Tensor 
     for (size_t i = 0; i < ndim; i++) RedisModule_FreeString(NULL, shape[i]);
 }
 
-/* ---- AI.TENSORGET ----------------------------------------------------------------------------------------------- */
+/* ---- AI.TENSORGET ------------------------------------------------------------------------------------------------ */
 
 static double real_at(const Tensor *tensor, int64_t index) {
     float single;
@@ -237,7 +236,38 @@ static void reply_values(RedisModuleCtx *ctx, const Tensor *tensor) {
     for (int64_t i = 0; i < tensor->length; i++) reply_value(ctx, tensor, i);
 }
 
-typedef enum { FORMAT_NONE, FORMAT_BLOB, FORMAT_VALUES } Format;
+int tensor_parse_format(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, TensorFormat *format) {
+    *format = (TensorFormat){0};
+    for (int i = 0; i < argc; i++) {
+        if (arg_is(argv[i], "META")) {
+            format->meta = 1;
+        } else if (arg_is(argv[i], "BLOB")) {
+            format->blob = 1;
+        } else if (arg_is(argv[i], "VALUES")) {
+            format->values = 1;
+        } else {
+            return reply_error(ctx, "unsupported data format"), -1;
+        }
+        if (format->blob && format->values) return reply_error(ctx, "both BLOB and VALUES specified"), -1;
+    }
+    if (argc == 0) *format = (TensorFormat){.meta = 1, .blob = 1};
+    return 0;
+}
+
+void tensor_reply(RedisModuleCtx *ctx, const Tensor *tensor, TensorFormat format) {
+    if (format.meta) {
+        RedisModule_ReplyWithArray(ctx, format.blob || format.values ? 6 : 4);
+        RedisModule_ReplyWithCString(ctx, "dtype");
+        RedisModule_ReplyWithCString(ctx, element_types[tensor->dtype].name);
+        RedisModule_ReplyWithCString(ctx, "shape");
+        RedisModule_ReplyWithArray(ctx, tensor->ndim);
+        for (int i = 0; i < tensor->ndim; i++) RedisModule_ReplyWithLongLong(ctx, tensor->shape[i]);
+        if (format.blob) RedisModule_ReplyWithCString(ctx, "blob");
+        if (format.values) RedisModule_ReplyWithCString(ctx, "values");
+    }
+    if (format.blob) RedisModule_ReplyWithStringBuffer(ctx, tensor->data, tensor->size);
+    if (format.values) reply_values(ctx, tensor);
+}
 
 static int tensorget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (argc < 2) return reply_wrong_arity(ctx, argv);
@@ -245,36 +275,8 @@ static int tensorget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
     Tensor *tensor = lookup_value(ctx, argv[1], TensorType, &replied);
     if (replied) return REDISMODULE_OK;
     if (tensor == NULL) return reply_error(ctx, "tensor key is empty or in a different shard");
-
-    int meta = 0;
-    Format format = FORMAT_NONE;
-    for (int i = 2; i < argc; i++) {
-        if (arg_is(argv[i], "META")) {
-            meta = 1;
-        } else if (arg_is(argv[i], "BLOB") || arg_is(argv[i], "VALUES")) {
-            Format asked = arg_is(argv[i], "BLOB") ? FORMAT_BLOB : FORMAT_VALUES;
-            if (format != FORMAT_NONE && format != asked) return reply_error(ctx, "both BLOB and VALUES specified");
-            format = asked;
-        } else {
-            return reply_error(ctx, "unsupported data format");
-        }
-    }
-    if (!meta && format == FORMAT_NONE) {
-        meta = 1;
-        format = FORMAT_BLOB;
-    }
-
-    if (meta) {
-        RedisModule_ReplyWithArray(ctx, format == FORMAT_NONE ? 4 : 6);
-        RedisModule_ReplyWithCString(ctx, "dtype");
-        RedisModule_ReplyWithCString(ctx, element_types[tensor->dtype].name);
-        RedisModule_ReplyWithCString(ctx, "shape");
-        RedisModule_ReplyWithArray(ctx, tensor->ndim);
-        for (int i = 0; i < tensor->ndim; i++) RedisModule_ReplyWithLongLong(ctx, tensor->shape[i]);
-        if (format != FORMAT_NONE) RedisModule_ReplyWithCString(ctx, format == FORMAT_BLOB ? "blob" : "values");
-    }
-    if (format == FORMAT_BLOB) RedisModule_ReplyWithStringBuffer(ctx, tensor->data, tensor->size);
-    if (format == FORMAT_VALUES) reply_values(ctx, tensor);
+    TensorFormat format;
+    if (tensor_parse_format(ctx, argv + 2, argc - 2, &format) == 0) tensor_reply(ctx, tensor, format);
     return REDISMODULE_OK;
 }
 

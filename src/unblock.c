@@ -1,7 +1,7 @@
 /* unblock.c - answering clients whose commands write, when writing is allowed (unblock.h).
  *
  * Workers and the loader append, the main thread delivers. Lock: pending.mutex, held for a few pointer moves only, a
- * leaf. */
+ * leaf. `first` is atomic too, for the main thread looks at each turn of its loop whether there is anything. */
 #include "unblock.h"
 
 #include <pthread.h>
@@ -18,24 +18,35 @@ static struct {
     pthread_mutex_t mutex;
     Pending *first;
     Pending *last;
+    int has_timer; /* main thread only */
 } pending = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
-static void deliver(void *unused);
-
-static void deliver_again(RedisModuleCtx *ctx, void *unused) {
-    (void)ctx;
-    deliver(unused);
+static void turn_loop(void *unused) {
+    (void)unused;
 }
 
-static void deliver(void *unused) {
-    /* Only the main thread may ask, so a worker cannot unblock its client by itself. */
+static void turn_loop_again(RedisModuleCtx *ctx, void *unused) {
+    (void)ctx;
+    (void)unused;
+    pending.has_timer = 0;
+}
+
+/* Redis runs reply callbacks right behind this event, before it reads another command: one that pauses writes cannot
+ * come between the question and the writing. Anywhere else it could. */
+static void before_sleep(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
+    (void)event;
+    (void)data;
+    if (subevent != REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP) return;
+    if (__atomic_load_n(&pending.first, __ATOMIC_ACQUIRE) == NULL) return;
     if (RedisModule_AvoidReplicaTraffic()) {
-        RedisModule_CreateTimer(log_context, RETRY_MS, deliver_again, unused);
+        if (!pending.has_timer) RedisModule_CreateTimer(ctx, RETRY_MS, turn_loop_again, NULL);
+        pending.has_timer = 1;
         return;
     }
     pthread_mutex_lock(&pending.mutex);
     Pending *next = pending.first;
-    pending.first = pending.last = NULL;
+    __atomic_store_n(&pending.first, NULL, __ATOMIC_RELEASE);
+    pending.last = NULL;
     pthread_mutex_unlock(&pending.mutex);
     while (next) {
         Pending *done = next;
@@ -45,17 +56,21 @@ static void deliver(void *unused) {
     }
 }
 
+int unblock_init(RedisModuleCtx *ctx) {
+    return RedisModule_SubscribeToServerEvent(ctx, (RedisModuleEvent){REDISMODULE_EVENT_EVENTLOOP, 1}, before_sleep);
+}
+
 void unblock_to_write(RedisModuleBlockedClient *blocked, void *privdata) {
     Pending *new = RedisModule_Alloc(sizeof(*new));
     *new = (Pending){.blocked = blocked, .privdata = privdata};
     pthread_mutex_lock(&pending.mutex);
     int was_empty = pending.first == NULL;
     if (was_empty) {
-        pending.first = new;
+        __atomic_store_n(&pending.first, new, __ATOMIC_RELEASE);
     } else {
         pending.last->next = new;
     }
     pending.last = new;
     pthread_mutex_unlock(&pending.mutex);
-    if (was_empty) RedisModule_EventLoopAddOneShot(deliver, NULL); /* one delivery takes all that came until then */
+    if (was_empty) RedisModule_EventLoopAddOneShot(turn_loop, NULL); /* the loop may sleep; one turn takes all */
 }

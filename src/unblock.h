@@ -9,4 +9,7 @@
  * then. */
 void unblock_to_write(RedisModuleBlockedClient *blocked, void *privdata);
 
+/* At load; REDISMODULE_ERR where the server cannot do it. */
+int unblock_init(RedisModuleCtx *ctx);
+
 #endif

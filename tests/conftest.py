@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import pytest
 
 import models
+from batches import Clients
 from server import Client, Server, ServerExit, module_path
 from wire import Wire, Word
 
@@ -68,6 +69,14 @@ def r(server: Server) -> Iterator[Client]:
 def wire(server: Server) -> Iterator[Wire]:
     with server.wire() as wire:
         yield wire
+
+
+@pytest.fixture
+def clients(server: Server) -> Iterator[Clients]:
+    """Requests that tell in which batch they were run, of the shared server."""
+    clients = Clients(server)
+    yield clients
+    clients.close()
 
 
 @pytest.fixture

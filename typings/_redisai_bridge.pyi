@@ -29,9 +29,15 @@ class Runnable(CData, Protocol):
     kind: int
     backend: int
     device: CData
+    tag: CData
+    tag_size: int
+    queue: Queue
 
 class Model(CData, Protocol):
     base: Runnable
+    batchsize: int
+    minbatchsize: int
+    minbatchtimeout: int
     inputs: CNames
     outputs: CNames
     pieces: CData
@@ -47,18 +53,33 @@ class CBytes(CData, Protocol):
     size: int
 
 class Run(CData, Protocol):
+    state: int
+
+class Op(CData, Protocol):
+    run: Run
+    runnable: Runnable
     id: int
     inputs: CData
     ninputs: int
     noutputs: int
+    lane: int
+    rows: int
+    since: int
     function: CData
     keys: CBytes
     args: CBytes
     nkeys: int
     nargs: int
     variadic: int
-    state: int
     duration: int
+
+class Taken(CData, Protocol):
+    plain: CData
+    batched: CData
+    nplain: int
+    nbatched: int
+    woken: int
+    sweep: int
 
 class CReply(CData, Protocol):
     type: int
@@ -94,6 +115,7 @@ class _FFI:
 
 class _Lib:
     RUN_WAITING: int
+    TAKE_PLAIN: int
     KIND_SCRIPT: int
     REPLY_STRING: int
     REPLY_INTEGER: int
@@ -104,16 +126,25 @@ class _Lib:
     JOB_DROP: int
     JOB_FORWARD: int
     JOB_IMPORT: int
-    def bridge_take_runs(self, queue: Queue, worker: int, runs: CData, most: int) -> int: ...
+    def bridge_take_ops(self, queue: Queue, worker: int, taken: Taken, most: int, wait: int) -> None: ...
+    def bridge_wake_at(self, queue: Queue, moment: int) -> None: ...
+    def bridge_sweep_ops(self, ops: CData, n: int) -> int: ...
+    def bridge_begin_ops(self, ops: CData, n: int) -> int: ...
     def bridge_set_output(
-        self, run: Run, index: int, dtype: int, ndim: int, shape: Sequence[int], data: Any, size: int
+        self, op: Op, index: int, dtype: int, ndim: int, shape: Sequence[int], data: Any, size: int
     ) -> int: ...
-    def bridge_fail(self, run: Run, message: bytes) -> None: ...
-    def bridge_give_back(self, runs: CData, count: int) -> None: ...
+    def bridge_gather(self, ops: CData, n: int, input: int, into: Any, size: int) -> int: ...
+    def bridge_scatter(
+        self, ops: CData, n: int, output: int, dtype: int, ndim: int, shape: Sequence[int], data: Any, size: int
+    ) -> int: ...
+    def bridge_batch_ran(self, ops: CData, n: int, duration: int) -> None: ...
+    def bridge_fail(self, op: Op, message: bytes) -> None: ...
+    def bridge_finish_ops(self, ops: CData, n: int, ready: CData, most: int) -> int: ...
+    def bridge_push_ops(self, ops: CData, n: int) -> None: ...
     def bridge_next_job(self) -> Job: ...
-    def bridge_call(self, run: Run, words: CData, count: int) -> CReply: ...
+    def bridge_call(self, op: Op, words: CData, count: int) -> CReply: ...
     def bridge_free_reply(self, reply: CReply) -> None: ...
-    def bridge_hold_model(self, run: Run, key: CBytes, error: CData) -> Model: ...
+    def bridge_hold_model(self, op: Op, key: CBytes, error: CData) -> Model: ...
     def bridge_release_model(self, model: Model, duration: int, samples: int, failed: int) -> None: ...
     def bridge_ready(
         self,
@@ -131,6 +162,7 @@ class _Lib:
     def bridge_backends_path(self) -> CData: ...
     def bridge_free(self, text: CData) -> None: ...
     def bridge_backend_loaded(self, backend: int, version: bytes) -> None: ...
+    def bridge_measure_memory(self) -> None: ...
     def bridge_onnx_figures(self, memory: int, accesses: int, sessions: int) -> None: ...
     def bridge_log(self, level: bytes, message: bytes) -> None: ...
     def bridge_engine_started(self, error: Any) -> None: ...

@@ -6,6 +6,7 @@ bytes; what a model with variables keeps from run to run is each interpreter's o
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -63,7 +64,7 @@ class Session:
                 raise TypeError(f"input '{name}' has type {_type(array.dtype)}, expected: {_type(dtype)}")
         shapes = [array.shape for array in inputs]
         try:
-            interpreter = self._resized(self._idle.pop(), shapes)
+            interpreter = self._resized(self._pop_idle(shapes), shapes)
         except (IndexError, ValueError):  # none is idle, or what the last one was resized to has spoilt it
             interpreter = self._resized(self._new(), shapes)
         for number, array in zip(self._input_numbers, inputs, strict=True):
@@ -72,6 +73,15 @@ class Session:
         outputs = [_output(interpreter, index, number) for index, number in enumerate(self._output_numbers)]
         self._idle.append(Idle(interpreter, shapes))  # one that failed, in whatever state, is gone
         return outputs
+
+    def _pop_idle(self, shapes: list[tuple[int, ...]]) -> Idle:
+        """One that has these shapes, if any does: resizing another costs more than many a run."""
+        for idle in self._idle[::-1]:  # a copy: other threads take from it too
+            if idle.shapes == shapes:
+                with contextlib.suppress(ValueError):
+                    self._idle.remove(idle)
+                    return idle
+        return self._idle.pop()
 
     def _new(self) -> Idle:
         # The library takes an empty model for none at all.

@@ -16,7 +16,7 @@ from redisai.protocol import Array, Definition, Settings
 from .aliasing import Aliasing
 from .archives import refuse_code, refuse_operators
 from .sandbox import on_large_stack
-from .tensors import find_device, flatten, gradients_off, set_threads, to_array, to_tensor
+from .tensors import find_device, flatten, prepare_thread, set_threads, to_array, to_tensor
 
 NUMBERS: dict[str, Callable[[Any], bool | int | float]] = {
     "BoolType": bool,
@@ -70,7 +70,7 @@ class Session:
         self._lock = threading.Lock() if aliasing.stateful else None
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
-        gradients_off()
+        prepare_thread()
         device, copies = self._device, self._copies
         arguments = [to_tensor(array, device, copies) for array in inputs]
         for index, name, number in self._numbers:

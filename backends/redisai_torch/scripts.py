@@ -20,7 +20,7 @@ from .aliasing import writes_to_inputs
 from .divisions import check_divisions
 from .redis_calls import RUN_MODEL, RUN_MODEL_PURE, current
 from .sandbox import on_large_stack, refuse_nesting, refuse_operators, resolver, torch_namespace
-from .tensors import find_device, flatten, gradients_off, set_threads, to_array, to_tensor
+from .tensors import find_device, flatten, prepare_thread, set_threads, to_array, to_tensor
 
 ENTRY_POINT = ["List[Tensor]", "List[str]", "List[str]"]
 FRAME = re.compile(r'File "<string>", line (\d+), in (\w+)')
@@ -64,7 +64,7 @@ class ScriptSession:
         function = self._functions.get(call.function)
         if function is None:
             raise ValueError(f"Function does not exist: {call.function}")
-        gradients_off()
+        prepare_thread()
         arguments = function.arguments(call)
         current.redis = call.redis
         try:

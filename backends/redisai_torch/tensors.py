@@ -1,11 +1,12 @@
 """Arrays as tensors and back, and the library's settings, for models and scripts. Loader and workers enter.
 
-Owns the library's global settings: gradients are off in every thread that runs anything.
+Owns the library's settings, some of which each thread has for itself.
 """
 
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,9 +44,21 @@ def flatten(result: Any) -> Iterator[torch.Tensor]:
         raise TypeError("Function returned non-tensor values")
 
 
-def gradients_off() -> None:
-    """Before every run: the setting is the thread's, and a model may have changed it (torch.no_grad in it does)."""
+class _Thread(threading.local):
+    is_set = False
+
+
+_thread = _Thread()
+_intra_op_threads = 1
+
+
+def prepare_thread() -> None:
+    """Before every run: gradients off, which a model may have changed (torch.no_grad in it does), and few threads."""
     torch._C._set_grad_enabled(False)  # a context manager would cost 2.5 us, this 0.1
+    if not _thread.is_set:
+        # OpenMP keeps the number for each thread, and takes every core in one that was not told.
+        torch.set_num_threads(_intra_op_threads)
+        _thread.is_set = True
 
 
 def set_threads(settings: Settings) -> None:
@@ -54,6 +67,8 @@ def set_threads(settings: Settings) -> None:
 
 @functools.cache
 def _set_threads(intra: int, inter: int) -> None:
+    global _intra_op_threads
+    _intra_op_threads = intra
     torch.set_num_threads(intra)
     if inter:
         torch.set_num_interop_threads(inter)
