@@ -148,7 +148,6 @@ class Loader:
 
     def _report(self) -> None:
         """Tells C the figures for INFO MODULES. Workers enter too, now and then."""
-        lib.bridge_measure_memory()
         figures = self._registry.onnx_figures()
         if figures is not None:
             lib.bridge_onnx_figures(*figures)

@@ -351,10 +351,6 @@ void bridge_backend_loaded(int backend, const char *version);
 /* Figures for INFO MODULES: bytes of the models that ONNX Runtime holds, runs started, most runs at once. */
 void bridge_onnx_figures(int64_t memory, int64_t accesses, int64_t sessions);
 
-/* Measures what the libraries and Python hold outside of Redis's memory, for INFO MODULES; every few seconds at most,
- * for it takes milliseconds. */
-void bridge_measure_memory(void);
-
 /* level: "debug", "verbose", "notice", "warning". */
 void bridge_log(const char *level, const char *message);
 

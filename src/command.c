@@ -21,8 +21,10 @@ char *arg_copy(const RedisModuleString *arg) {
     return copy;
 }
 
+/* The latest error replied. */
+static char text[4096];
+
 int reply_error(RedisModuleCtx *ctx, const char *format, ...) {
-    char text[4096];
     va_list args;
     int prefix = snprintf(text, sizeof(text), "ERR ");
     va_start(args, format);
@@ -33,6 +35,19 @@ int reply_error(RedisModuleCtx *ctx, const char *format, ...) {
         if (*c == '\r' || *c == '\n') *c = ' ';
     }
     RedisModule_ReplyWithError(ctx, text);
+    return REDISMODULE_OK;
+}
+
+int reply_wrong_type(RedisModuleCtx *ctx) {
+    strcpy(text, REDISMODULE_ERRORMSG_WRONGTYPE);
+    return RedisModule_ReplyWithError(ctx, text);
+}
+
+int refuse_to_store(RedisModuleCtx *ctx, RedisModuleString **argv) {
+    if (wait_mode(ctx) == WAIT_NOT) {
+        RedisModule_Log(ctx, "warning", "%s from the AOF or the master cannot be stored at key '%s': %s",
+                        RedisModule_StringPtrLen(argv[0], NULL), RedisModule_StringPtrLen(argv[1], NULL), text);
+    }
     return REDISMODULE_OK;
 }
 
@@ -54,7 +69,7 @@ void *lookup_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType
         if (RedisModule_ModuleTypeGetType(key) == type) {
             value = RedisModule_ModuleTypeGetValue(key);
         } else {
-            RedisModule_ReplyWithError(ctx, REDISMODULE_ERRORMSG_WRONGTYPE);
+            reply_wrong_type(ctx);
             *replied = 1;
         }
     }

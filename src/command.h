@@ -14,8 +14,13 @@ char *arg_copy(const RedisModuleString *arg);
 
 /* Replies "ERR " and the formatted text, as one line; returns REDISMODULE_OK, what a handler must return. */
 int reply_error(RedisModuleCtx *ctx, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int reply_wrong_type(RedisModuleCtx *ctx); /* WRONGTYPE */
 int reply_ok(RedisModuleCtx *ctx);
 int reply_wrong_arity(RedisModuleCtx *ctx, RedisModuleString **argv);
+
+/* What a handler returns that has replied an error instead of storing at the key argv[1]. While an AOF loads, and on
+ * the link to a master, nobody reads errors: then the log tells what is lost. */
+int refuse_to_store(RedisModuleCtx *ctx, RedisModuleString **argv);
 
 /* The value of a key, if it is of this type: NULL without a reply when the key does not exist; when it holds another
  * type, WRONGTYPE is replied and *replied set. The value stays the keyspace's. */

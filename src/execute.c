@@ -69,7 +69,7 @@ Tensor *hold_tensor(RedisModuleCtx *ctx, RedisModuleString *key) {
 
 int accepts_tensor(RedisModuleCtx *ctx, RedisModuleString *key) {
     if (key_accepts(ctx, key, TensorType)) return 1;
-    RedisModule_ReplyWithError(ctx, REDISMODULE_ERRORMSG_WRONGTYPE);
+    reply_wrong_type(ctx);
     return 0;
 }
 

@@ -4,14 +4,12 @@
  * functions) and kept here as atomics: INFO never waits for Python. */
 #include "info.h"
 
-#include <malloc.h>
 #include <stdio.h>
 #include <sys/resource.h>
 
 #include "bridge.h"
 #include "command.h"
 #include "model.h"
-#include "op.h"
 #include "options.h"
 #include "queue.h"
 #include "rdb.h"
@@ -42,26 +40,27 @@ void bridge_onnx_figures(int64_t memory, int64_t accesses, int64_t sessions) {
     __atomic_store_n(&onnx.sessions, sessions, __ATOMIC_RELAXED);
 }
 
-/* Redis has an allocator of its own (jemalloc), so what the C library has handed out is theirs. It counts what is free
- * by walking lists, 20 ms where memory is much fragmented: nothing for the main thread. */
-#define MEASURE_EVERY 5000000000LL /* ns */
-
-static struct {
-    int64_t bytes, measured; /* atomic */
-} libraries;
-
-void bridge_measure_memory(void) {
-    int64_t now = monotonic_ns(), last = __atomic_load_n(&libraries.measured, __ATOMIC_RELAXED);
-    if (last && now - last < MEASURE_EVERY) return;
-    if (!__atomic_compare_exchange_n(&libraries.measured, &last, now, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return;
-    struct mallinfo2 memory = mallinfo2();
-    __atomic_store_n(&libraries.bytes, (int64_t)(memory.uordblks + memory.hblkhd), __ATOMIC_RELAXED);
-}
-
 /* ---- INFO -------------------------------------------------------------------------------------------------------- */
 
 static double seconds(struct timeval time) {
     return time.tv_sec + time.tv_usec / 1e6;
+}
+
+/* Bytes of memory that is not Redis's: of libraries and Python, and what allocators keep in reserve. Which allocator
+ * the libraries use differs from server to server, so nothing but the process as a whole can be asked. */
+static int64_t memory_beyond_redis(void) {
+    char line[128];
+    long long resident = 0;
+    FILE *status = fopen("/proc/self/status", "r");
+    if (status == NULL) return 0;
+    while (fgets(line, sizeof(line), status) && sscanf(line, "RssAnon: %lld kB", &resident) != 1) {
+    }
+    fclose(status);
+    int failed;
+    RedisModuleServerInfoData *server = RedisModule_GetServerInfo(NULL, "memory");
+    long long used = RedisModule_ServerInfoGetFieldSigned(server, "used_memory", &failed);
+    RedisModule_FreeServerInfo(NULL, server);
+    return resident * 1024 > used ? resident * 1024 - used : 0;
 }
 
 static void add_cpu(RedisModuleInfoCtx *ctx) {
@@ -103,7 +102,6 @@ static void add_backends(RedisModuleInfoCtx *ctx) {
 }
 
 static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
-    (void)for_crash_report;
     if (RedisModule_InfoAddSection(ctx, "versions") == REDISMODULE_OK) {
         RedisModule_InfoAddFieldCString(ctx, "RedisAI_version", REDISAI_VERSION);
         RedisModule_InfoAddFieldCString(ctx, "low_level_API_version", "1");
@@ -121,9 +119,9 @@ static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
         RedisModule_InfoAddFieldLongLong(ctx, "backend_memory_limit", engine->backend_memory_limit);
     }
     if (RedisModule_InfoAddSection(ctx, "backends_info") == REDISMODULE_OK) add_backends(ctx);
-    if (RedisModule_InfoAddSection(ctx, "memory") == REDISMODULE_OK) {
-        int64_t bytes = __atomic_load_n(&libraries.bytes, __ATOMIC_RELAXED);
-        RedisModule_InfoAddFieldLongLong(ctx, "backends_memory", bytes);
+    /* A server that has crashed cannot be asked. */
+    if (!for_crash_report && RedisModule_InfoAddSection(ctx, "memory") == REDISMODULE_OK) {
+        RedisModule_InfoAddFieldLongLong(ctx, "backends_memory", memory_beyond_redis());
     }
     if (RedisModule_InfoAddSection(ctx, "cpu") == REDISMODULE_OK) add_cpu(ctx);
 }

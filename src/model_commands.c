@@ -20,6 +20,7 @@ typedef struct Parser {
     Dialect dialect;
     Model *model;
     int has_inputs, has_outputs;
+    int is_accepted; /* comes from the AOF or the master: a saved database may hold what clients cannot store */
 } Parser;
 
 static int at_word(const Parser *p, const char *word) {
@@ -40,7 +41,8 @@ static int parse_number(Parser *p, const char *word, int64_t *number) {
 
 static int parse_counted_names(Parser *p, const char *what, Names *names) {
     long long count;
-    if (p->at >= p->argc || RedisModule_StringToLongLong(p->argv[p->at], &count) == REDISMODULE_ERR || count <= 0) {
+    if (p->at >= p->argc || RedisModule_StringToLongLong(p->argv[p->at], &count) == REDISMODULE_ERR ||
+        count < (p->is_accepted ? 0 : 1)) {
         return reply_error(p->ctx, "Invalid argument for %s_count", what), -1;
     }
     p->at++;
@@ -82,10 +84,11 @@ static int parse_options(Parser *p) {
         } else if (at_word(p, "BATCHSIZE")) {
             if (parse_number(p, "BATCHSIZE", &model->batchsize) == -1) return -1;
         } else if (at_word(p, "MINBATCHSIZE")) {
-            if (model->batchsize == 0) return reply_error(p->ctx, "MINBATCHSIZE specified without BATCHSIZE"), -1;
+            if (model->batchsize == 0 && !p->is_accepted)
+                return reply_error(p->ctx, "MINBATCHSIZE specified without BATCHSIZE"), -1;
             if (parse_number(p, "MINBATCHSIZE", &model->minbatchsize) == -1) return -1;
         } else if (at_word(p, "MINBATCHTIMEOUT")) {
-            if (model->minbatchsize == 0) {
+            if (model->minbatchsize == 0 && !p->is_accepted) {
                 return reply_error(p->ctx, "MINBATCHTIMEOUT specified without MINBATCHSIZE"), -1;
             }
             if (parse_number(p, "MINBATCHTIMEOUT", &model->minbatchtimeout) == -1) return -1;
@@ -102,7 +105,7 @@ static int parse_options(Parser *p) {
 }
 
 static int parse_blob(Parser *p) {
-    if (p->model->base.backend == BACKEND_TF) {
+    if (p->model->base.backend == BACKEND_TF && !p->is_accepted) {
         if (p->model->inputs.count == 0) return reply_error(p->ctx, "INPUTS not specified for TF"), -1;
         if (p->model->outputs.count == 0) return reply_error(p->ctx, "OUTPUTS not specified for TF"), -1;
     }
@@ -122,6 +125,7 @@ static Model *parse_model(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
     if (!device_is_valid(device, device_size)) return reply_error(ctx, "Invalid DEVICE"), NULL;
 
     Parser p = {.ctx = ctx, .argv = argv, .argc = argc, .at = 2, .dialect = dialect, .model = model_new(backend)};
+    p.is_accepted = wait_mode(ctx) == WAIT_NOT;
     p.model->base.device = arg_copy(argv[1]);
     p.model->base.tag = RedisModule_Strdup("");
     int good = parse_options(&p) == 0 && parse_blob(&p) == 0;
@@ -137,11 +141,11 @@ static Model *parse_model(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
 static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialect dialect) {
     if (argc < 4) return reply_wrong_arity(ctx, argv);
     if (!key_accepts(ctx, argv[1], ModelType)) {
-        return RedisModule_ReplyWithError(ctx, REDISMODULE_ERRORMSG_WRONGTYPE);
+        reply_wrong_type(ctx);
+        return refuse_to_store(ctx, argv);
     }
     Model *model = parse_model(ctx, argv + 2, argc - 2, dialect);
-    if (model == NULL) return REDISMODULE_OK;
-
+    if (model == NULL) return refuse_to_store(ctx, argv);
     return store_runnable(ctx, argv, &model->base);
 }
 

@@ -135,11 +135,9 @@ static void model_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *v
         add(&args, model->base.tag, model->base.tag_size);
     }
     if (model->batchsize) add_number(&args, "BATCHSIZE", model->batchsize);
-    /* A saved database may hold one without the other, which MODELSTORE refuses. */
-    if (model->batchsize && model->minbatchsize) {
-        add_number(&args, "MINBATCHSIZE", model->minbatchsize);
-        if (model->minbatchtimeout) add_number(&args, "MINBATCHTIMEOUT", model->minbatchtimeout);
-    }
+    /* A saved database may hold one without the other, which MODELSTORE takes from an AOF only. */
+    if (model->minbatchsize) add_number(&args, "MINBATCHSIZE", model->minbatchsize);
+    if (model->minbatchtimeout) add_number(&args, "MINBATCHTIMEOUT", model->minbatchtimeout);
     if (model->base.backend == BACKEND_TF) {
         add_names(&args, "INPUTS", &model->inputs);
         add_names(&args, "OUTPUTS", &model->outputs);
@@ -159,7 +157,7 @@ static void model_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *v
 
 static size_t model_mem_usage(const void *value) {
     const Model *model = value;
-    size_t total = RedisModule_MallocSize((void *)model) + RedisModule_MallocSize(model->base.device) +
+    size_t total = KEY_OVERHEAD + RedisModule_MallocSize((void *)model) + RedisModule_MallocSize(model->base.device) +
                    RedisModule_MallocSize(model->base.tag) + stats_memory(&model->base) +
                    RedisModule_MallocSize(model->pieces) + names_memory(&model->inputs) + names_memory(&model->outputs);
     if (runnable_is_ready(&model->base))

@@ -10,6 +10,9 @@
 
 #define RDB_ENCODING_VERSION 4
 
+/* What MEMORY USAGE leaves out for values of modules: Redis's object, and what ties it to its module. */
+#define KEY_OVERHEAD 32
+
 /* Says in the log which key could not be loaded and why; returns NULL, what rdb_load must return. */
 void *rdb_corrupt(RedisModuleIO *io, const char *type, const char *reason);
 

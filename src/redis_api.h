@@ -66,6 +66,7 @@ typedef struct RedisModuleInfoCtx RedisModuleInfoCtx;
 typedef struct RedisModuleScanCursor RedisModuleScanCursor;
 typedef struct RedisModuleUser RedisModuleUser;
 typedef struct RedisModuleDict RedisModuleDict;
+typedef struct RedisModuleServerInfoData RedisModuleServerInfoData;
 
 typedef struct RedisModuleEvent {
     uint64_t id;
@@ -319,6 +320,9 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(void, DigestAddLongLong, (RedisModuleDigest * digest, long long ll))                                      \
     FUNCTION(void, DigestEndSequence, (RedisModuleDigest * digest))                                                    \
     /* INFO */                                                                                                         \
+    FUNCTION(RedisModuleServerInfoData *, GetServerInfo, (RedisModuleCtx * ctx, const char *section))                  \
+    FUNCTION(void, FreeServerInfo, (RedisModuleCtx * ctx, RedisModuleServerInfoData * data))                           \
+    FUNCTION(long long, ServerInfoGetFieldSigned, (RedisModuleServerInfoData * data, const char *field, int *out_err)) \
     FUNCTION(int, InfoAddSection, (RedisModuleInfoCtx * ctx, const char *name))                                        \
     FUNCTION(int, InfoAddFieldCString, (RedisModuleInfoCtx * ctx, const char *field, const char *value))               \
     FUNCTION(int, InfoAddFieldLongLong, (RedisModuleInfoCtx * ctx, const char *field, long long value))                \

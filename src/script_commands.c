@@ -52,12 +52,13 @@ static int parse_script(RedisModuleCtx *ctx, RedisModuleString **argv, int argc,
 static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int counted) {
     if (argc < 3) return reply_wrong_arity(ctx, argv);
     if (!key_accepts(ctx, argv[1], ScriptType)) {
-        return RedisModule_ReplyWithError(ctx, REDISMODULE_ERRORMSG_WRONGTYPE);
+        reply_wrong_type(ctx);
+        return refuse_to_store(ctx, argv);
     }
     Script *script = script_new();
     if (parse_script(ctx, argv + 2, argc - 2, counted, script) == -1) {
         runnable_unref(&script->base);
-        return REDISMODULE_OK;
+        return refuse_to_store(ctx, argv);
     }
     return store_runnable(ctx, argv, &script->base);
 }

@@ -88,7 +88,7 @@ static void script_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *
 
 static size_t script_mem_usage(const void *value) {
     const Script *script = value;
-    return RedisModule_MallocSize((void *)script) + RedisModule_MallocSize(script->base.device) +
+    return KEY_OVERHEAD + RedisModule_MallocSize((void *)script) + RedisModule_MallocSize(script->base.device) +
            RedisModule_MallocSize(script->base.tag) + stats_memory(&script->base) +
            RedisModule_MallocSize(script->source) + names_memory(&script->entry_points);
 }

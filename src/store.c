@@ -3,11 +3,10 @@
  * Storing blocks the client, not the server: the loader compiles, and the reply callback sets the key. */
 #include "store.h"
 
-#include <time.h>
-
 #include "command.h"
 #include "loader.h"
 #include "model.h"
+#include "op.h"
 #include "script.h"
 
 RedisModuleType *type_of(const Runnable *runnable) {
@@ -18,7 +17,7 @@ RedisModuleType *type_of(const Runnable *runnable) {
 static int store_compiled(RedisModuleCtx *ctx, RedisModuleString *name, const Job *job) {
     if (job->error) return reply_error(ctx, "%s", job->error);
     RedisModuleType *type = type_of(job->runnable);
-    if (!key_accepts(ctx, name, type)) return RedisModule_ReplyWithError(ctx, REDISMODULE_ERRORMSG_WRONGTYPE);
+    if (!key_accepts(ctx, name, type)) return reply_wrong_type(ctx);
     store_value(ctx, name, type, runnable_ref(job->runnable));
     RedisModule_ReplicateVerbatim(ctx);
     return reply_ok(ctx);
@@ -97,20 +96,15 @@ static void look_at_key(RedisModuleCtx *ctx, RedisModuleString *name, RedisModul
         (Found){.key = RedisModule_HoldString(NULL, name), .value = runnable_ref(RedisModule_ModuleTypeGetValue(key))};
 }
 
-static int64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000LL + now.tv_nsec;
-}
-
 static void scan_slice(RedisModuleCtx *ctx, void *data) {
     KeyScan *scan = data;
-    int64_t end = now_ns() + SLICE_NS;
+    int64_t end = monotonic_ns() + SLICE_NS;
     while (RedisModule_Scan(scan->ctx, scan->cursor, look_at_key, scan)) {
-        if (now_ns() < end) continue;
+        if (monotonic_ns() < end) continue;
         RedisModule_CreateTimer(ctx, PAUSE_MS, scan_slice, scan);
         return;
     }
+    RedisModule_BlockedClientMeasureTimeEnd(scan->blocked);
     RedisModule_UnblockClient(scan->blocked, scan);
 }
 
@@ -151,6 +145,7 @@ int scan_runnables(RedisModuleCtx *ctx, RedisModuleType *type) {
     if (wait_mode(ctx) == WAIT_BLOCK) scan->blocked = RedisModule_BlockClient(ctx, reply_scan, NULL, free_scan, 0);
     if (scan->blocked) {
         scan->ctx = RedisModule_GetThreadSafeContext(scan->blocked);
+        RedisModule_BlockedClientMeasureTimeStart(scan->blocked);
         scan_slice(ctx, scan);
         return REDISMODULE_OK;
     }

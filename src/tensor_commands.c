@@ -172,10 +172,11 @@ Tensor *tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 static int tensorset_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (argc < 4) return reply_wrong_arity(ctx, argv);
     if (!key_accepts(ctx, argv[1], TensorType)) {
-        return RedisModule_ReplyWithError(ctx, REDISMODULE_ERRORMSG_WRONGTYPE);
+        reply_wrong_type(ctx);
+        return refuse_to_store(ctx, argv);
     }
     Tensor *tensor = tensor_parse(ctx, argv + 2, argc - 2);
-    if (tensor == NULL) return REDISMODULE_OK;
+    if (tensor == NULL) return refuse_to_store(ctx, argv);
     store_value(ctx, argv[1], TensorType, tensor);
     RedisModule_ReplicateVerbatim(ctx);
     return reply_ok(ctx);

@@ -116,7 +116,8 @@ static void tensor_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *
 
 static size_t tensor_mem_usage(const void *value) {
     const Tensor *tensor = value;
-    return RedisModule_MallocSize((void *)tensor) + (tensor->owner ? RedisModule_MallocSizeString(tensor->owner) : 0);
+    return KEY_OVERHEAD + RedisModule_MallocSize((void *)tensor) +
+           (tensor->owner ? RedisModule_MallocSizeString(tensor->owner) : 0);
 }
 
 static void tensor_digest(RedisModuleDigest *digest, void *value) {
