@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "op.h"
 #include "options.h"
@@ -26,6 +27,9 @@ struct Queue {
     List plain;
     List batched;
     int sleeping;    /* workers that wait for `changed` */
+    int looking;     /* a worker looks for work without sleeping */
+    int few;         /* only few ops were taken last */
+    int news;        /* atomic: counts what should wake a worker */
     int held;        /* ops that the batcher has */
     int unwanted;    /* of those, ops that nobody waits for */
     int64_t wake_at; /* bridge_wake_at(); 0: never */
@@ -39,6 +43,7 @@ struct Queue {
 static struct {
     int count; /* atomic */
     Queue *queues[MAX_QUEUES];
+    long cores; /* set with the first queue */
 } table;
 
 int queue_count(void) {
@@ -62,6 +67,7 @@ double queue_worker_cpu(const Queue *queue, int worker) {
 
 Queue *bridge_open_queue(const char *device) {
     int count = queue_count();
+    if (count == 0) table.cores = sysconf(_SC_NPROCESSORS_ONLN);
     for (int i = 0; i < count; i++) {
         if (strcmp(table.queues[i]->device, device) == 0) return table.queues[i];
     }
@@ -92,10 +98,16 @@ static void append(List *list, Op *op) {
     list->last = op;
 }
 
+/* A worker has something to do; with the mutex held. */
+static void wake(Queue *queue) {
+    __atomic_store_n(&queue->news, queue->news + 1, __ATOMIC_RELEASE);
+    if (queue->sleeping && !queue->looking) pthread_cond_signal(&queue->changed);
+}
+
 void queue_push(Queue *queue, Op *op) {
     pthread_mutex_lock(&queue->mutex);
     append(op->rows ? &queue->batched : &queue->plain, op);
-    if (queue->sleeping) pthread_cond_signal(&queue->changed);
+    wake(queue);
     pthread_mutex_unlock(&queue->mutex);
 }
 
@@ -120,7 +132,7 @@ void queue_note_unwanted(Op *op) {
     pthread_mutex_lock(&queue->mutex);
     if (__atomic_load_n(&op->held, __ATOMIC_SEQ_CST)) {
         queue->unwanted++;
-        if (queue->sleeping && sweep_is_due(queue)) pthread_cond_signal(&queue->changed);
+        if (sweep_is_due(queue)) wake(queue);
     }
     pthread_mutex_unlock(&queue->mutex);
 }
@@ -141,7 +153,7 @@ void queue_release_held(Op **ops, int n) {
 void bridge_wake_at(Queue *queue, int64_t moment) {
     pthread_mutex_lock(&queue->mutex);
     queue->wake_at = moment;
-    if (moment && queue->sleeping) pthread_cond_signal(&queue->changed);
+    if (moment) wake(queue);
     pthread_mutex_unlock(&queue->mutex);
 }
 
@@ -151,6 +163,22 @@ static int moment_has_come(const Queue *queue) {
 
 static int has_work(const Queue *queue) {
     return queue->plain.first || queue->batched.first || sweep_is_due(queue) || moment_has_come(queue);
+}
+
+/* Behind the work of one or two clients a worker looks for more without sleeping, for a moment: to be woken costs a
+ * client 40 us, half of a round trip. Where many clients are served, it is busy or others need the core. */
+#define LOOK_NS 50000
+#define FEW 2
+
+static void look_for_news(Queue *queue) {
+    int news = queue->news;
+    queue->looking = 1;
+    pthread_mutex_unlock(&queue->mutex);
+    int64_t end = monotonic_ns() + LOOK_NS;
+    while (__atomic_load_n(&queue->news, __ATOMIC_ACQUIRE) == news && monotonic_ns() < end) {
+    }
+    pthread_mutex_lock(&queue->mutex);
+    queue->looking = 0;
 }
 
 static void sleep_until_changed(Queue *queue) {
@@ -181,17 +209,19 @@ void bridge_take_ops(Queue *queue, int worker, Taken *taken, int most, int wait)
         __atomic_store_n(&queue->workers[worker].started, 1, __ATOMIC_RELEASE);
     }
     pthread_mutex_lock(&queue->mutex);
+    if (wait && queue->few && !queue->looking && !has_work(queue)) look_for_news(queue);
     while (wait && !has_work(queue)) sleep_until_changed(queue);
 
     taken->nplain = take(&queue->plain, taken->plain, most < TAKE_PLAIN ? most : TAKE_PLAIN);
     taken->nbatched = take(&queue->batched, taken->batched, TAKE_BATCHED);
     for (int i = 0; i < taken->nbatched; i++) hold(queue, taken->batched[i]);
+    queue->few = taken->nplain + taken->nbatched <= FEW && table.cores > 1;
     taken->woken = moment_has_come(queue);
     if (taken->woken) queue->wake_at = 0;
     taken->sweep = sweep_is_due(queue);
     if (taken->sweep) queue->unwanted = 0;
 
     /* Whoever slept with the moment in mind may be the one that leaves with work now. */
-    if (queue->sleeping && (queue->wake_at || has_work(queue))) pthread_cond_signal(&queue->changed);
+    if (queue->wake_at || has_work(queue)) wake(queue);
     pthread_mutex_unlock(&queue->mutex);
 }
