@@ -336,6 +336,8 @@ class Owner:
         """Deletes models and scripts of earlier lives but the last: a server that starts compiles all it has."""
         old = {key: life for life in self.lives[:-2] for key in life.may_hold if kind_of(key) in "ms"}
         if old:
+            for key, life in old.items():
+                life.may_hold[key].append(None)  # from now on, whether or not an answer comes
             self.write([("UNLINK", *old)], [], {})
             if self.is_acknowledged:
                 for key, life in old.items():

@@ -20,7 +20,14 @@ class Waiting(Protocol):
     """What a batcher reads of an op."""
 
     @property
-    def lane(self) -> int: ...
+    def id(self) -> int:
+        """The model's."""
+        ...
+
+    @property
+    def lane(self) -> int:
+        """Of one model: another's may have the same number. See bridge_gather for what else may."""
+        ...
 
     @property
     def rows(self) -> int: ...
@@ -42,10 +49,10 @@ class Limits:
 
 
 class _Lane(Generic[T]):
-    __slots__ = ("limits", "number", "ops", "ready", "rows", "timer")
+    __slots__ = ("key", "limits", "ops", "ready", "rows", "timer")
 
-    def __init__(self, number: int, limits: Limits) -> None:
-        self.number = number
+    def __init__(self, key: tuple[int, int], limits: Limits) -> None:
+        self.key = key
         self.limits = limits
         self.ops: deque[T] = deque()
         self.rows = 0
@@ -61,7 +68,7 @@ class Batcher(Generic[T]):
         self.lock = threading.Lock()
         self._limits = limits
         self._sweep = sweep
-        self._lanes: dict[int, _Lane[T]] = {}  # none is empty
+        self._lanes: dict[tuple[int, int], _Lane[T]] = {}  # none is empty
         # Heaps. The number in the middle keeps lanes from being compared.
         self._ready: list[tuple[int, int, _Lane[T]]] = []  # by the age of the first op; may be empty or swept by now
         self._timers: list[tuple[int, int, _Lane[T]]] = []  # those that are not their lane's timer any more are void
@@ -79,10 +86,10 @@ class Batcher(Generic[T]):
     def add(self, ops: Iterable[T]) -> None:
         lanes = self._lanes
         for op in ops:
-            number = op.lane
-            lane = lanes.get(number)
+            key = (op.id, op.lane)
+            lane = lanes.get(key)
             if lane is None:
-                lane = lanes[number] = _Lane(number, self._limits(op))
+                lane = lanes[key] = _Lane(key, self._limits(op))
             lane.ops.append(op)
             lane.rows += op.rows
             if not lane.ready:
@@ -133,7 +140,7 @@ class Batcher(Generic[T]):
         """The same once ops have left."""
         lane.timer = 0
         if not lane.ops:
-            del self._lanes[lane.number]
+            del self._lanes[lane.key]
         elif lane.rows >= lane.limits.minbatchsize:
             self._make_ready(lane)
         else:  # so it holds few, and looking at each costs little

@@ -1,7 +1,8 @@
 /* command_info.c - what COMMAND DOCS, COMMAND GETKEYS and redis-cli's hints know of the commands (command_info.h).
  *
- * Tables only. Redis copies them. Key specifications marked INCOMPLETE tell clients where keys usually are; the server
- * itself asks the command (getkeys-api), which cannot be fooled by a key named OUTPUTS. */
+ * Tables only, used by the main thread at load. Redis copies them. Key specifications marked INCOMPLETE tell clients
+ * where keys usually are; the server itself asks the command (getkeys-api), which cannot be fooled by a key named
+ * OUTPUTS. */
 #include "command_info.h"
 
 #define OPTIONAL REDISMODULE_CMD_ARG_OPTIONAL

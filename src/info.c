@@ -1,7 +1,7 @@
 /* info.c - the sections that the module adds to INFO, and AI.INFO.
  *
- * Main thread. Figures that Python knows are reported by the engine as they change (the bridge
- * functions) and kept here as atomics: INFO never waits for Python. */
+ * Main thread. Figures that Python knows are reported by the engine as they change (the bridge functions) and kept here
+ * as atomics: INFO never waits for Python. */
 #include "info.h"
 
 #include <stdio.h>

@@ -1,10 +1,12 @@
 /* module_shim.c - the front door: what Redis calls to load the module.
  *
  * Who runs where (docs/architecture.md has the picture):
- *   main thread   everything that commands and persistence do; C only; it waits for Python in MULTI and Lua only
- * (store.c) loader        the thread that started Python: imports backends, compiles and drops models (engine.c,
- * loader.c) workers       Python threads, THREADS_PER_QUEUE a device: run models (queue.c, run.c) Every mutex is named
- * at the head of the file that owns it; all of them are leaves: none is held while another is taken. */
+ * - main thread: everything that commands and persistence do; C only; waits for Python in MULTI and Lua only (store.c)
+ * - loader: the thread that started Python; imports backends, compiles and drops models (engine.c, loader.c)
+ * - workers: Python threads, THREADS_PER_QUEUE a device; run models and scripts (queue.c, op.c)
+ *
+ * Every mutex is named at the head of the file that owns it; all of them are leaves: none is held while another is
+ * taken. */
 #include "command_info.h"
 #include "dag.h"
 #include "engine.h"

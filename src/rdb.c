@@ -1,4 +1,4 @@
-/* rdb.c - the pieces that the saved layouts of the three types share (rdb.h). */
+/* rdb.c - the pieces that the saved layouts of the three types share (rdb.h). Main thread, and the BGSAVE child. */
 #include "rdb.h"
 
 #include <string.h>

@@ -20,6 +20,7 @@ class Op:
     rows: int = 1
     since: int = 0
     wanted: bool = True
+    id: int = 0
     number: int = field(default_factory=count().__next__)
 
 
@@ -66,6 +67,12 @@ def test_an_op_that_is_too_large_goes_alone() -> None:
     lanes = Lanes(Limits(4))
     added = lanes.add(*ops(0, 9, 1, 4, 9))
     assert [lanes.take() for _ in range(4)] == [[op] for op in added]
+
+
+def test_lanes_of_two_models_do_not_mix_if_they_have_the_same_number() -> None:
+    lanes = Lanes(Limits(8))
+    added = lanes.add(Op(0, id=1), Op(0, id=2), Op(0, id=1))
+    assert [lanes.take(), lanes.take()] == [[added[0], added[2]], [added[1]]]
 
 
 def test_lanes_do_not_mix_and_the_oldest_comes_first() -> None:
