@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from .protocol import Array
 
+_WAITING: int = lib.RUN_WAITING
 INPUTS_MISMATCH = b"Number of keys given as INPUTS here does not match model definition"
 OUTPUTS_MISMATCH = b"Number of keys given as OUTPUTS here does not match model definition"
 
@@ -201,21 +202,23 @@ def execute_lane(array: CData, ops: Sequence[Op], entry: Executable, finish: Cal
     model = entry if isinstance(entry, Entry) else None
     apart: str | None = None  # why they are run one by one
     succeeded = True
+    done = 0
     try:
-        while ops:
-            if apart is None and model is not None and model.may_batch(ops):
-                apart = model.execute_batch(array, ops)
+        while done < len(ops):
+            if apart is None and model is not None and model.may_batch(rest := ops[done:]):
+                apart = model.execute_batch(array + done, rest)
                 if apart is None:
                     break
                 succeeded = True
-            rest, after = ops[1:], array + 1
-            succeeded = execute(ops[0], entry) and succeeded
-            finish(array, 1)
-            ops, array = rest, after
+            op = ops[done]
+            if op.run.state == _WAITING:  # many ops may have run since they were begun
+                succeeded = execute(op, entry) and succeeded
+            done += 1
+            finish(array + (done - 1), 1)
         if apart and succeeded and model is not None and model.batching is not None:
             model.batching.refuse(apart)
     except BaseException as error:
-        for op in ops:
+        for op in ops[done:]:
             fail(op, error)
-    if ops:
-        finish(array, len(ops))
+    if done < len(ops):
+        finish(array + done, len(ops) - done)

@@ -78,9 +78,10 @@ typedef struct Command {
  * BLOB in AI.TENSORSET is no pipe, though two elements may well have the same bytes. */
 static RunParser next_command(RunParser *p) {
     RunParser command = {.ctx = p->ctx, .argv = p->argv + ++p->at, .in_dag = 1};
-    int has_blob = at_word(p, "AI.TENSORSET");
+    int data = at_word(p, "AI.TENSORSET") ? p->at + 3 : p->argc; /* behind the command, the name and the type */
     while (p->at < p->argc && !at_word(p, PIPE)) {
-        p->at += has_blob && at_word(p, "BLOB") && p->at + 1 < p->argc ? 2 : 1;
+        if (p->at >= data && at_word(p, "VALUES")) data = p->argc;
+        p->at += p->at >= data && at_word(p, "BLOB") && p->at + 1 < p->argc ? 2 : 1;
     }
     command.argc = (int)(p->argv + p->at - command.argv);
     return command;

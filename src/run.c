@@ -127,7 +127,8 @@ void run_leave(Run *run) {
 /* Either this sees an op that was queued at the same time, or whoever queued it sees `failed` and skips it: both are
  * sequentially consistent. */
 void run_fail(Run *run) {
-    __atomic_store_n(&run->failed, 1, __ATOMIC_SEQ_CST);
+    /* Only the first: thousands of ops may fail one behind the other. */
+    if (__atomic_exchange_n(&run->failed, 1, __ATOMIC_SEQ_CST)) return;
     for (Op *op = run->ops; op < run->ops + run->nops; op++) op_skip(op);
 }
 

@@ -504,3 +504,10 @@ def test_tensors_only_behind_a_run_of_the_same_client(server: Server, stored: Wi
     check(stored.read(), [OK])
     check(stored.read(), [[b"dtype", b"FLOAT", b"shape", [64, 64]]])
     assert stored.read() == b"next"
+
+
+def test_a_value_that_looks_like_a_section(server: Server) -> None:
+    with server.wire() as wire:
+        set_words = ("AI.TENSORSET", "s", "STRING", 2, "VALUES", "BLOB", "BLOB")
+        line = ("AI.DAGEXECUTE", "ROUTING", "r", "|>", *set_words, "|>", "AI.TENSORGET", "s", "VALUES")
+        assert wire.ask(*line) == [b"OK", [b"BLOB", b"BLOB"]]

@@ -134,7 +134,7 @@ def test_everything_survives_an_aof_of_commands(start_server: StartServer) -> No
     with server.wire() as wire:
         samples.run_all(wire)
         samples.check_odd_outputs(wire)
-        assert samples.contents(wire) == before
+        wait_for(lambda: samples.contents(wire) == before, what="all models tell their inputs again")
 
 
 def test_a_rewrite_tells_everything(start_server: StartServer) -> None:
