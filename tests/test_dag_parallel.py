@@ -103,9 +103,9 @@ def is_parallel(best: Best) -> bool:
 
 def check_parallel(best: Best) -> None:
     assert best.share < OVERLAP, best
-    if best.dag >= TOGETHER * best.alone and best.clients >= TOGETHER * best.alone:
-        pytest.skip(f"they run side by side, but no two cores are free here: {best}")
-    assert best.dag < TOGETHER * best.alone, best
+    print(f"{best.alone * 1000:.0f} ms alone, {best.dag * 1000:.0f} ms as a DAG")
+    # Where two clients do not get two cores either, the machine has none free, and only the share tells.
+    assert best.dag < TOGETHER * best.alone or best.clients >= TOGETHER * best.alone, best
 
 
 @TWO_CORES
