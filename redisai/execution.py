@@ -54,10 +54,10 @@ class Batching:
         rows = inputs[0].shape[0] if inputs and inputs[0].ndim else 0
         if not rows or any(array.ndim == 0 or array.shape[0] != rows for array in inputs):
             return
-        for index, array in enumerate(outputs):
-            if array is not None and (array.ndim == 0 or array.shape[0] != rows):
-                self.refuse(f"the shape of output {index} is {list(array.shape)} for a batch of {rows}")
-                return
+        odd = _odd_output(outputs, rows)
+        if odd is not None:
+            self.refuse(f"the shape of output {odd[0]} is {list(odd[1].shape)} for a batch of {rows}")
+            return
         if self.seen and self.seen != rows:
             self.proven = True
         self.seen = rows
@@ -172,9 +172,16 @@ class Entry:
 def _check(outputs: Sequence[Array | None], noutputs: int, rows: int) -> None:
     if len(outputs) < noutputs:
         raise RuntimeError(OUTPUTS_MISMATCH.decode())
-    for array in outputs[:noutputs]:
+    if _odd_output(outputs[:noutputs], rows) is not None:
+        raise RuntimeError("Model did not generate the expected batch size")
+
+
+def _odd_output(outputs: Sequence[Array | None], rows: int) -> tuple[int, Array] | None:
+    """The first output, and its index, whose 0th dimension is not the batch."""
+    for index, array in enumerate(outputs):
         if array is not None and (array.ndim == 0 or array.shape[0] != rows):
-            raise RuntimeError("Model did not generate the expected batch size")
+            return index, array
+    return None
 
 
 class Missing:

@@ -55,6 +55,11 @@ int reply_ok(RedisModuleCtx *ctx) {
     return RedisModule_ReplyWithSimpleString(ctx, "OK");
 }
 
+void reply_number(RedisModuleCtx *ctx, const char *field, int64_t number) {
+    RedisModule_ReplyWithCString(ctx, field);
+    RedisModule_ReplyWithLongLong(ctx, number);
+}
+
 int reply_wrong_arity(RedisModuleCtx *ctx, RedisModuleString **argv) {
     return reply_error(ctx, "wrong number of arguments for '%s' command", RedisModule_StringPtrLen(argv[0], NULL));
 }

@@ -16,6 +16,7 @@ char *arg_copy(const RedisModuleString *arg);
 int reply_error(RedisModuleCtx *ctx, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int reply_wrong_type(RedisModuleCtx *ctx); /* WRONGTYPE */
 int reply_ok(RedisModuleCtx *ctx);
+void reply_number(RedisModuleCtx *ctx, const char *field, int64_t number); /* a pair of an array */
 int reply_wrong_arity(RedisModuleCtx *ctx, RedisModuleString **argv);
 
 /* What a handler returns that has replied an error instead of storing at the key argv[1]. While an AOF loads, and on

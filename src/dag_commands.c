@@ -26,7 +26,7 @@ static void reply_step(RedisModuleCtx *ctx, const Run *run, const Step *step) {
     } else if (run->slots[step->slot]) {
         tensor_reply(ctx, run->slots[step->slot], step->format);
     } else {
-        reply_error(ctx, "tensor key is empty or in a different shard");
+        reply_error(ctx, NO_TENSOR);
     }
 }
 
@@ -47,11 +47,8 @@ static int reply_dag(RedisModuleCtx *ctx, RedisModuleString **argv, const Run *r
 
 static int reply_finished(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     (void)argc;
-    const Run *run = RedisModule_GetBlockedClientPrivateData(ctx);
-    if (__atomic_load_n(&run->state, __ATOMIC_ACQUIRE) == RUN_TIMEDOUT) {
-        return RedisModule_ReplyWithSimpleString(ctx, "TIMEDOUT");
-    }
-    return reply_dag(ctx, argv, run);
+    const Run *run = answered_run(ctx);
+    return run ? reply_dag(ctx, argv, run) : REDISMODULE_OK;
 }
 
 static int dag(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagCommand *command) {

@@ -63,7 +63,7 @@ Tensor *hold_tensor(RedisModuleCtx *ctx, RedisModuleString *key) {
     int replied;
     Tensor *tensor = lookup_value(ctx, key, TensorType, &replied);
     if (tensor) return tensor_ref(tensor);
-    if (!replied) reply_error(ctx, "tensor key is empty or in a different shard");
+    if (!replied) reply_error(ctx, NO_TENSOR);
     return NULL;
 }
 
@@ -88,12 +88,17 @@ int store_outputs(RedisModuleCtx *ctx, RedisModuleString **argv, const Run *run)
     return 1;
 }
 
+const Run *answered_run(RedisModuleCtx *ctx) {
+    const Run *run = RedisModule_GetBlockedClientPrivateData(ctx);
+    if (__atomic_load_n(&run->state, __ATOMIC_ACQUIRE) != RUN_TIMEDOUT) return run;
+    RedisModule_ReplyWithSimpleString(ctx, "TIMEDOUT");
+    return NULL;
+}
+
 static int reply_run(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     (void)argc;
-    const Run *run = RedisModule_GetBlockedClientPrivateData(ctx);
-    if (__atomic_load_n(&run->state, __ATOMIC_ACQUIRE) == RUN_TIMEDOUT) {
-        return RedisModule_ReplyWithSimpleString(ctx, "TIMEDOUT");
-    }
+    const Run *run = answered_run(ctx);
+    if (run == NULL) return REDISMODULE_OK;
     if (run->ops[0].error) return reply_error(ctx, "%s", run->ops[0].error);
     return store_outputs(ctx, argv, run) ? reply_ok(ctx) : REDISMODULE_OK;
 }

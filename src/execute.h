@@ -76,6 +76,9 @@ Tensor *hold_tensor(RedisModuleCtx *ctx, RedisModuleString *key);
 /* Whether a tensor may be stored at a key; replies WRONGTYPE otherwise. */
 int accepts_tensor(RedisModuleCtx *ctx, RedisModuleString *key);
 
+/* The run that a reply callback answers; NULL after replying that it timed out. */
+const Run *answered_run(RedisModuleCtx *ctx);
+
 /* Stores and replicates what a run gives to the keyspace: all of it, or nothing after replying an error (0). */
 int store_outputs(RedisModuleCtx *ctx, RedisModuleString **argv, const Run *run);
 

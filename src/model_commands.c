@@ -177,11 +177,6 @@ static void reply_names(RedisModuleCtx *ctx, const char *field, const Names *nam
     for (int64_t i = 0; i < names->count; i++) RedisModule_ReplyWithCString(ctx, names->names[i]);
 }
 
-static void reply_number(RedisModuleCtx *ctx, const char *field, int64_t number) {
-    RedisModule_ReplyWithCString(ctx, field);
-    RedisModule_ReplyWithLongLong(ctx, number);
-}
-
 static int modelget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (argc < 2) return reply_wrong_arity(ctx, argv);
     int replied;

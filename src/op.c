@@ -111,7 +111,7 @@ static int is_ready(Op *op) {
     for (int i = 0; i < op->ninputs; i++) {
         if (op->inputs[i]) continue;
         /* What made it gave no tensor (an ONNX sequence or map). */
-        bridge_fail(op, "tensor key is empty or in a different shard");
+        bridge_fail(op, NO_TENSOR);
         __atomic_store_n(&op->state, OP_FAILED, __ATOMIC_SEQ_CST);
         run_fail(op->run);
         return 0;

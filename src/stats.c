@@ -4,6 +4,7 @@
  * be one execution apart while workers run. */
 #include "stats.h"
 
+#include "command.h"
 #include "model.h"
 
 /* Times in us, with a relative error of 6 %: 8 buckets from each power of two to the next, one each below 8. */
@@ -113,11 +114,6 @@ static int64_t percentile(const Histogram *histogram, double share) {
         if (below > wanted) return time_of(i) < most ? time_of(i) : most;
     }
     return most;
-}
-
-static void reply_number(RedisModuleCtx *ctx, const char *field, int64_t number) {
-    RedisModule_ReplyWithCString(ctx, field);
-    RedisModule_ReplyWithLongLong(ctx, number);
 }
 
 static void reply_text(RedisModuleCtx *ctx, const char *field, const char *text) {

@@ -10,6 +10,9 @@
 
 #define TENSOR_MAX_DIMS 64 /* what NumPy and the libraries behind it can take */
 
+/* The error where there is none. */
+#define NO_TENSOR "tensor key is empty or in a different shard"
+
 typedef struct ElementType {
     const char *name;
     int code; /* DLPack's type code and bits, as saved in RDB files */

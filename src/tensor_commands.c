@@ -275,7 +275,7 @@ static int tensorget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
     int replied;
     Tensor *tensor = lookup_value(ctx, argv[1], TensorType, &replied);
     if (replied) return REDISMODULE_OK;
-    if (tensor == NULL) return reply_error(ctx, "tensor key is empty or in a different shard");
+    if (tensor == NULL) return reply_error(ctx, NO_TENSOR);
     TensorFormat format;
     if (tensor_parse_format(ctx, argv + 2, argc - 2, &format) == 0) tensor_reply(ctx, tensor, format);
     return REDISMODULE_OK;
