@@ -19,6 +19,7 @@ from .tensors import as_array, fail, gather, scatter, set_output
 if TYPE_CHECKING:
     from _redisai_bridge import CData, Op
 
+    from .direct import DirectRunner
     from .protocol import Array
 
 _WAITING: int = lib.RUN_WAITING
@@ -84,16 +85,21 @@ class Executable(Protocol):
         """Runs a begun op. False or raised where it failed; nothing of the op is held any more either way."""
         ...
 
+    def run_direct(self, ops: CData, count: int, until: int) -> int:
+        """Runs the first of count begun ops that need no Python, until that moment (ns). How many are done."""
+        ...
+
 
 class Entry:
     """A model, with what the workers need of it at hand."""
 
-    __slots__ = ("batching", "duration", "ninputs", "noutputs", "outputs", "run")
+    __slots__ = ("_direct", "batching", "duration", "ninputs", "noutputs", "outputs", "run")
 
-    def __init__(self, session: Session, batching: Batching | None) -> None:
+    def __init__(self, session: Session, batching: Batching | None, direct: DirectRunner | None) -> None:
         inputs, outputs = session.inputs, session.outputs
         self.run = session.run if batching is None else batching.run
         self.batching = batching
+        self._direct = direct
         self.outputs: Sequence[str] = outputs or ()
         self.ninputs = -1 if inputs is None else len(inputs)
         self.noutputs = -1 if outputs is None else len(outputs)
@@ -124,6 +130,17 @@ class Entry:
             if array is not None and not set_output(op, index, array, names[index] if names else ""):
                 return False
         return True
+
+    def run_direct(self, ops: CData, count: int, until: int) -> int:
+        direct, batching = self._direct, self.batching
+        # What does not run in Python tells nothing of batches.
+        if direct is None or not (batching is None or batching.proven or batching.seen == ops[0].rows):
+            return 0
+        begin = perf_counter_ns()
+        done = direct.run(ops, count, until)
+        if done:
+            self.duration = (perf_counter_ns() - begin) // done
+        return done
 
     def may_batch(self, ops: Sequence[Op]) -> bool:
         """Until a model is known to be fit for batches, one is run only where it tells something: with other rows."""
@@ -192,6 +209,9 @@ class Missing:
     def execute(self, op: Op) -> bool:
         lib.bridge_fail(op, b"the model or script is not loaded")
         return False
+
+    def run_direct(self, ops: CData, count: int, until: int) -> int:
+        return 0
 
 
 def execute(op: Op, entry: Executable) -> bool:

@@ -93,6 +93,7 @@ class Loader:
 
     def _compile_model(self, runnable: Runnable) -> None:
         from .batcher import Limits
+        from .direct import DirectRunner
         from .execution import Batching, Entry
 
         model: Model = ffi.cast("Model *", runnable)
@@ -114,7 +115,7 @@ class Loader:
             tag = ffi.unpack(runnable.tag, runnable.tag_size).decode(errors="replace") if runnable.tag_size else ""
             label = f"{definition.backend} model {tag!r}" if tag else f"{definition.backend} model"
             batching = Batching(session, Limits(model.batchsize, least, timeout), label, team.judge_anew)
-        self._sessions[runnable.id] = Entry(session, batching)
+        self._sessions[runnable.id] = Entry(session, batching, DirectRunner.of(definition.backend, session))
         inputs, outputs = _c_names(session.inputs), _c_names(session.outputs)
         lib.bridge_ready(runnable, team.queue, len(inputs), inputs, len(outputs), outputs)
 

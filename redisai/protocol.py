@@ -8,11 +8,12 @@ that of ScriptBackend.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    import numpy
     import numpy.typing
 
 # STRING tensors are arrays of dtype object that hold bytes.
@@ -73,6 +74,26 @@ class Settings:
         return self.intra_op_parallelism or max(1, (cores - 1) // self.threads_per_queue)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Direct:
+    """A session as its library's C API has it, which the engine can run without Python (src/direct.c): one of numbers
+    only, that neither keeps nor changes its inputs. What the cdata refer to lives as long as this.
+    """
+
+    functions: Mapping[str, int]  # addresses by the library's names: those of OnnxApi or TfApi (src/bridge.h)
+    session: Any
+    memory: Any  # None where the library has no such thing
+    inputs: Any
+    outputs: Any
+    dtypes: Sequence[numpy.dtype[Any]]  # of the inputs
+    noutputs: int
+    # Called around runs, one or several one after the other: begin() gives the library's options for them, or None;
+    # end() is told those, how many runs there were and the library's text where the last one failed. It returns what
+    # that one fails with; None: try it again by Session.run().
+    begin: Callable[[], Any]
+    end: Callable[[Any, int, str | None], Exception | None]
+
+
 class Session(Protocol):
     """A model ready to run. Several workers may run it at once."""
 
@@ -96,7 +117,8 @@ class Backend(Protocol):
 
     def load(self, definition: Definition, settings: Settings) -> Session: ...
 
-    # ONNX alone has figures(): the three of bridge_onnx_figures().
+    # ONNX alone has figures(): the three of bridge_onnx_figures(). Its sessions and those of TF may have a `direct`, a
+    # Direct or None.
 
 
 Reply: TypeAlias = "bytes | int | float | list[Reply] | None"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # In the order of the DTYPE_... numbers of bridge.h; STRING, the last, has no NumPy type of its own.
 _DTYPES = tuple(np.dtype(char) for char in "fdbhilBH?")
-_CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
+CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
 _STRING = len(_DTYPES)
 
 _unpack, _buffer, _from_buffer, _array = ffi.unpack, ffi.buffer, ffi.from_buffer, np.ndarray
@@ -89,7 +89,7 @@ def _gather_strings(ops: Sequence[Op], index: int) -> Array | None:
 
 def scatter(array: CData, ops: Sequence[Op], index: int, output: Array, name: str) -> None:
     """Hands one output of a batch to its ops, each its rows. The 0th dimension must be the sum of theirs."""
-    code = _CODES.get(output.dtype)
+    code = CODES.get(output.dtype)
     if code is not None and output.flags.c_contiguous:
         shape = output.shape
         _scatter(array, len(ops), index, code, len(shape), shape, _from_buffer(output), output.nbytes)
@@ -111,7 +111,7 @@ def fail(op: Op, error: BaseException) -> None:
 def set_output(op: Op, index: int, array: Array, name: str) -> bool:
     """Hands one output to C: 0.6 us and the copy. False where C refused it, and has failed the op."""
     shape = array.shape
-    code = _CODES.get(array.dtype)
+    code = CODES.get(array.dtype)
     if code is None:
         code = _STRING
         array = _join(index, array, name)

@@ -156,24 +156,29 @@ class Worker:
             sessions = self._sessions
             slowest = 1
             begin = oldest = perf_counter_ns()
-            for done in range(count):
+            done = 0
+            while done < count:
                 op = ops[done]
                 entry = sessions.get(op.id, _MISSING)
                 if done > returned and entry.duration > SHARE:
                     first, returned = returned, done
                     self._finish(ops + first, done - first)
-                if slowest <= SHARE or op.run.state == _WAITING:  # what has waited that long may not be wanted any more
-                    try:
-                        entry.execute(op)
-                    except BaseException as error:
-                        fail(op, error)
+                ran = entry.run_direct(ops + done, count - done, (oldest if done > returned else begin) + SHARE)
+                if not ran:
+                    ran = 1
+                    if slowest <= SHARE or op.run.state == _WAITING:  # after that long it may not be wanted any more
+                        try:
+                            entry.execute(op)
+                        except BaseException as error:
+                            fail(op, error)
                 end = perf_counter_ns()
-                slowest = max(slowest, end - begin)
+                slowest = max(slowest, (end - begin) // ran)
                 if done == returned:
-                    oldest = end
-                elif end - oldest > SHARE:
-                    first, returned = returned, done + 1
-                    self._finish(ops + first, done + 1 - first)
+                    oldest = end if ran == 1 else begin
+                done += ran
+                if end - oldest > SHARE:
+                    first, returned = returned, done
+                    self._finish(ops + first, done - first)
                 begin = end
             self._expected = max(slowest, self._expected * 3 // 4)
             if begin > self._next_report:

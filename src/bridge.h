@@ -9,6 +9,7 @@
 #ifndef BRIDGE_H
 #define BRIDGE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* ---- values ------------------------------------------------------------------------------------------------------ */
@@ -287,6 +288,68 @@ int bridge_finish_ops(Op **ops, int n, Op **ready, int most);
 
 /* Sends ops that bridge_finish_ops gave to the queues of their devices. */
 void bridge_push_ops(Op **ops, int n);
+
+/* ---- runs without Python (src/direct.c) --------------------------------------------------------------------------
+ *
+ * The functions of ONNX Runtime's and TensorFlow's C API that a run takes, by the libraries' own names and as these
+ * declare them (pointers to their structs are void * here). Python finds them in the libraries. */
+
+typedef struct OnnxApi {
+    void *(*CreateTensorWithDataAsOrtValue)(const void *memory, void *data, size_t size, const int64_t *shape,
+                                            size_t ndim, int type, void **value);
+    void *(*Run)(void *session, const void *options, const char *const *input_names, const void *const *inputs,
+                 size_t ninputs, const char *const *output_names, size_t noutputs, void **outputs);
+    void *(*GetTensorTypeAndShape)(const void *value, void **info);
+    void *(*GetTensorElementType)(const void *info, int *type);
+    void *(*GetDimensionsCount)(const void *info, size_t *ndim);
+    void *(*GetDimensions)(const void *info, int64_t *shape, size_t ndim);
+    void *(*GetTensorShapeElementCount)(const void *info, size_t *length);
+    void *(*GetTensorMutableData)(void *value, void **data);
+    const char *(*GetErrorMessage)(const void *status);
+    void (*ReleaseTensorTypeAndShapeInfo)(void *info);
+    void (*ReleaseValue)(void *value);
+    void (*ReleaseStatus)(void *status);
+} OnnxApi;
+
+typedef struct TfApi {
+    void *(*TF_NewTensor)(int type, const int64_t *shape, int ndim, void *data, size_t size,
+                          void (*free)(void *, size_t, void *), void *argument);
+    void (*TF_SessionRun)(void *session, const void *options, const void *feeds, void *const *inputs, int ninputs,
+                          const void *fetches, void **outputs, int noutputs, const void *const *targets, int ntargets,
+                          void *metadata, void *status);
+    int (*TF_TensorType)(const void *tensor);
+    int (*TF_NumDims)(const void *tensor);
+    int64_t (*TF_Dim)(const void *tensor, int dimension);
+    size_t (*TF_TensorByteSize)(const void *tensor);
+    void *(*TF_TensorData)(const void *tensor);
+    void (*TF_DeleteTensor)(void *tensor);
+    void *(*TF_NewStatus)(void);
+    void (*TF_DeleteStatus)(void *status);
+    int (*TF_GetCode)(const void *status);
+    const char *(*TF_Message)(const void *status);
+} TfApi;
+
+#define DIRECT_MOST 8 /* inputs, and outputs; models with more are run by Python */
+
+/* A compiled model that takes and gives numbers only. Python keeps alive all that this points to. */
+typedef struct Direct {
+    const OnnxApi *onnx; /* either this or tf is set */
+    const TfApi *tf;
+    void *session;
+    void *memory;        /* ONNX: what describes the CPU's memory */
+    const void *inputs;  /* ONNX: names, const char *[]; TF: TF_Output[] */
+    const void *outputs; /* the same */
+    int32_t ninputs;
+    int32_t noutputs;
+    int32_t types[DIRECT_MOST]; /* DTYPE_... of each input */
+} Direct;
+
+/* Runs the first of n begun ops one by one, as long as they are of the model of the first, can be run so (all inputs
+ * of the right types, none that has to be copied) and `until` (ns of the monotonic clock) has not come; one at least
+ * where it can. Returns how many are done: they must be given to bridge_finish_ops, and those whose client has gone
+ * meanwhile are among them. *error is set where the next one has failed in the library, to its text; free it with
+ * bridge_free. options: OrtRunOptions for ONNX. */
+int bridge_run_direct(const Direct *direct, Op **ops, int n, int64_t until, const void *options, char **error);
 
 /* ---- jobs of the loader ------------------------------------------------------------------------------------------ */
 

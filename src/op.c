@@ -1,6 +1,6 @@
 /* op.c - the life of an op (op.h).
  *
- * Main thread: op_queue, op_push at the beginning of a run. Loader: op_forward. Workers: the bridge functions. No
+ * Main thread: op_queue, op_submit at the beginning of a run. Loader: op_forward. Workers: the bridge functions. No
  * locks; `state` and `waits_for` are atomic. */
 #include "op.h"
 
@@ -33,15 +33,28 @@ void op_queue(Op *op, int64_t now) {
     if (run_has_failed(op->run)) op_skip(op);
 }
 
-void op_push(Op *op) {
-    if (runnable_is_ready(op->runnable)) {
-        queue_push(op->runnable->queue, op);
-        return;
-    }
+/* The loader compiles its model or script first. */
+static void forward(Op *op) {
     Job *job = job_new(JOB_FORWARD);
     job->runnable = runnable_ref(op->runnable);
     job->op = op;
     loader_post(job);
+}
+
+void op_push(Op *op) {
+    if (runnable_is_ready(op->runnable)) {
+        queue_push(op->runnable->queue, op);
+    } else {
+        forward(op);
+    }
+}
+
+void op_submit(Op *op) {
+    if (runnable_is_ready(op->runnable)) {
+        queue_submit(op->runnable->queue, op);
+    } else {
+        forward(op);
+    }
 }
 
 void op_skip(Op *op) {

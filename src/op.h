@@ -17,6 +17,7 @@ void op_queue(Op *op, int64_t now);
 
 /* To the queue of its device; through the loader where its model or script is not compiled yet. */
 void op_push(Op *op);
+void op_submit(Op *op); /* from the main thread (queue_submit) */
 
 int op_state(const Op *op); /* OP_... */
 

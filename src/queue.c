@@ -16,6 +16,8 @@
 
 #define MAX_QUEUES 64 /* a client may name any device: bounds the threads it can make us start */
 
+#define FEW 2 /* ops at a time, as one or two clients send them */
+
 typedef struct List {
     Op *first;
     Op *last;
@@ -33,6 +35,9 @@ struct Queue {
     int held;        /* ops that the batcher has */
     int unwanted;    /* of those, ops that nobody waits for */
     int64_t wake_at; /* bridge_wake_at(); 0: never */
+    int submitted;   /* main thread only, like the next two: ops pushed in this turn of the event loop, */
+    int before;      /* and in the last one that pushed any */
+    int is_quiet;    /* no worker has been told of the latest of them */
     char device[16];
     struct {
         int started; /* atomic */
@@ -98,10 +103,29 @@ static void append(List *list, Op *op) {
     list->last = op;
 }
 
+/* Many clients' ops come in one turn of the event loop, and to wake a worker for each costs both sides more than a tiny
+ * run. A worker is told of so many at once, or at the end of the turn.
+ * Where turns bring only a few it is told at once. */
+#define TELL_AT_ONCE 8
+
 /* A worker has something to do; with the mutex held. */
 static void wake(Queue *queue) {
     __atomic_store_n(&queue->news, queue->news + 1, __ATOMIC_RELEASE);
     if (queue->sleeping && !queue->looking) pthread_cond_signal(&queue->changed);
+}
+
+/* What the batcher holds is swept once an eighth of it is unwanted: sweeping looks at all, so the cost for each stays
+ * constant, and so does the share of memory that nobody needs. */
+static int sweep_is_due(const Queue *queue) {
+    return queue->unwanted > 0 && queue->unwanted >= queue->held / 8;
+}
+
+static int moment_has_come(const Queue *queue) {
+    return queue->wake_at && monotonic_ns() >= queue->wake_at;
+}
+
+static int has_work(const Queue *queue) {
+    return queue->plain.first || queue->batched.first || sweep_is_due(queue) || moment_has_come(queue);
 }
 
 void queue_push(Queue *queue, Op *op) {
@@ -111,13 +135,31 @@ void queue_push(Queue *queue, Op *op) {
     pthread_mutex_unlock(&queue->mutex);
 }
 
-/* ---- what the batcher holds -------------------------------------------------------------------------------------- */
-
-/* Sweeping looks at all that is held, so it waits until an eighth of it is unwanted: the cost for each stays constant,
- * and so does the share of memory that nobody needs. */
-static int sweep_is_due(const Queue *queue) {
-    return queue->unwanted > 0 && queue->unwanted >= queue->held / 8;
+void queue_submit(Queue *queue, Op *op) {
+    queue->submitted++;
+    queue->is_quiet = queue->before > FEW && queue->submitted % TELL_AT_ONCE != 0;
+    pthread_mutex_lock(&queue->mutex);
+    append(op->rows ? &queue->batched : &queue->plain, op);
+    if (!queue->is_quiet) wake(queue);
+    pthread_mutex_unlock(&queue->mutex);
 }
+
+void queue_end_turn(void) {
+    int count = queue_count();
+    for (int i = 0; i < count; i++) {
+        Queue *queue = table.queues[i];
+        if (queue->submitted == 0) continue;
+        queue->before = queue->submitted;
+        queue->submitted = 0;
+        if (!queue->is_quiet) continue;
+        queue->is_quiet = 0;
+        pthread_mutex_lock(&queue->mutex);
+        if (has_work(queue)) wake(queue);
+        pthread_mutex_unlock(&queue->mutex);
+    }
+}
+
+/* ---- what the batcher holds -------------------------------------------------------------------------------------- */
 
 /* Either this sees that the op is unwanted, or who made it so sees that it is held (both sequentially consistent). */
 static void hold(Queue *queue, Op *op) {
@@ -157,18 +199,9 @@ void bridge_wake_at(Queue *queue, int64_t moment) {
     pthread_mutex_unlock(&queue->mutex);
 }
 
-static int moment_has_come(const Queue *queue) {
-    return queue->wake_at && monotonic_ns() >= queue->wake_at;
-}
-
-static int has_work(const Queue *queue) {
-    return queue->plain.first || queue->batched.first || sweep_is_due(queue) || moment_has_come(queue);
-}
-
 /* Behind the work of one or two clients a worker looks for more without sleeping, for a moment: to be woken costs a
  * client 40 us, half of a round trip. Where many clients are served, it is busy or others need the core. */
 #define LOOK_NS 50000
-#define FEW 2
 
 static void look_for_news(Queue *queue) {
     int news = queue->news;

@@ -12,6 +12,11 @@ typedef struct Queue Queue;
 
 void queue_push(Queue *queue, Op *op);
 
+/* The same from the main thread, which may let workers sleep until the end of the turn of its event loop: it calls
+ * queue_end_turn before it sleeps. */
+void queue_submit(Queue *queue, Op *op);
+void queue_end_turn(void);
+
 /* Nobody waits for this op any more. Where the batcher holds it, and many like it, it is told to sweep. */
 void queue_note_unwanted(Op *op);
 

@@ -203,7 +203,7 @@ int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, RedisModuleCmdF
     for (Op *op = run->ops; op < run->ops + run->nops; op++) {
         if (op->chained) continue;
         op_queue(op, now);
-        op_push(op);
+        op_submit(op);
     }
     run_leave(run);
     return REDISMODULE_OK;

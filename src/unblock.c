@@ -6,6 +6,8 @@
 
 #include <pthread.h>
 
+#include "queue.h"
+
 #define RETRY_MS 5
 
 typedef struct Pending {
@@ -37,6 +39,7 @@ static void before_sleep(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t s
     (void)event;
     (void)data;
     if (subevent != REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP) return;
+    queue_end_turn();
     if (__atomic_load_n(&pending.first, __ATOMIC_ACQUIRE) == NULL) return;
     if (RedisModule_AvoidReplicaTraffic()) {
         if (!pending.has_timer) RedisModule_CreateTimer(ctx, RETRY_MS, turn_loop_again, NULL);

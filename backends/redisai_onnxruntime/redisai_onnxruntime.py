@@ -1,77 +1,91 @@
-"""The ONNX backend: ONNX Runtime's Python package. Loader and workers enter; a session may run several times at once.
+"""The ONNX backend: ONNX Runtime's C API. Loader and workers enter; a session may run several times at once.
 
-Owns the arena that BACKEND_MEMORY_LIMIT bounds; watchdog.py ends runs after MODEL_EXECUTION_TIMEOUT.
+arena.py owns the memory that BACKEND_MEMORY_LIMIT bounds; watchdog.py ends runs after MODEL_EXECUTION_TIMEOUT.
 """
 
 from __future__ import annotations
 
-import functools
 import os
-import re
 import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
-from redisai.protocol import Array, Definition, Settings
+from redisai.protocol import Array, Definition, Direct, Settings
 
+from .arena import bound_memory, shrink_arena, use_arena
+from .c_api import FATAL, allocator, api, cpu_memory, environment, ffi, made, version
 from .external_data import refuse_external_data
+from .values import DTYPES, STRING, as_array, new_value, type_name
 from .watchdog import Watchdog
 
-# Errors are answered to the client who caused them; the log of Redis need not hold them a second time.
-FATAL = 4
-ort.set_default_logger_severity(FATAL)
+__all__ = ["Session", "figures", "load", "version"]
 
-NUMBERS = ("float", "double", "int8", "int16", "int32", "int64", "uint8", "uint16")
-TYPES = {f"tensor({name})" for name in (*NUMBERS, "bool", "string")}
-
-
-def version() -> str:
-    return str(ort.__version__)
+PARALLEL = 1  # of ExecutionMode
+TENSOR = 1  # of ONNXType
+NO_CUDA = "GPU requested but ONNX couldn't find CUDA"
 
 
 def load(definition: Definition, settings: Settings) -> Session:
-    options = ort.SessionOptions()
+    options = made(api.CreateSessionOptions, release=api.ReleaseSessionOptions)
     if settings.allow_file_ops:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.getcwd())
+        _configure(options, "session.model_external_initializers_file_folder_path", os.getcwd())
     else:
         refuse_external_data(definition.blob)
-    options.log_severity_level = FATAL
-    options.intra_op_num_threads = settings.intra_op_threads
-    options.inter_op_num_threads = settings.inter_op_parallelism or 1
+    api.SetSessionLogSeverityLevel(options, FATAL)
+    api.SetIntraOpNumThreads(options, settings.intra_op_threads)
+    api.SetInterOpNumThreads(options, settings.inter_op_parallelism or 1)
     if settings.inter_op_parallelism > 1:
-        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+        api.SetSessionExecutionMode(options, PARALLEL)
     # Threads that spin while they wait for work take the cores of Redis and of other workers.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    _configure(options, "session.intra_op.allow_spinning", "0")
+    _configure(options, "session.inter_op.allow_spinning", "0")
     # The other format is not what refuse_external_data() reads.
-    options.add_session_config_entry("session.load_model_format", "ONNX")
+    _configure(options, "session.load_model_format", "ONNX")
     if settings.backend_memory_limit:
-        _bound_memory(settings.backend_memory_limit)
-        options.add_session_config_entry("session.use_env_allocators", "1")
-    gpu = definition.gpu
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if gpu is not None:
-        if "CUDAExecutionProvider" not in ort.get_available_providers():
-            raise RuntimeError("GPU requested but ONNX couldn't find CUDA")
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": gpu}))
-    try:
-        session = ort.InferenceSession(definition.blob, options, providers=providers)
-    except Exception as error:
-        raise RuntimeError(_message(error)) from error
-    if gpu is not None and "CUDAExecutionProvider" not in session.get_providers():
-        raise RuntimeError("GPU requested but ONNX couldn't find CUDA")
+        bound_memory(settings.backend_memory_limit)
+        use_arena(options)
+    if definition.gpu is not None:
+        _use_cuda(options, definition.gpu)
+    blob = definition.blob
+    session = made(
+        api.CreateSessionFromArray, environment, ffi.from_buffer(blob), len(blob), options, release=api.ReleaseSession
+    )
     loaded = Session(session, settings)
-    _held.count(loaded, len(definition.blob))
+    _held.count(loaded, len(blob))
     return loaded
 
 
-def figures() -> tuple[int, int, int]:
-    """Bytes of the models held, runs started, and how many of these went on at once at most.
+def _configure(options: Any, key: str, value: str) -> None:
+    api.AddSessionConfigEntry(options, key.encode(), os.fsencode(value))
 
-    The library's Python package tells nothing of its allocators, so these are what we know ourselves.
+
+def _use_cuda(options: Any, device: int) -> None:
+    if "CUDAExecutionProvider" not in _providers():
+        raise RuntimeError(NO_CUDA)
+    cuda = made(api.CreateCUDAProviderOptions, release=api.ReleaseCUDAProviderOptions)
+    key, value = ffi.new("char[]", b"device_id"), ffi.new("char[]", str(device).encode())
+    api.UpdateCUDAProviderOptions(cuda, [key], [value], 1)
+    try:
+        api.SessionOptionsAppendExecutionProvider_CUDA_V2(options, cuda)
+    except RuntimeError as error:
+        raise RuntimeError(f"{NO_CUDA}: {error}") from error
+
+
+def _providers() -> list[str]:
+    names, count = ffi.new("char ***"), ffi.new("int *")
+    api.GetAvailableProviders(names, count)
+    try:
+        return [ffi.string(names[0][index]).decode() for index in range(count[0])]
+    finally:
+        api.ReleaseAvailableProviders(names[0], count[0])
+
+
+def figures() -> tuple[int, int, int]:
+    """Bytes of the models held, runs ended, and how many of these went on at once at most.
+
+    The library's C API tells nothing of its allocators, so these are what we know ourselves.
     """
     watchdogs = list(_watchdogs.values())
     return _held.size, sum(dog.runs for dog in watchdogs), max((dog.most for dog in watchdogs), default=0)
@@ -95,92 +109,117 @@ _held = Held()
 _watchdogs: dict[int, Watchdog] = {}  # by timeout: one in a server, several in tests
 
 
-class Session:
-    def __init__(self, session: ort.InferenceSession, settings: Settings) -> None:
-        inputs, outputs = session.get_inputs(), session.get_outputs()
-        self.inputs = tuple(node.name for node in inputs)
-        self.outputs = tuple(node.name for node in outputs)
-        self._names = list(self.outputs)
-        self._strings = [index for index, node in enumerate(inputs) if node.type == "tensor(string)"]
-        self._tensors_only = all(node.type.startswith("tensor(") for node in outputs)
-        # The library hands some of these out as other types, and fails on others only after the run.
-        self._refused = next((n for n in outputs if n.type.startswith("tensor(") and n.type not in TYPES), None)
-        self._limited = bool(settings.backend_memory_limit)
+class Runs:
+    """What surrounds runs of a session, one or several one after the other."""
+
+    def __init__(self, settings: Settings) -> None:
         timeout = settings.model_execution_timeout
         self._watchdog = _watchdogs.get(timeout) or _watchdogs.setdefault(timeout, Watchdog(timeout))
-        # The library's inner session takes 0.7 us less for a call; it is an attribute the library does not document.
-        self._run = getattr(session, "_sess", session).run
+        self._limited = bool(settings.backend_memory_limit)
+
+    def begin(self) -> Any:
+        """The options for them."""
+        options = made(api.CreateRunOptions, release=api.ReleaseRunOptions)
+        self._watchdog.begin(options)
+        return options
+
+    def end(self, options: Any, runs: int = 1, error: str | None = None) -> Exception | None:
+        """error: the library's text, where the last of them failed. Returns what it fails with; None: try it again."""
+        was_ended = self._watchdog.end(options, runs)
+        if error is None:
+            return None
+        if self._limited and "Available memory" in error:
+            shrink_arena()
+            return None
+        if was_ended:
+            error += f" (the run took more than MODEL_EXECUTION_TIMEOUT, {self._watchdog.timeout} ms)"
+        return RuntimeError(error)
+
+
+class Session:
+    def __init__(self, session: Any, settings: Settings) -> None:
+        self._session = session
+        inputs = _nodes(session, api.SessionGetInputCount, api.SessionGetInputName, api.SessionGetInputTypeInfo)
+        outputs = _nodes(session, api.SessionGetOutputCount, api.SessionGetOutputName, api.SessionGetOutputTypeInfo)
+        self.inputs = tuple(name for name, _ in inputs)
+        self.outputs = tuple(name for name, _ in outputs)
+        self._texts = [ffi.new("char[]", name.encode()) for name in self.inputs + self.outputs]
+        self._input_names = ffi.new("const char *[]", self._texts[: len(inputs)])
+        self._output_names = ffi.new("const char *[]", self._texts[len(inputs) :])
+        # The library would fail on these only after the run.
+        self._refused = next(((n, kind) for n, kind in outputs if kind is not None and kind not in DTYPES), None)
+        self._runs = Runs(settings)
+        self.direct = None
+        if all(kind in DTYPES and kind != STRING for _, kind in (*inputs, *outputs)):
+            self.direct = Direct(
+                api.addresses,
+                session,
+                cpu_memory,
+                self._input_names,
+                self._output_names,
+                [DTYPES[kind] for _, kind in inputs if kind is not None],
+                len(outputs),
+                self._runs.begin,
+                self._runs.end,
+            )
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
         if self._refused is not None:
-            raise TypeError(f"output '{self._refused.name}' has type {self._refused.type}, which tensors cannot have")
-        feed = dict(zip(self.inputs, inputs, strict=True))
-        for index in self._strings:
-            feed[self.inputs[index]] = _as_text(inputs[index])
+            name, kind = self._refused
+            raise TypeError(f"output '{name}' has type {type_name(kind)}, which tensors cannot have")
+        arrays = [np.ascontiguousarray(array) if array.ndim else array for array in inputs]
+        results = ffi.new("void *[]", len(self.outputs))
+        values: list[Any] = []
         try:
-            outputs = self._watched(feed)
-        except RuntimeError as error:
-            if not (self._limited and "Available memory" in str(error)):
-                raise
-            # The arena keeps what earlier runs freed in blocks of their sizes: make it hand those back, try once more.
-            _shrink_arena()
-            outputs = self._watched(feed)
-        if self._tensors_only:
-            return outputs
-        return [output if isinstance(output, np.ndarray) else None for output in outputs]
-
-    def _watched(self, feed: dict[str, Array]) -> list[Any]:
-        watchdog = self._watchdog
-        options = ort.RunOptions()
-        watchdog.begin(options)
-        try:
-            return self._run(self._names, feed, options)  # type: ignore[no-any-return]
-        except Exception as error:
-            text = _message(error)
-            if options.terminate:
-                text += f" (the run took more than MODEL_EXECUTION_TIMEOUT, {watchdog.timeout} ms)"
-            raise RuntimeError(text) from error
+            for array in arrays:
+                values.append(new_value(array))
+            self._run(values, results)
         finally:
-            watchdog.end(options)
+            for value in values:
+                api.ReleaseValue(value)
+        held = [ffi.gc(result, api.ReleaseValue) if result else None for result in results]
+        return [None if value is None else as_array(value) for value in held]
+
+    def _run(self, values: list[Any], results: Any) -> None:
+        inputs = (self._input_names, values, len(values))
+        outputs = (self._output_names, len(results), results)
+        for _ in range(2):
+            options = self._runs.begin()
+            error: str | None = "the run did not end"
+            try:
+                api.Run(self._session, options, *inputs, *outputs)
+                error = None
+            except RuntimeError as failure:
+                error = str(failure)
+            finally:
+                outcome = self._runs.end(options, 1, error)
+            if error is None:
+                return
+            if outcome is not None:
+                raise outcome
+        raise RuntimeError(error)
 
 
-def _as_text(array: Array) -> Array:
-    """ONNX strings are Unicode, and the library takes bytes for something to print."""
-    if array.dtype != object:
-        return array
-    text = np.empty(array.size, object)
-    text[:] = [item.decode() for item in array.ravel().tolist()]
-    return text.reshape(array.shape)
+def _nodes(session: Any, get_count: Any, get_name: Any, get_type: Any) -> list[tuple[str, int | None]]:
+    """Name and element type of each input or output; None for the type of what is no tensor."""
+    count = ffi.new("size_t *")
+    get_count(session, count)
+    nodes = []
+    for index in range(count[0]):
+        name = ffi.new("char **")
+        get_name(session, index, allocator, name)
+        text = ffi.string(name[0]).decode(errors="replace")
+        api.AllocatorFree(allocator, name[0])
+        info = made(get_type, session, index, release=api.ReleaseTypeInfo)
+        nodes.append((text, _element_type(info)))
+    return nodes
 
 
-def _message(error: Exception) -> str:
-    """The library's text without the error code that its Python package puts before it."""
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
-
-
-@functools.cache
-def _bound_memory(limit: int) -> None:
-    """Makes the one arena that all sessions of this process allocate from, of limit MB at most."""
-    where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(where, ort.OrtArenaCfg(limit << 20, 1, -1, -1))  # 1: grow by what is asked for
-
-
-# A model of one Identity node on a float, IR version 8, opset 13: the library shrinks an arena only after a run.
-IDENTITY = (
-    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
-    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
-)
-
-
-@functools.cache
-def _identity() -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.use_env_allocators", "1")
-    return ort.InferenceSession(IDENTITY, options, providers=["CPUExecutionProvider"])
-
-
-def _shrink_arena() -> None:
-    options = ort.RunOptions()
-    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    _identity().run(None, {"x": np.zeros(1, np.float32)}, options)
+def _element_type(info: Any) -> int | None:
+    number, tensor = ffi.new("int *"), ffi.new("const void **")
+    api.GetOnnxTypeFromTypeInfo(info, number)
+    if number[0] != TENSOR:
+        return None
+    api.CastTypeInfoToTensorInfo(info, tensor)
+    api.GetTensorElementType(tensor[0], number)
+    return int(number[0])

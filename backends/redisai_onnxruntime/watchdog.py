@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
-import onnxruntime as ort
+from .c_api import api
 
 
 class Watchdog:
@@ -17,25 +18,26 @@ class Watchdog:
 
     def __init__(self, timeout: int) -> None:
         self.timeout = timeout  # ms
-        self.runs = 0  # begun so far
+        self.runs = 0  # ended so far
         self.most = 0  # at once
         self._seconds = timeout / 1000
-        self._running: dict[ort.RunOptions, float] = {}  # and the time at which each has to end
+        self._running: dict[Any, float] = {}  # OrtRunOptions, and the time at which their run has to end
         self._resting = False
         self._wake = threading.Event()
         threading.Thread(target=self._watch, name="onnx-watchdog", daemon=True).start()
 
-    def begin(self, options: ort.RunOptions) -> None:
+    def begin(self, options: Any) -> None:
         # First in, then look: _watch() says that it rests before it looks for runs, so one of the two sees the other.
         self._running[options] = time.monotonic() + self._seconds
-        self.runs += 1
         if len(self._running) > self.most:
             self.most = len(self._running)
         if self._resting:
             self._wake.set()
 
-    def end(self, options: ort.RunOptions) -> None:
-        self._running.pop(options, None)
+    def end(self, options: Any, runs: int = 1) -> bool:
+        """runs is how many there were, one after the other. Returns whether the last was ended."""
+        self.runs += runs
+        return self._running.pop(options, None) is None
 
     def _watch(self) -> None:
         while True:
@@ -50,5 +52,5 @@ class Watchdog:
                 if deadline > now:
                     wake = min(wake, deadline)
                 elif self._running.pop(options, None) is not None:
-                    options.terminate = True  # the options of one run only: harmless where it has just ended
+                    api.RunOptionsSetTerminate(options)  # of these options only: harmless where the run has just ended
             time.sleep(wake - now)

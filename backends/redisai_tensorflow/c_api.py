@@ -61,6 +61,7 @@ ffi.cdef("""
     TF_Tensor *TF_NewTensor(int, const int64_t *, int, void *, size_t, void (*)(void *, size_t, void *), void *);
     TF_Tensor *TF_AllocateTensor(int, const int64_t *, int, size_t);
     void TF_DeleteTensor(TF_Tensor *);
+    int TF_TensorType(const TF_Tensor *);
     int TF_NumDims(const TF_Tensor *);
     int64_t TF_Dim(const TF_Tensor *, int);
     size_t TF_TensorByteSize(const TF_Tensor *);
@@ -84,6 +85,14 @@ def _open() -> Any:
 
 
 lib = _open()
+
+
+# What the engine calls from C (Direct of protocol.py).
+_DIRECT = (
+    *("TF_NewTensor", "TF_SessionRun", "TF_TensorType", "TF_NumDims", "TF_Dim", "TF_TensorByteSize", "TF_TensorData"),
+    *("TF_DeleteTensor", "TF_NewStatus", "TF_DeleteStatus", "TF_GetCode", "TF_Message"),
+)
+addresses = {name: int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in _DIRECT}
 
 
 class Status:

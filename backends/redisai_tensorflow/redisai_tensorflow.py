@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from redisai.protocol import Array, Definition, Settings
+from redisai.protocol import Array, Definition, Direct, Settings
 
-from .c_api import Status, ffi, lib
+from .c_api import Status, addresses, ffi, lib
 from .graph_ops import keeps_inputs, operations
 from .tensors import DTYPES, NUMBERS, QINT32, STRING, as_array, new_tensor, type_name
 
@@ -58,6 +58,19 @@ class Session:
                 lib.TF_DeleteTensor(tensor)
             if "Expects arg[" not in status.message():
                 status.check()
+        self.direct = None
+        if not copies and all(number in DTYPES and number != STRING for number in (*self._types, *types)):
+            self.direct = Direct(
+                addresses,
+                self._session,
+                None,
+                self._feeds,
+                self._fetches,
+                [DTYPES[number] for number in self._types],
+                len(types),
+                lambda: None,
+                lambda options, runs, error: RuntimeError(error) if error is not None else None,
+            )
 
     def _devices(self, status: Status) -> list[str]:
         devices = ffi.gc(lib.TF_SessionListDevices(self._session, status.c), lib.TF_DeleteDeviceList)

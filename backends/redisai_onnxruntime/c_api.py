@@ -1,0 +1,163 @@
+"""ONNX Runtime's C API, called in the wheel's own library: the Python package is never imported.
+
+That leaves one copy of the library in the process, whose sessions the engine can run from C. Loader and workers enter;
+all of it may be called from several threads at once.
+
+The API is a table of function pointers to which new versions only append: a function is known by its place in it. The
+places are those of onnxruntime_c_api.h, the same in every release since the version that is asked for below.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import cffi
+
+ffi: Any = cffi.FFI()
+ffi.cdef("""
+    typedef struct {
+        const void *const *(*GetApi)(uint32_t version);
+        const char *(*GetVersionString)(void);
+    } OrtApiBase;
+    const OrtApiBase *OrtGetApiBase(void);
+""")
+
+VERSION = 14  # of the API: ONNX Runtime 1.14 and later
+
+# A status, NULL where all went well, is what all return but those that release something.
+STATUS = "void *(*)"
+RELEASE = "void (*)(void *)"
+FUNCTIONS = {
+    "GetErrorMessage": (2, "const char *(*)(const void *)"),
+    "CreateEnv": (3, f"{STATUS}(int, const char *, void **)"),
+    "CreateSessionFromArray": (8, f"{STATUS}(const void *, const void *, size_t, const void *, void **)"),
+    "Run": (
+        9,
+        f"{STATUS}(void *, const void *, const char *const *, const void *const *, size_t, const char *const *, size_t,"
+        " void **)",
+    ),
+    "CreateSessionOptions": (10, f"{STATUS}(void **)"),
+    "SetSessionExecutionMode": (13, f"{STATUS}(void *, int)"),
+    "SetSessionLogSeverityLevel": (22, f"{STATUS}(void *, int)"),
+    "SetIntraOpNumThreads": (24, f"{STATUS}(void *, int)"),
+    "SetInterOpNumThreads": (25, f"{STATUS}(void *, int)"),
+    "SessionGetInputCount": (30, f"{STATUS}(const void *, size_t *)"),
+    "SessionGetOutputCount": (31, f"{STATUS}(const void *, size_t *)"),
+    "SessionGetInputTypeInfo": (33, f"{STATUS}(const void *, size_t, void **)"),
+    "SessionGetOutputTypeInfo": (34, f"{STATUS}(const void *, size_t, void **)"),
+    "SessionGetInputName": (36, f"{STATUS}(const void *, size_t, void *, char **)"),
+    "SessionGetOutputName": (37, f"{STATUS}(const void *, size_t, void *, char **)"),
+    "CreateRunOptions": (39, f"{STATUS}(void **)"),
+    "RunOptionsSetTerminate": (46, f"{STATUS}(void *)"),
+    "CreateTensorAsOrtValue": (48, f"{STATUS}(void *, const int64_t *, size_t, int, void **)"),
+    "CreateTensorWithDataAsOrtValue": (
+        49,
+        f"{STATUS}(const void *, void *, size_t, const int64_t *, size_t, int, void **)",
+    ),
+    "IsTensor": (50, f"{STATUS}(const void *, int *)"),
+    "GetTensorMutableData": (51, f"{STATUS}(void *, void **)"),
+    "FillStringTensor": (52, f"{STATUS}(void *, const char *const *, size_t)"),
+    "GetStringTensorDataLength": (53, f"{STATUS}(const void *, size_t *)"),
+    "GetStringTensorContent": (54, f"{STATUS}(const void *, void *, size_t, size_t *, size_t)"),
+    "CastTypeInfoToTensorInfo": (55, f"{STATUS}(const void *, const void **)"),
+    "GetOnnxTypeFromTypeInfo": (56, f"{STATUS}(const void *, int *)"),
+    "GetTensorElementType": (60, f"{STATUS}(const void *, int *)"),
+    "GetDimensionsCount": (61, f"{STATUS}(const void *, size_t *)"),
+    "GetDimensions": (62, f"{STATUS}(const void *, int64_t *, size_t)"),
+    "GetTensorShapeElementCount": (64, f"{STATUS}(const void *, size_t *)"),
+    "GetTensorTypeAndShape": (65, f"{STATUS}(const void *, void **)"),
+    "CreateCpuMemoryInfo": (69, f"{STATUS}(int, int, void **)"),
+    "AllocatorFree": (76, f"{STATUS}(void *, void *)"),
+    "GetAllocatorWithDefaultOptions": (78, f"{STATUS}(void **)"),
+    "ReleaseStatus": (93, RELEASE),
+    "ReleaseSession": (95, RELEASE),
+    "ReleaseValue": (96, RELEASE),
+    "ReleaseRunOptions": (97, RELEASE),
+    "ReleaseTypeInfo": (98, RELEASE),
+    "ReleaseTensorTypeAndShapeInfo": (99, RELEASE),
+    "ReleaseSessionOptions": (100, RELEASE),
+    "GetAvailableProviders": (125, f"{STATUS}(char ***, int *)"),
+    "ReleaseAvailableProviders": (126, f"{STATUS}(char **, int)"),
+    "AddSessionConfigEntry": (130, f"{STATUS}(void *, const char *, const char *)"),
+    "CreateAndRegisterAllocator": (144, f"{STATUS}(void *, const void *, const void *)"),
+    "CreateArenaCfg": (156, f"{STATUS}(size_t, int, int, int, void **)"),
+    "ReleaseArenaCfg": (157, RELEASE),
+    "AddRunConfigEntry": (165, f"{STATUS}(void *, const char *, const char *)"),
+    "HasValue": (192, f"{STATUS}(const void *, int *)"),
+    "SessionOptionsAppendExecutionProvider_CUDA_V2": (204, f"{STATUS}(void *, const void *)"),
+    "CreateCUDAProviderOptions": (205, f"{STATUS}(void **)"),
+    "UpdateCUDAProviderOptions": (206, f"{STATUS}(void *, const char *const *, const char *const *, size_t)"),
+    "ReleaseCUDAProviderOptions": (208, RELEASE),
+}
+
+
+def _open() -> Any:
+    found = importlib.util.find_spec("onnxruntime")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("No module named 'onnxruntime'")
+    folder = Path(found.origin).parent / "capi"
+    libraries = sorted(folder.glob("libonnxruntime.so.*"))
+    if not libraries:
+        raise ModuleNotFoundError(f"there is no libonnxruntime.so in {folder}: this onnxruntime is too old")
+    # RTLD_LOCAL, the default, keeps its symbols from other libraries.
+    return ffi.dlopen(str(libraries[0]), os.RTLD_NOW | os.RTLD_NODELETE).OrtGetApiBase()
+
+
+_base = _open()
+_table = _base.GetApi(VERSION)
+if not _table:
+    raise ImportError(f"onnxruntime {ffi.string(_base.GetVersionString()).decode()} is too old")
+
+
+class Functions:
+    """The functions by their names; a failure of one that returns a status is raised, as RuntimeError."""
+
+    def __init__(self) -> None:
+        self.addresses = {name: int(ffi.cast("uintptr_t", _table[place])) for name, (place, _) in FUNCTIONS.items()}
+        for name, (place, kind) in FUNCTIONS.items():
+            function = ffi.cast(kind, _table[place])
+            setattr(self, name, _checked(function) if kind.startswith(STATUS) else function)
+
+    def __getattr__(self, name: str) -> Any:  # for mypy: all are there
+        raise AttributeError(name)
+
+
+_message = ffi.cast(FUNCTIONS["GetErrorMessage"][1], _table[FUNCTIONS["GetErrorMessage"][0]])
+_release_status = ffi.cast(RELEASE, _table[FUNCTIONS["ReleaseStatus"][0]])
+
+
+def _checked(function: Any) -> Any:
+    def call(*arguments: Any) -> None:
+        status = function(*arguments)
+        if status:
+            try:
+                text = ffi.string(_message(status)).decode(errors="replace")
+            finally:
+                _release_status(status)
+            raise RuntimeError(text)
+
+    return call
+
+
+api = Functions()
+
+
+def version() -> str:
+    return str(ffi.string(_base.GetVersionString()).decode())
+
+
+def made(create: Any, *arguments: Any, release: Any = None) -> Any:
+    """What create() puts where its last argument points; released when nobody refers to it any more."""
+    where = ffi.new("void **")
+    create(*arguments, where)
+    return ffi.gc(where[0], release) if release is not None else where[0]
+
+
+FATAL = 4
+# One for the process. Errors are answered to the client who caused them; the log of Redis need not hold them again.
+environment = made(api.CreateEnv, FATAL, b"redisai")
+allocator = made(api.GetAllocatorWithDefaultOptions)
+cpu_memory = made(api.CreateCpuMemoryInfo, 0, 0)  # OrtDeviceAllocator, OrtMemTypeDefault: memory that is a caller's

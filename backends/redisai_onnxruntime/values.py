@@ -1,0 +1,110 @@
+"""Arrays as ONNX Runtime's values, and back. Workers enter; no state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from redisai.protocol import Array
+
+from .c_api import allocator, api, cpu_memory, ffi, made
+
+# Element types by the library's numbers, by the names that errors show them with.
+STRING = 8
+TYPES = {
+    **{1: "float", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", STRING: "string", 9: "bool"},
+    **{10: "float16", 11: "double", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128", 16: "bfloat16"},
+}
+DTYPES = {
+    number: np.dtype(name)
+    for number, name in (
+        *((1, "f4"), (2, "u1"), (3, "i1"), (4, "u2"), (5, "i2"), (6, "i4"), (7, "i8"), (9, "?"), (11, "f8")),
+        (STRING, "O"),
+    )
+}
+NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
+
+
+def type_name(number: int) -> str:
+    return f"tensor({TYPES.get(number, f'number {number}')})"
+
+
+def new_value(array: Array) -> Any:
+    """An array as a value, to be released. Of numbers it shares the array's memory."""
+    number = NUMBERS[array.dtype]
+    if number == STRING:
+        return _new_strings(array)
+    shape = array.shape
+    return made(
+        api.CreateTensorWithDataAsOrtValue,
+        *(cpu_memory, ffi.from_buffer(array), array.nbytes, shape, len(shape), number),
+    )
+
+
+def as_array(value: Any) -> Array | None:
+    """A value, released when nobody refers to it any more, as an array of its memory; None for what is no tensor."""
+    flag = ffi.new("int *")
+    api.HasValue(value, flag)
+    if flag[0]:
+        api.IsTensor(value, flag)
+    if not flag[0]:
+        return None
+    number, shape, length = _describe(value)
+    dtype = DTYPES.get(number)
+    if dtype is None:
+        raise TypeError(f"an output has type {type_name(number)}, which tensors cannot have")
+    if number == STRING:
+        return _strings(value, length).reshape(shape)
+    size = length * dtype.itemsize
+    if not size:
+        return np.empty(shape, dtype)
+    # The array refers to the buffer, the buffer to this, and this to the value.
+    owner = ffi.gc(ffi.cast("char *", made(api.GetTensorMutableData, value)), lambda _, value=value: None)
+    array: Array = np.ndarray(shape, dtype, ffi.buffer(owner, size))
+    return array
+
+
+def _describe(value: Any) -> tuple[int, tuple[int, ...], int]:
+    """Element type, shape and number of elements."""
+    info = made(api.GetTensorTypeAndShape, value)
+    try:
+        number, size = ffi.new("int *"), ffi.new("size_t *")
+        api.GetTensorElementType(info, number)
+        api.GetDimensionsCount(info, size)
+        ndim = size[0]
+        shape = ffi.new("int64_t[]", ndim)
+        api.GetDimensions(info, shape, ndim)
+        api.GetTensorShapeElementCount(info, size)
+        return number[0], tuple(shape), size[0]
+    finally:
+        api.ReleaseTensorTypeAndShapeInfo(info)
+
+
+def _new_strings(array: Array) -> Any:
+    """ONNX strings are Unicode; one that is none is refused."""
+    items = [item if isinstance(item, bytes) else item.encode() for item in array.ravel().tolist()]
+    for item in items:
+        item.decode()
+    shape = array.shape
+    value = made(api.CreateTensorAsOrtValue, allocator, shape, len(shape), STRING)
+    try:
+        texts = [ffi.new("char[]", item) for item in items]
+        api.FillStringTensor(value, texts, len(texts))
+    except BaseException:
+        api.ReleaseValue(value)
+        raise
+    return value
+
+
+def _strings(value: Any, length: int) -> Array:
+    size = ffi.new("size_t *")
+    api.GetStringTensorDataLength(value, size)
+    text, offsets = ffi.new("char[]", size[0] + 1), ffi.new("size_t[]", length + 1)
+    api.GetStringTensorContent(value, text, size[0], offsets, length)
+    offsets[length] = size[0]
+    data = bytes(ffi.buffer(text, size[0]))
+    array = np.empty(length, object)
+    for index in range(length):
+        array[index] = data[offsets[index] : offsets[index + 1]]
+    return array
