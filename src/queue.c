@@ -104,14 +104,20 @@ static void append(List *list, Op *op) {
 }
 
 /* Many clients' ops come in one turn of the event loop, and to wake a worker for each costs both sides more than a tiny
- * run. A worker is told of so many at once, or at the end of the turn.
- * Where turns bring only a few it is told at once. */
+ * run. A worker is told of so many at once, or at the end of the turn. Where turns bring only a few it is told at once.
+ */
 #define TELL_AT_ONCE 8
 
-/* A worker has something to do; with the mutex held. */
-static void wake(Queue *queue) {
+/* A worker has something to do; with the mutex held. Returns whether one has to be woken, by unlock_and_wake: woken
+ * under the mutex, it would only go to sleep again until the mutex is free. */
+static int note_news(Queue *queue) {
     __atomic_store_n(&queue->news, queue->news + 1, __ATOMIC_RELEASE);
-    if (queue->sleeping && !queue->looking) pthread_cond_signal(&queue->changed);
+    return queue->sleeping && !queue->looking;
+}
+
+static void unlock_and_wake(Queue *queue, int is_needed) {
+    pthread_mutex_unlock(&queue->mutex);
+    if (is_needed) pthread_cond_signal(&queue->changed);
 }
 
 /* What the batcher holds is swept once an eighth of it is unwanted: sweeping looks at all, so the cost for each stays
@@ -131,8 +137,7 @@ static int has_work(const Queue *queue) {
 void queue_push(Queue *queue, Op *op) {
     pthread_mutex_lock(&queue->mutex);
     append(op->rows ? &queue->batched : &queue->plain, op);
-    wake(queue);
-    pthread_mutex_unlock(&queue->mutex);
+    unlock_and_wake(queue, note_news(queue));
 }
 
 void queue_submit(Queue *queue, Op *op) {
@@ -140,8 +145,7 @@ void queue_submit(Queue *queue, Op *op) {
     queue->is_quiet = queue->before > FEW && queue->submitted % TELL_AT_ONCE != 0;
     pthread_mutex_lock(&queue->mutex);
     append(op->rows ? &queue->batched : &queue->plain, op);
-    if (!queue->is_quiet) wake(queue);
-    pthread_mutex_unlock(&queue->mutex);
+    unlock_and_wake(queue, !queue->is_quiet && note_news(queue));
 }
 
 void queue_end_turn(void) {
@@ -154,8 +158,7 @@ void queue_end_turn(void) {
         if (!queue->is_quiet) continue;
         queue->is_quiet = 0;
         pthread_mutex_lock(&queue->mutex);
-        if (has_work(queue)) wake(queue);
-        pthread_mutex_unlock(&queue->mutex);
+        unlock_and_wake(queue, has_work(queue) && note_news(queue));
     }
 }
 
@@ -172,11 +175,9 @@ void queue_note_unwanted(Op *op) {
     if (!__atomic_load_n(&op->held, __ATOMIC_SEQ_CST)) return;
     Queue *queue = op->runnable->queue;
     pthread_mutex_lock(&queue->mutex);
-    if (__atomic_load_n(&op->held, __ATOMIC_SEQ_CST)) {
-        queue->unwanted++;
-        if (sweep_is_due(queue)) wake(queue);
-    }
-    pthread_mutex_unlock(&queue->mutex);
+    int is_held = __atomic_load_n(&op->held, __ATOMIC_SEQ_CST);
+    if (is_held) queue->unwanted++;
+    unlock_and_wake(queue, is_held && sweep_is_due(queue) && note_news(queue));
 }
 
 void queue_release_held(Op **ops, int n) {
@@ -195,8 +196,7 @@ void queue_release_held(Op **ops, int n) {
 void bridge_wake_at(Queue *queue, int64_t moment) {
     pthread_mutex_lock(&queue->mutex);
     queue->wake_at = moment;
-    if (moment) wake(queue);
-    pthread_mutex_unlock(&queue->mutex);
+    unlock_and_wake(queue, moment && note_news(queue));
 }
 
 /* Behind the work of one or two clients a worker looks for more without sleeping, for a moment: to be woken costs a
@@ -255,6 +255,5 @@ void bridge_take_ops(Queue *queue, int worker, Taken *taken, int most, int wait)
     if (taken->sweep) queue->unwanted = 0;
 
     /* Whoever slept with the moment in mind may be the one that leaves with work now. */
-    if (queue->wake_at || has_work(queue)) wake(queue);
-    pthread_mutex_unlock(&queue->mutex);
+    unlock_and_wake(queue, (queue->wake_at || has_work(queue)) && note_news(queue));
 }
