@@ -32,7 +32,6 @@ STATUS = "void *(*)"
 RELEASE = "void (*)(void *)"
 FUNCTIONS = {
     "GetErrorMessage": (2, "const char *(*)(const void *)"),
-    "CreateEnv": (3, f"{STATUS}(int, const char *, void **)"),
     "CreateSessionFromArray": (8, f"{STATUS}(const void *, const void *, size_t, const void *, void **)"),
     "Run": (
         9,
@@ -42,8 +41,6 @@ FUNCTIONS = {
     "CreateSessionOptions": (10, f"{STATUS}(void **)"),
     "SetSessionExecutionMode": (13, f"{STATUS}(void *, int)"),
     "SetSessionLogSeverityLevel": (22, f"{STATUS}(void *, int)"),
-    "SetIntraOpNumThreads": (24, f"{STATUS}(void *, int)"),
-    "SetInterOpNumThreads": (25, f"{STATUS}(void *, int)"),
     "SessionGetInputCount": (30, f"{STATUS}(const void *, size_t *)"),
     "SessionGetOutputCount": (31, f"{STATUS}(const void *, size_t *)"),
     "SessionGetInputTypeInfo": (33, f"{STATUS}(const void *, size_t, void **)"),
@@ -79,10 +76,17 @@ FUNCTIONS = {
     "ReleaseTypeInfo": (98, RELEASE),
     "ReleaseTensorTypeAndShapeInfo": (99, RELEASE),
     "ReleaseSessionOptions": (100, RELEASE),
+    "CreateEnvWithGlobalThreadPools": (119, f"{STATUS}(int, const char *, const void *, void **)"),
+    "DisablePerSessionThreads": (120, f"{STATUS}(void *)"),
+    "CreateThreadingOptions": (121, f"{STATUS}(void **)"),
+    "ReleaseThreadingOptions": (122, RELEASE),
     "GetAvailableProviders": (125, f"{STATUS}(char ***, int *)"),
     "ReleaseAvailableProviders": (126, f"{STATUS}(char **, int)"),
     "AddSessionConfigEntry": (130, f"{STATUS}(void *, const char *, const char *)"),
     "CreateAndRegisterAllocator": (144, f"{STATUS}(void *, const void *, const void *)"),
+    "SetGlobalIntraOpNumThreads": (147, f"{STATUS}(void *, int)"),
+    "SetGlobalInterOpNumThreads": (148, f"{STATUS}(void *, int)"),
+    "SetGlobalSpinControl": (149, f"{STATUS}(void *, int)"),
     "CreateArenaCfg": (156, f"{STATUS}(size_t, int, int, int, void **)"),
     "ReleaseArenaCfg": (157, RELEASE),
     "AddRunConfigEntry": (165, f"{STATUS}(void *, const char *, const char *)"),
@@ -156,8 +160,5 @@ def made(create: Any, *arguments: Any, release: Any = None) -> Any:
     return ffi.gc(where[0], release) if release is not None else where[0]
 
 
-FATAL = 4
-# One for the process. Errors are answered to the client who caused them; the log of Redis need not hold them again.
-environment = made(api.CreateEnv, FATAL, b"redisai")
 allocator = made(api.GetAllocatorWithDefaultOptions)
 cpu_memory = made(api.CreateCpuMemoryInfo, 0, 0)  # OrtDeviceAllocator, OrtMemTypeDefault: memory that is a caller's

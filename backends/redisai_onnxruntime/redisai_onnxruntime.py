@@ -1,6 +1,7 @@
 """The ONNX backend: ONNX Runtime's C API. Loader and workers enter; a session may run several times at once.
 
-arena.py owns the memory that BACKEND_MEMORY_LIMIT bounds; watchdog.py ends runs after MODEL_EXECUTION_TIMEOUT.
+environment.py owns what sessions share, BACKEND_MEMORY_LIMIT included; watchdog.py ends runs after
+MODEL_EXECUTION_TIMEOUT.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import numpy as np
 
 from redisai.protocol import Array, Definition, Direct, Settings
 
-from .arena import bound_memory, shrink_arena, use_arena
-from .c_api import FATAL, allocator, api, cpu_memory, environment, ffi, made, version
+from .c_api import allocator, api, cpu_memory, ffi, made, version
+from .environment import new_session, shrink_arena
 from .external_data import refuse_external_data
 from .values import DTYPES, STRING, as_array, new_value, type_name
 from .watchdog import Watchdog
@@ -33,27 +34,17 @@ def load(definition: Definition, settings: Settings) -> Session:
         _configure(options, "session.model_external_initializers_file_folder_path", os.getcwd())
     else:
         refuse_external_data(definition.blob)
-    api.SetSessionLogSeverityLevel(options, FATAL)
-    api.SetIntraOpNumThreads(options, settings.intra_op_threads)
-    api.SetInterOpNumThreads(options, settings.inter_op_parallelism or 1)
     if settings.inter_op_parallelism > 1:
         api.SetSessionExecutionMode(options, PARALLEL)
-    # Threads that spin while they wait for work take the cores of Redis and of other workers.
-    _configure(options, "session.intra_op.allow_spinning", "0")
-    _configure(options, "session.inter_op.allow_spinning", "0")
     # The other format is not what refuse_external_data() reads.
     _configure(options, "session.load_model_format", "ONNX")
-    if settings.backend_memory_limit:
-        bound_memory(settings.backend_memory_limit)
-        use_arena(options)
+    if not settings.backend_memory_limit:
+        # Weights in memory of their own, which is given back with the session; only a limit has to count them.
+        _configure(options, "session.use_device_allocator_for_initializers", "1")
     if definition.gpu is not None:
         _use_cuda(options, definition.gpu)
-    blob = definition.blob
-    session = made(
-        api.CreateSessionFromArray, environment, ffi.from_buffer(blob), len(blob), options, release=api.ReleaseSession
-    )
-    loaded = Session(session, settings)
-    _held.count(loaded, len(blob))
+    loaded = Session(new_session(definition.blob, options, settings), settings)
+    _held.count(loaded, len(definition.blob))
     return loaded
 
 
@@ -115,7 +106,7 @@ class Runs:
     def __init__(self, settings: Settings) -> None:
         timeout = settings.model_execution_timeout
         self._watchdog = _watchdogs.get(timeout) or _watchdogs.setdefault(timeout, Watchdog(timeout))
-        self._limited = bool(settings.backend_memory_limit)
+        self._settings = settings
 
     def begin(self) -> Any:
         """The options for them."""
@@ -128,8 +119,8 @@ class Runs:
         was_ended = self._watchdog.end(options, runs)
         if error is None:
             return None
-        if self._limited and "Available memory" in error:
-            shrink_arena()
+        if self._settings.backend_memory_limit and "Available memory" in error:
+            shrink_arena(self._settings)
             return None
         if was_ended:
             error += f" (the run took more than MODEL_EXECUTION_TIMEOUT, {self._watchdog.timeout} ms)"

@@ -1,0 +1,66 @@
+"""What all sessions of the process share: threads, and the arena that they allocate from. Loader and workers enter.
+
+The library's default is a pool of threads and an arena for each session. On a machine of five cores 300 tiny models had
+900 threads so, and each large model kept the memory of its own largest run.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from redisai.protocol import Settings
+
+from .c_api import api, ffi, made
+from .values import new_value
+
+FATAL = 4  # errors are answered to the client who caused them; the log of Redis need not hold them a second time
+ARENA_ALLOCATOR = 1  # of OrtAllocatorType
+
+# A model of one Identity node on a float, IR version 8, opset 13: the library shrinks an arena only after a run.
+IDENTITY = (
+    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+
+
+@functools.cache
+def environment(settings: Settings) -> Any:
+    """One for the process, for settings do not change."""
+    threads = made(api.CreateThreadingOptions, release=api.ReleaseThreadingOptions)
+    # A worker works on its own run too; beside it there are as many threads as if each had its own.
+    api.SetGlobalIntraOpNumThreads(threads, 1 + settings.threads_per_queue * (settings.intra_op_threads - 1))
+    api.SetGlobalInterOpNumThreads(threads, settings.inter_op_parallelism or 1)
+    api.SetGlobalSpinControl(threads, 0)  # threads that spin take the cores of Redis and of workers
+    made_environment = made(api.CreateEnvWithGlobalThreadPools, FATAL, b"redisai", threads)
+    where = made(api.CreateCpuMemoryInfo, ARENA_ALLOCATOR, 0)
+    # 0: no limit; 1: grow by what is asked for; -1: the library's defaults.
+    config = made(api.CreateArenaCfg, settings.backend_memory_limit << 20, 1, -1, -1, release=api.ReleaseArenaCfg)
+    api.CreateAndRegisterAllocator(made_environment, where, config)
+    return made_environment
+
+
+def new_session(blob: bytes, options: Any, settings: Settings) -> Any:
+    api.SetSessionLogSeverityLevel(options, FATAL)
+    api.DisablePerSessionThreads(options)
+    api.AddSessionConfigEntry(options, b"session.use_env_allocators", b"1")
+    data = ffi.from_buffer(blob)
+    return made(api.CreateSessionFromArray, environment(settings), data, len(blob), options, release=api.ReleaseSession)
+
+
+@functools.cache
+def _identity(settings: Settings) -> Any:
+    return new_session(IDENTITY, made(api.CreateSessionOptions, release=api.ReleaseSessionOptions), settings)
+
+
+def shrink_arena(settings: Settings) -> None:
+    """Makes the arena hand back what earlier runs freed, in blocks of their sizes."""
+    options = made(api.CreateRunOptions, release=api.ReleaseRunOptions)
+    api.AddRunConfigEntry(options, b"memory.enable_memory_arena_shrinkage", b"cpu:0")
+    zero = np.zeros(1, np.float32)
+    value = ffi.gc(new_value(zero), api.ReleaseValue)
+    x, y, result = ffi.new("char[]", b"x"), ffi.new("char[]", b"y"), ffi.new("void *[1]")
+    api.Run(_identity(settings), options, [x], [value], 1, [y], 1, result)
+    api.ReleaseValue(result[0])
