@@ -1,4 +1,4 @@
-"""What scripts/bench and scripts/stalls share: the load generator, requests as bytes, a server of one's own."""
+"""What the benchmarks share: the load generator, requests as bytes, a server of one's own, how busy the machine is."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 from bench.models import Floats, Model
 from server import Server, module_path
@@ -22,17 +23,26 @@ from wire import Word, encode
 
 ROOT = Path(__file__).resolve().parent.parent
 LOAD = ROOT / "build" / "bench" / "load"
+NUMBERS = ("requests_per_s", "p50_us", "p99_us", "p999_us", "max_us")
+
+Result = dict[str, Any]
+
+
+def build(name: str) -> Path:
+    """A program of one file, bench/<name>.c, compiled where it has changed."""
+    source, program = ROOT / "bench" / f"{name}.c", ROOT / "build" / "bench" / name
+    if program.exists() and program.stat().st_mtime >= source.stat().st_mtime:
+        return program
+    program.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=program.parent) as folder:  # renamed when ready: two runs may build at once
+        command = ["cc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", str(source)]
+        subprocess.run([*command, "-o", f"{folder}/{name}"], check=True)
+        os.replace(f"{folder}/{name}", program)
+    return program
 
 
 def build_load() -> None:
-    source = ROOT / "bench" / "load.c"
-    if LOAD.exists() and LOAD.stat().st_mtime >= source.stat().st_mtime:
-        return
-    LOAD.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=LOAD.parent) as folder:  # renamed when ready: two runs may build at once
-        command = ["cc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", str(source), "-o", f"{folder}/load"]
-        subprocess.run(command, check=True)
-        os.replace(f"{folder}/load", LOAD)
+    build("load")
 
 
 def bulk(data: bytes) -> bytes:
@@ -44,8 +54,9 @@ class Traffic:
     """What a client sends over and over, and what it must be answered each time."""
 
     request: bytes
-    answer: bytes = b"+OK\r\n"
+    answer: bytes = b"+OK\r\n"  # of HTTP: the body
     setup: bytes = b""
+    http: bool = False
 
 
 SET = Traffic(encode(("SET", "plain", "xxx")))
@@ -65,20 +76,50 @@ def scriptstore(key: str, function: str, source: str) -> bytes:
 
 
 def execution(name: str, model: Model, *options: Word) -> Traffic:
-    request = encode(("AI.MODELEXECUTE", name, "INPUTS", 1, f"{name}:in", "OUTPUTS", 1, f"{name}:out"))
-    setup = modelstore(name, model.backend, model.blob, (*options, *model.nodes)) + tensorset(f"{name}:in", model.feed)
+    keys = [f"{name}:{feed}" for feed, _ in model.feeds]
+    request = encode(("AI.MODELEXECUTE", name, "INPUTS", len(keys), *keys, "OUTPUTS", 1, f"{name}:out"))
+    setup = modelstore(name, model.backend, model.blob, (*options, *model.nodes))
+    setup += b"".join(tensorset(key, values) for key, (_, values) in zip(keys, model.feeds, strict=True))
     return Traffic(request, setup=setup)
+
+
+def dag(name: str, model: Model, *options: Word) -> Traffic:
+    """The first tensor comes with the request and the others lie stored; the output goes back and is not stored.
+
+    The answer is what the model's output says to the last bit; where a library makes it a little different, replace it.
+    """
+    (first, values), *others = model.feeds
+    stored = [f"{name}:{feed}" for feed, _ in others]
+    words: list[Word] = ["AI.DAGEXECUTE", "LOAD", len(stored), *stored]
+    words += ["|>", "AI.TENSORSET", first, "FLOAT", *values.shape, "BLOB", values.tobytes()]
+    words += ["|>", "AI.MODELEXECUTE", name, "INPUTS", len(model.feeds), first, *stored, "OUTPUTS", 1, "out"]
+    words += ["|>", "AI.TENSORGET", "out", "BLOB"]
+    answer = b"*3\r\n+OK\r\n+OK\r\n" + bulk(model.output.tobytes())
+    setup = modelstore(name, model.backend, model.blob, (*options, *model.nodes))
+    setup += b"".join(tensorset(key, values) for key, (_, values) in zip(stored, others, strict=True))
+    return Traffic(encode(tuple(words)), answer, setup)
+
+
+class Listener(Protocol):
+    """What listens on a port of 127.0.0.1."""
+
+    @property
+    def port(self) -> int: ...
 
 
 class Load:
     """One process of the load generator; within `with`, what it sends lies in files."""
 
-    def __init__(self, on: Server, traffic: Traffic, connections: int = 1, requests: int | None = None) -> None:
+    def __init__(
+        self, on: Listener, traffic: Traffic, connections: int = 1, requests: int | None = None, pipeline: int = 1
+    ) -> None:
         self.traffic = traffic
         self.folder = TemporaryDirectory()
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self.words = [str(LOAD), "--port", str(on.port), "--connections", str(connections)]
+        self.words += ["--pipeline", str(pipeline)] if pipeline > 1 else []
         self.words += ["--requests", str(requests)] if requests else []
+        self.words += ["--http"] if traffic.http else []
 
     def __enter__(self) -> Load:
         parts = {"setup": self.traffic.setup, "expect": self.traffic.answer, "request": self.traffic.request}
@@ -97,30 +138,40 @@ class Load:
     def start(self, seconds: float = 1e6, warmup: float = 0.0) -> None:
         """Returns when the warm-up is over."""
         words = [*self.words, "--seconds", str(seconds), "--warmup", str(warmup)]
-        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # Without a buffer: what readline() read beyond the line would be lost for communicate().
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
         assert self.process.stderr
         line = self.process.stderr.readline()
-        if line != "started\n":
-            raise RuntimeError(line + self.process.stderr.read())
+        if line != b"started\n":
+            raise RuntimeError((line + self.process.stderr.read()).decode())
 
-    def finish(self, now: bool = False) -> dict[str, Any]:
+    def finish(self, now: bool = False) -> Result:
         """Waits for its end. A wrong reply is an error: what is measured has to be right."""
         assert self.process
         if now:
             self.process.terminate()
         out, err = self.process.communicate(timeout=600)
         if self.process.returncode:
-            raise RuntimeError(err)
-        result: dict[str, Any] = json.loads(out)
+            raise RuntimeError(err.decode())
+        result: Result = json.loads(out)
         if result["errors"]:
             raise RuntimeError(f"{result['errors']} wrong replies, the first: {result['first_error']}")
         return result
 
 
-def run_load(on: Server, traffic: Traffic, connections: int, seconds: float, warmup: float) -> dict[str, Any]:
+def run_load(on: Listener, traffic: Traffic, connections: int, seconds: float, warmup: float) -> Result:
     with Load(on, traffic, connections) as load:
         load.start(seconds, warmup)
         return load.finish()
+
+
+def median_of(results: Sequence[Result]) -> Result:
+    """What counts of several runs; of their distributions, too, which are all at the same shares."""
+    distributions = zip(*(result["latencies"] for result in results), strict=True)
+    return {
+        **{number: median(result[number] for result in results) for number in NUMBERS},
+        "latencies": [[median(us for us, _ in points), points[0][1]] for points in distributions],
+    }
 
 
 @contextmanager

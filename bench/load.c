@@ -1,9 +1,10 @@
-/* load.c - a closed-loop load generator for servers that speak RESP2, over loopback TCP.
+/* load.c - a closed-loop load generator for servers that speak RESP2 or HTTP/1.1, over loopback TCP.
  *
  * Every connection keeps a fixed number of requests on their way and sends the next one when an answer is complete. A
  * request is the content of a file: one or several commands, sent together and answered when all their replies are
  * there. Every reply is parsed to its end, however large or deeply nested, and checked: an error anywhere in it counts,
- * and so does anything but the bytes that were asked for.
+ * and so does anything but the bytes that were asked for. With --http the file is a request of HTTP, another status
+ * than 200 is an error, and what is compared is the body.
  *
  * One thread and one epoll own everything; the signal handler only sets a flag. Requests are never rebuilt or copied,
  * so that what is measured is the server. */
@@ -22,6 +23,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -40,11 +42,13 @@ typedef struct Blob {
     size_t size;
 } Blob;
 
-/* Where in the replies' bytes a connection is. Bulk strings are skipped over, only lines are kept. */
+/* Where in the replies' bytes a connection is. Bulk strings and bodies are skipped over, only lines are kept. */
 typedef struct Reader {
     uint64_t left[MAX_NESTING]; /* elements still to come, per level of nesting */
     int depth;
-    uint64_t bulk; /* bytes of a bulk string and its CRLF still to come; 0: a line is being read */
+    uint64_t bulk; /* bytes of a bulk string and its CRLF, or of a body, still to come; 0: a line is being read */
+    bool head;     /* of an HTTP response: its first line has been read */
+    long long body;
     size_t line_size;
     char line[128];
     bool error; /* the reply holds an error */
@@ -63,6 +67,7 @@ typedef struct Conn {
 } Conn;
 
 static Blob request, wire; /* wire: the request repeated, so that one send() can carry several */
+static bool http;
 static unsigned request_commands;
 static Blob wanted;
 static bool wanted_exactly;
@@ -117,7 +122,7 @@ static double percentile_us(double share) {
     return (double)latency_max / 1e3;
 }
 
-/* ---- RESP ------------------------------------------------------------------------------------------------------ */
+/* ---- replies --------------------------------------------------------------------------------------------------- */
 
 static long long number(const char *line, const char *what) {
     char *end;
@@ -168,18 +173,16 @@ static bool element_done(Reader *r) {
     return r->depth == 0;
 }
 
-static void keep_first(const Reader *r) {
-    if (!*first_error) memcpy(first_error, r->line, sizeof(first_error));
+static void keep_first(const char *line) {
+    if (!*first_error) snprintf(first_error, sizeof(first_error), "%s", line);
 }
 
 static bool line_done(Reader *r) {
     long long n;
-    r->line[r->line_size] = 0;
-    r->line_size = 0;
     switch (r->line[0]) {
     case '-':
         r->error = true;
-        keep_first(r);
+        keep_first(r->line);
         return element_done(r);
     case '+':
     case ':': return element_done(r);
@@ -198,7 +201,27 @@ static bool line_done(Reader *r) {
     }
 }
 
-/* Reads at most to the end of the current reply; says how many bytes that were and whether the end is reached. */
+/* A line of the head of an HTTP response; true when the response ends with it. */
+static bool head_line_done(Reader *r) {
+    if (!r->head) {
+        if (strncmp(r->line, "HTTP/1.1 ", 9)) die("not an HTTP/1.1 response: %s", r->line);
+        r->error = strncmp(r->line + 9, "200 ", 4) != 0;
+        if (r->error) keep_first(r->line);
+        r->head = true;
+        r->body = -1;
+    } else if (!strncasecmp(r->line, "content-length:", 15)) {
+        r->body = number(r->line + 14, "a response");
+    } else if (!strcmp(r->line, "\r\n")) {
+        if (r->body < 0) die("a response without Content-Length");
+        r->head = false;
+        r->bulk = (uint64_t)r->body;
+        return !r->bulk;
+    }
+    return false;
+}
+
+/* Reads at most to the end of the current reply, or of its head; says how many bytes that were and whether the reply's
+ * end is reached. */
 static size_t reader_feed(Reader *r, const char *data, size_t size, bool *complete) {
     const char *p = data, *end = data + size;
     *complete = false;
@@ -217,7 +240,11 @@ static size_t reader_feed(Reader *r, const char *data, size_t size, bool *comple
         memcpy(r->line + r->line_size, p, taken < room ? taken : room);
         r->line_size += taken < room ? taken : room;
         p += taken;
-        if (newline) *complete = line_done(r);
+        if (!newline) break;
+        r->line[r->line_size] = 0;
+        r->line_size = 0;
+        *complete = http ? head_line_done(r) : line_done(r);
+        if (http && r->bulk) break; /* only the body is compared */
     }
     return (size_t)(p - data);
 }
@@ -271,7 +298,7 @@ static void answered(Conn *c, uint64_t now) {
     if (wanted_exactly && c->compared != wanted.size) c->wrong = true;
     if (c->wrong) {
         errors++;
-        keep_first(&c->reader);
+        keep_first(http ? "another body" : c->reader.line);
     }
     record(now - c->sent_at[c->first], now);
     c->first = (c->first + 1) % pipeline;
@@ -316,8 +343,9 @@ static void conn_receive(Conn *c) {
         for (size_t used = 0; used < (size_t)n;) {
             bool complete;
             if (!c->inflight) die("a reply that nobody asked for: %.20s", buffer + used);
+            bool compared = !http || c->reader.bulk;
             size_t taken = reader_feed(&c->reader, buffer + used, (size_t)n - used, &complete);
-            compare(c, buffer + used, taken);
+            if (compared) compare(c, buffer + used, taken);
             used += taken;
             if (!complete) continue;
             if (c->reader.error || (!wanted_exactly && c->compared < wanted.size)) c->wrong = true;
@@ -361,7 +389,26 @@ static bool announce(void) {
     return true;
 }
 
-static void report(uint64_t start, uint64_t end, uint64_t finished) {
+/* The distribution, at the same shares every time, so that those of several runs can be put together: 20 points for
+ * every power of ten between all and one in 10,000, and the slowest. */
+static void report_latencies(void) {
+    printf("\"latencies\": [");
+    double slower = 1;
+    for (int i = 0; i <= 4 * 20; i++) {
+        printf("[%.1f, %.6f], ", percentile_us(1 - slower), 1 - slower);
+        slower *= 0.89125093813374555; /* the 20th root of 1/10 */
+    }
+    printf("[%.1f, 1]]}\n", (double)latency_max / 1e3);
+}
+
+static double cpu_seconds(void) {
+    struct rusage used;
+    getrusage(RUSAGE_SELF, &used);
+    return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+           (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
+}
+
+static void report(uint64_t start, uint64_t end, uint64_t finished, double cpu_before) {
     for (char *p = first_error; *p; p++)
         if (*p < ' ' || *p > '~' || *p == '"' || *p == '\\') *p = ' ';
     double seconds = (double)(end - start) / 1e9;
@@ -372,8 +419,9 @@ static void report(uint64_t start, uint64_t end, uint64_t finished) {
     printf("\"mean_us\": %.1f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, \"max_us\": %.1f, ",
            samples ? (double)latency_sum / (double)samples / 1e3 : 0, percentile_us(0.5), percentile_us(0.99),
            percentile_us(0.999), (double)latency_max / 1e3);
-    printf("\"max_at_s\": %.3f, \"bytes_out\": %" PRIu64 ", \"bytes_in\": %" PRIu64 "}\n",
-           latency_max ? (double)(latency_max_at - start) / 1e9 : 0, bytes_out, bytes_in);
+    printf("\"max_at_s\": %.3f, \"bytes_out\": %" PRIu64 ", \"bytes_in\": %" PRIu64 ", \"cpu_s\": %.6f, ",
+           latency_max ? (double)(latency_max_at - start) / 1e9 : 0, bytes_out, bytes_in, cpu_seconds() - cpu_before);
+    report_latencies();
 }
 
 /* A rate counts what was answered between start and end. What is still on its way then is waited for, so that the
@@ -383,6 +431,7 @@ static void run(double warmup, double seconds) {
     Conn *all = connect_all(epoll);
     uint64_t now = clock_ns(), start = now + (uint64_t)(warmup * 1e9), end = start + (uint64_t)(seconds * 1e9);
     uint64_t progress = now, seen = 0, finished = 0;
+    double cpu_before = 0;
     bool warm = false;
     if (warmup == 0) warm = announce();
     for (unsigned i = 0; i < connections; i++) {
@@ -402,6 +451,7 @@ static void run(double warmup, double seconds) {
         if (!warm && now >= start) {
             forget_warmup();
             start = now;
+            cpu_before = cpu_seconds();
             warm = announce();
         }
         bool enough = now >= end && done >= (uint64_t)connections * pipeline; /* a rate of slow requests needs some */
@@ -416,7 +466,7 @@ static void run(double warmup, double seconds) {
         }
         if (now - progress > GIVE_UP) die("no reply for %d s", (int)(GIVE_UP / SECOND));
     }
-    report(start, end, finished);
+    report(start, end, finished, cpu_before);
 }
 
 static double amount(const char *text, double least, double most) {
@@ -428,7 +478,7 @@ static double amount(const char *text, double least, double most) {
 }
 
 int main(int argc, char **argv) {
-    enum { PORT, CONNECTIONS, PIPELINE, SECONDS, REQUESTS, WARMUP, SETUP, PREFIX, EXPECT };
+    enum { PORT, CONNECTIONS, PIPELINE, SECONDS, REQUESTS, WARMUP, SETUP, PREFIX, EXPECT, HTTP };
     static const struct option options[] = {
         {"port", required_argument, NULL, PORT},
         {"connections", required_argument, NULL, CONNECTIONS},
@@ -439,6 +489,7 @@ int main(int argc, char **argv) {
         {"setup", required_argument, NULL, SETUP},   /* commands to send once before, in RESP */
         {"prefix", required_argument, NULL, PREFIX}, /* how every reply must begin */
         {"expect", required_argument, NULL, EXPECT}, /* a file: what a request must be answered with, to the byte */
+        {"http", no_argument, NULL, HTTP},           /* request and answers are of HTTP/1.1 */
         {0},
     };
     double seconds = 1, warmup = 0;
@@ -454,6 +505,7 @@ int main(int argc, char **argv) {
         case SETUP: setup = optarg; break;
         case PREFIX: wanted = (Blob){optarg, strlen(optarg)}; break;
         case EXPECT: wanted = read_file(optarg); break;
+        case HTTP: http = true; break;
         default: return 1;
         }
         if (option == PREFIX || option == EXPECT) wanted_exactly = option == EXPECT;
@@ -462,8 +514,10 @@ int main(int argc, char **argv) {
     if (limit != UINT64_MAX && warmup > 0) die("--requests counts from the first one on, without a warm-up");
     if (limit != UINT64_MAX) seconds = 1e6;
 
+    if (http && setup) die("--setup is of RESP");
     request = read_file(argv[optind]);
-    request_commands = count_commands(request, argv[optind]);
+    if (http && !memmem(request.data, request.size, "\r\n\r\n", 4)) die("%s holds no HTTP request", argv[optind]);
+    request_commands = http ? 1 : count_commands(request, argv[optind]);
     size_t copies = request.size < 64 * 1024 ? 64 * 1024 / request.size : 1;
     if (copies > pipeline) copies = pipeline;
     wire = request;

@@ -1,0 +1,247 @@
+"""The part "beside": how long a GET of one client takes while others run models, and while a large model is stored.
+
+Inference takes cores and turns of the event loop, and so would anything else that works as much. What it is compared
+with does: bench/busy.c, another process whose thread computes as long for each request as the worker does, and which
+sends as many plain SETs with it as keep the event loop as busy. Both are measured, not assumed: what the threads of
+the server take is read from the kernel, once under inference, then under bench/busy.c.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench import models, throughput
+from bench.harness import GET, SET, Load, Result, Traffic, build, median_of, modelstore, run_load, server
+from bench.mobilenet import mobilenet
+from bench.report import Goal, Plan, Report
+from bench.stalls import beside_request
+from server import Server
+from wire import encode
+
+CONNECTIONS = 50
+WARMUP = 0.3
+MANY_SETS = 16
+MEGABYTES = 500
+MOST_RATIO = 1.3
+MOST_MS = 10.0
+LOADS = (
+    "linear-onnx",
+    "mlp-onnx",
+    "mlp-torch",
+    "mlp-tf",
+    "mlp-torch-batch",
+    "cnn-onnx",
+    "cnn-onnx-batch",
+    "fraud-tf",
+    "fraud-tf-batch",
+    "fraud-dag-tf",
+)
+QUICK = ("beside-nothing", "beside-set", "beside-cnn-onnx", "beside-storing")
+
+
+# ---- what threads take -----------------------------------------------------------------------------------------------
+
+
+def threads_ns(pid: int) -> tuple[int, int]:
+    """What the main thread has taken of its cores, and what all others have."""
+    used = {
+        int(task.name): int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()
+    }
+    return used[pid], sum(used.values()) - used[pid]
+
+
+def commands(on: Server) -> int:
+    with on.wire() as wire:
+        found = re.search(rb"total_commands_processed:(\d+)", wire.ask("INFO", "stats"))
+    assert found
+    return int(found[1])
+
+
+@dataclass(slots=True, frozen=True)
+class Work:
+    """What a load takes, in cores, and how many requests (of bench/busy.c: SETs) a second are answered."""
+
+    loop: float
+    worker: float
+    requests: float
+
+
+@contextmanager
+def watched(on: Server, worker: int) -> Iterator[Callable[[], Work]]:
+    """worker: the process whose threads, but the main one, do the work."""
+    start, done, loop, others = time.monotonic(), commands(on), threads_ns(on.pid)[0], threads_ns(worker)[1]
+
+    def work() -> Work:
+        seconds = time.monotonic() - start
+        loop_ns, worker_ns = threads_ns(on.pid)[0] - loop, threads_ns(worker)[1] - others
+        return Work(loop_ns / 1e9 / seconds, worker_ns / 1e9 / seconds, (commands(on) - done) / seconds)
+
+    yield work
+
+
+# ---- loads -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def loaded(on: Server, traffic: Traffic) -> Iterator[int]:
+    """Gives the process that does the work."""
+    with Load(on, traffic, CONNECTIONS) as load:
+        load.start(warmup=WARMUP)
+        yield on.pid
+        load.finish(now=True)
+
+
+@contextmanager
+def busy(on: Server, burn_us: float, sets: float) -> Iterator[int]:
+    words = [str(build("busy")), str(on.port), str(CONNECTIONS), f"{burn_us:.3f}", f"{sets:.4f}"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr
+        if (line := process.stderr.readline()) != "started\n":
+            raise RuntimeError(line + process.stderr.read())
+        time.sleep(WARMUP)
+        yield process.pid
+        if process.poll() is not None:
+            raise RuntimeError(process.stderr.read())
+    finally:
+        process.kill()
+        process.wait()
+
+
+Loader = Callable[[], AbstractContextManager[int]]
+
+
+def taken(on: Server, load: Loader, seconds: float) -> Work:
+    with load() as worker, watched(on, worker) as work:
+        time.sleep(seconds)
+        return work()
+
+
+def as_busy(on: Server, load: Loader, seconds: float) -> tuple[float, float]:
+    """For each request: microseconds that the worker computes, and how many SETs make the event loop as busy."""
+    work = taken(on, load, seconds)
+    burn_us = work.worker / work.requests * 1e6
+    wanted = work.loop / work.worker  # for each second of the worker's; the burning thread makes the same of its
+    at = [taken(on, partial(busy, on, burn_us, float(sets)), seconds) for sets in (1, MANY_SETS)]
+    one, many = (work.loop / work.worker for work in at)
+    return burn_us, min(3.0 * MANY_SETS, max(0.0, 1 + (MANY_SETS - 1) * (wanted - one) / (many - one)))
+
+
+# ---- measuring -------------------------------------------------------------------------------------------------------
+
+
+def gets(on: Server, load: Loader, seconds: float) -> tuple[Result, Work]:
+    with load() as worker, watched(on, worker) as work:
+        result = run_load(on, GET, 1, seconds, WARMUP)
+        return result, work()
+
+
+def summary(measured: list[tuple[Result, Work]]) -> dict[str, Any]:
+    works = [work for _, work in measured]
+    return {
+        **median_of([result for result, _ in measured]),
+        "worker_cores": median(work.worker for work in works),
+        "loop_cores": median(work.loop for work in works),
+        "commands_per_s": median(work.requests for work in works),
+    }
+
+
+def show(name: str, row: dict[str, Any]) -> None:
+    numbers = [f"{row[number]:>8.0f}" for number in ("p50_us", "p99_us", "p999_us", "max_us", "commands_per_s")]
+    numbers += [f"{row[number]:>7.2f}" for number in ("worker_cores", "loop_cores")]
+    print(f"{name:<36}", *numbers, flush=True)
+
+
+def measure_plain(on: Server, name: str, load: Loader, plan: Plan) -> dict[str, Any]:
+    row = {"case": name, **summary([gets(on, load, plan.seconds) for _ in range(plan.repeat)])}
+    show(name, row)
+    return row
+
+
+def measure(on: Server, name: str, traffic: Traffic, plan: Plan) -> dict[str, Any]:
+    ours: list[tuple[Result, Work]] = []
+    others: list[tuple[Result, Work]] = []
+    inference = partial(loaded, on, traffic)
+    burn_us, sets = as_busy(on, inference, plan.seconds)
+    for i in range(plan.repeat):
+        pair: tuple[tuple[list[tuple[Result, Work]], Loader], ...]
+        pair = (others, partial(busy, on, burn_us, sets)), (ours, inference)
+        for results, load in pair[:: 1 if i % 2 == 0 else -1]:
+            results.append(gets(on, load, plan.seconds))
+    ratios = [a["p99_us"] / b["p99_us"] for (a, _), (b, _) in zip(ours, others, strict=True)]
+    row = {"case": name, "connections": CONNECTIONS, **summary(ours), "busy": summary(others)}
+    row |= {"burn_us": burn_us, "sets": sets, "ratio": median(ratios), "ratio_most": max(ratios)}
+    show(name, row)
+    show(f"  {burn_us:.1f} us and {sets:.2f} SETs elsewhere", row["busy"])
+    return row
+
+
+def loads() -> Iterator[tuple[str, Callable[[Server], Traffic]]]:
+    """Models at work, by the names of their cases: each stores what it needs on a server."""
+
+    def prepared(case: throughput.Case, on: Server) -> Traffic:
+        return case.prepare(on).measured
+
+    for case in throughput.cases():
+        if case.name in LOADS:
+            yield case.name, partial(prepared, case)
+    yield "mobilenet-onnx", lambda on: throughput.prepare(on, "mobilenet-onnx", mobilenet("ONNX"))
+
+
+def storing(megabytes: int, plan: Plan) -> Iterator[dict[str, Any]]:
+    large = models.large(megabytes)
+    requests = {"set": encode(("SET", "large", large)), "storing": modelstore("large", "ONNX", large)}
+    for what, request in requests.items():
+        runs = [beside_request(request) for _ in range(plan.repeat)]
+        row = {"case": f"beside-{what}-{megabytes}MB", "worst_ms": max(worst for worst, _ in runs)}
+        row |= {"median_worst_ms": median(worst for worst, _ in runs), "took_ms": median(took for _, took in runs)}
+        print(f"{row['case']:<36} slowest GET {row['worst_ms']:.2f} ms, in {row['took_ms']:.0f} ms", flush=True)
+        yield row
+
+
+def judge(rows: list[dict[str, Any]]) -> Iterator[Goal]:
+    for row in rows:
+        if "ratio" in row:
+            text = f"p99 of GET {row['case'].replace('-', ' ', 1)}, {CONNECTIONS} connections"
+            yield Goal(f"{text}, to that beside equal work elsewhere", row["ratio"], MOST_RATIO, at_most=True)
+        if row["case"] == f"beside-storing-{MEGABYTES}MB":
+            yield Goal(
+                f"the slowest GET in ms while an ONNX model of {MEGABYTES} MB is stored",
+                row["worst_ms"],
+                MOST_MS,
+                at_most=True,
+            )
+
+
+def run(plan: Plan) -> Report:
+    report = Report()
+
+    def wants(name: str) -> bool:
+        return plan.wants(name) and (bool(plan.wanted) or not plan.quick or name in QUICK)
+
+    title = ("p50 us", "p99 us", "p99.9", "max us", "cmds/s")
+    print(f"{'a GET':<36}", *(f"{each:>8}" for each in title), f"{'worker':>7} {'loop':>7}", flush=True)
+    with server() as on:
+        throughput.send(on, SET.request)
+        if wants("beside-nothing"):
+            report.rows.append(measure_plain(on, "beside-nothing", lambda: nullcontext(on.pid), plan))
+        if wants("beside-set"):
+            report.rows.append(measure_plain(on, "beside-set", partial(loaded, on, SET), plan))
+    for name, prepare in loads():
+        if wants(f"beside-{name}"):
+            with server() as on:
+                throughput.send(on, SET.request)
+                report.rows.append(measure(on, f"beside-{name}", prepare(on), plan))
+    if wants("beside-storing"):
+        report.rows += storing(50 if plan.quick else MEGABYTES, plan)
+    report.goals += judge(report.rows)
+    return report

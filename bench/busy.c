@@ -1,0 +1,141 @@
+/* busy.c - as much work as inference is, but done by another process than the server: what bench/beside.py compares
+ * inference with.
+ *
+ * As with a server that runs models, clients send a request, one worker takes each in turn and computes for BURN-US,
+ * and then the client is answered and sends the next one. Here the worker is a thread of this process and computes
+ * nothing, and what the server does for a request is SETS times SET, on average, sent together.
+ *
+ * The worker thread gets connections from one pipe and hands them on through another; the main thread owns the
+ * connections and one epoll. It goes on until it is killed. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MOST_CONNECTIONS 1000
+#define MOST_SETS 100
+
+static const char set[] = "*3\r\n$3\r\nSET\r\n$5\r\nplain\r\n$3\r\nxxx\r\n", ok[] = "+OK\r\n";
+static char requests[MOST_SETS * (sizeof(set) - 1)];
+static int to_worker[2], from_worker[2];
+static double burn_ns;
+
+static void __attribute__((noreturn, format(printf, 1, 2))) die(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fputs("busy: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    exit(1);
+}
+
+static double cpu_ns(void) {
+    struct timespec used;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+    return (double)used.tv_sec * 1e9 + (double)used.tv_nsec;
+}
+
+/* What waiting and handing on take is part of what is burnt, as it is of what a worker of the server takes. */
+static void *work(void *unused) {
+    (void)unused;
+    uint16_t waiting[256];
+    double until = cpu_ns();
+    for (;;) {
+        ssize_t n = read(to_worker[0], waiting, sizeof(waiting));
+        if (n <= 0) return NULL;
+        for (size_t i = 0; i < (size_t)n / sizeof(*waiting); i++) {
+            until += burn_ns;
+            while (cpu_ns() < until) continue;
+            if (write(from_worker[1], &waiting[i], sizeof(*waiting)) < 0) die("pipe: %s", strerror(errno));
+        }
+    }
+}
+
+static void hand_over(uint16_t connection) {
+    if (write(to_worker[1], &connection, sizeof(connection)) < 0) die("pipe: %s", strerror(errno));
+}
+
+static int connect_server(unsigned port) {
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+        die("cannot connect to port %u: %s", port, strerror(errno));
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    return fd;
+}
+
+/* Whether with what has come all is answered. Replies are five bytes each, however they are cut. */
+static bool receive(int fd, size_t *missing) {
+    char replies[MOST_SETS * (sizeof(ok) - 1)];
+    ssize_t n = recv(fd, replies, *missing, 0);
+    if (n <= 0) die("the server closed the connection");
+    for (ssize_t i = 0; i < n; i++)
+        if (replies[i] != ok[(sizeof(ok) - 1 - *missing % (sizeof(ok) - 1) + (size_t)i) % (sizeof(ok) - 1)])
+            die("not +OK: %.*s", (int)n, replies);
+    *missing -= (size_t)n;
+    return !*missing;
+}
+
+int main(int argc, char **argv) {
+    if (argc != 5) die("usage: busy PORT CONNECTIONS BURN-US SETS");
+    unsigned port = (unsigned)atoi(argv[1]), connections = (unsigned)atoi(argv[2]);
+    double sets = atof(argv[4]), owed = 0;
+    burn_ns = atof(argv[3]) * 1e3;
+    if (!connections || connections > MOST_CONNECTIONS) die("connections: 1 to %d", MOST_CONNECTIONS);
+    if (!(sets >= 0 && sets < MOST_SETS)) die("sets: 0 to %d", MOST_SETS);
+    for (size_t i = 0; i < MOST_SETS; i++) memcpy(requests + i * (sizeof(set) - 1), set, sizeof(set) - 1);
+
+    static int fds[MOST_CONNECTIONS];
+    static size_t missing[MOST_CONNECTIONS];
+    int epoll = epoll_create1(0);
+    if (pipe(to_worker) < 0 || pipe(from_worker) < 0) die("pipe: %s", strerror(errno));
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = MOST_CONNECTIONS};
+    if (epoll_ctl(epoll, EPOLL_CTL_ADD, from_worker[0], &event) < 0) die("epoll: %s", strerror(errno));
+    for (unsigned i = 0; i < connections; i++) {
+        event.data.u32 = i;
+        fds[i] = connect_server(port);
+        if (epoll_ctl(epoll, EPOLL_CTL_ADD, fds[i], &event) < 0) die("epoll: %s", strerror(errno));
+        hand_over((uint16_t)i);
+    }
+    pthread_t worker;
+    if (pthread_create(&worker, NULL, work, NULL)) die("no thread");
+    fputs("started\n", stderr);
+
+    for (;;) {
+        struct epoll_event events[256];
+        uint16_t ready[256];
+        int count = epoll_wait(epoll, events, 256, -1);
+        for (int i = 0; i < count; i++) {
+            unsigned connection = events[i].data.u32;
+            if (connection < connections) {
+                if (receive(fds[connection], &missing[connection])) hand_over((uint16_t)connection);
+                continue;
+            }
+            ssize_t n = read(from_worker[0], ready, sizeof(ready));
+            for (ssize_t k = 0; k < n / (ssize_t)sizeof(*ready); k++) {
+                unsigned now = (unsigned)(owed += sets);
+                owed -= now;
+                if (!now) {
+                    hand_over(ready[k]);
+                    continue;
+                }
+                missing[ready[k]] = now * (sizeof(ok) - 1);
+                size_t size = now * (sizeof(set) - 1);
+                if (send(fds[ready[k]], requests, size, MSG_NOSIGNAL) != (ssize_t)size)
+                    die("send: %s", strerror(errno));
+            }
+        }
+    }
+}

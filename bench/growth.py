@@ -1,0 +1,331 @@
+"""The part "growth" of scripts/bench: what commands cost, in time and memory, beside how much there is of everything.
+
+So many models or tensors are stored, and commands come for any of them at random; or so many requests wait. Each point
+is measured in turn with plain Redis and as many strings or clients: what both lose with growth is the machine's doing
+(caches, page tables) or Redis's own.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+
+from bench import models
+from bench.harness import SET, Load, Result, Traffic, build_load, bulk, execution, modelstore, server, tensorset
+from bench.report import Plan, Report
+from bench.throughput import output_of, send
+from server import Server, wait_for
+from wire import Word, encode
+
+SIZES = (1, 10, 100, 1_000, 10_000)
+TENSORS = (*SIZES, 100_000, 1_000_000)
+QUICK = 100  # items, at most, of a quick look
+SHORT = 1 / 4  # of plan.seconds: there are many points, and a curve shows by itself which is off
+CONNECTIONS = 10
+CHUNK = 100  # commands that are sent together
+SAMPLE = 50_000  # commands at random: what they touch does not fit into a core's own cache
+SHARED = 50  # connections, where requests wait behind others of their own connection
+BATCHSIZE = 32
+RESERVE = 100  # descriptors of a process besides those of clients
+SLOWEST = 50e-6  # seconds that a request may take among many: all of them must be answered while it is measured
+ITEM = "#######"  # in a request: where the number of an item goes
+
+VALUES = models.random(1, 4)  # what the model is fed with
+
+Items = range | list[int]
+Chunk = tuple[bytes, int]  # requests, and how many these are
+
+
+# ---- requests for any of many keys -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, frozen=True)
+class Command:
+    name: str
+    request: bytes
+    answer: bytes = b"+OK\r\n"
+
+    def chunks(self, items: Items) -> Iterator[Chunk]:
+        pieces = self.request.split(ITEM.encode())
+        for start in range(0, len(items), CHUNK):
+            chunk = items[start : start + CHUNK]
+            yield b"".join([(b"%07d" % item).join(pieces) for item in chunk]), len(chunk)
+
+
+STRING = bytes(VALUES.nbytes)
+SET_STRING = Command("SET", encode(("SET", ITEM, STRING)))
+GET_STRING = Command("GET", encode(("GET", ITEM)), bulk(STRING))
+
+
+class Pipe:
+    """A connection on which two chunks are on their way. Every reply is compared."""
+
+    def __init__(self, on: Server, answer: bytes) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", on.port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.size = len(answer)
+        self.wanted = answer * (2 * CHUNK + 1)
+        self.owed = self.received = 0  # bytes
+
+    def send(self, source: Iterator[Chunk]) -> None:
+        while self.owed <= CHUNK * self.size and (chunk := next(source, None)):
+            self.socket.sendall(chunk[0])
+            self.owed += chunk[1] * self.size
+
+    def receive(self) -> None:
+        try:
+            data = self.socket.recv(2 * CHUNK * self.size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        begin = self.received % self.size
+        if not data or data != self.wanted[begin : begin + len(data)]:
+            raise RuntimeError(f"a wrong reply, or none: {data[:200]!r}")
+        self.received += len(data)
+        self.owed -= len(data)
+
+
+class Pipes:
+    """Connections that share what there is to send. Python is fast enough here, since it looks only now and then."""
+
+    def __init__(self, on: Server, answer: bytes, source: Iterator[Chunk]) -> None:
+        self.pipes = [Pipe(on, answer) for _ in range(CONNECTIONS)]
+        self.size = len(answer)
+        self.source = source
+
+    def __enter__(self) -> Pipes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in self.pipes:
+            pipe.socket.close()
+
+    def turn(self) -> bool:
+        """Returns whether there was something to send or to wait for."""
+        for pipe in self.pipes:
+            pipe.send(self.source)
+        if not any(pipe.owed for pipe in self.pipes):
+            return False
+        time.sleep(0.0003)
+        for pipe in self.pipes:
+            pipe.receive()
+        return True
+
+    def count(self, seconds: float) -> int:
+        """Replies within so many seconds."""
+        end = time.perf_counter() + seconds
+        before = sum(pipe.received for pipe in self.pipes)
+        while time.perf_counter() < end:
+            self.turn()
+        return (sum(pipe.received for pipe in self.pipes) - before) // self.size
+
+
+def send_for_each(on: Server, command: Command, items: Items) -> float:
+    """Microseconds for one."""
+    start = time.perf_counter()
+    with Pipes(on, command.answer, command.chunks(items)) as pipes:
+        while pipes.turn():
+            pass
+    return (time.perf_counter() - start) / len(items) * 1e6
+
+
+def send_for_any(on: Server, command: Command, items: int, seconds: float) -> float:
+    """Microseconds for one."""
+    sample = random.Random(42).choices(range(items), k=SAMPLE)
+    with Pipes(on, command.answer, cycle(list(command.chunks(sample)))) as pipes:
+        pipes.count(seconds / 4)
+        start = time.perf_counter()
+        count = pipes.count(seconds)
+        took = time.perf_counter() - start
+        pipes.source = iter(())
+        while pipes.turn():
+            pass
+    return took / count * 1e6
+
+
+# ---- what one point of a curve is ------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, frozen=True, order=True)
+class Memory:
+    """Bytes: what Redis counts, which is all that it stores; and the whole process, libraries and Python included."""
+
+    used: int
+    resident: int
+
+    @classmethod
+    def of(cls, on: Server, clients: int = 0) -> Memory:
+        with on.wire() as wire:  # those that were closed go when the server gets round to it
+            wait_for(lambda: wire.ask("INFO", "clients").count(b"connected_clients:%d\r" % (clients + 1)))
+        resident = re.search(r"VmRSS:\s*(\d+) kB", Path(f"/proc/{on.pid}/status").read_text())
+        assert resident
+        return cls(on.used_memory(), int(resident[1]) * 1024)
+
+    def since(self, before: Memory, items: int) -> dict[str, float]:
+        """For each item."""
+        used, resident = self.used - before.used, self.resident - before.resident
+        return {"memory_bytes": round(used / items, 1), "resident_bytes": round(resident / items, 1)}
+
+
+def alternate(repeat: int, ours: Callable[[], float], plain: Callable[[], float]) -> tuple[Result, Result]:
+    """Microseconds of both."""
+    taken: tuple[list[float], list[float]] = ([], [])
+    for i in range(repeat):
+        for times, measure in ((taken[1], plain), (taken[0], ours))[:: 1 if i % 2 == 0 else -1]:
+            times.append(measure())
+    first, second = ({"us": median(times), "us_least": min(times), "us_most": max(times)} for times in taken)
+    return first, second
+
+
+def show(row: Result) -> Result:
+    plain = row["plain"]
+    text = f"{row['case']:<24}{row['items']:>9}  {row['command']:<16}{row['us']:>8.2f} us {row['memory_bytes']:>9.0f} B"
+    text += f"  {row['resident_bytes']:>9.0f} B resident  {plain['command']:<4}{plain['us']:>8.2f} us"
+    print(text + f" {plain['memory_bytes']:>9.0f} B", flush=True)
+    return row
+
+
+# ---- stored models, stored tensors -----------------------------------------------------------------------------------
+
+
+def execute(model: str, tensor: str) -> Command:
+    words = "AI.MODELEXECUTE", model, "INPUTS", 1, tensor, "OUTPUTS", 1, "m:out"
+    return Command(words[0], encode(words))
+
+
+def grow_stored(
+    plan: Plan, sizes: tuple[int, ...], store: Command, measured: list[tuple[Command, Command]]
+) -> Iterator[Result]:
+    """What is measured comes in pairs: a command, and what is sent to plain Redis."""
+    model = models.linear("n")
+    seconds = plan.seconds * SHORT
+    with server() as on, server() as other:
+        needed = modelstore("m", model.backend, model.blob), tensorset("x", VALUES)
+        send(on, *needed)
+        # What the first of all costs counts for none: a library, statistics of commands, what Redis keeps for clients.
+        for number, (command, plain) in enumerate([(store, SET_STRING), *measured]):
+            times = CHUNK * CONNECTIONS if number else 1
+            send_for_each(on, command, [0] * times)
+            send_for_each(other, plain, [0] * times)
+        send(on, encode(("FLUSHALL",)), *needed, execute("m", "x").request)
+        send(other, encode(("FLUSHALL",)))
+        before, before_strings = Memory.of(on), Memory.of(other)
+        there = 0
+        for items in sizes:
+            new, there = range(there, items), items
+            store_us, store_string_us = send_for_each(on, store, new), send_for_each(other, SET_STRING, new)
+            send_for_each(on, measured[-1][0], new)  # a library allocates more with the first run of a model
+            memory, strings = Memory.of(on).since(before, items), Memory.of(other).since(before_strings, items)
+            for command, plain in measured:
+                ours, others = alternate(
+                    plan.repeat,
+                    partial(send_for_any, on, command, items, seconds),
+                    partial(send_for_any, other, plain, items, seconds),
+                )
+                output_of(on, "m", model)
+                row = {"command": command.name, "items": items, **ours, "store_us": store_us, **memory}
+                yield {**row, "plain": {"command": plain.name, **others, "store_us": store_string_us, **strings}}
+
+
+def grow_models(plan: Plan, sizes: tuple[int, ...]) -> Iterator[Result]:
+    model = models.linear("n")
+    store = Command("AI.MODELSTORE", modelstore(ITEM, model.backend, model.blob))
+    yield from grow_stored(plan, sizes, store, [(execute(ITEM, "x"), GET_STRING)])
+
+
+def grow_tensors(plan: Plan, sizes: tuple[int, ...]) -> Iterator[Result]:
+    store = Command("AI.TENSORSET", tensorset(ITEM, VALUES))
+    read = Command("AI.TENSORGET", encode(("AI.TENSORGET", ITEM, "BLOB")), bulk(VALUES.tobytes()))
+    pairs = [(store, SET_STRING), (read, GET_STRING), (execute("m", ITEM), GET_STRING)]
+    yield from grow_stored(plan, sizes, store, pairs)
+
+
+# ---- waiting requests ------------------------------------------------------------------------------------------------
+
+
+def under_load(on: Server, traffic: Traffic, items: int, connections: int, seconds: float, seen: list[Memory]) -> float:
+    """Microseconds from one reply to the next; `seen` gets what memory the server had meanwhile."""
+    seconds = max(seconds, items * SLOWEST)
+    with Load(on, traffic, connections, pipeline=items // connections) as load:
+        load.start(warmup=seconds / 2)
+        time.sleep(seconds / 2)
+        seen.append(Memory.of(on, connections))
+        time.sleep(seconds / 2)
+        result = load.finish(now=True)
+    return 1e6 / float(result["requests_per_s"])
+
+
+def grow_waiting(plan: Plan, sizes: tuple[int, ...], most: int, *options: Word) -> Iterator[Result]:
+    """So many requests are on their way all the time, on a connection each, or on so many connections at most."""
+    clients = encode(("CONFIG", "SET", "maxclients", sizes[-1] + RESERVE // 2))
+    seconds = plan.seconds * SHORT
+    with server() as on, server() as other:
+        send(on, clients)
+        send(other, clients)
+        model = models.linear("n")
+        traffic = execution("m", model, *options)
+        under_load(on, traffic, 1, 1, seconds, [])
+        before, before_plain = Memory.of(on), Memory.of(other)
+        for items in sizes:
+            connections = min(items, most)
+            seen: tuple[list[Memory], list[Memory]] = ([], [])
+            ours, plain = alternate(
+                plan.repeat,
+                partial(under_load, on, traffic, items, connections, seconds, seen[0]),
+                partial(under_load, other, SET, items, connections, seconds, seen[1]),
+            )
+            output_of(on, "m", model)
+            memory, plain_memory = max(seen[0]).since(before, items), max(seen[1]).since(before_plain, items)
+            row = {"command": "AI.MODELEXECUTE", "items": items, "connections": connections, **ours, **memory}
+            yield {**row, "plain": {"command": "SET", **plain, **plain_memory}}
+
+
+# ---- the part --------------------------------------------------------------------------------------------------------
+
+Grow = Callable[[Plan, tuple[int, ...]], Iterator[Result]]
+
+
+def cases() -> Iterator[tuple[str, tuple[int, ...], Grow]]:
+    yield "growth-models", SIZES, grow_models
+    yield "growth-tensors", TENSORS, grow_tensors
+    yield "growth-waiting", SIZES, lambda plan, sizes: grow_waiting(plan, sizes, SIZES[-1])
+    yield (
+        "growth-waiting-batch",
+        SIZES,
+        lambda plan, sizes: grow_waiting(plan, sizes, SIZES[-1], "BATCHSIZE", BATCHSIZE),
+    )
+    yield "growth-pipelined", SIZES, lambda plan, sizes: grow_waiting(plan, sizes, SHARED)
+
+
+def allow_clients(most: int) -> int:
+    """How many clients a server may have here: this process, its servers and its loads share one limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most + RESERVE
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if allowed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(soft, allowed) - RESERVE
+
+
+def run(plan: Plan) -> Report:
+    build_load()
+    report = Report()
+    clients = allow_clients(SIZES[-1])
+    for case, sizes, grow in cases():
+        if not plan.wants(case):
+            continue
+        if plan.quick:
+            sizes = tuple(items for items in sizes if items <= QUICK)
+        if "waiting" in case and sizes[-1] > clients:
+            sizes = tuple(items for items in sizes if items <= clients)
+            report.skipped.append(f"{case}: no more than {sizes[-1]} clients, as ulimit -n is {clients + RESERVE} here")
+        report.rows += [show({"case": case, **row}) for row in grow(plan, sizes)]
+    return report

@@ -1,0 +1,208 @@
+"""Part "images" of scripts/bench: images classified by MobileNetV2, alone and in batches, against the library itself.
+
+Each request is TENSORSET, MODELEXECUTE and TENSORGET sent together, with keys of the connection's own: 602 KB there and
+4 KB back. The server has one worker; the library runs with as many threads in a Python loop in another process, which
+alternates with the server. Batches come and go whole, so a rate is taken from one batch to another, and by a client
+written here: it tells when each reply came, and holds every one of them against the right answer.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from bench.harness import modelstore, tensorset
+from bench.library_loop import Library, library
+from bench.mobilenet import BACKENDS, mobilenet
+from bench.models import Model
+from bench.report import Goal, Plan, Report
+from server import Server, module_path
+from wire import encode
+
+BATCHES = (1, 8, 16, 32)
+LOOK = (8,)  # for a look: the one size, and on the first library
+SHARE = 0.95
+LEAST_BATCHES = 4  # that a rate is taken from
+THREADS = 2  # of the library and for one run of the server, in the case that compares more than one
+TOLERANCE = 1e-4
+
+
+@dataclass(slots=True)
+class Connection:
+    socket: socket.socket
+    request: bytes
+    reply: bytearray = field(default_factory=bytearray)
+    sent: float = 0.0
+
+    def send(self) -> None:
+        self.reply.clear()
+        self.sent = time.perf_counter()
+        self.socket.sendall(self.request)  # the server reads at once, so this does not wait for long
+
+
+class Clients:
+    """So many connections, each of which sends its next request when the last one has been answered."""
+
+    def __init__(self, on: Server, name: str, model: Model, count: int) -> None:
+        self.before = b"+OK\r\n+OK\r\n$%d\r\n" % model.output.nbytes
+        self.size = len(self.before) + model.output.nbytes + 2
+        self.output = model.output.ravel()
+        self.selector = selectors.DefaultSelector()
+        for number in range(count):
+            x, y = f"{name}:{number}:x", f"{name}:{number}:y"
+            request = tensorset(x, model.feed)
+            request += encode(("AI.MODELEXECUTE", name, "INPUTS", 1, x, "OUTPUTS", 1, y))
+            request += encode(("AI.TENSORGET", y, "BLOB"))
+            link = socket.create_connection(("127.0.0.1", on.port), timeout=60)
+            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.selector.register(link, selectors.EVENT_READ, Connection(link, request))
+        self.connections: list[Connection] = [key.data for key in self.selector.get_map().values()]
+
+    def run(self, batch: int, seconds: float) -> tuple[float, list[float]]:
+        """Replies a second, and the latencies in seconds."""
+        ends: list[float] = []
+        latencies: list[float] = []
+        for connection in self.connections:
+            connection.send()
+        warm = len(self.connections)
+        start, left = float("inf"), len(self.connections)
+        while left:
+            for key, _ in self.selector.select(60) or self._give_up():
+                connection = key.data
+                connection.reply += connection.socket.recv(1 << 16) or self._give_up()
+                if len(connection.reply) < self.size:
+                    continue
+                now = time.perf_counter()
+                ends.append(now)
+                latencies.append(now - connection.sent)
+                self._check(connection.reply)
+                if len(ends) == warm:
+                    start = now
+                if now < start + seconds or len(ends) <= warm + LEAST_BATCHES * batch:
+                    connection.send()
+                else:
+                    left -= 1
+        # The last replies come when fewer and fewer are on their way.
+        ends = ends[warm - 1 : len(ends) - len(self.connections) + 1]
+        whole = (len(ends) - 1) // batch * batch
+        return whole / (ends[whole] - ends[0]), latencies[warm : len(latencies) - len(self.connections)]
+
+    def _check(self, reply: bytearray) -> None:
+        begin = len(self.before)
+        output = np.frombuffer(reply[begin:-2], np.float32)
+        if not reply.startswith(self.before) or not np.allclose(output, self.output, TOLERANCE, TOLERANCE):
+            raise RuntimeError(f"a wrong reply: {bytes(reply[:200])!r}")
+
+    def _give_up(self) -> Any:
+        raise RuntimeError("the server does not answer")
+
+    def close(self) -> None:
+        for connection in self.connections:
+            connection.socket.close()
+        self.selector.close()
+
+
+@contextmanager
+def server(threads: int) -> Iterator[Server]:
+    """One worker, with so many threads for one run."""
+    with TemporaryDirectory() as folder:
+        options = ("THREADS_PER_QUEUE", 1, "INTRA_OP_PARALLELISM", threads)
+        started = Server(Path(folder), options=options, module=module_path())
+        try:
+            yield started.start()
+        finally:
+            started.stop()
+
+
+def served(on: Server, name: str, model: Model, connections: int, batch: int, seconds: float) -> dict[str, float]:
+    clients = Clients(on, name, model, connections)
+    try:
+        with on.wire() as wire:
+            wire.ask("AI.INFO", name, "RESETSTAT")
+            rate, latencies = clients.run(batch, seconds)
+            reply = wire.ask("AI.INFO", name, "FULL")
+    finally:
+        clients.close()
+    info = dict(zip(reply[::2], reply[1::2], strict=True))
+    p50, p99 = np.percentile(latencies, (50, 99)) * 1e6
+    return {"requests_per_s": rate, "p50_us": p50, "p99_us": p99, "average_batch": float(info[b"average_batch"])}
+
+
+def measure(
+    on: Server, direct: Library, model: Model, batch: int, threads: int, seconds: float, repeat: int
+) -> Iterator[dict[str, Any]]:
+    """A row for as many connections as a batch has requests, and one for twice as many."""
+    name = f"mobilenet-{model.backend.lower()}"
+    with on.wire() as wire:
+        options = ("BATCHSIZE", batch) if batch > 1 else ()
+        wire.socket.sendall(modelstore(name, model.backend, model.blob, (*options, *model.nodes)))
+        if (reply := wire.read()) != b"OK":
+            raise RuntimeError(reply)
+    counts = (batch, 2 * batch)
+    library_rates: list[float] = []
+    results: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
+    for number in range(repeat):
+        turns = [*counts, 0][:: 1 if number % 2 == 0 else -1]  # 0: the library's
+        for count in turns:
+            if count:
+                results[count].append(served(on, name, model, count, batch, seconds))
+            else:
+                library_rates.append(direct.rate(batch, seconds))
+    for count in counts:
+        shares = [mine["requests_per_s"] / rate for mine, rate in zip(results[count], library_rates, strict=True)]
+        yield {
+            "case": name,
+            "batch": batch,
+            "threads": threads,
+            "connections": count,
+            **{key: median(result[key] for result in results[count]) for key in results[count][0]},
+            "library_per_s": median(library_rates),
+            "share": median(shares),
+            "share_least": min(shares),
+            "share_most": max(shares),
+        }
+
+
+def line(row: dict[str, Any]) -> str:
+    return (
+        f"{row['case']:<18}  batch {row['batch']:>2}  threads {row['threads']}  conns {row['connections']:>2}"
+        f"  {row['requests_per_s']:>6.1f}/s  p50 {row['p50_us'] / 1e3:>6.1f} ms  p99 {row['p99_us'] / 1e3:>6.1f} ms"
+        f"  average batch {row['average_batch']:>4.1f}  library {row['library_per_s']:>6.1f}/s"
+        f"  share {row['share']:.3f} ({row['share_least']:.3f}-{row['share_most']:.3f})"
+    )
+
+
+def run(plan: Plan) -> Report:
+    report = Report()
+    for backend in BACKENDS:
+        name = f"mobilenet-{backend.lower()}"
+        if not plan.wants(name) or (plan.quick and not plan.wanted and backend != BACKENDS[0]):
+            continue
+        try:
+            model = mobilenet(backend)
+        except ImportError as error:
+            report.skipped.append(f"{name}: {error}; pip install -c constraints.txt '.[bench]' brings it")
+            continue
+        for threads in (1,) if plan.quick else (1, THREADS):
+            # With more threads than one, the server's main thread has no core for itself here: a look is enough.
+            batches = LOOK if plan.quick or threads > 1 else BATCHES
+            with server(threads) as on, library(model, threads) as direct:
+                for batch in batches:
+                    rows = list(measure(on, direct, model, batch, threads, plan.seconds, plan.repeat))
+                    for row in rows:
+                        print(line(row), flush=True)
+                    report.rows += rows
+                    if batch > 1 and threads == 1:
+                        text = f"{backend}, MobileNetV2 in batches of {batch}: share of the library's own rate"
+                        report.goals.append(Goal(text, max(row["share"] for row in rows), SHARE))
+    return report

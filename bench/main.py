@@ -1,0 +1,192 @@
+"""scripts/bench: runs the parts of the benchmark and writes what they measured as JSON, as a table and as pictures.
+
+Each part starts servers of its own on loopback, and measures each of its cases several times, alternating with what it
+is compared with. What is written after each part is whole, so that nothing is lost when a run is stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import groupby
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+from bench.harness import ROOT, build_load, machine, server, watch_others
+from bench.report import Goal, Part, Plan, Report
+
+PARTS = ("throughput", "beside", "images", "rivals", "growth")
+BACKENDS = {"ONNX": "onnxruntime", "TORCH": "torch", "TF": "tensorflow", "TFLITE": "tflite"}
+
+
+def about() -> dict[str, Any]:
+    """The machine, and the versions of the libraries that are installed."""
+    with server() as on:
+        with on.wire() as wire:
+            for name, folder in BACKENDS.items():
+                wire.ask("AI.CONFIG", "LOADBACKEND", name, f"redisai_{folder}/redisai_{folder}.so")
+        return machine(on)
+
+
+def goal(of: Goal) -> dict[str, Any]:
+    return asdict(of) | {"reached": of.reached}
+
+
+def layout(report: Report) -> dict[str, Any]:
+    return {"rows": report.rows, "goals": [goal(each) for each in report.goals], "skipped": report.skipped}
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+def flat(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Lists, such as distributions, are for pictures."""
+    for name, value in row.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name} ")
+        elif not isinstance(value, list):
+            yield prefix + name, value
+
+
+def cell(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def table(titles: list[str], lines: list[list[Any]]) -> Iterator[str]:
+    numbers = [all(isinstance(each[i], int | float) for each in lines) for i in range(len(titles))]
+    yield "| " + " | ".join(titles) + " |"
+    yield "|" + "|".join("---:" if number else "---" for number in numbers) + "|"
+    for each in lines:
+        yield "| " + " | ".join(map(cell, each)) + " |"
+    yield ""
+
+
+def titled(name: str) -> str:
+    return name.removesuffix("_us").replace("_per_s", "/s").replace("_", " ") + (", us" if name.endswith("_us") else "")
+
+
+def text(figures: dict[str, Any]) -> str:
+    about, plan = figures["machine"], figures["plan"]
+    lines = ["# What scripts/bench measured", ""]
+    lines += [f"- {titled(name)}: {cell(value)}" for name, value in about.items()]
+    lines += [f"- every pair measured {plan['repeat']} times, alternating; {plan['seconds']:g} s each time", ""]
+    goals = [each for part in figures["parts"].values() for each in part["goals"]]
+    if goals:
+        lines += ["## Goals", ""]
+        words = [("at most " if each["at_most"] else "at least ") + f"{each['limit']:g}" for each in goals]
+        lines += table(
+            ["goal", "limit", "here", "reached"],
+            [
+                [each["text"], word, float(each["value"]), "yes" if each["reached"] else "**no**"]
+                for each, word in zip(goals, words, strict=True)
+            ],
+        )
+    for name, part in figures["parts"].items():
+        lines += [f"## {name}", ""]
+        for titles, rows in groupby((dict(flat(row)) for row in part["rows"]), key=list):
+            lines += table([titled(title) for title in titles], [list(row.values()) for row in rows])
+        lines += [f"- skipped: {each}" for each in part["skipped"]]
+        lines += [""] if part["skipped"] else []
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def write(figures: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pair = re.compile(r"\[\s+([^][{},\s]+),\s+([^][{},\s]+)\s+\]")  # of a distribution: one line instead of four
+    path.write_text(pair.sub(r"[\1, \2]", dumps(figures, indent=1)) + "\n")
+    path.with_suffix(".md").write_text(text(figures))
+
+
+def draw(figures: dict[str, Any], folder: Path) -> None:
+    if not find_spec("matplotlib"):
+        print("no pictures: matplotlib is not installed (.venv/bin/pip install matplotlib)")
+        return
+    from bench import pictures
+
+    pictures.draw(figures, folder)
+
+
+# ---- the run ---------------------------------------------------------------------------------------------------------
+
+
+def measure(name: str, plan: Plan) -> Report:
+    """A part that fails does not take the others with it."""
+    part: Part = import_module(f"bench.{name}").run
+    try:
+        return part(plan)
+    except Exception as error:
+        traceback.print_exc()
+        return Report(skipped=[f"{name} failed: {error}"])
+
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--parts", type=names, default=PARTS, help=f"which: {','.join(PARTS)} (default all)")
+    parser.add_argument("--cases", type=names, default=(), help="names, or how names begin: linear,fraud-dag")
+    parser.add_argument("--quick", action="store_true", help="a few cases, once each, in about a minute")
+    parser.add_argument("--seconds", type=float, help="each measurement (default 1, quick 0.2)")
+    parser.add_argument("--repeat", type=int, help="how often each pair is measured (default 5, quick 1)")
+    parser.add_argument("--json", type=Path, help="where the figures go, the table and the pictures beside them")
+    parser.add_argument("--check", action="store_true", help="exit with 1 when a goal is missed")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    plan = Plan(
+        seconds=options.seconds or (0.2 if options.quick else 1.0),
+        repeat=options.repeat or (1 if options.quick else 5),
+        quick=options.quick,
+        wanted=options.cases,
+    )
+    # Only a run of everything replaces the figures that the README shows.
+    whole = options.parts == PARTS and not options.quick and not options.cases
+    path: Path = options.json or ROOT / ("bench" if whole else "build/bench") / "results.json"
+
+    build_load()
+    figures: dict[str, Any] = {"machine": about(), "plan": asdict(plan), "parts": {}}
+    failed, start, others = False, time.monotonic(), watch_others()
+    for name in options.parts:
+        print(f"\n== {name}", flush=True)
+        report = measure(name, plan)
+        failed |= any(each.startswith(f"{name} failed") for each in report.skipped)
+        if not (report.rows or report.goals or report.skipped):
+            continue
+        figures["parts"][name] = layout(report)
+        figures["machine"]["cores_taken_by_others"] = round(others(), 2)
+        figures["plan"]["minutes"] = round((time.monotonic() - start) / 60, 1)
+        write(figures, path)
+    if not figures["parts"]:
+        from bench.throughput import cases
+
+        sys.exit(f"no such case; {PARTS[0]} has {', '.join(case.name for case in cases())}")
+
+    goals = [
+        Goal(**{key: value for key, value in each.items() if key != "reached"}) for each in every(figures, "goals")
+    ]
+    print("", *(f"skipped: {each}" for each in every(figures, "skipped")), *goals, sep="\n")
+    machine = figures["machine"]
+    print(f"{machine['cpu']}, {machine['cores']} cores, of which others took {machine['cores_taken_by_others']}")
+    print(f"{path}, and {path.with_suffix('.md').name} beside it")
+    draw(figures, path.parent)
+    return int(failed or (options.check and not (goals and all(each.reached for each in goals))))
+
+
+def every(figures: dict[str, Any], what: str) -> list[Any]:
+    return [each for part in figures["parts"].values() for each in part[what]]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""The part "rivals" of scripts/bench: the credit-card case as a DAG beside what one would deploy otherwise.
+
+That is a service in Python that gets the reference data of a card from Redis and runs the network with the same
+library: bench/rivals_fastapi.py, bench/rivals_litserve.py. What no service with one worker can exceed is the library
+called directly in a loop. Each alternates with ours; every answer is compared.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from statistics import median
+
+from bench import models
+from bench.harness import ROOT, Result, Traffic, build_load, median_of, run_load, server
+from bench.library_loop import library
+from bench.report import Goal, Plan, Report
+from bench.throughput import dag_pair
+from server import Server, free_port, wait_for
+
+CONNECTIONS = (1, 10, 50)
+JUDGED = 50
+TIMES, P50_RATIO = 5.0, 1 / 3
+START_SECONDS, STOP_SECONDS = 60.0, 10.0
+LOOP = "rival-loop"
+
+Measure = Callable[[], Result]
+
+
+@dataclass(slots=True, frozen=True)
+class Rival:
+    """A module of bench that listens: python -m bench.rivals_<name> PORT PORT-OF-REDIS."""
+
+    name: str
+    title: str
+    packages: tuple[str, ...]
+
+    def missing(self) -> list[str]:
+        return [package for package in self.packages if not find_spec(package)]
+
+
+SERVICE = ("fastapi", "uvicorn", "uvloop", "httptools", "redis", "hiredis", "onnxruntime")
+RIVALS = (Rival("fastapi", "FastAPI", SERVICE), Rival("litserve", "LitServe", ("litserve", *SERVICE)))
+
+
+@dataclass(slots=True, frozen=True)
+class Service:
+    port: int
+
+
+# ---- the services ----------------------------------------------------------------------------------------------------
+
+
+def listens(process: subprocess.Popen[bytes], port: int) -> bool:
+    if process.poll() is not None:
+        raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def serve(rival: Rival, redis: Server) -> Iterator[Service]:
+    """In a group of processes of its own, since it may start some; it also ends when we are killed."""
+    port = free_port()
+    words = ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", f"bench.rivals_{rival.name}"]
+    words += [str(port), str(redis.port)]
+    paths = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    process = subprocess.Popen(words, env=os.environ | paths, start_new_session=True)
+    try:
+        wait_for(partial(listens, process, port), START_SECONDS, f"{rival.title} listens")
+        yield Service(port)
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+        with suppress(ProcessLookupError):  # what it has started may outlive it
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def post(body: bytes, answer: bytes) -> Traffic:
+    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n"
+    return Traffic(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, answer, http=True)
+
+
+# ---- measuring -------------------------------------------------------------------------------------------------------
+
+
+def alternate(repeat: int, ours: Measure, theirs: Measure) -> tuple[list[Result], list[Result]]:
+    results: tuple[list[Result], list[Result]] = [], []
+    for i in range(repeat):
+        for measured, measure in list(zip(results, (ours, theirs), strict=True))[:: 1 if i % 2 == 0 else -1]:
+            measured.append(measure())
+    return results
+
+
+def ratio(ours: list[Result], theirs: list[Result], number: str) -> float:
+    return float(median(a[number] / b[number] for a, b in zip(ours, theirs, strict=True)))
+
+
+def beside_service(plan: Plan, rival: Rival, on: Server, ours: Traffic, theirs: Traffic) -> Iterator[Result]:
+    with serve(rival, on) as service:
+        run_load(service, theirs, JUDGED, 0.2, 0.2)  # the first requests make connections to Redis
+        for connections in (JUDGED,) if plan.quick else CONNECTIONS:
+            much = connections, plan.seconds, min(0.3, plan.seconds / 2)
+            results = alternate(
+                plan.repeat, partial(run_load, on, ours, *much), partial(run_load, service, theirs, *much)
+            )
+            yield {
+                "case": f"rival-{rival.name}",
+                "against": rival.title,
+                "connections": connections,
+                **median_of(results[0]),
+                "plain": median_of(results[1]),
+                "share": ratio(*results, "requests_per_s"),
+                "p50_share": ratio(*results, "p50_us"),
+            }
+
+
+def beside_loop(plan: Plan, on: Server, ours: Traffic) -> Result:
+    """Rates only: nothing waits there."""
+    with library(models.fraud("ONNX")) as loop:
+        results = alternate(
+            plan.repeat,
+            partial(run_load, on, ours, JUDGED, plan.seconds, min(0.3, plan.seconds / 2)),
+            lambda: {"requests_per_s": loop.rate(1, plan.seconds)},
+        )
+    rates = {"requests_per_s": median(result["requests_per_s"] for result in results[1])}
+    share = ratio(*results, "requests_per_s")
+    return {
+        "case": LOOP,
+        "against": "a loop",
+        "connections": JUDGED,
+        **median_of(results[0]),
+        "plain": rates,
+        "share": share,
+    }
+
+
+def show(row: Result) -> None:
+    p50 = f", p50 {row['p50_us']:.0f} us to {row['plain']['p50_us']:.0f} us" if "p50_share" in row else ""
+    print(
+        f"{row['case']:<15}  at {row['connections']:>2}: {row['requests_per_s']:.0f}/s to "
+        f"{row['plain']['requests_per_s']:.0f}/s, {row['share']:.2f} times{p50}",
+        flush=True,
+    )
+
+
+def judge(row: Result) -> Iterator[Goal]:
+    if row["connections"] == JUDGED and "p50_share" in row:
+        text = f"the credit-card case as a DAG, {JUDGED} connections, beside {row['against']}: "
+        yield Goal(f"{text}times its throughput", row["share"], TIMES)
+        yield Goal(f"{text}share of its p50", row["p50_share"], P50_RATIO, at_most=True)
+
+
+def rows(plan: Plan, report: Report) -> Iterator[Result]:
+    wanted = [rival for rival in RIVALS if plan.wants(f"rival-{rival.name}")]
+    if not wanted and not plan.wants(LOOP):
+        return
+    transaction, reference = (values for _, values in models.fraud("ONNX").feeds)
+    with server() as on:
+        ours = dag_pair("fraud", "ONNX", (), on).measured
+        with on.wire() as wire:
+            wire.ask("SET", "reference", reference.tobytes())
+            output = wire.ask("AI.TENSORGET", "fraud:out", "BLOB")
+        theirs = post(transaction.tobytes(), output)
+        for rival in wanted:
+            if missing := rival.missing():
+                report.skipped.append(f"{rival.title}: .venv/bin/pip install {' '.join(missing)}")
+                continue
+            yield from beside_service(plan, rival, on, ours, theirs)
+        if plan.wants(LOOP):
+            yield beside_loop(plan, on, ours)
+
+
+def run(plan: Plan) -> Report:
+    build_load()
+    report = Report()
+    for row in rows(plan, report):
+        show(row)
+        report.rows.append(row)
+        report.goals += judge(row)
+    return report
