@@ -134,7 +134,7 @@ def served(on: Server, name: str, model: Model, connections: int, batch: int, se
     finally:
         clients.close()
     info = dict(zip(reply[::2], reply[1::2], strict=True))
-    p50, p99 = np.percentile(latencies, (50, 99)) * 1e6
+    p50, p99 = (np.percentile(latencies, (50, 99)) * 1e6).tolist()
     return {"requests_per_s": rate, "p50_us": p50, "p99_us": p99, "average_batch": float(info[b"average_batch"])}
 
 

@@ -6,9 +6,7 @@ counts is the median of the ratios of neighbours: a machine that is now faster, 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
@@ -242,32 +240,12 @@ def chosen(plan: Plan) -> list[Case]:
 # ---- measuring -------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def apart(on: Server) -> Iterator[None]:
-    """Keeps the event loop and what is started meanwhile on cores of their own.
-
-    A single client and the server never work at the same time. Where the scheduler puts both on one core they take
-    turns there, and a SET takes a quarter of the time that it takes a client elsewhere, as clients are.
-    """
-    all_cores = os.sched_getaffinity(0)
-    first, *others = sorted(all_cores)
-    if others:
-        os.sched_setaffinity(on.pid, {first})  # the main thread; workers were started before
-        os.sched_setaffinity(0, others)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(on.pid, all_cores)
-        os.sched_setaffinity(0, all_cores)
-
-
 def measure(on: Server, case: Case, pair: Pair, connections: int, seconds: float, repeat: int) -> Result:
     measured: list[Result] = []
     plain: list[Result] = []
-    with apart(on) if connections == 1 else nullcontext():
-        for i in range(repeat):
-            for results, traffic in ((plain, pair.plain), (measured, pair.measured))[:: 1 if i % 2 == 0 else -1]:
-                results.append(run_load(on, traffic, connections, seconds, min(0.3, seconds / 2)))
+    for i in range(repeat):
+        for results, traffic in ((plain, pair.plain), (measured, pair.measured))[:: 1 if i % 2 == 0 else -1]:
+            results.append(run_load(on, traffic, connections, seconds, min(0.3, seconds / 2)))
     if pair.check:
         pair.check()
     shares = [a["requests_per_s"] / b["requests_per_s"] for a, b in zip(measured, plain, strict=True)]

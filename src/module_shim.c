@@ -7,6 +7,7 @@
  *
  * Every mutex is named at the head of the file that owns it; all of them are leaves: none is held while another is
  * taken. */
+#include "allocator.h"
 #include "command_info.h"
 #include "dag.h"
 #include "engine.h"
@@ -59,6 +60,7 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
                                  REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD);
 
     if (options_parse(ctx, argv, argc) || unblock_init(ctx) || engine_start(ctx)) return REDISMODULE_ERR;
+    allocator_init();
     import_backends(ctx);
     tensor_max_bytes(ctx, UINT64_MAX);
     if (tensor_type_register(ctx) || model_type_register(ctx) || script_type_register(ctx)) return REDISMODULE_ERR;

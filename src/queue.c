@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "allocator.h"
 #include "op.h"
 #include "options.h"
 #include "redis_api.h"
@@ -239,6 +240,7 @@ static int take(List *list, Op **ops, int most) {
 void bridge_take_ops(Queue *queue, int worker, Taken *taken, int most, int wait) {
     if (!queue->workers[worker].started) {
         pthread_getcpuclockid(pthread_self(), &queue->workers[worker].cpu_clock);
+        allocator_prepare_thread();
         __atomic_store_n(&queue->workers[worker].started, 1, __ATOMIC_RELEASE);
     }
     pthread_mutex_lock(&queue->mutex);
