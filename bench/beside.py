@@ -133,7 +133,9 @@ def as_busy(on: Server, load: Loader, seconds: float) -> tuple[float, float]:
     wanted = work.loop / work.worker  # for each second of the worker's; the burning thread makes the same of its
     at = [taken(on, partial(busy, on, burn_us, float(sets)), seconds) for sets in (1, MANY_SETS)]
     one, many = (work.loop / work.worker for work in at)
-    return burn_us, min(3.0 * MANY_SETS, max(0.0, 1 + (MANY_SETS - 1) * (wanted - one) / (many - one)))
+    if wanted <= one:
+        return burn_us, wanted / one
+    return burn_us, min(3.0 * MANY_SETS, 1 + (MANY_SETS - 1) * (wanted - one) / (many - one))
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------

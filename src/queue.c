@@ -104,9 +104,9 @@ static void append(List *list, Op *op) {
     list->last = op;
 }
 
-/* Many clients' ops come in one turn of the event loop, and to wake a worker for each costs both sides more than a tiny
- * run. A worker is told of so many at once, or at the end of the turn. Where turns bring only a few it is told at once.
- */
+/* Many clients' ops come in one turn of the event loop, and to wake a worker for each costs both sides more than a
+ * tiny run. A worker is told of so many at once, or at the end of the turn; of those for a batch only then. Where turns
+ * bring only a few it is told at once. */
 #define TELL_AT_ONCE 8
 
 /* A worker has something to do; with the mutex held. Returns whether one has to be woken, by unlock_and_wake: woken
@@ -143,7 +143,7 @@ void queue_push(Queue *queue, Op *op) {
 
 void queue_submit(Queue *queue, Op *op) {
     queue->submitted++;
-    queue->is_quiet = queue->before > FEW && queue->submitted % TELL_AT_ONCE != 0;
+    queue->is_quiet = queue->before > FEW && (op->rows || queue->submitted % TELL_AT_ONCE != 0);
     pthread_mutex_lock(&queue->mutex);
     append(op->rows ? &queue->batched : &queue->plain, op);
     unlock_and_wake(queue, !queue->is_quiet && note_news(queue));
