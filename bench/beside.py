@@ -1,9 +1,8 @@
 """The part "beside": how long a GET of one client takes while others run models, and while a large model is stored.
 
 Inference takes cores and turns of the event loop, and so would anything else that works as much. What it is compared
-with does: bench/busy.c, another process whose thread computes as long for each request as the worker does, and which
-sends as many plain SETs with it as keep the event loop as busy. Both are measured, not assumed: what the threads of
-the server take is read from the kernel, once under inference, then under bench/busy.c.
+with does: bench/busy.c, another process, whose thread computes as long for each request as the worker does, and which
+stores each result with a plain SET. What the worker takes is measured: the kernel knows it of each thread.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from wire import encode
 
 CONNECTIONS = 50
 WARMUP = 0.3
-MANY_SETS = 16
 MEGABYTES = 500
 MOST_RATIO = 1.3
 MOST_MS = 10.0
@@ -68,7 +66,7 @@ def commands(on: Server) -> int:
 
 @dataclass(slots=True, frozen=True)
 class Work:
-    """What a load takes, in cores, and how many requests (of bench/busy.c: SETs) a second are answered."""
+    """What a load takes, in cores, and how many commands a second are answered."""
 
     loop: float
     worker: float
@@ -101,8 +99,8 @@ def loaded(on: Server, traffic: Traffic) -> Iterator[int]:
 
 
 @contextmanager
-def busy(on: Server, burn_us: float, sets: float) -> Iterator[int]:
-    words = [str(build("busy")), str(on.port), str(CONNECTIONS), f"{burn_us:.3f}", f"{sets:.4f}"]
+def busy(on: Server, burn_us: float) -> Iterator[int]:
+    words = [str(build("busy")), str(on.port), str(CONNECTIONS), f"{burn_us:.3f}"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr
@@ -120,22 +118,12 @@ def busy(on: Server, burn_us: float, sets: float) -> Iterator[int]:
 Loader = Callable[[], AbstractContextManager[int]]
 
 
-def taken(on: Server, load: Loader, seconds: float) -> Work:
+def burned_us(on: Server, load: Loader, seconds: float) -> float:
+    """Microseconds that the worker computes for each request."""
     with load() as worker, watched(on, worker) as work:
         time.sleep(seconds)
-        return work()
-
-
-def as_busy(on: Server, load: Loader, seconds: float) -> tuple[float, float]:
-    """For each request: microseconds that the worker computes, and how many SETs make the event loop as busy."""
-    work = taken(on, load, seconds)
-    burn_us = work.worker / work.requests * 1e6
-    wanted = work.loop / work.worker  # for each second of the worker's; the burning thread makes the same of its
-    at = [taken(on, partial(busy, on, burn_us, float(sets)), seconds) for sets in (1, MANY_SETS)]
-    one, many = (work.loop / work.worker for work in at)
-    if wanted <= one:
-        return burn_us, wanted / one
-    return burn_us, min(3.0 * MANY_SETS, 1 + (MANY_SETS - 1) * (wanted - one) / (many - one))
+        done = work()
+    return done.worker / done.requests * 1e6
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
@@ -173,17 +161,17 @@ def measure(on: Server, name: str, traffic: Traffic, plan: Plan) -> dict[str, An
     ours: list[tuple[Result, Work]] = []
     others: list[tuple[Result, Work]] = []
     inference = partial(loaded, on, traffic)
-    burn_us, sets = as_busy(on, inference, plan.seconds)
+    burn_us = burned_us(on, inference, plan.seconds)
     for i in range(plan.repeat):
         pair: tuple[tuple[list[tuple[Result, Work]], Loader], ...]
-        pair = (others, partial(busy, on, burn_us, sets)), (ours, inference)
+        pair = (others, partial(busy, on, burn_us)), (ours, inference)
         for results, load in pair[:: 1 if i % 2 == 0 else -1]:
             results.append(gets(on, load, plan.seconds))
     ratios = [a["p99_us"] / b["p99_us"] for (a, _), (b, _) in zip(ours, others, strict=True)]
     row = {"case": name, "connections": CONNECTIONS, **summary(ours), "busy": summary(others)}
-    row |= {"burn_us": burn_us, "sets": sets, "ratio": median(ratios), "ratio_most": max(ratios)}
+    row |= {"burn_us": burn_us, "ratio": median(ratios), "ratio_most": max(ratios)}
     show(name, row)
-    show(f"  {burn_us:.1f} us and {sets:.2f} SETs elsewhere", row["busy"])
+    show(f"  {burn_us:.1f} us and a SET elsewhere", row["busy"])
     return row
 
 

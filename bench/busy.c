@@ -1,9 +1,9 @@
 /* busy.c - as much work as inference is, but done by another process than the server: what bench/beside.py compares
  * inference with.
  *
- * As with a server that runs models, clients send a request, one worker takes each in turn and computes for BURN-US,
- * and then the client is answered and sends the next one. Here the worker is a thread of this process and computes
- * nothing, and what the server does for a request is SETS times SET, on average, sent together.
+ * As with a server that runs models, clients send requests, one worker takes each in turn and computes for BURN-US, and
+ * the result is stored. Here the worker is a thread of this process and computes nothing, and all that the server does
+ * is one SET for each.
  *
  * The worker thread gets connections from one pipe and hands them on through another; the main thread owns the
  * connections and one epoll. It goes on until it is killed. */
@@ -24,10 +24,8 @@
 #include <unistd.h>
 
 #define MOST_CONNECTIONS 1000
-#define MOST_SETS 100
 
 static const char set[] = "*3\r\n$3\r\nSET\r\n$5\r\nplain\r\n$3\r\nxxx\r\n", ok[] = "+OK\r\n";
-static char requests[MOST_SETS * (sizeof(set) - 1)];
 static int to_worker[2], from_worker[2];
 static double burn_ns;
 
@@ -76,26 +74,21 @@ static int connect_server(unsigned port) {
     return fd;
 }
 
-/* Whether with what has come all is answered. Replies are five bytes each, however they are cut. */
+/* Whether with what has come the reply is there, however it is cut. */
 static bool receive(int fd, size_t *missing) {
-    char replies[MOST_SETS * (sizeof(ok) - 1)];
-    ssize_t n = recv(fd, replies, *missing, 0);
+    char reply[sizeof(ok)];
+    ssize_t n = recv(fd, reply, *missing, 0);
     if (n <= 0) die("the server closed the connection");
-    for (ssize_t i = 0; i < n; i++)
-        if (replies[i] != ok[(sizeof(ok) - 1 - *missing % (sizeof(ok) - 1) + (size_t)i) % (sizeof(ok) - 1)])
-            die("not +OK: %.*s", (int)n, replies);
+    if (memcmp(reply, ok + sizeof(ok) - 1 - *missing, (size_t)n)) die("not +OK: %.*s", (int)n, reply);
     *missing -= (size_t)n;
     return !*missing;
 }
 
 int main(int argc, char **argv) {
-    if (argc != 5) die("usage: busy PORT CONNECTIONS BURN-US SETS");
+    if (argc != 4) die("usage: busy PORT CONNECTIONS BURN-US");
     unsigned port = (unsigned)atoi(argv[1]), connections = (unsigned)atoi(argv[2]);
-    double sets = atof(argv[4]), owed = 0;
     burn_ns = atof(argv[3]) * 1e3;
     if (!connections || connections > MOST_CONNECTIONS) die("connections: 1 to %d", MOST_CONNECTIONS);
-    if (!(sets >= 0 && sets < MOST_SETS)) die("sets: 0 to %d", MOST_SETS);
-    for (size_t i = 0; i < MOST_SETS; i++) memcpy(requests + i * (sizeof(set) - 1), set, sizeof(set) - 1);
 
     static int fds[MOST_CONNECTIONS];
     static size_t missing[MOST_CONNECTIONS];
@@ -125,15 +118,8 @@ int main(int argc, char **argv) {
             }
             ssize_t n = read(from_worker[0], ready, sizeof(ready));
             for (ssize_t k = 0; k < n / (ssize_t)sizeof(*ready); k++) {
-                unsigned now = (unsigned)(owed += sets);
-                owed -= now;
-                if (!now) {
-                    hand_over(ready[k]);
-                    continue;
-                }
-                missing[ready[k]] = now * (sizeof(ok) - 1);
-                size_t size = now * (sizeof(set) - 1);
-                if (send(fds[ready[k]], requests, size, MSG_NOSIGNAL) != (ssize_t)size)
+                missing[ready[k]] = sizeof(ok) - 1;
+                if (send(fds[ready[k]], set, sizeof(set) - 1, MSG_NOSIGNAL) != (ssize_t)sizeof(set) - 1)
                     die("send: %s", strerror(errno));
             }
         }

@@ -85,21 +85,17 @@ class Executable(Protocol):
         """Runs a begun op. False or raised where it failed; nothing of the op is held any more either way."""
         ...
 
-    def run_direct(self, ops: CData, count: int, until: int) -> int:
-        """Runs the first of count begun ops that need no Python, until that moment (ns). How many are done."""
-        ...
-
 
 class Entry:
     """A model, with what the workers need of it at hand."""
 
-    __slots__ = ("_direct", "batching", "duration", "ninputs", "noutputs", "outputs", "run")
+    __slots__ = ("batching", "direct", "duration", "ninputs", "noutputs", "outputs", "run")
 
     def __init__(self, session: Session, batching: Batching | None, direct: DirectRunner | None) -> None:
         inputs, outputs = session.inputs, session.outputs
         self.run = session.run if batching is None else batching.run
         self.batching = batching
-        self._direct = direct
+        self.direct = direct
         self.outputs: Sequence[str] = outputs or ()
         self.ninputs = -1 if inputs is None else len(inputs)
         self.noutputs = -1 if outputs is None else len(outputs)
@@ -132,7 +128,8 @@ class Entry:
         return True
 
     def run_direct(self, ops: CData, count: int, until: int) -> int:
-        direct, batching = self._direct, self.batching
+        """Runs the first of count begun ops that need no Python, until that moment (ns). How many are done."""
+        direct, batching = self.direct, self.batching
         # What does not run in Python tells nothing of batches.
         if direct is None or not (batching is None or batching.proven or batching.seen == ops[0].rows):
             return 0
@@ -209,9 +206,6 @@ class Missing:
     def execute(self, op: Op) -> bool:
         lib.bridge_fail(op, b"the model or script is not loaded")
         return False
-
-    def run_direct(self, ops: CData, count: int, until: int) -> int:
-        return 0
 
 
 def execute(op: Op, entry: Executable) -> bool:

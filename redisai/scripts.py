@@ -17,7 +17,7 @@ from .protocol import Call
 from .tensors import as_array, set_output
 
 if TYPE_CHECKING:
-    from _redisai_bridge import CBytes, CData, CReply, Op
+    from _redisai_bridge import CBytes, CReply, Op
 
     from .execution import Executable
     from .protocol import Array, Reply, ScriptSession
@@ -51,9 +51,6 @@ class ScriptEntry:
             self.duration = duration = perf_counter_ns() - begin
             op.duration = duration // 1000
         return all(set_output(op, index, array, "") for index, array in enumerate(outputs))
-
-    def run_direct(self, ops: CData, count: int, until: int) -> int:
-        return 0
 
 
 def _words(words: CBytes, count: int) -> list[bytes]:
