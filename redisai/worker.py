@@ -24,9 +24,9 @@ from .tensors import fail
 if TYPE_CHECKING:
     from _redisai_bridge import CData, Op, Queue
 
-SHARE = 200_000  # ns of work to take at once
-TOGETHER = 100_000  # ns for which a finished op may wait for others; half of it behind one that took longer than BRIEF
-BRIEF = 10_000  # ns: to hand back one op costs 2 us, but many that come back at once keep others from the event loop
+SHARE = 200_000  # ns of work to take at once, and for which a finished op may wait for others
+LONG = 15_000  # ns that an op takes from which on it need not wait so long: to hand one back costs 2 us, but many that
+AFTER_LONG = 50_000  # come back at once keep other clients from the event loop
 REPORT_EVERY = 100_000_000  # ns
 READY = 64  # room for ops that become ready as others are finished; C pushes what is more to its queues
 AT_ONCE = 1  # a moment of the past
@@ -151,7 +151,7 @@ class Worker:
     # ---- ops by themselves ----
 
     def _run_chunk(self, ops: CData, count: int) -> None:
-        """Finished ops wait for the end of the chunk, but no longer than TOGETHER, nor for a model known to be slow."""
+        """Finished ops wait for the end of the chunk, but no longer than SHARE, nor for a model known to be slow."""
         returned = 0
         count = _begin_ops(ops, count)
         try:
@@ -162,7 +162,7 @@ class Worker:
             while done < count:
                 op = ops[done]
                 entry = sessions.get(op.id, _MISSING)
-                limit = TOGETHER if entry.duration < BRIEF else TOGETHER // 2
+                limit = SHARE if entry.duration < LONG else AFTER_LONG
                 if done > returned and entry.duration > limit:
                     first, returned = returned, done
                     self._finish(ops + first, done - first)

@@ -182,15 +182,18 @@ static int tensorset_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
     return reply_ok(ctx);
 }
 
+/* Words that every replicated tensor has, made at load. */
+static RedisModuleString *type_words[DTYPE_STRING + 1], *blob_word;
+
 void tensor_replicate(RedisModuleCtx *ctx, RedisModuleString *key, const Tensor *tensor) {
     RedisModuleString *shape[TENSOR_MAX_DIMS];
-    const char *type = element_types[tensor->dtype].name;
+    RedisModuleString *type = type_words[tensor->dtype];
     size_t ndim = tensor->ndim;
     for (size_t i = 0; i < ndim; i++) shape[i] = RedisModule_CreateStringFromLongLong(NULL, tensor->shape[i]);
     if (tensor->owner) {
-        RedisModule_Replicate(ctx, "AI.TENSORSET", "scvcs", key, type, shape, ndim, "BLOB", tensor->owner);
+        RedisModule_Replicate(ctx, "AI.TENSORSET", "ssvss", key, type, shape, ndim, blob_word, tensor->owner);
     } else {
-        RedisModule_Replicate(ctx, "AI.TENSORSET", "scvcb", key, type, shape, ndim, "BLOB", tensor->data,
+        RedisModule_Replicate(ctx, "AI.TENSORSET", "ssvsb", key, type, shape, ndim, blob_word, tensor->data,
                               (size_t)tensor->size);
     }
     for (size_t i = 0; i < ndim; i++) RedisModule_FreeString(NULL, shape[i]);
@@ -282,6 +285,11 @@ static int tensorget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
 }
 
 int tensor_commands_register(RedisModuleCtx *ctx) {
+    for (int dtype = 0; dtype <= DTYPE_STRING; dtype++) {
+        const char *name = element_types[dtype].name;
+        type_words[dtype] = RedisModule_CreateString(NULL, name, strlen(name));
+    }
+    blob_word = RedisModule_CreateString(NULL, "BLOB", 4);
     if (RedisModule_CreateCommand(ctx, "AI.TENSORSET", tensorset_command, "write deny-oom", 1, 1, 1) ||
         RedisModule_CreateCommand(ctx, "AI.TENSORGET", tensorget_command, "readonly", 1, 1, 1)) {
         return REDISMODULE_ERR;
