@@ -43,14 +43,16 @@ class DirectRunner:
     def run(self, ops: CData, count: int, until: int) -> int:
         """Runs the first of count begun ops, as bridge_run_direct does. How many are done, with outputs or errors."""
         direct = self._direct
-        options = direct.begin()
         error = ffi.new("char **")
-        done = 0
+        options = direct.begin()
+        done = lib.bridge_run_direct(self._struct, ops, count, until, _pointer(options), error)
         try:
-            done = lib.bridge_run_direct(self._struct, ops, count, until, _pointer(options), error)
-        finally:
             text = _take(error) if error[0] else None
-            failure = direct.end(options, done + (text is not None), text)
+            failure: BaseException | None = direct.end(options, done + (text is not None), text)
+        except BaseException as other:  # of the op that has failed, if one has: those before it are done
+            failure = other
+            if not error[0]:
+                return done
         if failure is not None:
             fail(ops[done], failure)
             done += 1
@@ -58,6 +60,7 @@ class DirectRunner:
 
 
 def _take(error: CData) -> str:
+    """error stays set, to what must not be looked at."""
     try:
         return str(ffi.string(error[0]).decode(errors="replace"))
     finally:

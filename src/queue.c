@@ -141,15 +141,24 @@ void queue_push(Queue *queue, Op *op) {
     unlock_and_wake(queue, note_news(queue));
 }
 
+/* Main thread only. Commands of clients that were blocked are processed between the end of a turn and the sleep of the
+ * loop, which might be long. */
+static int in_turn;
+
+void queue_begin_turn(void) {
+    in_turn = 1;
+}
+
 void queue_submit(Queue *queue, Op *op) {
     queue->submitted++;
-    queue->is_quiet = queue->before > FEW && (op->rows || queue->submitted % TELL_AT_ONCE != 0);
+    queue->is_quiet = in_turn && queue->before > FEW && (op->rows || queue->submitted % TELL_AT_ONCE != 0);
     pthread_mutex_lock(&queue->mutex);
     append(op->rows ? &queue->batched : &queue->plain, op);
     unlock_and_wake(queue, !queue->is_quiet && note_news(queue));
 }
 
 void queue_end_turn(void) {
+    in_turn = 0;
     int count = queue_count();
     for (int i = 0; i < count; i++) {
         Queue *queue = table.queues[i];

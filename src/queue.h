@@ -13,8 +13,9 @@ typedef struct Queue Queue;
 void queue_push(Queue *queue, Op *op);
 
 /* The same from the main thread, which may let workers sleep until the end of the turn of its event loop: it calls
- * queue_end_turn before it sleeps. */
+ * queue_end_turn before it sleeps, and queue_begin_turn when it has slept. */
 void queue_submit(Queue *queue, Op *op);
+void queue_begin_turn(void);
 void queue_end_turn(void);
 
 /* Nobody waits for this op any more. Where the batcher holds it, and many like it, it is told to sweep. */

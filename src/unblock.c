@@ -63,7 +63,10 @@ static Pending *take_some(int *more) {
 static void before_sleep(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
     (void)event;
     (void)data;
-    if (subevent != REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP) return;
+    if (subevent != REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP) {
+        queue_begin_turn();
+        return;
+    }
     static int turns; /* that left some for the next */
     if (__atomic_load_n(&pending.first, __ATOMIC_ACQUIRE) == NULL || RedisModule_AvoidReplicaTraffic()) {
         turns = 0;

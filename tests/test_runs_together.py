@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 import models
 import tf_models
 from batches import Clients
 from conftest import Slow
 from server import Server
-from wire import Word
+from wire import Word, encode
 
 RUNS = 64  # twice what a worker takes at once
 INPUTS: dict[str, tuple[Word, ...]] = {
@@ -104,3 +106,41 @@ def test_one_that_takes_too_long(start_server: Any) -> None:
         late = replies.pop(4)
         assert "the run took more than MODEL_EXECUTION_TIMEOUT, 1000 ms" in late
         assert replies == [b"OK"] * 8
+
+
+def test_pipelined_runs_that_store_nothing(start_server: Any) -> None:
+    """Redis processes the next command of a client that was blocked just before its loop sleeps: nobody must have to
+    wait for the loop to wake by itself, which here takes a second."""
+    server = start_server("--hz", "1")
+    with server.wire() as wire:
+        assert wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add()) == b"OK"
+        assert wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", 1, 2) == b"OK"
+    run = "AI.MODELEXECUTE m INPUTS 2 x x OUTPUTS 1 y"
+    words = tuple(f"AI.DAGEXECUTE_RO LOAD 1 x |> {run} |> AI.TENSORGET y VALUES".split())
+    wires = [server.wire() for _ in range(5)]
+    begin = time.monotonic()
+    for one in wires:
+        one.socket.sendall(encode(words) * 40)
+    replies = [one.read() for _ in range(40) for one in wires]
+    took = time.monotonic() - begin
+    for one in wires:
+        one.close()
+    assert replies == [[b"OK", [b"2", b"4"]]] * 200
+    assert took < 0.5
+
+
+def test_outputs_that_are_inputs(wire: Any) -> None:
+    """A model that hands its inputs on, run by a script on tensors that are no arrays as they stand."""
+    shapes = ["m", "n"]
+    inputs = [models.value(name, TensorProto.FLOAT, shapes) for name in "ab"]
+    assert wire.ask("AI.MODELSTORE", "same", "ONNX", "CPU", "BLOB", models.onnx_model([], inputs, inputs)) == b"OK"
+    source = """
+def f(tensors: List[Tensor], keys: List[str], args: List[str]):
+    n = int(args[0])
+    y = redisAI.model_execute(keys[0], [torch.ones(n, n + 1).t(), (2 * torch.ones(n, n + 1)).t()], 2)
+    return torch.stack([y[0].min(), y[0].max(), y[1].min(), y[1].max()])
+"""
+    assert wire.ask("AI.SCRIPTSTORE", "s", "CPU", "ENTRY_POINTS", 1, "f", "SOURCE", source) == b"OK"
+    for size in 2, 4, 20, 300:
+        assert wire.ask("AI.SCRIPTEXECUTE", "s", "f", "KEYS", 1, "same", "ARGS", 1, size, "OUTPUTS", 1, "y") == b"OK"
+        assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"1", b"1", b"2", b"2"]

@@ -133,6 +133,8 @@ class Session:
         inputs = _nodes(session, api.SessionGetInputCount, api.SessionGetInputName, api.SessionGetInputTypeInfo)
         outputs = _nodes(session, api.SessionGetOutputCount, api.SessionGetOutputName, api.SessionGetOutputTypeInfo)
         self.inputs = tuple(name for name, _ in inputs)
+        if len(set(self.inputs)) < len(inputs):  # the C API cuts names off at a null character
+            raise ValueError("two inputs of the model have one name")
         self.outputs = tuple(name for name, _ in outputs)
         self._texts = [ffi.new("char[]", name.encode()) for name in self.inputs + self.outputs]
         self._input_names = ffi.new("const char *[]", self._texts[: len(inputs)])
@@ -169,7 +171,7 @@ class Session:
             for value in values:
                 api.ReleaseValue(value)
         held = [ffi.gc(result, api.ReleaseValue) if result else None for result in results]
-        return [None if value is None else as_array(value) for value in held]
+        return [None if value is None else as_array(value, arrays) for value in held]
 
     def _run(self, values: list[Any], results: Any) -> None:
         inputs = (self._input_names, values, len(values))
@@ -199,8 +201,9 @@ def _nodes(session: Any, get_count: Any, get_name: Any, get_type: Any) -> list[t
     for index in range(count[0]):
         name = ffi.new("char **")
         get_name(session, index, allocator, name)
-        text = ffi.string(name[0]).decode(errors="replace")
+        data = ffi.string(name[0])
         api.AllocatorFree(allocator, name[0])
+        text = data.decode()
         info = made(get_type, session, index, release=api.ReleaseTypeInfo)
         nodes.append((text, _element_type(info)))
     return nodes

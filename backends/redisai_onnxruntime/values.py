@@ -33,7 +33,9 @@ def type_name(number: int) -> str:
 
 def new_value(array: Array) -> Any:
     """An array as a value, to be released. Of numbers it shares the array's memory."""
-    number = NUMBERS[array.dtype]
+    number = NUMBERS.get(array.dtype)
+    if number is None:
+        raise TypeError(f"an input has type {array.dtype}, which tensors cannot have")
     if number == STRING:
         return _new_strings(array)
     shape = array.shape
@@ -43,8 +45,10 @@ def new_value(array: Array) -> Any:
     )
 
 
-def as_array(value: Any) -> Array | None:
-    """A value, released when nobody refers to it any more, as an array of its memory; None for what is no tensor."""
+def as_array(value: Any, inputs: Any) -> Array | None:
+    """A value, released when nobody refers to it any more, as an array of its memory; None for what is no tensor.
+
+    Its memory may be that of one of the inputs, where the model just hands that on: so they live as long."""
     flag = ffi.new("int *")
     api.HasValue(value, flag)
     if flag[0]:
@@ -61,7 +65,7 @@ def as_array(value: Any) -> Array | None:
     if not size:
         return np.empty(shape, dtype)
     # The array refers to the buffer, the buffer to this, and this to the value.
-    owner = ffi.gc(ffi.cast("char *", made(api.GetTensorMutableData, value)), lambda _, value=value: None)
+    owner = ffi.gc(ffi.cast("char *", made(api.GetTensorMutableData, value)), lambda _, held=(value, inputs): None)
     array: Array = np.ndarray(shape, dtype, ffi.buffer(owner, size))
     return array
 

@@ -698,6 +698,7 @@ void redis_turn(int64_t until) {
     while (!loop.is_woken && !failed) failed = pthread_cond_timedwait(&loop.woken, &loop.mutex, &moment);
     loop.is_woken = 0;
     pthread_mutex_unlock(&loop.mutex);
+    if (before_sleep) before_sleep(&loop_context, (RedisModuleEvent){.id = EVENT_EVENTLOOP, .dataver = 1}, 1, NULL);
     call_oneshots();
 }
 
