@@ -8,35 +8,20 @@
  * The worker thread gets connections from one pipe and hands them on through another; the main thread owns the
  * connections and one epoll. It goes on until it is killed. */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <netinet/tcp.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#define PROGRAM "busy"
+#include "client.h"
 
 #define MOST_CONNECTIONS 1000
 
 static const char set[] = "*3\r\n$3\r\nSET\r\n$5\r\nplain\r\n$3\r\nxxx\r\n", ok[] = "+OK\r\n";
 static int to_worker[2], from_worker[2];
 static double burn_ns;
-
-static void __attribute__((noreturn, format(printf, 1, 2))) die(const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    fputs("busy: ", stderr);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
-    exit(1);
-}
 
 static double cpu_ns(void) {
     struct timespec used;
@@ -62,16 +47,6 @@ static void *work(void *unused) {
 
 static void hand_over(uint16_t connection) {
     if (write(to_worker[1], &connection, sizeof(connection)) < 0) die("pipe: %s", strerror(errno));
-}
-
-static int connect_server(unsigned port) {
-    struct sockaddr_in address = {
-        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-        die("cannot connect to port %u: %s", port, strerror(errno));
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    return fd;
 }
 
 /* Whether with what has come the reply is there, however it is cut. */

@@ -29,9 +29,10 @@ Result = dict[str, Any]
 
 
 def build(name: str) -> Path:
-    """A program of one file, bench/<name>.c, compiled where it has changed."""
+    """A program of one file and a header, bench/<name>.c and client.h, compiled where one has changed."""
     source, program = ROOT / "bench" / f"{name}.c", ROOT / "build" / "bench" / name
-    if program.exists() and program.stat().st_mtime >= source.stat().st_mtime:
+    changed = max(path.stat().st_mtime for path in (source, ROOT / "bench" / "client.h"))
+    if program.exists() and program.stat().st_mtime >= changed:
         return program
     program.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=program.parent) as folder:  # renamed when ready: two runs may build at once

@@ -9,25 +9,20 @@
  * One thread and one epoll own everything; the signal handler only sets a flag. Requests are never rebuilt or copied,
  * so that what is measured is the server. */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <netinet/tcp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+
+#define PROGRAM "load"
+#include "client.h"
 
 #define SECOND 1000000000ull
 #define MAX_NESTING 32
@@ -80,15 +75,6 @@ static char first_error[sizeof((Reader *)0)->line];
 static bool stopping;
 static volatile sig_atomic_t signalled;
 static char buffer[256 * 1024];
-
-static void __attribute__((noreturn, format(printf, 1, 2))) die(const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    fputs("load: ", stderr);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
-    exit(1);
-}
 
 static uint64_t clock_ns(void) {
     struct timespec now;
@@ -251,22 +237,12 @@ static size_t reader_feed(Reader *r, const char *data, size_t size, bool *comple
 
 /* ---- connections ----------------------------------------------------------------------------------------------- */
 
-static int connect_server(void) {
-    struct sockaddr_in address = {
-        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-        die("cannot connect to port %u: %s", port, strerror(errno));
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    return fd;
-}
-
 /* Blocks: the replies of a set-up are small, so both sides never wait for each other. */
 static void run_setup(const char *path) {
     Blob setup = read_file(path);
     Reader reader = {0};
     unsigned left = count_commands(setup, path);
-    int fd = connect_server();
+    int fd = connect_server(port);
     for (size_t sent = 0; sent < setup.size;) {
         ssize_t n = send(fd, setup.data + sent, setup.size - sent, MSG_NOSIGNAL);
         if (n < 0) die("set-up: %s", strerror(errno));
@@ -369,7 +345,7 @@ static Conn *connect_all(int epoll) {
     if (!all) die("out of memory");
     for (unsigned i = 0; i < connections; i++) {
         struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = &all[i]};
-        all[i].fd = connect_server();
+        all[i].fd = connect_server(port);
         all[i].sent_at = calloc(pipeline, sizeof(*all[i].sent_at));
         if (!all[i].sent_at) die("out of memory");
         if (fcntl(all[i].fd, F_SETFL, O_NONBLOCK) < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, all[i].fd, &event) < 0)

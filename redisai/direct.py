@@ -19,7 +19,7 @@ _MOST: int = lib.DIRECT_MOST
 
 
 class DirectRunner:
-    __slots__ = ("_api", "_direct", "_error", "_struct")
+    __slots__ = ("_api", "_direct", "_struct")
 
     def __init__(self, backend: str, direct: Direct) -> None:
         self._direct = direct

@@ -1,7 +1,8 @@
 /* unblock.c - answering clients whose commands write, when writing is allowed (unblock.h).
  *
  * Workers and the loader append, the main thread delivers. Lock: pending.mutex, held for a few pointer moves only, a
- * leaf. `first` is atomic too, for the main thread looks at each turn of its loop whether there is anything. */
+ * leaf. `first` is atomic too, for the main thread looks at each turn of its loop whether there is anything. The
+ * queues are told from here when a turn begins and ends. */
 #include "unblock.h"
 
 #include <pthread.h>

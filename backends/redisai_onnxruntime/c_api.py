@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cffi
@@ -116,37 +117,28 @@ if not _table:
     raise ImportError(f"onnxruntime {ffi.string(_base.GetVersionString()).decode()} is too old")
 
 
-class Functions:
-    """The functions by their names; a failure of one that returns a status is raised, as RuntimeError."""
-
-    def __init__(self) -> None:
-        self.addresses = {name: int(ffi.cast("uintptr_t", _table[place])) for name, (place, _) in FUNCTIONS.items()}
-        for name, (place, kind) in FUNCTIONS.items():
-            function = ffi.cast(kind, _table[place])
-            setattr(self, name, _checked(function) if kind.startswith(STATUS) else function)
-
-    def __getattr__(self, name: str) -> Any:  # for mypy: all are there
-        raise AttributeError(name)
-
-
-_message = ffi.cast(FUNCTIONS["GetErrorMessage"][1], _table[FUNCTIONS["GetErrorMessage"][0]])
-_release_status = ffi.cast(RELEASE, _table[FUNCTIONS["ReleaseStatus"][0]])
-
-
 def _checked(function: Any) -> Any:
+    """The same for functions that return a status: a failure is raised, as RuntimeError."""
+
     def call(*arguments: Any) -> None:
         status = function(*arguments)
         if status:
             try:
-                text = ffi.string(_message(status)).decode(errors="replace")
+                text = ffi.string(api.GetErrorMessage(status)).decode(errors="replace")
             finally:
-                _release_status(status)
+                api.ReleaseStatus(status)
             raise RuntimeError(text)
 
     return call
 
 
-api = Functions()
+def _function(place: int, kind: str) -> Any:
+    function = ffi.cast(kind, _table[place])
+    return _checked(function) if kind.startswith(STATUS) else function
+
+
+addresses = {name: int(ffi.cast("uintptr_t", _table[place])) for name, (place, _) in FUNCTIONS.items()}
+api: Any = SimpleNamespace(**{name: _function(place, kind) for name, (place, kind) in FUNCTIONS.items()})
 
 
 def version() -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from redisai.protocol import Array, Definition, Direct, Settings
 
-from .c_api import allocator, api, cpu_memory, ffi, made, version
+from .c_api import addresses, allocator, api, cpu_memory, ffi, made, version
 from .environment import new_session, shrink_arena
 from .external_data import refuse_external_data
 from .values import DTYPES, STRING, as_array, new_value, type_name
@@ -145,7 +145,7 @@ class Session:
         self.direct = None
         if all(kind in DTYPES and kind != STRING for _, kind in (*inputs, *outputs)):
             self.direct = Direct(
-                api.addresses,
+                addresses,
                 session,
                 cpu_memory,
                 self._input_names,
@@ -178,10 +178,9 @@ class Session:
         outputs = (self._output_names, len(results), results)
         for _ in range(2):
             options = self._runs.begin()
-            error: str | None = "the run did not end"
+            error: str | None = None
             try:
                 api.Run(self._session, options, *inputs, *outputs)
-                error = None
             except RuntimeError as failure:
                 error = str(failure)
             finally:
