@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from bench import models, throughput
-from bench.harness import GET, SET, Load, Result, Traffic, build, median_of, modelstore, run_load, server
+from bench.harness import GET, SET, Load, Result, Traffic, alternate, build, median_of, modelstore, run_load, server
 from bench.mobilenet import mobilenet
 from bench.report import Goal, Plan, Report
 from bench.stalls import beside_request
@@ -158,15 +158,12 @@ def measure_plain(on: Server, name: str, load: Loader, plan: Plan) -> dict[str, 
 
 
 def measure(on: Server, name: str, traffic: Traffic, plan: Plan) -> dict[str, Any]:
-    ours: list[tuple[Result, Work]] = []
-    others: list[tuple[Result, Work]] = []
     inference = partial(loaded, on, traffic)
     burn_us = burned_us(on, inference, plan.seconds)
-    for i in range(plan.repeat):
-        pair: tuple[tuple[list[tuple[Result, Work]], Loader], ...]
-        pair = (others, partial(busy, on, burn_us)), (ours, inference)
-        for results, load in pair[:: 1 if i % 2 == 0 else -1]:
-            results.append(gets(on, load, plan.seconds))
+    elsewhere = partial(busy, on, burn_us)
+    ours, others = alternate(
+        plan.repeat, partial(gets, on, inference, plan.seconds), partial(gets, on, elsewhere, plan.seconds)
+    )
     ratios = [a["p99_us"] / b["p99_us"] for (a, _), (b, _) in zip(ours, others, strict=True)]
     row = {"case": name, "connections": CONNECTIONS, **summary(ours), "busy": summary(others)}
     row |= {"burn_us": burn_us, "ratio": median(ratios), "ratio_most": max(ratios)}

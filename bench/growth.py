@@ -20,7 +20,19 @@ from pathlib import Path
 from statistics import median
 
 from bench import models
-from bench.harness import SET, Load, Result, Traffic, build_load, bulk, execution, modelstore, server, tensorset
+from bench.harness import (
+    SET,
+    Load,
+    Result,
+    Traffic,
+    alternate,
+    build_load,
+    bulk,
+    execution,
+    modelstore,
+    server,
+    tensorset,
+)
 from bench.report import Plan, Report
 from bench.throughput import output_of, send
 from server import Server, wait_for
@@ -175,13 +187,11 @@ class Memory:
         return {"memory_bytes": round(used / items, 1), "resident_bytes": round(resident / items, 1)}
 
 
-def alternate(repeat: int, ours: Callable[[], float], plain: Callable[[], float]) -> tuple[Result, Result]:
+def both(repeat: int, ours: Callable[[], float], plain: Callable[[], float]) -> tuple[Result, Result]:
     """Microseconds of both."""
-    taken: tuple[list[float], list[float]] = ([], [])
-    for i in range(repeat):
-        for times, measure in ((taken[1], plain), (taken[0], ours))[:: 1 if i % 2 == 0 else -1]:
-            times.append(measure())
-    first, second = ({"us": median(times), "us_least": min(times), "us_most": max(times)} for times in taken)
+    first, second = (
+        {"us": median(times), "us_least": min(times), "us_most": max(times)} for times in alternate(repeat, ours, plain)
+    )
     return first, second
 
 
@@ -225,7 +235,7 @@ def grow_stored(
             send_for_each(on, measured[-1][0], new)  # a library allocates more with the first run of a model
             memory, strings = Memory.of(on).since(before, items), Memory.of(other).since(before_strings, items)
             for command, plain in measured:
-                ours, others = alternate(
+                ours, others = both(
                     plan.repeat,
                     partial(send_for_any, on, command, items, seconds),
                     partial(send_for_any, other, plain, items, seconds),
@@ -277,7 +287,7 @@ def grow_waiting(plan: Plan, sizes: tuple[int, ...], most: int, *options: Word) 
         for items in sizes:
             connections = min(items, most)
             seen: tuple[list[Memory], list[Memory]] = ([], [])
-            ours, plain = alternate(
+            ours, plain = both(
                 plan.repeat,
                 partial(under_load, on, traffic, items, connections, seconds, seen[0]),
                 partial(under_load, other, SET, items, connections, seconds, seen[1]),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from bench.models import Floats, Model
 from server import Server, module_path
@@ -158,6 +158,19 @@ class Load:
         if result["errors"]:
             raise RuntimeError(f"{result['errors']} wrong replies, the first: {result['first_error']}")
         return result
+
+
+T = TypeVar("T")
+
+
+def alternate(repeat: int, ours: Callable[[], T], theirs: Callable[[], T]) -> tuple[list[T], list[T]]:
+    """Both so many times, each as often before the other as behind it."""
+    results: tuple[list[T], list[T]] = [], []
+    for i in range(repeat):
+        sides = (results[1], theirs), (results[0], ours)
+        for measured, measure in sides[:: 1 if i % 2 == 0 else -1]:
+            measured.append(measure())
+    return results
 
 
 def run_load(on: Listener, traffic: Traffic, connections: int, seconds: float, warmup: float) -> Result:

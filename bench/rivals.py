@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from statistics import median
 
 from bench import models
-from bench.harness import ROOT, Result, Traffic, build_load, median_of, run_load, server
+from bench.harness import ROOT, Result, Traffic, alternate, build_load, median_of, run_load, server
 from bench.library_loop import library
 from bench.report import Goal, Plan, Report
 from bench.throughput import dag_pair
@@ -31,8 +31,6 @@ JUDGED = 50
 TIMES, P50_RATIO = 5.0, 1 / 3
 START_SECONDS, STOP_SECONDS = 60.0, 10.0
 LOOP = "rival-loop"
-
-Measure = Callable[[], Result]
 
 
 @dataclass(slots=True, frozen=True)
@@ -92,14 +90,6 @@ def post(body: bytes, answer: bytes) -> Traffic:
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
-
-
-def alternate(repeat: int, ours: Measure, theirs: Measure) -> tuple[list[Result], list[Result]]:
-    results: tuple[list[Result], list[Result]] = [], []
-    for i in range(repeat):
-        for measured, measure in list(zip(results, (ours, theirs), strict=True))[:: 1 if i % 2 == 0 else -1]:
-            measured.append(measure())
-    return results
 
 
 def ratio(ours: list[Result], theirs: list[Result], number: str) -> float:

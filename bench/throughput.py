@@ -20,6 +20,7 @@ from bench.harness import (
     SET,
     Result,
     Traffic,
+    alternate,
     bulk,
     dag,
     execution,
@@ -241,11 +242,10 @@ def chosen(plan: Plan) -> list[Case]:
 
 
 def measure(on: Server, case: Case, pair: Pair, connections: int, seconds: float, repeat: int) -> Result:
-    measured: list[Result] = []
-    plain: list[Result] = []
-    for i in range(repeat):
-        for results, traffic in ((plain, pair.plain), (measured, pair.measured))[:: 1 if i % 2 == 0 else -1]:
-            results.append(run_load(on, traffic, connections, seconds, min(0.3, seconds / 2)))
+    much = connections, seconds, min(0.3, seconds / 2)
+    measured, plain = alternate(
+        repeat, partial(run_load, on, pair.measured, *much), partial(run_load, on, pair.plain, *much)
+    )
     if pair.check:
         pair.check()
     shares = [a["requests_per_s"] / b["requests_per_s"] for a, b in zip(measured, plain, strict=True)]
