@@ -10,9 +10,12 @@ from __future__ import annotations
 import gc
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple, cast
+
+from _redisai_bridge import ffi, lib
 
 from .protocol import Backend, one_line
 
@@ -23,16 +26,15 @@ class Kind(NamedTuple):
     package: str  # what pip calls the library
 
 
-# In the order of the BACKEND_... numbers of bridge.h.
-KINDS = (
-    Kind("TF", "redisai_tensorflow", "tensorflow"),
-    Kind("TFLITE", "redisai_tflite", "ai-edge-litert"),
-    Kind("TORCH", "redisai_torch", "torch"),
-    Kind("ONNX", "redisai_onnxruntime", "onnxruntime"),
-)
+def _kinds() -> Iterator[Kind]:
+    for number in count():
+        row = lib.bridge_backend(number)
+        if not row:
+            return
+        yield Kind(*(ffi.string(text).decode() for text in (row.name, row.folder, row.package)))
 
 
-ONNX = [kind.name for kind in KINDS].index("ONNX")
+KINDS = tuple(_kinds())  # by number
 
 
 class BackendError(Exception):
@@ -61,7 +63,7 @@ class Registry:
 
     def onnx_figures(self) -> tuple[int, int, int] | None:
         """What INFO MODULES shows of ONNX Runtime; None while it is not loaded."""
-        _, backend = self._backends.get(ONNX, (None, None))
+        _, backend = self._backends.get(lib.BACKEND_ONNX, (None, None))
         figures: Callable[[], tuple[int, int, int]] | None = getattr(backend, "figures", None)
         return figures() if figures is not None else None
 

@@ -25,7 +25,7 @@ class Waiting(Protocol):
         ...
 
     @property
-    def lane(self) -> int:
+    def batch_key(self) -> int:
         """Of one model: another's may have the same number. See bridge_gather for what else may."""
         ...
 
@@ -33,7 +33,7 @@ class Waiting(Protocol):
     def rows(self) -> int: ...
 
     @property
-    def since(self) -> int: ...
+    def arrival(self) -> int: ...
 
 
 T = TypeVar("T", bound=Waiting)
@@ -86,14 +86,14 @@ class Batcher(Generic[T]):
     def add(self, ops: Iterable[T]) -> None:
         lanes = self._lanes
         for op in ops:
-            key = (op.id, op.lane)
+            key = (op.id, op.batch_key)
             lane = lanes.get(key)
             if lane is None:
                 lane = lanes[key] = _Lane(key, self._limits(op))
             lane.ops.append(op)
             lane.rows += op.rows
             if not lane.ready:
-                self._settle(lane, op.since)
+                self._settle(lane, op.arrival)
 
     def take(self, now: int) -> list[T]:
         """The ops of the next batch; none if no lane is ready."""
@@ -144,12 +144,12 @@ class Batcher(Generic[T]):
         elif lane.rows >= lane.limits.minbatchsize:
             self._make_ready(lane)
         else:  # so it holds few, and looking at each costs little
-            self._settle(lane, min(op.since for op in lane.ops))
+            self._settle(lane, min(op.arrival for op in lane.ops))
 
     def _make_ready(self, lane: _Lane[T]) -> None:
         lane.timer = 0
         lane.ready = True
-        heapq.heappush(self._ready, (lane.ops[0].since, next(self._numbers), lane))
+        heapq.heappush(self._ready, (lane.ops[0].arrival, next(self._numbers), lane))
 
     def _set_timer(self, lane: _Lane[T], moment: int) -> None:
         lane.timer = moment
@@ -182,7 +182,7 @@ class Batcher(Generic[T]):
         if rows >= least:
             return True
         timeout = lane.limits.minbatchtimeout
-        if wanted and timeout and min(op.since for op in wanted) + timeout <= now:
+        if wanted and timeout and min(op.arrival for op in wanted) + timeout <= now:
             return True
         self._resettle(lane)
         return False

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .protocol import Direct
 
-_MOST: int = lib.DIRECT_MOST
+_MOST: int = lib.DIRECT_MAX
 
 
 class DirectRunner:

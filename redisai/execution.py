@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from .direct import DirectRunner
     from .protocol import Array
 
-_WAITING: int = lib.RUN_WAITING
 INPUTS_MISMATCH = b"Number of keys given as INPUTS here does not match model definition"
 OUTPUTS_MISMATCH = b"Number of keys given as OUTPUTS here does not match model definition"
 
@@ -232,7 +231,7 @@ def execute_lane(array: CData, ops: Sequence[Op], entry: Executable, finish: Cal
                     break
                 succeeded = True
             op = ops[done]
-            if op.run.state == _WAITING:  # many ops may have run since they were begun
+            if lib.bridge_is_awaited(op):  # many ops may have run since they were begun
                 succeeded = execute(op, entry) and succeeded
             done += 1
             finish(array + (done - 1), 1)

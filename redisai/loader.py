@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -34,15 +36,7 @@ class Failure:
 
 class Loader:
     def __init__(self) -> None:
-        options = lib.bridge_options()
-        self._settings = Settings(
-            options.threads_per_queue,
-            options.intra_op_parallelism,
-            options.inter_op_parallelism,
-            options.model_execution_timeout,
-            options.backend_memory_limit,
-            bool(options.allow_file_ops),
-        )
+        self._settings = Settings(tuple(options()))
         self._registry = Registry(_backends_path, _loaded)
         self._sessions: dict[int, Executable] = {}
         self._failures: dict[int, Failure] = {}
@@ -62,7 +56,7 @@ class Loader:
             lib.bridge_finish_job(job, error)
 
     def _do(self, job: Job) -> None:
-        if job.kind == lib.JOB_LOAD or job.kind == lib.JOB_FORWARD:
+        if job.kind == lib.JOB_LOAD:
             self._load(job.runnable)
         elif job.kind == lib.JOB_DROP:
             self._sessions.pop(job.runnable.id, None)
@@ -152,6 +146,15 @@ class Loader:
         figures = self._registry.onnx_figures()
         if figures is not None:
             lib.bridge_onnx_figures(*figures)
+
+
+def options() -> Iterator[tuple[str, int]]:
+    """The load-time options: name in lower case, and value."""
+    for index in count():
+        option = lib.bridge_option(index)
+        if not option:
+            return
+        yield _text(option.name).lower(), option.value
 
 
 def _text(text: object) -> str:

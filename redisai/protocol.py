@@ -55,14 +55,15 @@ class ScriptDefinition(_Placed):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The load-time options that concern backends; 0 leaves the choice to us."""
+    """The load-time options, each an attribute by its name in lower case: settings.threads_per_queue."""
 
-    threads_per_queue: int = 1
-    intra_op_parallelism: int = 0
-    inter_op_parallelism: int = 0
-    model_execution_timeout: int = 5000  # ms
-    backend_memory_limit: int = 0  # MB, 0: none
-    allow_file_ops: bool = False  # models may read and write files, and speak to the network
+    options: tuple[tuple[str, int], ...]
+
+    def __getattr__(self, name: str) -> int:
+        for option, value in self.options:
+            if option == name:
+                return value
+        raise AttributeError(f"there is no option {name.upper()}")
 
     @property
     def intra_op_threads(self) -> int:

@@ -32,7 +32,7 @@ READY = 64  # room for ops that become ready as others are finished; C pushes wh
 AT_ONCE = 1  # a moment of the past
 
 _MOST: int = lib.TAKE_PLAIN
-_WAITING: int = lib.RUN_WAITING
+_is_awaited = lib.bridge_is_awaited
 _MISSING = Missing()
 
 _take_ops, _begin_ops, _finish_ops = lib.bridge_take_ops, lib.bridge_begin_ops, lib.bridge_finish_ops
@@ -49,7 +49,7 @@ class Team:
         self.sessions = sessions
         self.report = report
         self.batcher: Batcher[Op] = Batcher(self.limits, _sweep)
-        self.moment = 0  # what bridge_wake_at() was told last, until it has come; guarded by batcher.lock
+        self.moment = 0  # what bridge_set_deadline() was told last, until it has come; guarded by batcher.lock
         self._device = device
         self._started = 0
 
@@ -82,7 +82,7 @@ class Team:
 
     def _wake_at(self, moment: int) -> None:
         if moment and (not self.moment or moment < self.moment):
-            lib.bridge_wake_at(self.queue, moment)
+            lib.bridge_set_deadline(self.queue, moment)
             self.moment = moment
 
     def limits(self, op: Op) -> Limits:
@@ -134,7 +134,7 @@ class Worker:
         taken = self._taken
         _take_ops(self._queue, self._index, taken, most, wait)
         count = taken.nplain
-        may_batch = not wait or taken.nbatched or taken.woken or taken.sweep
+        may_batch = not wait or taken.nbatched or taken.deadline_passed or taken.sweep
         if may_batch:
             if not count and wait and self._is_alone():
                 self._run_chunk(taken.batched, 1)
@@ -172,7 +172,7 @@ class Worker:
                         ran = entry.run_direct(ops + done, count - done, (oldest if done > returned else begin) + limit)
                 if not ran:
                     ran = 1
-                    if slowest <= SHARE or op.run.state == _WAITING:  # after that long it may not be wanted any more
+                    if slowest <= SHARE or _is_awaited(op):  # after that long it may not be wanted any more
                         try:
                             entry.execute(op)
                         except BaseException as error:
@@ -225,7 +225,7 @@ class Worker:
     def _is_alone(self) -> bool:
         """Whether all there is to do is one op for a batch that waits for no other: nothing is to be gained then."""
         taken, team = self._taken, self._team
-        if taken.nbatched != 1 or taken.woken or taken.sweep or not team.batcher.empty:
+        if taken.nbatched != 1 or taken.deadline_passed or taken.sweep or not team.batcher.empty:
             return False
         return not team.limits(taken.batched[0]).minbatchsize
 
@@ -238,7 +238,7 @@ class Worker:
                 batcher.add(_list(taken.batched, taken.nbatched))
             if taken.sweep:
                 batcher.sweep()
-            if taken.woken:
+            if taken.deadline_passed:
                 team.moment = 0
             if team.size > 1:
                 team.call_back()

@@ -1,11 +1,11 @@
-/* bridge.h - every C function that Python may call, and the structs it may look into; nothing else.
+/* bridge.h - what Python reads and calls, and nothing else.
  *
- * cffi reads this very file (lines that start with '#' are dropped), so it holds plain declarations only: no macros
- * beyond integer constants, no atomics in types. Fields that several threads touch are accessed in C through the
- * __atomic builtins; Python only reads them.
+ * cffi reads this very file and drops lines that start with '#'. So the file holds plain declarations only: no macros
+ * except integer constants, no atomics in types. A struct that C extends holds Python's part here; C's own part is in
+ * a header of the room that owns it (run/state.h, engine/jobs.h, values/runnable.h).
  *
- * All functions here are called with the GIL released, from the loader (redisai/loader.py) or from workers
- * (redisai/worker.py), never from Redis's main thread. Strings are NUL-terminated UTF-8; those handed in are copied. */
+ * The loader (redisai/loader.py) and the workers (redisai/worker.py) call these functions with the GIL released.
+ * Redis's main thread calls none of them. Strings are NUL-terminated UTF-8. C copies those that it is given. */
 #ifndef BRIDGE_H
 #define BRIDGE_H
 
@@ -25,12 +25,21 @@
 #define DTYPE_BOOL 8
 #define DTYPE_STRING 9
 
-#define BACKEND_TF 0
+#define BACKEND_TF 0 /* as saved in RDB files; values/backend.c has the table */
 #define BACKEND_TFLITE 1
 #define BACKEND_TORCH 2
 #define BACKEND_ONNX 3
 
-/* A tensor: immutable once built, shared by counting references (src/tensor.h). */
+typedef struct Backend {
+    const char *name;    /* as commands call it */
+    const char *folder;  /* below the backends path */
+    const char *package; /* what pip calls the library */
+} Backend;
+
+/* The backend of this number; NULL: there is none. */
+const Backend *bridge_backend(int number);
+
+/* A tensor: immutable once built, shared by counting references (values/tensor.h). */
 typedef struct Tensor {
     int64_t length;    /* number of elements, the product of shape; 1 for rank 0, may be 0 for outputs */
     uint64_t size;     /* bytes of data */
@@ -40,7 +49,6 @@ typedef struct Tensor {
     struct RedisModuleString *owner; /* of a large tensor: the string that data lies in, unaligned; else NULL */
     int32_t dtype;                   /* DTYPE_... */
     int32_t ndim;
-    int32_t refs; /* atomic */
 } Tensor;
 
 /* A stretch of a model's blob. owner is the Redis string that holds the bytes, or NULL: then data is our allocation. */
@@ -58,27 +66,17 @@ typedef struct Names {
 #define KIND_MODEL 0
 #define KIND_SCRIPT 1
 
-/* What models and scripts have in common: a definition that the loader compiles once and workers then run
- * (src/runnable.h). The definition is immutable; what the loader finds out is written before `ready` is set. */
+/* What models and scripts have in common: a definition that the loader compiles once and that workers then run. The
+ * definition is immutable. */
 typedef struct Runnable {
-    uint64_t id;     /* the handle under which Python keeps the compiled session; never used twice */
-    int32_t kind;    /* KIND_...: which of Model and Script this is the beginning of */
+    uint64_t id;     /* Python keeps the compiled session under it; never used twice */
+    int32_t kind;    /* KIND_...: whether a Model or a Script starts with this */
     int32_t backend; /* BACKEND_...; TORCH for scripts */
     char *device;    /* as the client gave it, in any case */
     char *tag;
     uint64_t tag_size;
-
-    int32_t refs;        /* atomic */
-    int32_t ready;       /* atomic; once set, queue and what the loader declared are there and never change */
-    struct Queue *queue; /* where its runs go */
-
-    int64_t calls; /* atomic, all of them: for AI.INFO (src/stats.c) */
-    int64_t errors;
-    int64_t duration; /* us */
-    int64_t samples;
-    int64_t executions;            /* a batch counts once */
-    struct Histogram *queue_times; /* us; NULL until first needed */
-    struct Histogram *run_times;
+    struct Queue *queue;         /* where its ops go; set by bridge_ready() */
+    struct RunnableState *state; /* C's own part (values/runnable.h) */
 } Runnable;
 
 typedef struct Model {
@@ -91,7 +89,7 @@ typedef struct Model {
     Piece *pieces;
     int64_t npieces;
     uint64_t blob_size;
-    Names declared_inputs; /* what the model itself declares; owned by the model */
+    Names declared_inputs; /* what the model itself declares; set by bridge_ready() */
     Names declared_outputs;
 } Model;
 
@@ -101,98 +99,41 @@ typedef struct Script {
     Names entry_points; /* none: stored the old way, any function may be called */
 } Script;
 
-/* ---- runs -------------------------------------------------------------------------------------------------------- */
+/* ---- ops --------------------------------------------------------------------------------------------------------- */
 
-#define RUN_WAITING 0 /* nobody has answered the client yet */
-#define RUN_DONE 1
-#define RUN_TIMEDOUT 2
-#define RUN_GONE 3 /* the client disconnected */
-
-/* Bytes of a key or an argument, with a NUL behind them that size does not count. */
+/* Bytes of a key or an argument. A NUL follows them, which size does not count. */
 typedef struct Bytes {
     const char *data;
     uint64_t size;
 } Bytes;
 
-#define OP_WAITING 0 /* for outputs of other ops of its run */
-#define OP_QUEUED 1  /* on its way to a worker, who has not begun */
-#define OP_RUNNING 2
-#define OP_DONE 3
-#define OP_FAILED 4
-#define OP_SKIPPED 5 /* another op of its run failed before it began */
+struct Run;
 
-/* One execution of a model or of a script's function. Python reads all up to duration, and hands back outputs or an
- * error. */
+/* One execution of a model or of a script's function. Python reads it, sets duration, and gives back outputs or an
+ * error through the functions below. */
 typedef struct Op {
-    struct Run *run;
+    struct Run *run; /* what the op belongs to: all ops of one command */
     Runnable *runnable;
     uint64_t id;      /* runnable's */
-    Tensor **inputs;  /* all there from OP_QUEUED on; the run holds the references */
-    Tensor **outputs; /* NULL until set; one that stays NULL is not stored (an ONNX sequence or map) */
+    Tensor **inputs;  /* complete once the op is queued; the run holds the references */
+    Tensor **outputs; /* NULL until set; one that stays NULL is not saved (an ONNX sequence or map) */
     int32_t ninputs;
     int32_t noutputs;
-    uint64_t lane; /* equal for ops that may run in one batch: same model, types and shapes but the 0th dimension.
-                      Others that happen to have the same number are told apart by bridge_gather() */
-    int64_t rows;  /* what it adds to a batch, the 0th dimension of its inputs; 0: it runs by itself */
-    int64_t since; /* ns of the monotonic clock when its command came */
-    const char *function; /* scripts only, like the rest up to variadic; NULL for models */
-    Bytes *keys;          /* what KEYS declared: all that the script's commands may touch */
+    uint64_t batch_key; /* equal for ops that may share a batch: same model, types, and shapes except the 0th dimension.
+                           Two different batches may have one key by chance: bridge_gather() finds that out */
+    int64_t rows;       /* what it adds to a batch: the 0th dimension of its inputs; 0: it runs alone */
+    int64_t arrival;    /* ns of the monotonic clock when its command came */
+    const char *function; /* scripts only, like the fields down to variadic; NULL for models */
+    Bytes *keys;          /* the keys declared with KEYS: the script's commands may touch no others */
     Bytes *args;
     int32_t nkeys;
     int32_t nargs;
-    int32_t variadic; /* AI.SCRIPTRUN: index of the first input behind `$`, which make one list; -1: no `$` */
-    int64_t duration; /* us, written by the worker; -1: not executed, and not counted by AI.INFO */
-
-    /* The rest belongs to C (src/op.c). */
-    int32_t state;     /* atomic, OP_... */
-    int32_t waits_for; /* atomic: inputs that other ops have yet to give */
-    int32_t chained;   /* has inputs that other ops give */
-    int32_t follows;   /* ran in a batch behind another op, whose execution this was */
-    int32_t held;      /* atomic: the batcher has it (src/queue.c) */
-    int64_t queued;    /* ns, when it went to its queue */
-    int64_t begun;     /* ns */
-    char *error;
-    struct Op *next; /* in its queue */
+    int32_t variadic;      /* AI.SCRIPTRUN: index of the first input after `$`, where a list starts; -1: no `$` */
+    int64_t duration;      /* us, set by the worker; -1: not executed, AI.INFO does not count it */
+    struct OpState *state; /* C's own part (run/state.h) */
 } Op;
 
-/* An input of an op that is the output of another. */
-typedef struct Use {
-    int32_t op;
-    int32_t input;
-    int32_t next; /* use of the same slot; -1: none */
-} Use;
-
-/* Whatever one command executes: its ops, and their tensors in numbered slots. MODELEXECUTE is a run of one op. */
-typedef struct Run {
-    int32_t state; /* atomic; a run that is not RUN_WAITING needs no work any more */
-    int32_t nops;
-
-    /* The rest belongs to C (src/run.c). */
-    Op *ops;
-    Tensor **slots; /* references; an op's outputs lie one after another */
-    int32_t nslots;
-    int32_t failed;      /* atomic: an op failed, no other begins */
-    int32_t active;      /* atomic: ops queued or running */
-    int32_t refs;        /* atomic: one for the client, one for each op on its way */
-    int32_t owns_args;   /* slots hold strings of the command itself: only the main thread may free it */
-    int32_t *first_uses; /* by slot, into uses; -1: none. NULL where there is one op */
-    Use *uses;
-    int32_t nuses;
-    Tensor **next_input;  /* where the inputs of the next op to be added go */
-    struct Store *stores; /* what goes to the keyspace in the end */
-    int32_t nstores;
-    int32_t nsteps;
-    struct Step *steps; /* DAGs: the commands, for the reply */
-    char *user;         /* scripts: the name of the user who called */
-    Bytes routing;      /* DAGs: the value of ROUTING; data NULL: none */
-    int32_t db;
-    int32_t has_timer;
-    uint64_t timer;
-    struct RedisModuleBlockedClient *blocked;
-    struct Run *next; /* in the table of blocked clients */
-} Run;
-
-/* ---- Redis from scripts (src/script_calls.c) ---------------------------------------------------------------------
+/* ---- Redis from scripts (run/script_calls.c) ---------------------------------------------------------------------
  *
  * The worker that runs the script calls these; they take the Redis lock, holding neither the GIL nor a mutex. */
 
@@ -234,30 +175,33 @@ uint64_t bridge_max_tensor_bytes(void);
 #define TAKE_PLAIN 32
 #define TAKE_BATCHED 256
 
-/* What a worker gets off its queue. */
+/* What a worker takes from its queue. */
 typedef struct Taken {
-    Op *plain[TAKE_PLAIN];     /* run by themselves */
+    Op *plain[TAKE_PLAIN];     /* run alone */
     Op *batched[TAKE_BATCHED]; /* may run with others: rows is not 0 */
     int32_t nplain;
     int32_t nbatched;
-    int32_t woken; /* the moment that bridge_wake_at() set has come */
-    int32_t sweep; /* of the batched ops taken earlier and not begun yet, many are not wanted any more */
+    int32_t deadline_passed; /* the deadline set by bridge_set_deadline() */
+    int32_t sweep;           /* nobody wants many of the batched ops that were taken earlier and have not begun */
 } Taken;
 
-/* Takes all ops for batches (up to TAKE_BATCHED) and at most most (1 .. TAKE_PLAIN) others, in the order in which they
- * came. With wait set, waits until there is anything in taken. worker (0 .. threads_per_queue - 1) is for CPU
+/* Takes the ops for batches (up to TAKE_BATCHED) and up to max_plain (1 .. TAKE_PLAIN) others, in the order in which
+ * they came. With wait set, waits until taken holds something. worker (0 .. threads_per_queue - 1) is for CPU
  * accounting. */
-void bridge_take_ops(struct Queue *queue, int worker, Taken *taken, int most, int wait);
+void bridge_take_ops(struct Queue *queue, int worker, Taken *taken, int max_plain, int wait);
 
-/* Some worker of the queue shall come back from bridge_take_ops at this moment (ns of the monotonic clock; the past: at
- * once; 0: not at all). A queue has one such moment. */
-void bridge_wake_at(struct Queue *queue, int64_t moment);
+/* One worker of the queue returns from bridge_take_ops at this deadline (ns of the monotonic clock; in the past: at
+ * once; 0: no deadline). A queue has one deadline. */
+void bridge_set_deadline(struct Queue *queue, int64_t deadline);
 
-/* Drops the ops whose client has gone or timed out, or whose run has failed; keeps the others, in order, and returns
- * their number. Those dropped must not be touched afterwards. */
+/* Whether the op's client still waits for an answer. */
+int bridge_is_awaited(const Op *op);
+
+/* Drops the ops whose client has left or timed out, and those whose run has failed. Keeps the others in order and
+ * returns their number. The caller must not touch the dropped ones again. */
 int bridge_sweep_ops(Op **ops, int n);
 
-/* The same, and from now on those kept are running: each must be given to bridge_finish_ops. */
+/* The same. The ops that it keeps are running from now on: give each to bridge_finish_ops. */
 int bridge_begin_ops(Op **ops, int n);
 
 /* Copies one output: data holds size bytes in C order; shape holds ndim dimensions. For DTYPE_STRING data is the
@@ -265,31 +209,31 @@ int bridge_begin_ops(Op **ops, int n);
  * (index out of range, sizes that do not agree, no memory). */
 int bridge_set_output(Op *op, int index, int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size);
 
-/* Puts input number input of n ops of one lane one behind the other: size bytes, the sum of theirs. Not for STRING.
+/* Concatenates input `input` of n ops with one batch key into size bytes, the sum of their sizes. Not for STRING.
  * Returns 0, or -1 where the ops do not fit together: then they must run one by one. */
 int bridge_gather(Op **ops, int n, int input, void *into, uint64_t size);
 
-/* Copies one output of a batch to each of its n ops, op by op as many rows of it as the op has. Not for STRING. Returns
- * 0, or -1, having changed nothing, where shape[0] is not the sum of the ops' rows or ndim is 0. An op whose part is
- * refused fails, as of bridge_set_output. */
+/* Splits one output of a batch among its n ops: each gets as many rows as it has itself. Not for STRING. Returns 0.
+ * Where shape[0] is not the sum of the ops' rows, or ndim is 0, changes nothing and returns -1. An op fails where
+ * bridge_set_output refuses its part. */
 int bridge_scatter(Op **ops, int n, int output, int dtype, int ndim, const int64_t *shape, const void *data,
                    uint64_t size);
 
-/* n ops ran as one, in so many us. */
+/* n ops ran as one batch, which took duration us. */
 void bridge_batch_ran(Op **ops, int n, int64_t duration);
 
 /* The op failed; the client gets "ERR " and this message (line breaks become spaces). The first message stays. */
 void bridge_fail(Op *op, const char *message);
 
-/* Hands n ops back, done or failed: they must not be touched afterwards. Clients whose run is complete are answered.
- * Ops that waited for these and can be run now go to their queues or come in ready (room for most), if they need no
- * batch: whoever calls runs them or pushes them. Returns how many are in ready. */
-int bridge_finish_ops(Op **ops, int n, Op **ready, int most);
+/* Returns n ops, done or failed: the caller must not touch them again. Answers the clients whose run is complete. Ops
+ * whose last input these have given, and which need no batch, are put into ready (capacity: max_ready): the caller runs
+ * or pushes them. The others go to their queues. Returns how many are in ready. */
+int bridge_finish_ops(Op **ops, int n, Op **ready, int max_ready);
 
 /* Sends ops that bridge_finish_ops gave to the queues of their devices. */
 void bridge_push_ops(Op **ops, int n);
 
-/* ---- runs without Python (src/direct.c) --------------------------------------------------------------------------
+/* ---- runs without Python (direct/) -------------------------------------------------------------------------------
  *
  * The functions of ONNX Runtime's and TensorFlow's C API that a run takes, by the libraries' own names and as these
  * declare them (pointers to their structs are void * here). Python finds them in the libraries. */
@@ -329,7 +273,7 @@ typedef struct TfApi {
     const char *(*TF_Message)(const void *status);
 } TfApi;
 
-#define DIRECT_MOST 8 /* inputs, and outputs; models with more are run by Python */
+#define DIRECT_MAX 8 /* inputs, and outputs; models with more are run by Python */
 
 /* A compiled model that takes and gives numbers only. Python keeps alive all that this points to. */
 typedef struct Direct {
@@ -341,7 +285,7 @@ typedef struct Direct {
     const void *outputs; /* the same */
     int32_t ninputs;
     int32_t noutputs;
-    int32_t types[DIRECT_MOST]; /* DTYPE_... of each input */
+    int32_t types[DIRECT_MAX]; /* DTYPE_... of each input */
 } Direct;
 
 /* Runs the first of n begun ops one by one, as long as they are of the model of the first, can be run so (all inputs
@@ -353,37 +297,27 @@ int bridge_run_direct(const Direct *direct, Op **ops, int n, int64_t until, cons
 
 /* ---- jobs of the loader ------------------------------------------------------------------------------------------ */
 
-#define JOB_LOAD 0    /* compile job.runnable, unless it is compiled already */
-#define JOB_DROP 1    /* forget the session of job.runnable; finishing the job frees it */
-#define JOB_FORWARD 2 /* job.op came for what was not ready: compile job.runnable if need be */
-#define JOB_IMPORT 3  /* import backend job.backend from job.path */
+#define JOB_LOAD 0   /* compile job.runnable, unless it is compiled already */
+#define JOB_DROP 1   /* forget the session of job.runnable; finishing the job frees it */
+#define JOB_IMPORT 2 /* import backend job.backend from job.path */
 
 typedef struct Job {
     int32_t kind;
     int32_t backend;
     char *path; /* JOB_IMPORT: absolute; NULL: the default place below the backends path */
     Runnable *runnable;
-    Op *op;
-
-    /* The rest belongs to C (src/loader.c). */
-    char *error;
-    struct RedisModuleBlockedClient *blocked;
-    int32_t waited; /* the main thread waits for it */
-    int32_t done;
-    struct Job *next;
 } Job;
 
-/* Waits for the next job. Jobs come in the order in which they were posted, but those that a client or thread waits for
- * who needs what is stored already come first. */
+/* Waits for the next job. Jobs come in the order in which they were posted, except that jobs with a waiting client go
+ * first. */
 Job *bridge_next_job(void);
 
-/* JOB_LOAD, JOB_FORWARD: it is compiled. Declares a model's inputs and outputs (none for scripts) and the device queue
- * its runs go to; from now on its runs go there directly. */
+/* JOB_LOAD: the runnable is compiled. Declares a model's inputs and outputs (none for scripts) and the queue of its
+ * device. From now on its ops go there directly. */
 void bridge_ready(Runnable *runnable, struct Queue *queue, int ninputs, const char **inputs, int noutputs,
                   const char **outputs);
 
-/* Finishes a job, with error NULL where it succeeded. It must not be touched afterwards. For JOB_FORWARD the op is
- * passed on to its queue, or fails with the error. */
+/* Finishes a job, with error NULL where it succeeded. The caller must not touch it again. */
 void bridge_finish_job(Job *job, const char *error);
 
 /* ---- queues and surroundings ------------------------------------------------------------------------------------- */
@@ -393,16 +327,14 @@ void bridge_finish_job(Job *job, const char *error);
  * "CPU" and "GPU"). Loader only. */
 struct Queue *bridge_open_queue(const char *device);
 
-typedef struct Options {
-    int64_t threads_per_queue;
-    int64_t intra_op_parallelism;    /* 0: cores - 1, shared among the workers of a queue */
-    int64_t inter_op_parallelism;    /* 0: the library's default */
-    int64_t model_execution_timeout; /* ms */
-    int64_t backend_memory_limit;    /* MB, 0: none */
-    int64_t allow_file_ops;          /* 1: models may have operations that touch files or run Python */
-} Options;
+typedef struct Option {
+    const char *name; /* upper case */
+    int64_t value;
+} Option;
 
-const Options *bridge_options(void);
+/* The load-time option of this index, from 0; NULL: no more. Python may keep the value: only those change later that it
+ * has no use for. */
+const Option *bridge_option(int index);
 
 /* A copy of the backends path, to be freed with bridge_free. */
 char *bridge_backends_path(void);

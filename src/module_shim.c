@@ -1,39 +1,39 @@
 /* module_shim.c - the front door: what Redis calls to load the module.
  *
  * Who runs where (docs/architecture.md has the picture):
- * - main thread: everything that commands and persistence do; C only; waits for Python in MULTI and Lua only (store.c)
- * - loader: the thread that started Python; imports backends, compiles and drops models (engine.c, loader.c)
- * - workers: Python threads, THREADS_PER_QUEUE a device; run models and scripts (queue.c, op.c)
+ * - main thread: everything that commands and persistence do; C only; waits for Python in MULTI and Lua only
+ * (commands/compile.c)
+ * - loader: the thread that started Python; imports backends, compiles and drops models (engine/interpreter.c,
+ * engine/jobs.c)
+ * - workers: Python threads, THREADS_PER_QUEUE a device; run models and scripts (run/queue.c, run/op.c)
  *
  * Every mutex is named at the head of the file that owns it; all of them are leaves: none is held while another is
  * taken. */
-#include "allocator.h"
-#include "command_info.h"
-#include "dag.h"
-#include "engine.h"
-#include "info.h"
-#include "loader.h"
-#include "model.h"
-#include "options.h"
-#include "script.h"
-#include "tensor.h"
-#include "unblock.h"
+#include "commands/commands.h"
+#include "engine/allocator.h"
+#include "engine/interpreter.h"
+#include "engine/jobs.h"
+#include "engine/options.h"
+#include "redis/event_loop.h"
+#include "run/queue.h"
+#include "run/unblock.h"
+#include "values/backend.h"
+#include "values/model.h"
+#include "values/script.h"
+#include "values/tensor.h"
 
 #define MODULE_VERSION 20000 /* 2.0.0 */
-
-int model_run_commands_register(RedisModuleCtx *ctx);
-int script_run_commands_register(RedisModuleCtx *ctx);
 
 /* The backends named by load-time options, e.g. TORCH redisai_torch/redisai_torch.so. One that cannot be loaded does
  * not keep the server from starting: the data matter more, and models of that backend say why they cannot run. */
 static void import_backends(RedisModuleCtx *ctx) {
-    for (int backend = BACKEND_TF; backend <= BACKEND_ONNX; backend++) {
-        if (options.load[backend] == NULL) continue;
-        Job *job = job_new(JOB_IMPORT);
-        job->backend = backend;
-        job->path = options_backend_path(options.load[backend]);
-        loader_post_and_wait(job, 0);
-        if (job->error) RedisModule_Log(ctx, "warning", "%s %s: %s", backend_name(backend), job->path, job->error);
+    for (int backend = 0; backend_row(backend); backend++) {
+        if (options_backend_to_load(backend) == NULL) continue;
+        LoaderJob *job = job_new(JOB_IMPORT, NULL);
+        job->job.backend = backend;
+        job->job.path = options_backend_path(options_backend_to_load(backend));
+        job_post_and_wait(job, 0);
+        if (job->error) RedisModule_Log(ctx, "warning", "%s %s: %s", backend_name(backend), job->job.path, job->error);
         job_free(job);
     }
 }
@@ -59,7 +59,10 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
     RedisModule_SetModuleOptions(ctx,
                                  REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD);
 
-    if (options_parse(ctx, argv, argc) || unblock_init(ctx) || engine_start(ctx)) return REDISMODULE_ERR;
+    jobs_init();
+    unblock_init();
+    queue_init();
+    if (options_parse(ctx, argv, argc) || event_loop_init(ctx) || engine_start(ctx)) return REDISMODULE_ERR;
     allocator_init();
     import_backends(ctx);
     tensor_max_bytes(ctx, UINT64_MAX);

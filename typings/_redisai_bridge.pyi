@@ -52,19 +52,15 @@ class CBytes(CData, Protocol):
     data: CData
     size: int
 
-class Run(CData, Protocol):
-    state: int
-
 class Op(CData, Protocol):
-    run: Run
     runnable: Runnable
     id: int
     inputs: CData
     ninputs: int
     noutputs: int
-    lane: int
+    batch_key: int
     rows: int
-    since: int
+    arrival: int
     function: CData
     keys: CBytes
     args: CBytes
@@ -78,7 +74,7 @@ class Taken(CData, Protocol):
     batched: CData
     nplain: int
     nbatched: int
-    woken: int
+    deadline_passed: int
     sweep: int
 
 class CReply(CData, Protocol):
@@ -96,13 +92,14 @@ class Job(CData, Protocol):
     path: CData
     runnable: Runnable
 
-class Options(CData, Protocol):
-    threads_per_queue: int
-    intra_op_parallelism: int
-    inter_op_parallelism: int
-    model_execution_timeout: int
-    backend_memory_limit: int
-    allow_file_ops: int
+class Option(CData, Protocol):
+    name: CData
+    value: int
+
+class Backend(CData, Protocol):
+    name: CData
+    folder: CData
+    package: CData
 
 class _FFI:
     NULL: Any
@@ -115,9 +112,9 @@ class _FFI:
     def from_buffer(self, value: object) -> Any: ...
 
 class _Lib:
-    RUN_WAITING: int
+    BACKEND_ONNX: int
     TAKE_PLAIN: int
-    DIRECT_MOST: int
+    DIRECT_MAX: int
     KIND_SCRIPT: int
     REPLY_STRING: int
     REPLY_INTEGER: int
@@ -126,10 +123,10 @@ class _Lib:
     REPLY_ERROR: int
     JOB_LOAD: int
     JOB_DROP: int
-    JOB_FORWARD: int
     JOB_IMPORT: int
-    def bridge_take_ops(self, queue: Queue, worker: int, taken: Taken, most: int, wait: int) -> None: ...
-    def bridge_wake_at(self, queue: Queue, moment: int) -> None: ...
+    def bridge_take_ops(self, queue: Queue, worker: int, taken: Taken, max_plain: int, wait: int) -> None: ...
+    def bridge_set_deadline(self, queue: Queue, deadline: int) -> None: ...
+    def bridge_is_awaited(self, op: Op) -> int: ...
     def bridge_sweep_ops(self, ops: CData, n: int) -> int: ...
     def bridge_begin_ops(self, ops: CData, n: int) -> int: ...
     def bridge_run_direct(self, direct: CData, ops: CData, n: int, until: int, options: CData, error: CData) -> int: ...
@@ -142,7 +139,7 @@ class _Lib:
     ) -> int: ...
     def bridge_batch_ran(self, ops: CData, n: int, duration: int) -> None: ...
     def bridge_fail(self, op: Op, message: bytes) -> None: ...
-    def bridge_finish_ops(self, ops: CData, n: int, ready: CData, most: int) -> int: ...
+    def bridge_finish_ops(self, ops: CData, n: int, ready: CData, max_ready: int) -> int: ...
     def bridge_push_ops(self, ops: CData, n: int) -> None: ...
     def bridge_next_job(self) -> Job: ...
     def bridge_call(self, op: Op, words: CData, count: int) -> CReply: ...
@@ -161,7 +158,8 @@ class _Lib:
     def bridge_finish_job(self, job: Job, error: Any) -> None: ...
     def bridge_open_queue(self, device: bytes) -> Queue: ...
     def bridge_max_tensor_bytes(self) -> int: ...
-    def bridge_options(self) -> Options: ...
+    def bridge_option(self, index: int) -> Option: ...
+    def bridge_backend(self, number: int) -> Backend: ...
     def bridge_backends_path(self) -> CData: ...
     def bridge_free(self, text: CData) -> None: ...
     def bridge_backend_loaded(self, backend: int, version: bytes) -> None: ...

@@ -22,7 +22,7 @@ def version() -> str:
 
 
 def load(definition: Definition, settings: Settings) -> Session:
-    copies = keeps_inputs(operations(definition.blob, settings.allow_file_ops))
+    copies = keeps_inputs(operations(definition.blob, bool(settings.allow_file_ops)))
     graph = _import(definition)
     if definition.gpu is None and settings.inter_op_parallelism <= 1:
         with suppress(RuntimeError):

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "redis_api.h"
+#include "redis/api.h"
 
 /* Ends the program with a message: what must not happen has happened. */
 #define FATAL(...) fatal(__FILE__, __LINE__, __VA_ARGS__)

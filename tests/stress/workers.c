@@ -12,8 +12,10 @@
 #include <unistd.h>
 
 #include "bridge.h"
-#include "engine.h"
+#include "engine/interpreter.h"
+#include "engine/options.h"
 #include "redis.h"
+#include "values/runnable.h"
 
 #define MAX_SESSIONS (1 << 20)
 #define MAX_QUEUES 8
@@ -39,7 +41,7 @@ static struct {
 
 /* Ops of one lane, the oldest first. */
 typedef struct Lane {
-    uint64_t lane;
+    uint64_t batch_key;
     Op *ops[MAX_LANE];
     int n;
 } Lane;
@@ -91,7 +93,7 @@ static void work(const Session *session) {
 static const Tensor *input_of(const Op *op, int index) {
     const Tensor *tensor = op->inputs[index];
     if (tensor == NULL) FATAL("an op was begun before all of its inputs were there");
-    CHECK(__atomic_load_n(&tensor->refs, __ATOMIC_RELAXED) > 0 && tensor->dtype == DTYPE_INT64 && tensor->ndim == 2);
+    CHECK(tensor->dtype == DTYPE_INT64 && tensor->ndim == 2);
     return tensor;
 }
 
@@ -150,8 +152,7 @@ static void finish(Worker *worker, Op **ops, int n) {
     for (int i = 0; i < nready; i++) {
         Op *op = ready[i];
         CHECK(op->rows == 0);
-        int here =
-            __atomic_load_n(&op->runnable->ready, __ATOMIC_ACQUIRE) && op->runnable->queue == worker->batcher->queue;
+        int here = runnable_is_ready(op->runnable) && op->runnable->queue == worker->batcher->queue;
         if (here && worker->nnext < MAX_LANE && !chance(&worker->random, 200)) {
             worker->next[worker->nnext++] = op;
         } else {
@@ -191,7 +192,7 @@ static void run_plain(Worker *worker, Op **ops, int n) {
 /* Whether they can run as one; what may differ in a lane is how many outputs are asked for. */
 static int check_batch(Op **ops, int n) {
     for (int i = 0; i < n; i++) {
-        CHECK(ops[i]->lane == ops[0]->lane && ops[i]->id == ops[0]->id);
+        CHECK(ops[i]->batch_key == ops[0]->batch_key && ops[i]->id == ops[0]->id);
         CHECK(ops[i]->ninputs == ops[0]->ninputs);
         if (ops[i]->noutputs != ops[0]->noutputs) return 0;
         for (int k = 0; k < ops[i]->ninputs; k++) {
@@ -252,11 +253,11 @@ static const Model *model_of(const Op *op) {
 static void add_to_batcher(Batcher *batcher, Op *op) {
     CHECK(op->rows > 0 && op->rows < model_of(op)->batchsize && op->runnable->queue == batcher->queue);
     int i = 0;
-    while (i < batcher->n && batcher->lanes[i]->lane != op->lane) i++;
+    while (i < batcher->n && batcher->lanes[i]->batch_key != op->batch_key) i++;
     if (i == batcher->n) {
         CHECK(i < MAX_LANES);
         batcher->lanes[batcher->n++] = calloc(1, sizeof(Lane));
-        batcher->lanes[i]->lane = op->lane;
+        batcher->lanes[i]->batch_key = op->batch_key;
     }
     Lane *lane = batcher->lanes[i];
     CHECK(lane->n < MAX_LANE);
@@ -274,7 +275,7 @@ static void sweep(Lane *lane) {
 
 static int64_t deadline_of(const Lane *lane) {
     const Model *model = model_of(lane->ops[0]);
-    return model->minbatchtimeout ? lane->ops[0]->since + model->minbatchtimeout * 1000000 : 0;
+    return model->minbatchtimeout ? lane->ops[0]->arrival + model->minbatchtimeout * 1000000 : 0;
 }
 
 static int is_ready(Lane *lane, int64_t now) {
@@ -305,7 +306,7 @@ static Outlook look_at_lanes(Batcher *batcher) {
             batcher->lanes[i--] = batcher->lanes[--batcher->n];
         } else if (is_ready(lane, now)) {
             outlook.nready++;
-            if (!outlook.oldest || lane->ops[0]->since < outlook.oldest->ops[0]->since) outlook.oldest = lane;
+            if (!outlook.oldest || lane->ops[0]->arrival < outlook.oldest->ops[0]->arrival) outlook.oldest = lane;
         } else if (deadline_of(lane) && (outlook.deadline == 0 || deadline_of(lane) < outlook.deadline)) {
             outlook.deadline = deadline_of(lane);
         }
@@ -316,7 +317,7 @@ static Outlook look_at_lanes(Batcher *batcher) {
 /* Tells the queue when a worker has to come back. */
 static void call_back(Batcher *batcher, Worker *worker, int64_t moment) {
     if (moment == batcher->moment && !chance(&worker->random, 50)) return;
-    bridge_wake_at(batcher->queue, moment);
+    bridge_set_deadline(batcher->queue, moment);
     batcher->moment = moment;
 }
 
@@ -361,7 +362,7 @@ static void *worker_main(void *data) {
 
         Op *plain[TAKE_PLAIN + MAX_LANE];
         pthread_mutex_lock(&batcher->mutex);
-        if (taken.woken) batcher->moment = 0;
+        if (taken.deadline_passed) batcher->moment = 0;
         for (int i = 0; i < taken.nbatched; i++) add_to_batcher(batcher, taken.batched[i]);
         if (taken.sweep) {
             for (int i = 0; i < batcher->n; i++) sweep(batcher->lanes[i]);
@@ -397,7 +398,7 @@ static struct Queue *open_queue(const char *device) {
     Batcher *batcher = &batchers[nbatchers++];
     batcher->queue = queue;
     pthread_mutex_init(&batcher->mutex, NULL);
-    for (int i = 0; i < bridge_options()->threads_per_queue; i++) {
+    for (int i = 0; i < threads_per_queue(); i++) {
         Worker *worker = calloc(1, sizeof(*worker));
         *worker = (Worker){.batcher = batcher, .index = i, .random.state = first_seed + 1000 * nbatchers + i};
         pthread_t thread;
@@ -435,10 +436,10 @@ static const char *load(Runnable *runnable) {
 static void drop(const Runnable *runnable) {
     Session *session = sessions[runnable->id];
     if (session == NULL) return;
-    CHECK(runnable->calls == session->calls);
-    CHECK(runnable->errors == session->errors);
-    CHECK(runnable->executions == session->executions);
-    if (runnable->kind == KIND_MODEL) CHECK(runnable->samples == session->samples);
+    CHECK(runnable->state->stats.calls == session->calls);
+    CHECK(runnable->state->stats.errors == session->errors);
+    CHECK(runnable->state->stats.executions == session->executions);
+    if (runnable->kind == KIND_MODEL) CHECK(runnable->state->stats.samples == session->samples);
     sessions[runnable->id] = NULL;
     free(session);
 }
@@ -448,7 +449,7 @@ static void *loader_main(void *unused) {
     for (;;) {
         Job *job = bridge_next_job();
         const char *error = NULL;
-        if (job->kind == JOB_LOAD || job->kind == JOB_FORWARD) error = load(job->runnable);
+        if (job->kind == JOB_LOAD) error = load(job->runnable);
         if (job->kind == JOB_DROP) drop(job->runnable);
         bridge_finish_job(job, error);
     }

@@ -1,13 +1,25 @@
 """Loads models and scripts as the engine does, without a server: load("ONNX", blob, "CPU", intra_op_parallelism=1)."""
 
+import importlib.util
 import sys
+from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from typing import Any, cast
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # before a redisai that may be installed: the well-known client is called so
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # before a redisai that may be installed: the well-known client
+
+from server import module_path  # noqa: E402
+
+# The bridge is part of redisai.so. Its tables need no server.
+_loader = ExtensionFileLoader("_redisai_bridge", str(module_path()))
+_spec = importlib.util.spec_from_loader("_redisai_bridge", _loader)
+assert _spec is not None
+sys.modules["_redisai_bridge"] = importlib.util.module_from_spec(_spec)
+_loader.exec_module(sys.modules["_redisai_bridge"])
 
 from redisai.backends import KINDS, Registry  # noqa: E402
+from redisai.loader import options  # noqa: E402
 from redisai.protocol import (  # noqa: E402
     Definition,
     ScriptBackend,
@@ -21,11 +33,16 @@ registry = Registry(lambda: ROOT / "backends", lambda number, version: None)
 NAMES = [kind.name for kind in KINDS]
 
 
-def load(backend: str, blob: bytes, device: str = "CPU", **settings: Any) -> Session:
-    return registry.get(NAMES.index(backend)).load(Definition(backend, device, blob, (), ()), Settings(**settings))
+def settings(**changes: int) -> Settings:
+    """The default options, with changes."""
+    return Settings(tuple((name, changes.get(name, value)) for name, value in options()))
+
+
+def load(backend: str, blob: bytes, device: str = "CPU", **changes: Any) -> Session:
+    return registry.get(NAMES.index(backend)).load(Definition(backend, device, blob, (), ()), settings(**changes))
 
 
 def load_script(source: str | bytes, *entry_points: str, device: str = "CPU") -> ScriptSession:
     backend = cast(ScriptBackend, registry.get(NAMES.index("TORCH")))
     source = source.encode() if isinstance(source, str) else source
-    return backend.load_script(ScriptDefinition(device, source, entry_points), Settings())
+    return backend.load_script(ScriptDefinition(device, source, entry_points), settings())

@@ -16,9 +16,9 @@ SECOND = 1_000_000_000
 
 @dataclass(eq=False, slots=True)
 class Op:
-    lane: int
+    batch_key: int
     rows: int = 1
-    since: int = 0
+    arrival: int = 0
     wanted: bool = True
     id: int = 0
     number: int = field(default_factory=count().__next__)
@@ -30,7 +30,7 @@ class Lanes:
     def __init__(self, *limits: Limits) -> None:
         self.limits = limits
         self.swept: list[Op] = []
-        self.batcher: Batcher[Op] = Batcher(lambda op: limits[op.lane], self._sweep)
+        self.batcher: Batcher[Op] = Batcher(lambda op: limits[op.batch_key], self._sweep)
 
     def _sweep(self, ops: list[Op]) -> list[Op]:
         self.swept += ops
@@ -44,8 +44,8 @@ class Lanes:
         return self.batcher.take(now)
 
 
-def ops(lane: int, *rows: int, since: int = 0) -> list[Op]:
-    return [Op(lane, count, since) for count in rows]
+def ops(lane: int, *rows: int, arrival: int = 0) -> list[Op]:
+    return [Op(lane, count, arrival) for count in rows]
 
 
 def test_a_lane_is_ready_with_its_first_op() -> None:
@@ -77,16 +77,16 @@ def test_lanes_of_two_models_do_not_mix_if_they_have_the_same_number() -> None:
 
 def test_lanes_do_not_mix_and_the_oldest_comes_first() -> None:
     lanes = Lanes(Limits(8), Limits(8))
-    young = lanes.add(Op(0, since=5), Op(0, since=6))
-    old = lanes.add(Op(1, since=3), Op(1, since=9))
+    young = lanes.add(Op(0, arrival=5), Op(0, arrival=6))
+    old = lanes.add(Op(1, arrival=3), Op(1, arrival=9))
     assert [lanes.take(), lanes.take()] == [old, young]
 
 
 def test_what_is_left_of_a_lane_waits_its_turn() -> None:
     lanes = Lanes(Limits(2), Limits(2))
-    busy = lanes.add(*(Op(0, since=moment) for moment in (1, 2, 3, 5)))
-    other = lanes.add(Op(1, since=4))
-    later = lanes.add(Op(1, since=7))
+    busy = lanes.add(*(Op(0, arrival=moment) for moment in (1, 2, 3, 5)))
+    other = lanes.add(Op(1, arrival=4))
+    later = lanes.add(Op(1, arrival=7))
     assert [lanes.take() for _ in range(3)] == [busy[:2], busy[2:], other + later]
 
 
@@ -109,7 +109,7 @@ def test_a_minimum_counts_all_that_wait_though_a_batch_cannot_take_them() -> Non
 
 def test_a_time_out_is_that_of_the_oldest() -> None:
     lanes = Lanes(Limits(8, 4, 100))
-    added = lanes.add(Op(0, since=50), Op(0, since=20), Op(0, since=60))
+    added = lanes.add(Op(0, arrival=50), Op(0, arrival=20), Op(0, arrival=60))
     assert lanes.batcher.deadline() == 120
     assert lanes.take(now=119) == []
     assert lanes.take(now=120) == added
@@ -121,18 +121,18 @@ def test_the_timer_of_a_lane_that_filled_up_is_forgotten() -> None:
     added = lanes.add(*ops(0, 1, 1, 1))
     assert lanes.take() == added[:2]
     assert lanes.batcher.deadline() == 100
-    more = lanes.add(Op(0, since=70))
+    more = lanes.add(Op(0, arrival=70))
     assert lanes.take() == [added[2], *more]
     assert lanes.batcher.deadline() == 0 and lanes.take(now=100) == []
-    last = lanes.add(Op(0, since=90))
+    last = lanes.add(Op(0, arrival=90))
     assert lanes.batcher.deadline() == 190 and lanes.take(now=189) == [] and lanes.take(now=190) == last
 
 
 def test_timers_of_several_lanes() -> None:
     lanes = Lanes(Limits(8, 4, 100), Limits(8, 4, 10), Limits(8))
-    slow, fast = lanes.add(Op(0), Op(1, since=50))
+    slow, fast = lanes.add(Op(0), Op(1, arrival=50))
     assert lanes.batcher.deadline() == 60
-    now = lanes.add(Op(2, since=55))
+    now = lanes.add(Op(2, arrival=55))
     assert lanes.take(now=60) == [fast]  # the older of two that are ready
     assert lanes.take(now=60) == now
     assert lanes.batcher.deadline() == 100
@@ -141,16 +141,16 @@ def test_timers_of_several_lanes() -> None:
 
 def test_only_ops_that_somebody_waits_for_count() -> None:
     lanes = Lanes(Limits(8, 3, 100))
-    added = lanes.add(Op(0, since=1, wanted=False), Op(0, since=2), Op(0, since=3))
+    added = lanes.add(Op(0, arrival=1, wanted=False), Op(0, arrival=2), Op(0, arrival=3))
     assert lanes.batcher.ready and lanes.take(now=50) == []
     assert not lanes.batcher.ready and lanes.batcher.deadline() == 102
-    added += lanes.add(Op(0, since=4))
+    added += lanes.add(Op(0, arrival=4))
     assert lanes.take(now=50) == added[1:]
 
 
 def test_a_time_out_of_an_op_that_nobody_waits_for_makes_nothing_ready() -> None:
     lanes = Lanes(Limits(8, 3, 100))
-    first, second = lanes.add(Op(0, since=10), Op(0, since=40))
+    first, second = lanes.add(Op(0, arrival=10), Op(0, arrival=40))
     first.wanted = False
     assert lanes.take(now=110) == [] and lanes.batcher.deadline() == 140
     assert lanes.take(now=140) == [second]
@@ -158,7 +158,7 @@ def test_a_time_out_of_an_op_that_nobody_waits_for_makes_nothing_ready() -> None
 
 def test_sweeping() -> None:
     lanes = Lanes(Limits(8, 3, 100), Limits(8), Limits(8, 2))
-    waiting = lanes.add(Op(0, since=1), Op(0, since=2))
+    waiting = lanes.add(Op(0, arrival=1), Op(0, arrival=2))
     ready = lanes.add(Op(1), Op(1))
     gone = lanes.add(Op(2), Op(2))
     for op in waiting[0], ready[0], *gone:
@@ -192,7 +192,7 @@ def test_limits_may_change() -> None:
 def test_nothing_piles_up() -> None:
     lanes = Lanes(*[Limits(2, 2, 1000 * SECOND)] * 1000)
     for number in range(10_000):
-        pair = lanes.add(*ops(number % 1000, 1, 1, since=number))
+        pair = lanes.add(*ops(number % 1000, 1, 1, arrival=number))
         assert lanes.take(now=number) == pair
     batcher = lanes.batcher
     assert not batcher._lanes and not batcher._ready and len(batcher._timers) < 100
@@ -225,7 +225,7 @@ class Expected:
         )
 
     def due(self, wanted: list[Op], lane: int) -> int:
-        return min(op.since for op in wanted) + self.limits[lane].minbatchtimeout
+        return min(op.arrival for op in wanted) + self.limits[lane].minbatchtimeout
 
     def ready(self, now: int) -> list[int]:
         return [lane for lane in self.lanes if self.is_ready(lane, now)]
@@ -283,11 +283,11 @@ def check_take(lanes: Lanes, expected: Expected, now: int, drops: bool) -> bool:
     if not batch:
         assert not ready
         return False
-    lane = batch[0].lane
+    lane = batch[0].batch_key
     limits, waiting = expected.limits[lane], expected.lanes[lane]
     assert lane in ready
     if not drops:
-        assert waiting[0].since == min(expected.lanes[lane][0].since for lane in ready)
+        assert waiting[0].arrival == min(expected.lanes[lane][0].arrival for lane in ready)
     assert len(batch) == 1 or sum(op.rows for op in batch) <= limits.batchsize
     # In order, leaving none out but those that nobody waits for, and as many as fit.
     index = 0

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from loading import settings
 from redisai.backends import BackendError, Registry
-from redisai.protocol import Definition, Settings, one_line
+from redisai.protocol import Definition, one_line
 
 TF, TFLITE, TORCH, ONNX = range(4)
 GOOD = """
@@ -111,10 +112,10 @@ def test_device() -> None:
 
 def test_threads_leave_a_core_to_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
-    assert Settings().intra_op_threads == 7
-    assert Settings(threads_per_queue=3).intra_op_threads == 2
-    assert Settings(threads_per_queue=100).intra_op_threads == 1
-    assert Settings(intra_op_parallelism=5).intra_op_threads == 5
+    assert settings().intra_op_threads == 7
+    assert settings(threads_per_queue=3).intra_op_threads == 2
+    assert settings(threads_per_queue=100).intra_op_threads == 1
+    assert settings(intra_op_parallelism=5).intra_op_threads == 5
 
 
 def test_errors_are_one_line() -> None:

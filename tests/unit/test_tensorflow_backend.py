@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 import tf_models
-from loading import registry
-from redisai.protocol import Definition, Session, Settings
+from loading import registry, settings
+from redisai.protocol import Definition, Session
 from tf_models import frozen, graph, placeholder, spec
 
 
-def load(blob: bytes, inputs: str, outputs: str, device: str = "CPU", **settings: Any) -> Session:
+def load(blob: bytes, inputs: str, outputs: str, device: str = "CPU", **changes: int) -> Session:
     definition = Definition("TF", device, blob, tuple(inputs.split()), tuple(outputs.split()))
-    return registry.get(0).load(definition, Settings(**settings))
+    return registry.get(0).load(definition, settings(**changes))
 
 
 def run(blob: bytes, inputs: str, outputs: str, *arrays: Any) -> list[Any]:

@@ -1,0 +1,93 @@
+/* config.c - AI.CONFIG: loads backends, reads and sets options. Main thread only. */
+#include <string.h>
+
+#include "commands/commands.h"
+#include "engine/jobs.h"
+#include "engine/options.h"
+#include "redis/command.h"
+#include "run/unblock.h"
+#include "values/backend.h"
+
+static int config_get(RedisModuleCtx *ctx, RedisModuleString *name) {
+    OptionRow *option = option_named(name);
+    if (option && option->at_run_time) return RedisModule_ReplyWithLongLong(ctx, option->python.value);
+    if (!arg_is(name, "BACKENDSPATH")) return RedisModule_ReplyWithNull(ctx);
+    char *path = options_backends_path();
+    RedisModule_ReplyWithCString(ctx, path);
+    RedisModule_Free(path);
+    return REDISMODULE_OK;
+}
+
+/* The text is the one that clients know; the administrator finds the reason in the log. */
+static int reply_import(RedisModuleCtx *ctx, const LoaderJob *job) {
+    if (job->error == NULL) return reply_ok(ctx);
+    RedisModule_Log(ctx, "warning", "AI.CONFIG LOADBACKEND: %s", job->error);
+    return reply_error(ctx, "error loading backend");
+}
+
+static int reply_imported(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    (void)argv;
+    (void)argc;
+    return reply_import(ctx, RedisModule_GetBlockedClientPrivateData(ctx));
+}
+
+static int config_loadbackend(RedisModuleCtx *ctx, RedisModuleString **argv) {
+    int backend = backend_from_name(argv[2]);
+    if (backend == -1) return reply_error(ctx, "unsupported backend");
+    LoaderJob *job = job_new(JOB_IMPORT, NULL);
+    job->job.backend = backend;
+    job->job.path = options_backend_path(RedisModule_StringPtrLen(argv[3], NULL));
+    if (wait_mode(ctx) == WAIT_BLOCK) return block_on_job(ctx, job, reply_imported);
+    if (job_post_and_wait(job, JOB_PATIENCE) == -1) {
+        return reply_error(ctx, "not loaded within %d s; load it outside of transactions and scripts", JOB_PATIENCE);
+    }
+    reply_import(ctx, job);
+    job_free(job);
+    return REDISMODULE_OK;
+}
+
+/* Whether the caller may run CONFIG SET. Redis 7.0 knows no ACL categories for commands of modules, so a user without
+ * @admin could otherwise make the server import Python files. */
+static int is_administrator(RedisModuleCtx *ctx) {
+    RedisModuleString *name = RedisModule_GetCurrentUserName(ctx);
+    RedisModuleUser *user = name ? RedisModule_GetModuleUserFromUserName(name) : NULL;
+    int allowed = 0;
+    if (user) {
+        static const char *words[] = {"CONFIG", "SET", "dir", "."};
+        RedisModuleString *command[4];
+        for (int i = 0; i < 4; i++) command[i] = RedisModule_CreateString(NULL, words[i], strlen(words[i]));
+        allowed = RedisModule_ACLCheckCommandPermissions(user, command, 4) == REDISMODULE_OK;
+        for (int i = 0; i < 4; i++) RedisModule_FreeString(NULL, command[i]);
+        RedisModule_FreeModuleUser(user);
+    }
+    if (name) RedisModule_FreeString(ctx, name);
+    return allowed;
+}
+
+static int config_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    if (argc < 2) return reply_wrong_arity(ctx, argv);
+    if (!is_administrator(ctx)) {
+        return RedisModule_ReplyWithError(ctx, "NOPERM AI.CONFIG needs a user who may run CONFIG SET");
+    }
+    if (arg_is(argv[1], "GET")) return argc == 3 ? config_get(ctx, argv[2]) : reply_wrong_arity(ctx, argv);
+    if (arg_is(argv[1], "LOADBACKEND")) {
+        return argc == 4 ? config_loadbackend(ctx, argv) : reply_wrong_arity(ctx, argv);
+    }
+    if (arg_is(argv[1], "BACKENDSPATH")) {
+        if (argc != 3) return reply_error(ctx, "BACKENDSPATH: missing path argument");
+        options_set_backends_path(argv[2]);
+        return reply_ok(ctx);
+    }
+    if (arg_is(argv[1], "MODEL_CHUNK_SIZE")) {
+        if (argc != 3) return reply_error(ctx, "MODEL_CHUNK_SIZE: missing chunk size");
+        if (option_set(option_named(argv[1]), argv[2]) == -1) {
+            return reply_error(ctx, "MODEL_CHUNK_SIZE: invalid chunk size");
+        }
+        return reply_ok(ctx);
+    }
+    return reply_error(ctx, "unsupported subcommand");
+}
+
+int config_command_register(RedisModuleCtx *ctx) {
+    return RedisModule_CreateCommand(ctx, "AI.CONFIG", config_command, "admin", 0, 0, 0);
+}

@@ -1,0 +1,148 @@
+/* commands/info.c - the sections that the module adds to INFO, and AI.INFO.
+ *
+ * Main thread. Figures that Python knows are reported by the engine as they change (the bridge functions) and kept here
+ * as atomics: INFO never waits for Python. */
+#include <ctype.h>
+#include <stdio.h>
+#include <sys/resource.h>
+
+#include "bridge.h"
+#include "commands/commands.h"
+#include "engine/options.h"
+#include "redis/command.h"
+#include "run/queue.h"
+#include "values/backend.h"
+#include "values/model.h"
+#include "values/rdb.h"
+#include "values/script.h"
+#include "values/stats.h"
+
+static struct {
+    int64_t memory, accesses, sessions; /* atomic */
+} onnx;
+
+void bridge_onnx_figures(int64_t memory, int64_t accesses, int64_t sessions) {
+    __atomic_store_n(&onnx.memory, memory, __ATOMIC_RELAXED);
+    __atomic_store_n(&onnx.accesses, accesses, __ATOMIC_RELAXED);
+    __atomic_store_n(&onnx.sessions, sessions, __ATOMIC_RELAXED);
+}
+
+/* ---- INFO -------------------------------------------------------------------------------------------------------- */
+
+static double seconds(struct timeval time) {
+    return time.tv_sec + time.tv_usec / 1e6;
+}
+
+/* Bytes of memory that is not Redis's: of libraries and Python, and what allocators keep in reserve. Which allocator
+ * the libraries use differs from server to server, so nothing but the process as a whole can be asked. */
+static int64_t memory_beyond_redis(void) {
+    char line[128];
+    long long resident = 0;
+    FILE *status = fopen("/proc/self/status", "r");
+    if (status == NULL) return 0;
+    while (fgets(line, sizeof(line), status) && sscanf(line, "RssAnon: %lld kB", &resident) != 1) {
+    }
+    fclose(status);
+    int failed;
+    RedisModuleServerInfoData *server = RedisModule_GetServerInfo(NULL, "memory");
+    long long used = RedisModule_ServerInfoGetFieldSigned(server, "used_memory", &failed);
+    RedisModule_FreeServerInfo(NULL, server);
+    return resident * 1024 > used ? resident * 1024 - used : 0;
+}
+
+static void add_cpu(RedisModuleInfoCtx *ctx) {
+    struct rusage self, children, thread;
+    getrusage(RUSAGE_SELF, &self);
+    getrusage(RUSAGE_CHILDREN, &children);
+    getrusage(RUSAGE_THREAD, &thread);
+    RedisModule_InfoAddFieldDouble(ctx, "self_used_cpu_sys", seconds(self.ru_stime));
+    RedisModule_InfoAddFieldDouble(ctx, "self_used_cpu_user", seconds(self.ru_utime));
+    RedisModule_InfoAddFieldDouble(ctx, "children_used_cpu_sys", seconds(children.ru_stime));
+    RedisModule_InfoAddFieldDouble(ctx, "children_used_cpu_user", seconds(children.ru_utime));
+    RedisModule_InfoAddFieldDouble(ctx, "main_thread_used_cpu_sys", seconds(thread.ru_stime));
+    RedisModule_InfoAddFieldDouble(ctx, "main_thread_used_cpu_user", seconds(thread.ru_utime));
+
+    int queues = queue_count();
+    for (int i = 0; i < queues; i++) {
+        for (int n = 0; n < threads_per_queue(); n++) {
+            double used = queue_worker_cpu(queue_at(i), n);
+            char field[64];
+            if (used < 0) continue;
+            /* "_n1" for the first: the numbering that dashboards know. */
+            snprintf(field, sizeof(field), "queue_%s_bthread_n%d_used_cpu_total", queue_device(queue_at(i)), n + 1);
+            RedisModule_InfoAddFieldDouble(ctx, field, used);
+        }
+    }
+}
+
+static void add_backends(RedisModuleInfoCtx *ctx) {
+    for (int i = 0; backend_row(i); i++) {
+        if (backend_version(i)) RedisModule_InfoAddFieldCString(ctx, backend_row(i)->version_field, backend_version(i));
+    }
+    if (backend_version(BACKEND_ONNX) == NULL) return;
+    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_memory", __atomic_load_n(&onnx.memory, __ATOMIC_RELAXED));
+    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_memory_access_num",
+                                     __atomic_load_n(&onnx.accesses, __ATOMIC_RELAXED));
+    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_maximum_run_sessions_number",
+                                     __atomic_load_n(&onnx.sessions, __ATOMIC_RELAXED));
+}
+
+static const char *lower_case(const char *name, char *text, size_t size) {
+    size_t i = 0;
+    for (; name[i] && i + 1 < size; i++) text[i] = (char)tolower(name[i]);
+    text[i] = '\0';
+    return text;
+}
+
+static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
+    char field[64];
+    if (RedisModule_InfoAddSection(ctx, "versions") == REDISMODULE_OK) {
+        RedisModule_InfoAddFieldCString(ctx, "RedisAI_version", REDISAI_VERSION);
+        RedisModule_InfoAddFieldCString(ctx, "low_level_API_version", "1");
+        RedisModule_InfoAddFieldLongLong(ctx, "rdb_version", RDB_ENCODING_VERSION);
+    }
+    if (RedisModule_InfoAddSection(ctx, "git") == REDISMODULE_OK) {
+        RedisModule_InfoAddFieldCString(ctx, "git_sha", REDISAI_GIT_SHA);
+    }
+    if (RedisModule_InfoAddSection(ctx, "load_time_configs") == REDISMODULE_OK) {
+        for (int i = 0; option_row(i); i++) {
+            const Option *option = &option_row(i)->python;
+            RedisModule_InfoAddFieldLongLong(ctx, lower_case(option->name, field, sizeof(field)), option->value);
+        }
+    }
+    if (RedisModule_InfoAddSection(ctx, "backends_info") == REDISMODULE_OK) add_backends(ctx);
+    /* A server that has crashed cannot be asked. */
+    if (!for_crash_report && RedisModule_InfoAddSection(ctx, "memory") == REDISMODULE_OK) {
+        RedisModule_InfoAddFieldLongLong(ctx, "backends_memory", memory_beyond_redis());
+    }
+    if (RedisModule_InfoAddSection(ctx, "cpu") == REDISMODULE_OK) add_cpu(ctx);
+}
+
+/* ---- AI.INFO ----------------------------------------------------------------------------------------------------- */
+
+static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    if (argc < 2 || argc > 3) return reply_wrong_arity(ctx, argv);
+    Runnable *runnable = NULL;
+    RedisModuleKey *key = RedisModule_OpenKey(ctx, argv[1], REDISMODULE_READ);
+    if (key) {
+        RedisModuleType *type = RedisModule_ModuleTypeGetType(key);
+        if (type == ModelType || type == ScriptType) runnable = RedisModule_ModuleTypeGetValue(key);
+        RedisModule_CloseKey(key);
+    }
+    if (runnable == NULL) return reply_error(ctx, "cannot find run info for key");
+
+    if (argc == 3) {
+        if (arg_is(argv[2], "RESETSTAT")) {
+            stats_reset(runnable);
+            return reply_ok(ctx);
+        }
+        if (!arg_is(argv[2], "FULL")) return reply_error(ctx, "unsupported subcommand");
+    }
+    stats_reply(ctx, argv[1], runnable, argc == 3);
+    return REDISMODULE_OK;
+}
+
+int info_register(RedisModuleCtx *ctx) {
+    if (RedisModule_RegisterInfoFunc(ctx, add_sections) == REDISMODULE_ERR) return REDISMODULE_ERR;
+    return RedisModule_CreateCommand(ctx, "AI.INFO", info_command, "readonly", 1, 1, 1);
+}

@@ -1,0 +1,21 @@
+/* tensor.h - what AI.TENSORSET and AI.TENSORGET share with DAGs and runs. Main thread only. */
+#ifndef COMMANDS_TENSOR_H
+#define COMMANDS_TENSOR_H
+
+#include "values/tensor.h"
+
+/* Parses `<type> <shape>... [BLOB data | VALUES v...]`. Returns a tensor, or NULL after replying an error. */
+Tensor *tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+
+typedef struct TensorFormat {
+    int meta, blob, values;
+} TensorFormat;
+
+/* Parses `[META] [BLOB | VALUES]`; -1 after replying an error. */
+int tensor_parse_format(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, TensorFormat *format);
+void tensor_reply(RedisModuleCtx *ctx, const Tensor *tensor, TensorFormat format);
+
+/* Replicates a tensor that has become a key's value, as AI.TENSORSET. */
+void tensor_replicate(RedisModuleCtx *ctx, RedisModuleString *key, const Tensor *tensor);
+
+#endif

@@ -1,0 +1,208 @@
+/* engine/interpreter.c - starts the embedded Python interpreter (engine/interpreter.h).
+ *
+ * Main thread: engine_start. Everything below "the engine's thread" runs on that thread: it initialises Python, so it
+ * is Python's main thread, and then it is the loader for good (redisai/loader.py). Python is never finalised, for a
+ * module with data types can never be unloaded. Lock: start.mutex, a leaf, used during the start only. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "engine/interpreter.h"
+
+#include <dlfcn.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bridge.h"
+#include "engine/options.h"
+
+PyMODINIT_FUNC PyInit__redisai_bridge(void); /* generated from bridge.h */
+
+static struct {
+    pthread_mutex_t mutex;
+    pthread_cond_t settled;
+    int is_settled;
+    char *error;
+    int is_running; /* main thread only */
+} start = {.mutex = PTHREAD_MUTEX_INITIALIZER, .settled = PTHREAD_COND_INITIALIZER};
+
+void bridge_engine_started(const char *error) {
+    pthread_mutex_lock(&start.mutex);
+    if (!start.is_settled) {
+        start.is_settled = 1;
+        start.error = error ? RedisModule_Strdup(error) : NULL;
+        pthread_cond_signal(&start.settled);
+    }
+    pthread_mutex_unlock(&start.mutex);
+}
+
+void bridge_log(const char *level, const char *message) {
+    RedisModule_Log(log_context, level, "%s", message);
+}
+
+/* ---- the engine's thread ----------------------------------------------------------------------------------------- */
+
+/* Wheels expect libpython's symbols to be global, but servers load modules with RTLD_LOCAL (Valkey adds DEEPBIND). */
+static const char *make_libpython_global(void) {
+    Dl_info info;
+    if (!dladdr((void *)Py_InitializeFromConfig, &info)) return "libpython cannot be found in this process";
+    if (!dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL)) return dlerror();
+    return NULL;
+}
+
+/* The text of the pending Python exception, for the log. */
+static void exception_text(char *text, size_t size) {
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    PyObject *described = value ? PyObject_Str(value) : NULL;
+    const char *message = described ? PyUnicode_AsUTF8(described) : NULL;
+    snprintf(text, size, "%s: %s", type ? ((PyTypeObject *)type)->tp_name : "error", message ? message : "?");
+    Py_XDECREF(described);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+    PyErr_Clear();
+}
+
+static PyStatus initialize(const char *python) {
+    PyConfig config;
+    /* Isolated: neither PYTHONPATH and its like nor the user's site-packages may change what the server runs. */
+    PyConfig_InitIsolatedConfig(&config);
+    PyStatus status = PyConfig_SetBytesString(&config, &config.program_name, python);
+    if (!PyStatus_Exception(status)) status = Py_InitializeFromConfig(&config);
+    PyConfig_Clear(&config);
+    return status;
+}
+
+/* Runs redisai.engine.main() with the module's folder first on sys.path. Returns only if that fails. */
+static void run_engine(char *error, size_t size) {
+    PyObject *folder = PyUnicode_DecodeFSDefault(options_module_folder());
+    PyObject *path = PySys_GetObject("path");
+    PyObject *engine = NULL;
+    if (folder && path && PyList_Insert(path, 0, folder) == 0) engine = PyImport_ImportModule("redisai.engine");
+    PyObject *result = engine ? PyObject_CallMethod(engine, "main", NULL) : NULL;
+    if (result) {
+        snprintf(error, size, "redisai.engine.main() returned");
+    } else {
+        exception_text(error, size);
+    }
+    Py_XDECREF(result);
+    Py_XDECREF(engine);
+    Py_XDECREF(folder);
+}
+
+static void *engine_thread(void *python) {
+    char error[1024];
+    const char *reason = make_libpython_global();
+    if (reason == NULL && PyImport_AppendInittab("_redisai_bridge", PyInit__redisai_bridge) == -1) {
+        reason = "no memory";
+    }
+    if (reason) {
+        snprintf(error, sizeof(error), "%s", reason);
+        bridge_engine_started(error);
+        return NULL;
+    }
+    PyStatus status = initialize(python);
+    if (PyStatus_Exception(status)) {
+        snprintf(error, sizeof(error), "%s (from %s; redisai.so was built for Python %d.%d)",
+                 status.err_msg ? status.err_msg : "unknown", (char *)python, PY_MAJOR_VERSION, PY_MINOR_VERSION);
+        bridge_engine_started(error);
+        return NULL;
+    }
+    run_engine(error, sizeof(error));
+    RedisModule_Log(log_context, "warning", "the engine has stopped: %s", error);
+    bridge_engine_started(error);
+    PyEval_SaveThread();
+    return NULL;
+}
+
+/* ---- the main thread --------------------------------------------------------------------------------------------- */
+
+/* bin/python of the venv that redisai.so is installed in: the nearest folder above it with a pyvenv.cfg. */
+static int find_venv_python(char *python, size_t size) {
+    char folder[PATH_MAX];
+    snprintf(folder, sizeof(folder), "%s", options_module_folder());
+    for (char *slash; (slash = strrchr(folder, '/')); *slash = '\0') {
+        char marker[PATH_MAX + 16];
+        snprintf(marker, sizeof(marker), "%s/pyvenv.cfg", folder);
+        if (access(marker, R_OK) == -1) continue;
+        return (size_t)snprintf(python, size, "%s/bin/python", folder) < size && access(python, X_OK) == 0;
+    }
+    return 0;
+}
+
+static int start_thread(const char *python) {
+    /* Signals are for Redis's main thread; those a thread raises itself must still reach Redis's crash report. */
+    sigset_t blocked, previous;
+    sigfillset(&blocked);
+    sigdelset(&blocked, SIGSEGV);
+    sigdelset(&blocked, SIGBUS);
+    sigdelset(&blocked, SIGFPE);
+    sigdelset(&blocked, SIGILL);
+    sigdelset(&blocked, SIGABRT);
+    pthread_sigmask(SIG_SETMASK, &blocked, &previous);
+    pthread_t thread;
+    int failed = pthread_create(&thread, NULL, engine_thread, (void *)python);
+    pthread_sigmask(SIG_SETMASK, &previous, NULL);
+    if (!failed) pthread_detach(thread);
+    return failed;
+}
+
+/* exit() would run the destructors of the libraries' static objects while workers are still inside those libraries: one
+ * shutdown in four crashed. Redis has saved and closed everything by then, so the process just ends. */
+static void end_process(int status, void *unused) {
+    (void)unused;
+    _exit(status);
+}
+
+/* Registered no earlier than this, it runs before the libraries' own exit handlers: the last comes first. */
+static void shutting_down(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
+    (void)ctx;
+    (void)event;
+    (void)subevent;
+    (void)data;
+    on_exit(end_process, NULL);
+}
+
+int engine_start(RedisModuleCtx *ctx) {
+    static char python[PATH_MAX];
+    if (start.is_running) return REDISMODULE_OK;
+
+    if (Py_IsInitialized()) {
+        RedisModule_Log(ctx, "warning", "another module has started Python in this server already");
+        return REDISMODULE_ERR;
+    }
+    /* A load that is refused after this point must not unmap the code that the engine's thread runs. */
+    Dl_info info;
+    if (dladdr((void *)engine_start, &info)) dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
+
+    if (options_python()) {
+        snprintf(python, sizeof(python), "%s", options_python());
+    } else if (!find_venv_python(python, sizeof(python))) {
+        snprintf(python, sizeof(python), "%s", REDISAI_BUILT_FOR_PYTHON);
+    }
+    if (access(python, X_OK) == -1) {
+        RedisModule_Log(ctx, "warning", "no Python interpreter at '%s': give one with the option PYTHON", python);
+        return REDISMODULE_ERR;
+    }
+    if (start_thread(python)) {
+        RedisModule_Log(ctx, "warning", "cannot start a thread for the engine");
+        return REDISMODULE_ERR;
+    }
+    pthread_mutex_lock(&start.mutex);
+    while (!start.is_settled) pthread_cond_wait(&start.settled, &start.mutex);
+    pthread_mutex_unlock(&start.mutex);
+    if (start.error) {
+        RedisModule_Log(ctx, "warning", "the engine cannot start in %s: %s", python, start.error);
+        return REDISMODULE_ERR;
+    }
+    RedisModule_SubscribeToServerEvent(ctx, (RedisModuleEvent){REDISMODULE_EVENT_SHUTDOWN, 1}, shutting_down);
+    start.is_running = 1;
+    RedisModule_Log(ctx, "notice", "the engine runs in %s", python);
+    return REDISMODULE_OK;
+}

@@ -1,0 +1,155 @@
+/* jobs.c - the queue of jobs for the loader (jobs.h).
+ *
+ * The main thread and workers post, the loader thread takes. Lock: jobs.mutex, a leaf, held for a few pointer moves. */
+#include "engine/jobs.h"
+
+#include <pthread.h>
+#include <time.h>
+
+#include "values/model.h"
+#include "values/names.h"
+#include "values/runnable.h"
+
+typedef struct JobList {
+    LoaderJob *first;
+    LoaderJob *last;
+} JobList;
+
+static struct {
+    pthread_mutex_t mutex;
+    pthread_cond_t posted;
+    pthread_cond_t finished; /* for awaited jobs only */
+    JobList urgent;          /* go first: after a start, hundreds of others may wait to be compiled */
+    JobList others;
+} jobs = {.mutex = PTHREAD_MUTEX_INITIALIZER, .posted = PTHREAD_COND_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER};
+
+LoaderJob *job_new(int kind, Runnable *runnable) {
+    LoaderJob *job = RedisModule_Calloc(1, sizeof(*job));
+    job->job.kind = kind;
+    job->job.runnable = runnable;
+    return job;
+}
+
+void job_free(LoaderJob *job) {
+    if (job->job.runnable) runnable_unref(job->job.runnable);
+    RedisModule_Free(job->job.path);
+    RedisModule_Free(job->error);
+    RedisModule_Free(job);
+}
+
+void job_post(LoaderJob *job) {
+    JobList *list = job->is_urgent ? &jobs.urgent : &jobs.others;
+    pthread_mutex_lock(&jobs.mutex);
+    if (list->last) {
+        list->last->next = job;
+    } else {
+        list->first = job;
+    }
+    list->last = job;
+    pthread_cond_signal(&jobs.posted);
+    pthread_mutex_unlock(&jobs.mutex);
+}
+
+/* Whoever waits may give up meanwhile. From then on the job is the loader's to free. */
+static void finish_awaited(LoaderJob *job) {
+    pthread_mutex_lock(&jobs.mutex);
+    int is_awaited = job->is_awaited;
+    job->is_done = 1;
+    if (is_awaited) pthread_cond_broadcast(&jobs.finished); /* several threads may wait, each for its own job */
+    pthread_mutex_unlock(&jobs.mutex);
+    if (is_awaited) return;
+    if (job->error) RedisModule_Log(log_context, "warning", "%s", job->error);
+    job_free(job);
+}
+
+int job_post_and_wait(LoaderJob *job, int seconds) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += seconds;
+    job->is_urgent = job->is_awaited = 1;
+    job->finished = finish_awaited;
+    job_post(job);
+    pthread_mutex_lock(&jobs.mutex);
+    int failed = 0;
+    while (!job->is_done && !failed) {
+        failed = seconds ? pthread_cond_timedwait(&jobs.finished, &jobs.mutex, &until)
+                         : pthread_cond_wait(&jobs.finished, &jobs.mutex);
+    }
+    int is_done = job->is_done;
+    if (!is_done) job->is_awaited = 0;
+    pthread_mutex_unlock(&jobs.mutex);
+    return is_done ? 0 : -1;
+}
+
+/* ---- what values ask of the loader ------------------------------------------------------------------------------- */
+
+static void compile_in_background(Runnable *runnable) {
+    job_post(job_new(JOB_LOAD, runnable_ref(runnable)));
+}
+
+static void destroy_dropped(LoaderJob *job) {
+    runnable_destroy(job->job.runnable);
+    job->job.runnable = NULL;
+    job_free(job);
+}
+
+static void drop(Runnable *runnable) {
+    LoaderJob *job = job_new(JOB_DROP, runnable);
+    job->finished = destroy_dropped;
+    job_post(job);
+}
+
+void jobs_init(void) {
+    static const RunnableHooks hooks = {.compile = compile_in_background, .drop = drop};
+    runnable_set_hooks(&hooks);
+}
+
+/* ---- what Python calls, on the loader thread --------------------------------------------------------------------- */
+
+static LoaderJob *next_job(void) {
+    pthread_mutex_lock(&jobs.mutex);
+    while (!jobs.urgent.first && !jobs.others.first) pthread_cond_wait(&jobs.posted, &jobs.mutex);
+    JobList *list = jobs.urgent.first ? &jobs.urgent : &jobs.others;
+    LoaderJob *job = list->first;
+    list->first = job->next;
+    if (list->first == NULL) list->last = NULL;
+    pthread_mutex_unlock(&jobs.mutex);
+    return job;
+}
+
+/* Whether the runnable was overwritten or deleted before its turn came, as most of what an AOF stores: the job alone
+ * refers to it. */
+static int is_unwanted(const LoaderJob *job) {
+    return job->job.kind == JOB_LOAD && job->finished == NULL && runnable_has_one_ref(job->job.runnable);
+}
+
+Job *bridge_next_job(void) {
+    LoaderJob *job = next_job();
+    while (is_unwanted(job)) {
+        job_free(job);
+        job = next_job();
+    }
+    return &job->job;
+}
+
+void bridge_ready(Runnable *runnable, struct Queue *queue, int ninputs, const char **inputs, int noutputs,
+                  const char **outputs) {
+    if (runnable_is_ready(runnable)) return;
+    if (runnable->kind == KIND_MODEL) {
+        Model *model = (Model *)runnable;
+        for (int i = 0; i < ninputs; i++) names_append_copy(&model->declared_inputs, inputs[i]);
+        for (int i = 0; i < noutputs; i++) names_append_copy(&model->declared_outputs, outputs[i]);
+    }
+    runnable_set_ready(runnable, queue);
+}
+
+void bridge_finish_job(Job *python_part, const char *error) {
+    LoaderJob *job = (LoaderJob *)python_part;
+    if (error) job->error = RedisModule_Strdup(error);
+    if (job->finished) {
+        job->finished(job);
+        return;
+    }
+    if (error) RedisModule_Log(log_context, "warning", "%s", error);
+    job_free(job);
+}

@@ -1,0 +1,38 @@
+/* jobs.h - the queue of jobs for the loader, the one thread that imports backends and compiles models and scripts.
+ *
+ * The main thread and workers post jobs. The loader (redisai/loader.py) takes them in order, urgent ones first. It
+ * never takes the Redis lock, so the main thread may wait for a job where Redis forbids blocking the client. */
+#ifndef ENGINE_JOBS_H
+#define ENGINE_JOBS_H
+
+#include "bridge.h"
+#include "redis/api.h"
+
+typedef struct LoaderJob {
+    Job job; /* Python's part */
+    /* Called once, by the loader's thread, when the job is finished; the callback owns the job from then on. NULL: an
+     * error goes to the log, and the job is freed. */
+    void (*finished)(struct LoaderJob *job);
+    void *data;     /* for finished */
+    char *error;    /* NULL: it succeeded */
+    int is_urgent;  /* a client or thread waits for a runnable that is stored already */
+    int is_awaited; /* by a thread */
+    int is_done;
+    struct LoaderJob *next;
+} LoaderJob;
+
+LoaderJob *job_new(int kind, Runnable *runnable); /* JOB_...; takes the reference over; NULL: none */
+void job_free(LoaderJob *job);                    /* and what it holds: the runnable's reference, path, error */
+
+/* Hands the job over to the loader. */
+void job_post(LoaderJob *job);
+
+/* Posts the job and waits until it is finished; then the caller reads job->error and frees the job. After this many
+ * seconds (0: never) it gives up and returns -1: the job goes on and is no longer the caller's. The main thread must
+ * give up, or a model that never finishes compiling would stop the server. Workers may wait too, holding no lock. */
+int job_post_and_wait(LoaderJob *job, int seconds);
+#define JOB_PATIENCE 5 /* s, of the main thread: as long as Redis waits for a script (busy-reply-threshold) */
+
+void jobs_init(void); /* at load, before any value is made */
+
+#endif

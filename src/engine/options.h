@@ -1,0 +1,47 @@
+/* options.h - the load-time options: one row each, which INFO, AI.CONFIG and Python read.
+ *
+ * Set on the main thread. Only options marked `at_run_time` change after load. */
+#ifndef ENGINE_OPTIONS_H
+#define ENGINE_OPTIONS_H
+
+#include "bridge.h"
+#include "redis/api.h"
+
+typedef struct OptionRow {
+    Option python; /* name and value; the value is the default until it is set */
+    int64_t min, max;
+    int at_run_time;                /* AI.CONFIG sets and returns it */
+    void (*changed)(int64_t value); /* told of each new value; NULL: nobody needs it */
+} OptionRow;
+
+/* Reads the arguments of loadmodule. Logs the reason and returns REDISMODULE_ERR when one is bad. */
+int options_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+
+/* By index; NULL: no more. */
+OptionRow *option_row(int index);
+
+/* By name, in any case; NULL: there is none. */
+OptionRow *option_named(const RedisModuleString *name);
+
+/* -1, changing nothing, where the text is no number within the limits. */
+int option_set(OptionRow *option, const RedisModuleString *text);
+
+int64_t threads_per_queue(void);
+
+/* The folder of the backends, for AI.CONFIG; the caller frees the copy. */
+char *options_backends_path(void);
+void options_set_backends_path(const RedisModuleString *path);
+
+/* path itself when it is absolute, else below the backends path; the caller frees it. */
+char *options_backend_path(const char *path);
+
+/* The path of the backend to import at start, or NULL. */
+const char *options_backend_to_load(int backend);
+
+/* bin/python to embed, or NULL: find one. */
+const char *options_python(void);
+
+/* The folder that this .so lies in, symbolic links resolved; never freed. NULL when it cannot be found. */
+const char *options_module_folder(void);
+
+#endif

@@ -1,0 +1,28 @@
+/* redis/api.c - finds the functions of the Redis module API by name, once, on the main thread, at load. */
+#include "redis/api.h"
+
+#define DEFINE(result, name, arguments) result(*RedisModule_##name) arguments;
+REDIS_FUNCTIONS(DEFINE, DEFINE)
+#undef DEFINE
+
+RedisModuleCtx *log_context;
+
+static const struct {
+    const char *name;
+    void *pointer;
+    int required;
+} functions[] = {
+#define REQUIRED_ROW(result, name, arguments) {"RedisModule_" #name, &RedisModule_##name, 1},
+#define OPTIONAL_ROW(result, name, arguments) {"RedisModule_" #name, &RedisModule_##name, 0},
+    REDIS_FUNCTIONS(REQUIRED_ROW, OPTIONAL_ROW)};
+
+const char *redis_api_bind(RedisModuleCtx *ctx) {
+    /* The first pointer in a module context is the server's look-up function: that is the documented ABI. */
+    int (*get_api)(const char *, void *) = ((int (**)(const char *, void *))ctx)[0];
+
+    for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]); i++) {
+        int found = get_api(functions[i].name, functions[i].pointer) == REDISMODULE_OK;
+        if (!found && functions[i].required) return functions[i].name;
+    }
+    return NULL;
+}

@@ -1,0 +1,203 @@
+/* op.c - the life of an op (run.h).
+ *
+ * Main thread: op_queue, op_submit and op_leave at the start of a run. Loader: resume. Workers: the bridge functions.
+ * No locks: `status`, `waits_for` and the run's counters are atomic. */
+#include "engine/jobs.h"
+#include "redis/clock.h"
+#include "run/batch.h"
+#include "run/queue.h"
+#include "run/run.h"
+#include "values/runnable.h"
+#include "values/stats.h"
+#include "values/tensor.h"
+
+static int move(Op *op, int32_t from, int32_t to) {
+    return __atomic_compare_exchange_n(&op->state->status, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+void op_leave(Run *run) {
+    if (__atomic_sub_fetch(&run->active, 1, __ATOMIC_ACQ_REL) == 0) run_end_wait(run, RUN_DONE);
+}
+
+/* Nobody shall begin it, if nobody has. */
+static void skip(Op *op) {
+    if (!move(op, OP_QUEUED, OP_SKIPPED)) return;
+    queue_note_unwanted(op);
+    op_leave(op->run);
+}
+
+/* Skips the ops of the run that nobody has begun. The caller's own op still counts as active. Either this sees an op
+ * that is queued at the same time, or whoever queues it sees `failed` and skips it: both are sequentially consistent.
+ */
+static void fail_run(Run *run) {
+    /* Only the first failure: thousands of ops may fail one after the other. */
+    if (__atomic_exchange_n(&run->failed, 1, __ATOMIC_SEQ_CST)) return;
+    for (Op *op = run->ops; op < run->ops + run->nops; op++) skip(op);
+}
+
+void op_queue(Op *op, int64_t now) {
+    op->state->queued = now;
+    batch_describe(op);
+    run_ref(op->run);
+    __atomic_add_fetch(&op->run->active, 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&op->state->status, OP_QUEUED, __ATOMIC_SEQ_CST);
+    if (run_has_failed(op->run)) skip(op);
+}
+
+/* Takes an op out of circulation that nobody has begun. */
+static void drop(Op *op) {
+    if (move(op, OP_QUEUED, OP_SKIPPED)) op_leave(op->run);
+    run_unref(op->run);
+}
+
+int bridge_is_awaited(const Op *op) {
+    return run_is_waiting(op->run);
+}
+
+int bridge_sweep_ops(Op **ops, int n) {
+    int kept = 0;
+    for (int i = 0; i < n; i++) {
+        if (op_is_wanted(ops[i])) {
+            ops[kept++] = ops[i];
+        } else {
+            queue_release_held(&ops[i], 1);
+            drop(ops[i]);
+        }
+    }
+    return kept;
+}
+
+int bridge_begin_ops(Op **ops, int n) {
+    int64_t now = monotonic_ns();
+    queue_release_held(ops, n);
+    int kept = 0;
+    for (int i = 0; i < n; i++) {
+        Op *op = ops[i];
+        if (run_is_waiting(op->run) && move(op, OP_QUEUED, OP_RUNNING)) {
+            op->state->begun = now;
+            ops[kept++] = op;
+        } else {
+            drop(op);
+        }
+    }
+    return kept;
+}
+
+/* ---- the end ----------------------------------------------------------------------------------------------------- */
+
+static void count_op(const Op *op) {
+    const OpState *state = op->state;
+    int64_t samples = 0;
+    if (state->error == NULL && op->noutputs && op->outputs[0]) {
+        samples = op->outputs[0]->ndim ? op->outputs[0]->shape[0] : 1;
+    }
+    stats_count(op->runnable, &(Execution){.duration = state->is_follower ? -1 : op->duration,
+                                           .queued = (state->begun - state->queued) / 1000,
+                                           .samples = samples,
+                                           .failed = state->error != NULL});
+}
+
+/* The last input of this op has come. Returns whether it is to be run. */
+static int is_ready(Op *op) {
+    for (int i = 0; i < op->ninputs; i++) {
+        if (op->inputs[i]) continue;
+        /* What made it gave no tensor (an ONNX sequence or map). */
+        bridge_fail(op, NO_TENSOR);
+        __atomic_store_n(&op->state->status, OP_FAILED, __ATOMIC_SEQ_CST);
+        fail_run(op->run);
+        return 0;
+    }
+    return 1;
+}
+
+/* Gives the outputs of an op to those that wait for them. An op that is complete now is put into ready; where it is for
+ * a batch, or ready is full, it is pushed. */
+static int pass_outputs(Op *op, Op **ready, int max) {
+    Run *run = op->run;
+    int64_t now = monotonic_ns();
+    int count = 0;
+    for (int i = 0; i < op->noutputs; i++) {
+        int next = run->first_uses[op->outputs + i - run->slots];
+        while (next >= 0) {
+            const Use *use = &run->uses[next];
+            Op *user = &run->ops[use->op];
+            next = use->next;
+            user->inputs[use->input] = op->outputs[i];
+            if (__atomic_sub_fetch(&user->state->waits_for, 1, __ATOMIC_ACQ_REL) != 0 || run_has_failed(run) ||
+                !run_is_waiting(run) || !is_ready(user)) {
+                continue;
+            }
+            op_queue(user, now);
+            if (count < max && user->rows == 0 && runnable_is_ready(user->runnable)) {
+                ready[count++] = user;
+            } else {
+                op_push(user);
+            }
+        }
+    }
+    return count;
+}
+
+static int finish(Op *op, Op **ready, int max) {
+    Run *run = op->run;
+    int failed = op->state->error != NULL;
+    int nready = 0;
+    if (op->duration >= 0) count_op(op);
+    __atomic_store_n(&op->state->status, failed ? OP_FAILED : OP_DONE, __ATOMIC_SEQ_CST);
+    if (failed) {
+        fail_run(run);
+    } else if (run->uses) {
+        nready = pass_outputs(op, ready, max);
+    }
+    op_leave(run);
+    run_unref(run);
+    return nready;
+}
+
+int bridge_finish_ops(Op **ops, int n, Op **ready, int max_ready) {
+    int nready = 0;
+    for (int i = 0; i < n; i++) nready += finish(ops[i], ready + nready, max_ready - nready);
+    return nready;
+}
+
+/* ---- the way to the queue ---------------------------------------------------------------------------------------- */
+
+/* The loader has finished with the model or script of an op that came before it was ready. */
+static void resume(LoaderJob *job) {
+    Op *op = job->data;
+    if (job->error == NULL) {
+        queue_push(op->runnable->queue, op);
+    } else if (bridge_begin_ops(&op, 1) == 1) {
+        bridge_fail(op, job->error);
+        finish(op, NULL, 0);
+    }
+    job_free(job);
+}
+
+static void wait_for_loader(Op *op) {
+    LoaderJob *job = job_new(JOB_LOAD, runnable_ref(op->runnable));
+    job->data = op;
+    job->finished = resume;
+    job->is_urgent = 1;
+    job_post(job);
+}
+
+void op_push(Op *op) {
+    if (runnable_is_ready(op->runnable)) {
+        queue_push(op->runnable->queue, op);
+    } else {
+        wait_for_loader(op);
+    }
+}
+
+void op_submit(Op *op) {
+    if (runnable_is_ready(op->runnable)) {
+        queue_submit(op->runnable->queue, op);
+    } else {
+        wait_for_loader(op);
+    }
+}
+
+void bridge_push_ops(Op **ops, int n) {
+    for (int i = 0; i < n; i++) op_push(ops[i]);
+}

@@ -1,0 +1,279 @@
+/* queue.c - the queues of devices (queue.h).
+ *
+ * Lock: queue.mutex, one per queue, a leaf, held for a few pointer moves. The loader alone adds to the table of queues.
+ * It publishes a queue by raising `count`, which readers on any thread load first. */
+#include "run/queue.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine/allocator.h"
+#include "engine/options.h"
+#include "redis/clock.h"
+#include "redis/event_loop.h"
+#include "run/state.h"
+
+#define MAX_QUEUES 64 /* clients may name any device: this bounds the threads that they can make us start */
+
+#define LIGHT_LOAD 2 /* ops at a time, as one or two clients send them */
+
+typedef struct List {
+    Op *first;
+    Op *last;
+} List;
+
+struct Queue {
+    pthread_mutex_t mutex;
+    pthread_cond_t changed; /* by the monotonic clock */
+    List plain;
+    List batched;
+    int sleeping;          /* workers that wait for `changed` */
+    int is_polled;         /* a worker looks for work without sleeping */
+    int is_lightly_loaded; /* the last take found few ops */
+    int announcements;     /* atomic: counts what should wake a worker */
+    int held;              /* ops that the batcher has */
+    int unwanted;          /* of those, ops that nobody waits for */
+    int64_t deadline;      /* bridge_set_deadline(); 0: none */
+    int submitted;         /* main thread only, like the next two: ops submitted in this iteration of the event loop, */
+    int last_submitted;    /* and in the last one that submitted any */
+    int is_unannounced;    /* no worker has been told of the latest of them */
+    char device[16];
+    struct {
+        int started; /* atomic */
+        clockid_t cpu_clock;
+    } workers[]; /* threads_per_queue */
+};
+
+static struct {
+    int count; /* atomic */
+    Queue *queues[MAX_QUEUES];
+    long cores; /* set with the first queue */
+} table;
+
+int queue_count(void) {
+    return __atomic_load_n(&table.count, __ATOMIC_ACQUIRE);
+}
+
+Queue *queue_at(int index) {
+    return table.queues[index];
+}
+
+const char *queue_device(const Queue *queue) {
+    return queue->device;
+}
+
+double queue_worker_cpu(const Queue *queue, int worker) {
+    struct timespec used;
+    if (!__atomic_load_n(&queue->workers[worker].started, __ATOMIC_ACQUIRE)) return -1;
+    if (clock_gettime(queue->workers[worker].cpu_clock, &used) == -1) return -1;
+    return used.tv_sec + used.tv_nsec / 1e9;
+}
+
+Queue *bridge_open_queue(const char *device) {
+    int count = queue_count();
+    if (count == 0) table.cores = sysconf(_SC_NPROCESSORS_ONLN);
+    for (int i = 0; i < count; i++) {
+        if (strcmp(table.queues[i]->device, device) == 0) return table.queues[i];
+    }
+    /* The last two places are for the devices that everybody uses. */
+    int is_plain = strcmp(device, "CPU") == 0 || strcmp(device, "GPU") == 0;
+    if (count >= MAX_QUEUES - (is_plain ? 0 : 2) || strlen(device) >= sizeof(table.queues[0]->device)) return NULL;
+
+    Queue *queue = RedisModule_Calloc(1, sizeof(Queue) + threads_per_queue() * sizeof(queue->workers[0]));
+    pthread_mutex_init(&queue->mutex, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&queue->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    strcpy(queue->device, device);
+    table.queues[count] = queue;
+    __atomic_store_n(&table.count, count + 1, __ATOMIC_RELEASE);
+    return queue;
+}
+
+static void append(List *list, Op *op) {
+    op->state->next = NULL;
+    if (list->last) {
+        list->last->state->next = op;
+    } else {
+        list->first = op;
+    }
+    list->last = op;
+}
+
+/* Many clients' ops come in one iteration of the event loop. To wake a worker for each costs both sides more than a
+ * tiny run. So a worker is told once per this many ops, and at the end of the iteration; of ops for a batch at the end
+ * only. Under a light load it is told at once. */
+#define ANNOUNCE_EVERY 8
+
+/* A worker has something to do. Call it with the mutex held. Returns whether unlock_and_wake must wake one: a worker
+ * that is woken under the mutex goes to sleep again until the mutex is free. */
+static int announce(Queue *queue) {
+    __atomic_store_n(&queue->announcements, queue->announcements + 1, __ATOMIC_RELEASE);
+    return queue->sleeping && !queue->is_polled;
+}
+
+static void unlock_and_wake(Queue *queue, int is_needed) {
+    pthread_mutex_unlock(&queue->mutex);
+    if (is_needed) pthread_cond_signal(&queue->changed);
+}
+
+/* A sweep looks at all ops that the batcher holds. One for each eighth that is unwanted keeps the cost per op constant,
+ * and bounds the memory that nobody needs. */
+static int sweep_is_due(const Queue *queue) {
+    return queue->unwanted > 0 && queue->unwanted >= queue->held / 8;
+}
+
+static int deadline_has_passed(const Queue *queue) {
+    return queue->deadline && monotonic_ns() >= queue->deadline;
+}
+
+static int has_work(const Queue *queue) {
+    return queue->plain.first || queue->batched.first || sweep_is_due(queue) || deadline_has_passed(queue);
+}
+
+void queue_push(Queue *queue, Op *op) {
+    pthread_mutex_lock(&queue->mutex);
+    append(op->rows ? &queue->batched : &queue->plain, op);
+    unlock_and_wake(queue, announce(queue));
+}
+
+/* Main thread only. Commands of clients that were blocked come after the end of an iteration, before the loop sleeps.
+ * That sleep may be long, so a worker is told of those at once. */
+static int in_iteration;
+
+static void begin_iteration(void) {
+    in_iteration = 1;
+}
+
+void queue_submit(Queue *queue, Op *op) {
+    queue->submitted++;
+    queue->is_unannounced =
+        in_iteration && queue->last_submitted > LIGHT_LOAD && (op->rows || queue->submitted % ANNOUNCE_EVERY != 0);
+    pthread_mutex_lock(&queue->mutex);
+    append(op->rows ? &queue->batched : &queue->plain, op);
+    unlock_and_wake(queue, !queue->is_unannounced && announce(queue));
+}
+
+static void end_iteration(RedisModuleCtx *ctx, int is_last) {
+    (void)ctx;
+    if (!is_last) return;
+    in_iteration = 0;
+    int count = queue_count();
+    for (int i = 0; i < count; i++) {
+        Queue *queue = table.queues[i];
+        if (queue->submitted == 0) continue;
+        queue->last_submitted = queue->submitted;
+        queue->submitted = 0;
+        if (!queue->is_unannounced) continue;
+        queue->is_unannounced = 0;
+        pthread_mutex_lock(&queue->mutex);
+        unlock_and_wake(queue, has_work(queue) && announce(queue));
+    }
+}
+
+void queue_init(void) {
+    static const LoopListener listener = {.begin = begin_iteration, .end = end_iteration};
+    event_loop_subscribe(&listener);
+}
+
+/* ---- what the batcher holds -------------------------------------------------------------------------------------- */
+
+/* Either this sees that the op is unwanted, or who made it so sees that it is held (both sequentially consistent). */
+static void hold(Queue *queue, Op *op) {
+    __atomic_store_n(&op->state->is_held, 1, __ATOMIC_SEQ_CST);
+    queue->held++;
+    if (!op_is_wanted(op)) queue->unwanted++;
+}
+
+void queue_note_unwanted(Op *op) {
+    if (!__atomic_load_n(&op->state->is_held, __ATOMIC_SEQ_CST)) return;
+    Queue *queue = op->runnable->queue;
+    pthread_mutex_lock(&queue->mutex);
+    int is_held = __atomic_load_n(&op->state->is_held, __ATOMIC_SEQ_CST);
+    if (is_held) queue->unwanted++;
+    unlock_and_wake(queue, is_held && sweep_is_due(queue) && announce(queue));
+}
+
+void queue_release_held(Op **ops, int n) {
+    int held = 0;
+    for (int i = 0; i < n; i++) held += __atomic_load_n(&ops[i]->state->is_held, __ATOMIC_RELAXED);
+    if (held == 0) return;
+    Queue *queue = ops[0]->runnable->queue;
+    pthread_mutex_lock(&queue->mutex);
+    for (int i = 0; i < n; i++) __atomic_store_n(&ops[i]->state->is_held, 0, __ATOMIC_RELEASE);
+    queue->held -= held;
+    pthread_mutex_unlock(&queue->mutex);
+}
+
+/* ---- workers ----------------------------------------------------------------------------------------------------- */
+
+void bridge_set_deadline(Queue *queue, int64_t deadline) {
+    pthread_mutex_lock(&queue->mutex);
+    queue->deadline = deadline;
+    unlock_and_wake(queue, deadline && announce(queue));
+}
+
+/* Under a light load a worker polls for a while before it sleeps: waking it costs a client 40 us, half of a round trip.
+ * Under a heavy load it is busy, or others need the core. */
+#define POLL_NS 50000
+
+static void poll(Queue *queue) {
+    int announcements = queue->announcements;
+    queue->is_polled = 1;
+    pthread_mutex_unlock(&queue->mutex);
+    int64_t end = monotonic_ns() + POLL_NS;
+    while (__atomic_load_n(&queue->announcements, __ATOMIC_ACQUIRE) == announcements && monotonic_ns() < end) {
+    }
+    pthread_mutex_lock(&queue->mutex);
+    queue->is_polled = 0;
+}
+
+static void sleep_until_changed(Queue *queue) {
+    queue->sleeping++;
+    if (queue->deadline) {
+        struct timespec until = {.tv_sec = queue->deadline / 1000000000, .tv_nsec = queue->deadline % 1000000000};
+        pthread_cond_timedwait(&queue->changed, &queue->mutex, &until);
+    } else {
+        pthread_cond_wait(&queue->changed, &queue->mutex);
+    }
+    queue->sleeping--;
+}
+
+/* Takes up to max ops off the list. */
+static int take(List *list, Op **ops, int max) {
+    int count = 0;
+    while (count < max && list->first) {
+        ops[count++] = list->first;
+        list->first = list->first->state->next;
+    }
+    if (list->first == NULL) list->last = NULL;
+    return count;
+}
+
+void bridge_take_ops(Queue *queue, int worker, Taken *taken, int max_plain, int wait) {
+    if (!queue->workers[worker].started) {
+        pthread_getcpuclockid(pthread_self(), &queue->workers[worker].cpu_clock);
+        allocator_prepare_thread();
+        __atomic_store_n(&queue->workers[worker].started, 1, __ATOMIC_RELEASE);
+    }
+    pthread_mutex_lock(&queue->mutex);
+    if (wait && queue->is_lightly_loaded && !queue->is_polled && !has_work(queue)) poll(queue);
+    while (wait && !has_work(queue)) sleep_until_changed(queue);
+
+    taken->nplain = take(&queue->plain, taken->plain, max_plain < TAKE_PLAIN ? max_plain : TAKE_PLAIN);
+    taken->nbatched = take(&queue->batched, taken->batched, TAKE_BATCHED);
+    for (int i = 0; i < taken->nbatched; i++) hold(queue, taken->batched[i]);
+    queue->is_lightly_loaded = taken->nplain + taken->nbatched <= LIGHT_LOAD && table.cores > 1;
+    taken->deadline_passed = deadline_has_passed(queue);
+    if (taken->deadline_passed) queue->deadline = 0;
+    taken->sweep = sweep_is_due(queue);
+    if (taken->sweep) queue->unwanted = 0;
+
+    /* The worker that slept until the deadline may be the one that leaves with work now. */
+    unlock_and_wake(queue, (queue->deadline || has_work(queue)) && announce(queue));
+}

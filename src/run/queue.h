@@ -1,0 +1,34 @@
+/* queue.h - the queues of devices: the main thread, the loader and workers push ops, workers take them.
+ *
+ * One queue per device. The loader makes it when it compiles the first model for that device, and it stays. Ops that
+ * may be batched are kept apart from the others: a worker takes all of them, and gives them to the batcher of the queue
+ * (redisai/batcher.py), which holds them until their batch runs. */
+#ifndef RUN_QUEUE_H
+#define RUN_QUEUE_H
+
+#include "bridge.h"
+
+typedef struct Queue Queue;
+
+void queue_init(void); /* at load */
+
+void queue_push(Queue *queue, Op *op);
+
+/* The same from the main thread: workers may sleep until the end of this iteration of the event loop. */
+void queue_submit(Queue *queue, Op *op);
+
+/* Nobody waits for this op any more. Where the batcher holds many of those, it is told to sweep. */
+void queue_note_unwanted(Op *op);
+
+/* n ops of one queue leave the batcher, if they were there. */
+void queue_release_held(Op **ops, int n);
+
+/* The queues in the order they were made; for INFO. */
+int queue_count(void);
+Queue *queue_at(int index);
+const char *queue_device(const Queue *queue);
+
+/* CPU time that a worker of the queue has used, in seconds; -1 while the worker has not started. */
+double queue_worker_cpu(const Queue *queue, int worker);
+
+#endif

@@ -1,0 +1,189 @@
+/* run.c - a run and its client (run.h).
+ *
+ * Main thread, except run_ref, run_unref and run_end_wait, which any thread calls. No locks: `state`, `failed`,
+ * `active` and `refs` are atomic. */
+#include "run/run.h"
+
+#include <string.h>
+
+#include "redis/clock.h"
+#include "run/queue.h"
+#include "run/unblock.h"
+#include "values/runnable.h"
+#include "values/tensor.h"
+
+Run *run_new(int nops, int nslots, int ninputs, int nsaves) {
+    int is_chained = nops > 1;
+    size_t size = sizeof(Run) + nops * (sizeof(Op) + sizeof(OpState)) + ((size_t)nslots + ninputs) * sizeof(Tensor *) +
+                  nsaves * sizeof(Save) + is_chained * (ninputs * sizeof(Use) + nslots * sizeof(int32_t));
+    Run *run = RedisModule_Calloc(1, size);
+    run->ops = (Op *)(run + 1);
+    OpState *states = (OpState *)(run->ops + nops);
+    for (int i = 0; i < nops; i++) run->ops[i].state = &states[i];
+    run->slots = (Tensor **)(states + nops);
+    Tensor **inputs = run->slots + nslots;
+    run->saves = (Save *)(inputs + ninputs);
+    if (is_chained) {
+        run->uses = (Use *)(run->saves + nsaves);
+        run->first_uses = (int32_t *)(run->uses + ninputs);
+        for (int i = 0; i < nslots; i++) run->first_uses[i] = -1;
+    }
+    run->next_input = inputs;
+    run->nslots = nslots;
+    run->refs = 1;
+    return run;
+}
+
+void run_set_slot(Run *run, int slot, Tensor *tensor) {
+    run->slots[slot] = tensor;
+}
+
+Op *run_add_op(Run *run, Runnable *runnable, const int *inputs, int ninputs, int first_output, int noutputs) {
+    Op *op = &run->ops[run->nops];
+    op->run = run;
+    op->runnable = runnable;
+    op->id = runnable->id;
+    op->inputs = run->next_input;
+    op->ninputs = ninputs;
+    op->outputs = run->slots + first_output;
+    op->noutputs = noutputs;
+    op->variadic = -1;
+    op->duration = -1;
+    for (int i = 0; i < ninputs; i++) {
+        int slot = inputs ? inputs[i] : i;
+        op->inputs[i] = run->slots[slot];
+        if (op->inputs[i]) continue;
+        run->uses[run->nuses] = (Use){.op = run->nops, .input = i, .next = run->first_uses[slot]};
+        run->first_uses[slot] = run->nuses++;
+        op->state->waits_for++;
+        op->state->is_chained = 1;
+    }
+    run->next_input += ninputs;
+    run->nops++;
+    return op;
+}
+
+static void free_words(Bytes *words, int count) {
+    for (int i = 0; i < count; i++) RedisModule_Free((char *)words[i].data);
+    RedisModule_Free(words);
+}
+
+static void free_run(void *data) {
+    Run *run = data;
+    for (int i = 0; i < run->nslots; i++) {
+        if (run->slots[i]) tensor_unref(run->slots[i]);
+    }
+    for (Op *op = run->ops; op < run->ops + run->nops; op++) {
+        runnable_unref(op->runnable);
+        free_words(op->keys, op->nkeys);
+        free_words(op->args, op->nargs);
+        RedisModule_Free((char *)op->function);
+        RedisModule_Free(op->state->error);
+    }
+    RedisModule_Free(run->steps);
+    RedisModule_Free((char *)run->routing.data);
+    RedisModule_Free(run->user);
+    RedisModule_Free(run);
+}
+
+void run_ref(Run *run) {
+    __atomic_add_fetch(&run->refs, 1, __ATOMIC_RELAXED);
+}
+
+void run_unref(Run *run) {
+    if (__atomic_sub_fetch(&run->refs, 1, __ATOMIC_ACQ_REL) != 0) return;
+    /* The command's own strings count their references without atomics, and the command may still be under way. */
+    if (run->owns_args) {
+        RedisModule_EventLoopAddOneShot(free_run, run);
+    } else {
+        free_run(run);
+    }
+}
+
+void run_end_wait(Run *run, RunState reason) {
+    int32_t waiting = RUN_WAITING;
+    if (!__atomic_compare_exchange_n(&run->state, &waiting, reason, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) return;
+    RedisModule_BlockedClientMeasureTimeEnd(run->blocked);
+    if (reason == RUN_DONE && run->nsaves && !run_has_failed(run)) {
+        unblock_to_write(run->blocked, run);
+    } else {
+        RedisModule_UnblockClient(run->blocked, run);
+    }
+}
+
+/* ---- the client's side, main thread ------------------------------------------------------------------------------ */
+
+/* Redis 7.0 tells a disconnect callback nothing but the blocked client's handle, hence this table. Main thread only. */
+#define BUCKETS 4096
+static Run *blocked_runs[BUCKETS];
+
+static Run **bucket_of(RedisModuleBlockedClient *blocked) {
+    return &blocked_runs[((uintptr_t)blocked >> 6) % BUCKETS];
+}
+
+static void remember(Run *run) {
+    Run **bucket = bucket_of(run->blocked);
+    run->next = *bucket;
+    *bucket = run;
+}
+
+static void forget(Run *run) {
+    Run **at = bucket_of(run->blocked);
+    while (*at != run) at = &(*at)->next;
+    *at = run->next;
+}
+
+/* The client does not wait any more: nor should ops in the batcher. */
+static void give_up(Run *run, RunState reason) {
+    run_end_wait(run, reason);
+    for (Op *op = run->ops; op < run->ops + run->nops; op++) queue_note_unwanted(op);
+}
+
+static void client_gone(RedisModuleCtx *ctx, RedisModuleBlockedClient *blocked) {
+    (void)ctx;
+    Run *run = *bucket_of(blocked);
+    while (run && run->blocked != blocked) run = run->next;
+    if (run) give_up(run, RUN_GONE);
+}
+
+/* A timer of ours, not BlockClient's time-out: Redis looks at those only when its loop happens to turn, up to 100 ms
+ * late on an idle server. */
+static void time_is_up(RedisModuleCtx *ctx, void *data) {
+    (void)ctx;
+    Run *run = data;
+    run->has_timer = 0;
+    give_up(run, RUN_TIMEDOUT);
+}
+
+static void client_freed(RedisModuleCtx *ctx, void *data) {
+    Run *run = data;
+    forget(run);
+    if (run->has_timer) RedisModule_StopTimer(ctx, run->timer, NULL);
+    run_unref(run);
+}
+
+int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, RedisModuleCmdFunc reply) {
+    run->blocked = RedisModule_BlockClient(ctx, reply, NULL, client_freed, 0);
+    if (run->blocked == NULL) {
+        run_unref(run);
+        return RedisModule_ReplyWithError(ctx, "ERR this client cannot be blocked");
+    }
+    RedisModule_SetDisconnectCallback(run->blocked, client_gone);
+    RedisModule_BlockedClientMeasureTimeStart(run->blocked);
+    remember(run);
+    if (timeout) {
+        run->has_timer = 1;
+        run->timer = RedisModule_CreateTimer(ctx, timeout, time_is_up, run);
+    }
+
+    int64_t now = monotonic_ns();
+    for (Op *op = run->ops; op < run->ops + run->nops; op++) op->arrival = now;
+    run->active = 1; /* ours: ops that end meanwhile do not complete the run */
+    for (Op *op = run->ops; op < run->ops + run->nops; op++) {
+        if (op->state->is_chained) continue;
+        op_queue(op, now);
+        op_submit(op);
+    }
+    op_leave(run);
+    return REDISMODULE_OK;
+}

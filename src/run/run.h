@@ -1,0 +1,43 @@
+/* run.h - the life of a run and its ops, from the command to the reply. run/state.h has the structs.
+ *
+ * run.c is the client's side, op.c the workers' side. Each ends what the other begins, so they share this header. */
+#ifndef RUN_RUN_H
+#define RUN_RUN_H
+
+#include "run/state.h"
+
+/* ---- the client's side: run.c. Main thread, except run_unref ----------------------------------------------------- */
+
+/* A run with capacity for this many ops, slots, inputs of all ops together, and saves. One reference, the caller's. */
+Run *run_new(int nops, int nslots, int ninputs, int nsaves);
+void run_ref(Run *run);
+void run_unref(Run *run); /* any thread */
+
+/* Takes the tensor's reference over. Call it before an op that uses the slot is added. */
+void run_set_slot(Run *run, int slot, Tensor *tensor);
+
+/* Adds the next op and takes the runnable's reference over. Inputs are numbers of slots (NULL: 0, 1, 2 ...). An input
+ * slot that holds no tensor is an output of an op added before. Outputs are the slots from first_output on. */
+Op *run_add_op(Run *run, Runnable *runnable, const int *inputs, int ninputs, int first_output, int noutputs);
+
+/* Blocks the client and queues the ops that wait for no other. Takes the caller's reference over. timeout in ms, 0:
+ * none. reply is called on the main thread with the run as private data. */
+int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, RedisModuleCmdFunc reply);
+
+/* Ends the client's wait for this reason (RUN_...), unless another reason came first. Any thread. */
+void run_end_wait(Run *run, RunState reason);
+
+/* ---- the workers' side: op.c ------------------------------------------------------------------------------------- */
+
+/* The inputs are complete: the op is active from now on, and holds its run. It must be pushed or given to a worker. */
+void op_queue(Op *op, int64_t now);
+
+/* Pushes it to the queue of its device; through the loader where its model or script is not compiled yet. The main
+ * thread submits, others push (run/queue.h). */
+void op_push(Op *op);
+void op_submit(Op *op);
+
+/* An op of the run is neither queued nor running any more. After the last one the client is answered. */
+void op_leave(Run *run);
+
+#endif

@@ -1,0 +1,102 @@
+/* state.h - a run and its ops: what they hold, and the states that any thread may ask for.
+ *
+ * A run is what one command executes: its ops, and their tensors in numbered slots. AI.MODELEXECUTE is a run of one op.
+ *
+ * The client holds the run (the main thread, until the blocked client is freed), and so does each op on its way
+ * (loader, queue, worker). Whoever moves `state` away from RUN_WAITING, by one compare-and-swap, unblocks the client.
+ * So exactly one of these does: the last op, the timer, the disconnection.
+ *
+ * An op is in one place at a time: with the loader, in a queue, or with a worker. `status` moves by compare-and-swap.
+ * So an op that a failure or a timeout overtakes is either begun or skipped, and whoever has it drops it. */
+#ifndef RUN_STATE_H
+#define RUN_STATE_H
+
+#include "bridge.h"
+#include "redis/api.h"
+
+typedef enum {
+    RUN_WAITING, /* nobody has answered the client yet */
+    RUN_DONE,
+    RUN_TIMEDOUT,
+    RUN_GONE /* the client has disconnected */
+} RunState;
+
+typedef enum {
+    OP_WAITING, /* for outputs of other ops of its run */
+    OP_QUEUED,  /* on its way to a worker, who has not begun it */
+    OP_RUNNING,
+    OP_DONE,
+    OP_FAILED,
+    OP_SKIPPED /* another op of its run failed before it began */
+} OpStatus;
+
+typedef struct OpState {
+    int32_t status;      /* atomic, OP_... */
+    int32_t waits_for;   /* atomic: inputs that other ops have not given yet */
+    int32_t is_chained;  /* other ops give some of its inputs */
+    int32_t is_follower; /* ran in a batch whose execution another op counts */
+    int32_t is_held;     /* atomic: the batcher has it (run/queue.c) */
+    int64_t queued;      /* ns, when it went to its queue */
+    int64_t begun;       /* ns */
+    char *error;
+    Op *next; /* in its queue */
+} OpState;
+
+/* An input of an op that is the output of another. */
+typedef struct Use {
+    int32_t op;
+    int32_t input;
+    int32_t next; /* use of the same slot; -1: none */
+} Use;
+
+/* A tensor that becomes a key's value in the end. */
+typedef struct Save {
+    int32_t key; /* index in the command's argv */
+    int32_t slot;
+} Save;
+
+typedef struct Run {
+    int32_t state; /* atomic, RUN_... */
+    int32_t nops;
+    Op *ops;
+    Tensor **slots; /* references; an op's outputs lie one after another */
+    int32_t nslots;
+    int32_t failed;      /* atomic: an op failed, no other begins */
+    int32_t active;      /* atomic: ops queued or running */
+    int32_t refs;        /* atomic: one for the client, one for each op on its way */
+    int32_t owns_args;   /* slots hold strings of the command itself: only the main thread may free it */
+    int32_t *first_uses; /* by slot, into uses; -1: none. NULL where there is one op */
+    Use *uses;
+    int32_t nuses;
+    Tensor **next_input; /* where the inputs of the next op to be added go */
+    Save *saves;
+    int32_t nsaves;
+    int32_t nsteps;
+    struct Step *steps; /* DAGs: the commands, for the reply */
+    char *user;         /* scripts: the name of the user who called */
+    Bytes routing;      /* DAGs: the value of ROUTING; data NULL: none */
+    int32_t db;
+    int32_t has_timer;
+    uint64_t timer;
+    RedisModuleBlockedClient *blocked;
+    struct Run *next; /* in the table of blocked clients */
+} Run;
+
+static inline int run_is_waiting(const Run *run) {
+    return __atomic_load_n(&run->state, __ATOMIC_ACQUIRE) == RUN_WAITING;
+}
+
+static inline int run_has_failed(const Run *run) {
+    return __atomic_load_n(&run->failed, __ATOMIC_SEQ_CST);
+}
+
+static inline int op_status(const Op *op) {
+    return __atomic_load_n(&op->state->status, __ATOMIC_SEQ_CST);
+}
+
+/* Whether somebody should still begin it. */
+static inline int op_is_wanted(const Op *op) {
+    return op_status(op) == OP_QUEUED && run_is_waiting(op->run);
+}
+
+#endif

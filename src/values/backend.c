@@ -1,0 +1,50 @@
+/* backend.c - the table of backends (backend.h). Any thread; the loader sets versions, which are atomic. */
+#include "values/backend.h"
+
+#include "redis/command.h"
+
+static const BackendRow backends[] = {
+    [BACKEND_TF] = {.python = {"TF", "redisai_tensorflow", "tensorflow"},
+                    .version_field = "TensorFlow_version",
+                    .takes_names = 1,
+                    .modelset_batches = 1},
+    [BACKEND_TFLITE] = {.python = {"TFLITE", "redisai_tflite", "ai-edge-litert"},
+                        .version_field = "TensorFlowLite_version"},
+    [BACKEND_TORCH] = {.python = {"TORCH", "redisai_torch", "torch"},
+                       .version_field = "Torch_version",
+                       .modelset_batches = 1},
+    [BACKEND_ONNX] = {.python = {"ONNX", "redisai_onnxruntime", "onnxruntime"},
+                      .version_field = "onnxruntime_version",
+                      .modelset_batches = 1},
+};
+
+static const char *versions[sizeof(backends) / sizeof(backends[0])]; /* atomic; NULL: not loaded; set once */
+
+const BackendRow *backend_row(int64_t number) {
+    return number >= 0 && number < (int64_t)(sizeof(backends) / sizeof(backends[0])) ? &backends[number] : NULL;
+}
+
+const Backend *bridge_backend(int number) {
+    const BackendRow *row = backend_row(number);
+    return row ? &row->python : NULL;
+}
+
+int backend_from_name(const RedisModuleString *name) {
+    for (int i = 0; backend_row(i); i++) {
+        if (arg_is(name, backends[i].python.name)) return i;
+    }
+    return -1;
+}
+
+const char *backend_name(int number) {
+    return backends[number].python.name;
+}
+
+const char *backend_version(int number) {
+    return __atomic_load_n(&versions[number], __ATOMIC_ACQUIRE);
+}
+
+void bridge_backend_loaded(int number, const char *version) {
+    if (backend_row(number) == NULL || backend_version(number)) return;
+    __atomic_store_n(&versions[number], RedisModule_Strdup(version), __ATOMIC_RELEASE);
+}

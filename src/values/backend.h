@@ -1,0 +1,27 @@
+/* backend.h - the backends: one row each, which all of C and Python read. Any thread. */
+#ifndef VALUES_BACKEND_H
+#define VALUES_BACKEND_H
+
+#include "bridge.h"
+#include "redis/api.h"
+
+typedef struct BackendRow {
+    Backend python;            /* the part that Python reads: name, folder, package */
+    const char *version_field; /* in INFO MODULES */
+    int takes_names;           /* clients name a model's inputs and outputs; others declare them themselves */
+    int modelset_batches;      /* AI.MODELSET takes BATCHSIZE */
+} BackendRow;
+
+/* By number, as RDB files save it; NULL: no such backend. */
+const BackendRow *backend_row(int64_t number);
+
+/* The number of a backend, or -1. */
+int backend_from_name(const RedisModuleString *name);
+
+/* In upper case. */
+const char *backend_name(int number);
+
+/* The version of the library; NULL: it is not loaded. Never freed. */
+const char *backend_version(int number);
+
+#endif

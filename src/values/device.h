@@ -1,0 +1,10 @@
+/* values/device.h - the names of devices. */
+#ifndef DEVICE_H
+#define DEVICE_H
+
+#include <stddef.h>
+
+/* Whether text names a device: CPU, GPU, CPU:n or GPU:n in any case, under 10 characters. */
+int device_is_valid(const char *text, size_t len);
+
+#endif

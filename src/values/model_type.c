@@ -1,0 +1,239 @@
+/* values/model_type.c - AI__MODEL, the datatype: saving, loading, memory, copies.
+ *
+ * Callbacks run on the main thread, save and rewrite in the BGSAVE child, free also on Redis's lazy-free thread. */
+#include <string.h>
+
+#include "values/backend.h"
+#include "values/device.h"
+#include "values/model.h"
+#include "values/names.h"
+#include "values/rdb.h"
+#include "values/stats.h"
+
+RedisModuleType *ModelType;
+
+/* u blob length, u chunks, that many buffers. Returns what is wrong, or NULL. */
+static const char *load_chunks(RedisModuleIO *io, Model *model) {
+    uint64_t total = RedisModule_LoadUnsigned(io);
+    uint64_t chunks = RedisModule_LoadUnsigned(io);
+    if (RedisModule_IsIOError(io)) return "no blob";
+    for (uint64_t i = 0; i < chunks; i++) {
+        size_t size;
+        char *data = RedisModule_LoadStringBuffer(io, &size);
+        if (data == NULL || RedisModule_IsIOError(io)) return "a chunk of the blob is missing";
+        if (size == 0) {
+            RedisModule_Free(data);
+            continue;
+        }
+        model_take_piece(model, data, size);
+    }
+    return model->blob_size == total ? NULL : "the blob's length does not match its chunks";
+}
+
+static const char *load_definition(RedisModuleIO *io, Model *model, int encver) {
+    size_t size;
+    model->base.device = rdb_load_text(io);
+    if (model->base.device == NULL || !device_is_valid(model->base.device, strlen(model->base.device)))
+        return "not a device";
+    if (encver == 0) {
+        model->base.tag = rdb_load_text(io);
+        model->base.tag_size = model->base.tag ? strlen(model->base.tag) : 0;
+    } else {
+        model->base.tag = rdb_load_bytes(io, &model->base.tag_size);
+    }
+    if (model->base.tag == NULL) return "no tag";
+
+    model->batchsize = (int64_t)RedisModule_LoadUnsigned(io);
+    model->minbatchsize = (int64_t)RedisModule_LoadUnsigned(io);
+    if (encver >= 2) model->minbatchtimeout = (int64_t)RedisModule_LoadUnsigned(io);
+    if (model->batchsize < 0 || model->minbatchsize < 0 || model->minbatchtimeout < 0) return "impossible batch size";
+
+    if (rdb_load_names(io, &model->inputs) == -1) return "broken list of inputs";
+    if (rdb_load_names(io, &model->outputs) == -1) return "broken list of outputs";
+    if (encver >= 1) return load_chunks(io, model);
+
+    char *data = RedisModule_LoadStringBuffer(io, &size);
+    if (data == NULL || RedisModule_IsIOError(io)) return "no blob";
+    model_take_piece(model, data, size);
+    return NULL;
+}
+
+static void *model_rdb_load(RedisModuleIO *io, int encver) {
+    if (encver > RDB_ENCODING_VERSION) return rdb_corrupt(io, "model", "saved by a newer version");
+    uint64_t backend = RedisModule_LoadUnsigned(io);
+    if (RedisModule_IsIOError(io) || backend > INT64_MAX || backend_row((int64_t)backend) == NULL)
+        return rdb_corrupt(io, "model", "unknown backend");
+
+    Model *model = model_new((int)backend);
+    const char *error = load_definition(io, model, encver);
+    if (error || RedisModule_IsIOError(io)) {
+        rdb_corrupt(io, "model", error);
+        runnable_destroy(&model->base); /* the loader has never heard of it */
+        return NULL;
+    }
+    /* Compiled in the background: a database with large models is there as soon as it is read. */
+    runnable_compile(&model->base);
+    return model;
+}
+
+static void model_rdb_save(RedisModuleIO *io, void *value) {
+    Model *model = value;
+    RedisModule_SaveUnsigned(io, model->base.backend);
+    rdb_save_text(io, model->base.device);
+    RedisModule_SaveStringBuffer(io, model->base.tag, model->base.tag_size);
+    RedisModule_SaveUnsigned(io, model->batchsize);
+    RedisModule_SaveUnsigned(io, model->minbatchsize);
+    RedisModule_SaveUnsigned(io, model->minbatchtimeout);
+    rdb_save_names(io, model_inputs(model));
+    rdb_save_names(io, model_outputs(model));
+    RedisModule_SaveUnsigned(io, model->blob_size);
+    int64_t chunks = model_chunk_count(model);
+    RedisModule_SaveUnsigned(io, chunks);
+    for (int64_t i = 0; i < chunks; i++) {
+        uint64_t size;
+        char *scratch;
+        const char *chunk = model_chunk(model, i, &size, &scratch);
+        RedisModule_SaveStringBuffer(io, chunk, size);
+        RedisModule_Free(scratch);
+    }
+}
+
+/* A list of arguments under construction, for AI.MODELSTORE. */
+typedef struct Arguments {
+    RedisModuleString **items;
+    size_t count;
+} Arguments;
+
+static void add(Arguments *args, const char *data, size_t size) {
+    args->items = RedisModule_Realloc(args->items, (args->count + 1) * sizeof(*args->items));
+    args->items[args->count++] = RedisModule_CreateString(NULL, data, size);
+}
+
+static void add_text(Arguments *args, const char *text) {
+    add(args, text, strlen(text));
+}
+
+static void add_number(Arguments *args, const char *name, long long number) {
+    add_text(args, name);
+    args->items = RedisModule_Realloc(args->items, (args->count + 1) * sizeof(*args->items));
+    args->items[args->count++] = RedisModule_CreateStringFromLongLong(NULL, number);
+}
+
+static void add_names(Arguments *args, const char *section, const Names *names) {
+    add_number(args, section, names->count);
+    for (int64_t i = 0; i < names->count; i++) add_text(args, names->names[i]);
+}
+
+static void model_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *value) {
+    Model *model = value;
+    Arguments args = {0};
+    add_text(&args, backend_name(model->base.backend));
+    add_text(&args, model->base.device);
+    if (model->base.tag_size) {
+        add_text(&args, "TAG");
+        add(&args, model->base.tag, model->base.tag_size);
+    }
+    if (model->batchsize) add_number(&args, "BATCHSIZE", model->batchsize);
+    /* A saved database may hold one without the other, which MODELSTORE takes from an AOF only. */
+    if (model->minbatchsize) add_number(&args, "MINBATCHSIZE", model->minbatchsize);
+    if (model->minbatchtimeout) add_number(&args, "MINBATCHTIMEOUT", model->minbatchtimeout);
+    if (backend_row(model->base.backend)->takes_names) {
+        add_names(&args, "INPUTS", &model->inputs);
+        add_names(&args, "OUTPUTS", &model->outputs);
+    }
+    add_text(&args, "BLOB");
+    for (int64_t i = 0; i < model_chunk_count(model); i++) {
+        uint64_t size;
+        char *scratch;
+        const char *chunk = model_chunk(model, i, &size, &scratch);
+        add(&args, chunk, size);
+        RedisModule_Free(scratch);
+    }
+    RedisModule_EmitAOF(io, "AI.MODELSTORE", "sv", key, args.items, args.count);
+    for (size_t i = 0; i < args.count; i++) RedisModule_FreeString(NULL, args.items[i]);
+    RedisModule_Free(args.items);
+}
+
+static size_t model_mem_usage(const void *value) {
+    const Model *model = value;
+    size_t total = KEY_OVERHEAD + RedisModule_MallocSize((void *)model) + RedisModule_MallocSize(model->base.device) +
+                   RedisModule_MallocSize(model->base.tag) + stats_memory(&model->base) +
+                   RedisModule_MallocSize(model->pieces) + names_memory(&model->inputs) + names_memory(&model->outputs);
+    if (runnable_is_ready(&model->base))
+        total += names_memory(&model->declared_inputs) + names_memory(&model->declared_outputs);
+    for (int64_t i = 0; i < model->npieces; i++) {
+        Piece *piece = &model->pieces[i];
+        if (piece->owner == NULL) {
+            total += RedisModule_MallocSize((void *)piece->data);
+        } else {
+            total += RedisModule_MallocSizeString(piece->owner);
+        }
+    }
+    return total;
+}
+
+#define DIGEST_STRETCH (1ULL << 20)
+
+static void digest_names(RedisModuleDigest *digest, const Names *names) {
+    RedisModule_DigestAddLongLong(digest, names->count);
+    for (int64_t i = 0; i < names->count; i++) {
+        RedisModule_DigestAddStringBuffer(digest, names->names[i], strlen(names->names[i]));
+    }
+}
+
+static void model_digest(RedisModuleDigest *digest, void *value) {
+    Model *model = value;
+    RedisModule_DigestAddLongLong(digest, model->base.backend);
+    RedisModule_DigestAddStringBuffer(digest, model->base.device, strlen(model->base.device));
+    RedisModule_DigestAddStringBuffer(digest, model->base.tag, model->base.tag_size);
+    RedisModule_DigestAddLongLong(digest, model->batchsize);
+    RedisModule_DigestAddLongLong(digest, model->minbatchsize);
+    RedisModule_DigestAddLongLong(digest, model->minbatchtimeout);
+    if (backend_row(model->base.backend)->takes_names) {
+        digest_names(digest, &model->inputs);
+        digest_names(digest, &model->outputs);
+    }
+    /* In stretches of one size, whatever pieces and chunks this server keeps it in. */
+    for (uint64_t from = 0; from < model->blob_size; from += DIGEST_STRETCH) {
+        uint64_t left = model->blob_size - from;
+        uint64_t size = left < DIGEST_STRETCH ? left : DIGEST_STRETCH;
+        char *scratch;
+        RedisModule_DigestAddStringBuffer(digest, model_bytes(model, from, size, &scratch), size);
+        RedisModule_Free(scratch);
+    }
+    RedisModule_DigestEndSequence(digest);
+}
+
+static void model_free(void *value) {
+    runnable_unref(value);
+}
+
+/* Only hands it to the loader. */
+static size_t model_free_effort(RedisModuleString *key, const void *value) {
+    (void)key;
+    (void)value;
+    return 1;
+}
+
+/* One definition, one session, one set of statistics under two names. */
+static void *model_copy(RedisModuleString *from, RedisModuleString *to, const void *value) {
+    (void)from;
+    (void)to;
+    return runnable_ref((Runnable *)value);
+}
+
+int model_type_register(RedisModuleCtx *ctx) {
+    RedisModuleTypeMethods methods = {
+        .version = REDISMODULE_TYPE_METHOD_VERSION,
+        .rdb_load = model_rdb_load,
+        .rdb_save = model_rdb_save,
+        .aof_rewrite = model_aof_rewrite,
+        .mem_usage = model_mem_usage,
+        .digest = model_digest,
+        .free = model_free,
+        .free_effort = model_free_effort,
+        .copy = model_copy,
+    };
+    ModelType = RedisModule_CreateDataType(ctx, "AI__MODEL", RDB_ENCODING_VERSION, &methods);
+    return ModelType ? REDISMODULE_OK : REDISMODULE_ERR;
+}

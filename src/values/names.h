@@ -1,0 +1,13 @@
+/* values/names.h - a list of C strings: the inputs and outputs of a model, the entry points of a script. Owned by
+ * whoever owns the list; any thread. The struct is in bridge.h. */
+#ifndef NAMES_H
+#define NAMES_H
+
+#include "bridge.h"
+
+void names_append(Names *names, char *name); /* takes the name over */
+void names_append_copy(Names *names, const char *name);
+void names_free(Names *names);
+size_t names_memory(const Names *names); /* bytes */
+
+#endif

@@ -1,0 +1,58 @@
+/* values/rdb.c - the pieces that the saved layouts of the three types share (values/rdb.h). Main thread, and the BGSAVE
+ * child. */
+#include "values/rdb.h"
+
+#include <string.h>
+
+#include "values/names.h"
+
+void *rdb_corrupt(RedisModuleIO *io, const char *type, const char *reason) {
+    const RedisModuleString *key = RedisModule_GetKeyNameFromIO(io);
+    RedisModule_LogIOError(io, "warning", "cannot load the %s of key '%s': %s", type,
+                           key ? RedisModule_StringPtrLen(key, NULL) : "?",
+                           RedisModule_IsIOError(io) ? "the data ends too early" : reason);
+    return NULL;
+}
+
+char *rdb_load_text(RedisModuleIO *io) {
+    size_t size;
+    char *text = RedisModule_LoadStringBuffer(io, &size);
+    if (text == NULL || RedisModule_IsIOError(io)) return NULL;
+    if (size > 0 && memchr(text, '\0', size) == text + size - 1) return text;
+    RedisModule_Free(text);
+    return NULL;
+}
+
+void rdb_save_text(RedisModuleIO *io, const char *text) {
+    RedisModule_SaveStringBuffer(io, text, strlen(text) + 1);
+}
+
+char *rdb_load_bytes(RedisModuleIO *io, uint64_t *size) {
+    size_t len;
+    char *bytes = RedisModule_LoadStringBuffer(io, &len);
+    if (bytes == NULL || RedisModule_IsIOError(io)) return NULL;
+    bytes = RedisModule_Realloc(bytes, len + 1);
+    bytes[len] = '\0';
+    *size = len;
+    return bytes;
+}
+
+int rdb_load_names(RedisModuleIO *io, Names *names) {
+    uint64_t count = RedisModule_LoadUnsigned(io);
+    if (RedisModule_IsIOError(io)) return -1;
+    /* Grown as the names really come: a broken count allocates nothing. */
+    for (uint64_t i = 0; i < count; i++) {
+        char *name = rdb_load_text(io);
+        if (name == NULL) {
+            names_free(names);
+            return -1;
+        }
+        names_append(names, name);
+    }
+    return 0;
+}
+
+void rdb_save_names(RedisModuleIO *io, const Names *names) {
+    RedisModule_SaveUnsigned(io, names->count);
+    for (int64_t i = 0; i < names->count; i++) rdb_save_text(io, names->names[i]);
+}

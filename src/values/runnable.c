@@ -1,0 +1,76 @@
+/* runnable.c - what models and scripts have in common (runnable.h). Any thread. No locks: counters are atomic. */
+#include "values/runnable.h"
+
+#include "values/stats.h"
+
+static const RunnableHooks *hooks; /* set at load */
+
+void runnable_set_hooks(const RunnableHooks *given) {
+    hooks = given;
+}
+
+void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Runnable *runnable)) {
+    static uint64_t last_id;
+    runnable->id = __atomic_add_fetch(&last_id, 1, __ATOMIC_RELAXED);
+    runnable->kind = kind;
+    runnable->backend = backend;
+    runnable->state = RedisModule_Calloc(1, sizeof(RunnableState));
+    runnable->state->refs = 1;
+    runnable->state->destroy = destroy;
+}
+
+Runnable *runnable_ref(Runnable *runnable) {
+    __atomic_add_fetch(&runnable->state->refs, 1, __ATOMIC_RELAXED);
+    return runnable;
+}
+
+static void drop(void *data);
+
+static void retry_drop(RedisModuleCtx *ctx, void *data) {
+    (void)ctx;
+    drop(data);
+}
+
+static void drop(void *data) {
+    /* The event loop also turns inside a long script or a load: then the command may still be under way. */
+    int busy = REDISMODULE_CTX_FLAGS_LUA | REDISMODULE_CTX_FLAGS_MULTI | REDISMODULE_CTX_FLAGS_LOADING;
+    if (RedisModule_GetContextFlags(log_context) & busy) {
+        RedisModule_CreateTimer(log_context, 1, retry_drop, data);
+        return;
+    }
+    hooks->drop(data);
+}
+
+/* A model's blob lies in Redis strings, whose reference counts are not atomic. While the command that brought them is
+ * under way, the main thread holds references too. So the model goes to the loader in the next iteration of the event
+ * loop: no command shares the strings then, and the loader frees them alone. */
+void runnable_unref(Runnable *runnable) {
+    if (__atomic_sub_fetch(&runnable->state->refs, 1, __ATOMIC_ACQ_REL) != 0) return;
+    RedisModule_EventLoopAddOneShot(drop, runnable);
+}
+
+int runnable_has_one_ref(const Runnable *runnable) {
+    return __atomic_load_n(&runnable->state->refs, __ATOMIC_ACQUIRE) == 1;
+}
+
+void runnable_destroy(Runnable *runnable) {
+    RedisModule_Free(runnable->device);
+    RedisModule_Free(runnable->tag);
+    stats_free(runnable);
+    RunnableState *state = runnable->state;
+    state->destroy(runnable);
+    RedisModule_Free(state);
+}
+
+void runnable_compile(Runnable *runnable) {
+    hooks->compile(runnable);
+}
+
+int runnable_is_ready(const Runnable *runnable) {
+    return __atomic_load_n(&runnable->state->ready, __ATOMIC_ACQUIRE);
+}
+
+void runnable_set_ready(Runnable *runnable, struct Queue *queue) {
+    runnable->queue = queue;
+    __atomic_store_n(&runnable->state->ready, 1, __ATOMIC_RELEASE);
+}

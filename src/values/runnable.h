@@ -1,0 +1,56 @@
+/* runnable.h - what models and scripts have in common: references, readiness, statistics. bridge.h has Python's part.
+ *
+ * The definition is immutable from the moment a second thread can see it. What the loader finds out is written once,
+ * before the runnable is ready; readers ask runnable_is_ready() first. Any thread may take and release references. The
+ * last release hands the value to the loader, which forgets the compiled session and frees the memory. So dropping a
+ * model of any size costs the main thread nothing. */
+#ifndef VALUES_RUNNABLE_H
+#define VALUES_RUNNABLE_H
+
+#include "bridge.h"
+#include "redis/api.h"
+
+/* What AI.INFO tells (values/stats.c). */
+typedef struct Stats {
+    int64_t calls; /* atomic, like all of these */
+    int64_t errors;
+    int64_t duration; /* us */
+    int64_t samples;
+    int64_t executions;            /* a batch counts once */
+    struct Histogram *queue_times; /* us; NULL until first needed */
+    struct Histogram *run_times;
+} Stats;
+
+typedef struct RunnableState {
+    int32_t refs;                        /* atomic */
+    int32_t ready;                       /* atomic; once set, queue and what the loader declared never change */
+    void (*destroy)(Runnable *runnable); /* frees the Model or Script and what only it has */
+    Stats stats;
+} RunnableState;
+
+/* What values need of the loader, which registers it at load (engine/jobs.c). */
+typedef struct RunnableHooks {
+    void (*compile)(Runnable *runnable); /* in the background; takes a reference of its own */
+    void (*drop)(Runnable *runnable);    /* no reference is left: end with runnable_destroy() */
+} RunnableHooks;
+void runnable_set_hooks(const RunnableHooks *hooks);
+
+/* Gives a new, zeroed value its id and one reference, the caller's. */
+void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Runnable *runnable));
+Runnable *runnable_ref(Runnable *runnable);
+void runnable_unref(Runnable *runnable);
+
+/* Whether nobody but the caller refers to it. Another thread may only change that for a value in the keyspace. */
+int runnable_has_one_ref(const Runnable *runnable);
+
+/* Frees it. For the loader when it has dropped the session, and for values that the loader has never seen. */
+void runnable_destroy(Runnable *runnable);
+
+/* Has the loader compile it in the background. */
+void runnable_compile(Runnable *runnable);
+
+/* Whether the loader has compiled it. Acquires: after 1, what the loader declared may be read. */
+int runnable_is_ready(const Runnable *runnable);
+void runnable_set_ready(Runnable *runnable, struct Queue *queue); /* releases; loader only */
+
+#endif

@@ -1,0 +1,208 @@
+/* values/tensor.c - the tensor value: its memory and element types (values/tensor.h). Any thread. */
+#include "values/tensor.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#define ALIGNMENT 64
+#define STRINGS_MISMATCH "Number of string elements in data blob does not match tensor length"
+
+const ElementType element_types[] = {
+    [DTYPE_FLOAT] = {"FLOAT", 2, 32},  [DTYPE_DOUBLE] = {"DOUBLE", 2, 64}, [DTYPE_INT8] = {"INT8", 0, 8},
+    [DTYPE_INT16] = {"INT16", 0, 16},  [DTYPE_INT32] = {"INT32", 0, 32},   [DTYPE_INT64] = {"INT64", 0, 64},
+    [DTYPE_UINT8] = {"UINT8", 1, 8},   [DTYPE_UINT16] = {"UINT16", 1, 16}, [DTYPE_BOOL] = {"BOOL", 6, 8},
+    [DTYPE_STRING] = {"STRING", 7, 8},
+};
+#define DTYPES ((int)(sizeof(element_types) / sizeof(element_types[0])))
+
+int dtype_from_name(const char *name, size_t len) {
+    for (int i = 0; i < DTYPES; i++) {
+        const char *known = element_types[i].name;
+        if (strlen(known) == len && strncasecmp(name, known, len) == 0) return i;
+    }
+    return -1;
+}
+
+int dtype_from_code(uint64_t code, uint64_t bits) {
+    for (int i = 0; i < DTYPES; i++) {
+        if (code == (uint64_t)element_types[i].code && bits == (uint64_t)element_types[i].bits) return i;
+    }
+    return -1;
+}
+
+uint64_t dtype_size(int dtype) {
+    return element_types[dtype].bits / 8;
+}
+
+int tensor_measure(int dtype, int ndim, const int64_t *shape, int64_t *length, uint64_t *size) {
+    int64_t elements = 1;
+    for (int i = 0; i < ndim; i++) {
+        if (shape[i] < 0 || __builtin_mul_overflow(elements, shape[i], &elements)) return -1;
+    }
+    *length = elements;
+    return __builtin_mul_overflow((uint64_t)elements, dtype_size(dtype), size) ? -1 : 0;
+}
+
+uint64_t tensor_memory(int dtype, int64_t length, uint64_t size) {
+    uint64_t offsets, total;
+    if (dtype != DTYPE_STRING) return size;
+    if (__builtin_mul_overflow((uint64_t)length, sizeof(uint64_t), &offsets)) return UINT64_MAX;
+    return __builtin_add_overflow(size, offsets, &total) ? UINT64_MAX : total;
+}
+
+#define MAX_BYTES (512ULL * 1024 * 1024)
+static uint64_t max_bytes = MAX_BYTES; /* atomic */
+
+uint64_t bridge_max_tensor_bytes(void) {
+    return __atomic_load_n(&max_bytes, __ATOMIC_RELAXED);
+}
+
+uint64_t tensor_max_bytes(RedisModuleCtx *ctx, uint64_t size) {
+    if (size <= MAX_BYTES) return MAX_BYTES;
+    uint64_t limit = MAX_BYTES;
+    RedisModuleCallReply *reply = RedisModule_Call(ctx, "CONFIG", "cc", "GET", "proto-max-bulk-len");
+    RedisModuleCallReply *value = reply ? RedisModule_CallReplyArrayElement(reply, 1) : NULL;
+    size_t len = 0;
+    const char *text = value ? RedisModule_CallReplyStringPtr(value, &len) : NULL;
+    char digits[32];
+    if (text && len < sizeof(digits)) {
+        memcpy(digits, text, len);
+        digits[len] = '\0';
+        uint64_t configured = strtoull(digits, NULL, 10);
+        if (configured > limit) limit = configured;
+    }
+    if (reply) RedisModule_FreeCallReply(reply);
+    __atomic_store_n(&max_bytes, limit, __ATOMIC_RELAXED);
+    return limit;
+}
+
+/* Every tensor is the start of one. */
+typedef struct Counted {
+    Tensor tensor;
+    int32_t refs; /* atomic */
+} Counted;
+
+/* One allocation holds it all: struct, shape, offsets, padding, data. So it is one malloc and one free a tensor. */
+Tensor *tensor_new(int dtype, int ndim, const int64_t *shape, int64_t length, uint64_t size, int zeroed) {
+    uint64_t total = sizeof(Counted) + ndim * sizeof(int64_t) + ALIGNMENT;
+    uint64_t offsets = 0;
+    if (dtype == DTYPE_STRING && __builtin_mul_overflow((uint64_t)length, sizeof(uint64_t), &offsets)) return NULL;
+    if (__builtin_add_overflow(total, offsets, &total) || __builtin_add_overflow(total, size, &total)) return NULL;
+
+    char *block;
+    if (zeroed) {
+        /* calloc gets fresh pages from the kernel as zeros: nothing is written here, however large the tensor. */
+        block = RedisModule_TryCalloc ? RedisModule_TryCalloc(1, total) : RedisModule_Calloc(1, total);
+    } else {
+        block = RedisModule_TryAlloc ? RedisModule_TryAlloc(total) : RedisModule_Alloc(total);
+    }
+    if (block == NULL) return NULL;
+
+    ((Counted *)block)->refs = 1;
+    Tensor *tensor = &((Counted *)block)->tensor;
+    tensor->owner = NULL;
+    tensor->dtype = dtype;
+    tensor->ndim = ndim;
+    tensor->length = length;
+    tensor->size = size;
+    tensor->shape = (int64_t *)(block + sizeof(Counted));
+    if (ndim) memcpy(tensor->shape, shape, ndim * sizeof(int64_t));
+    tensor->offsets = dtype == DTYPE_STRING ? (uint64_t *)(tensor->shape + ndim) : NULL;
+    uintptr_t data = (uintptr_t)(tensor->shape + ndim) + offsets;
+    tensor->data = (char *)((data + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1));
+    if (zeroed && tensor->offsets) {
+        for (int64_t i = 0; i < length; i++) tensor->offsets[i] = i;
+    }
+    return tensor;
+}
+
+/* Whether every byte is 0 or 1. Branch-free within a block so that the compiler vectorises it: the main thread does
+ * this for each BOOL blob. */
+static int all_bools(const unsigned char *data, uint64_t size) {
+    while (size) {
+        uint64_t block = size < 4096 ? size : 4096;
+        unsigned char seen = 0;
+        for (uint64_t i = 0; i < block; i++) seen |= data[i];
+        if (seen > 1) return 0;
+        data += block;
+        size -= block;
+    }
+    return 1;
+}
+
+/* Where each string starts, or -1 when data is not exactly length NUL-terminated strings. */
+static int find_strings(const char *data, uint64_t size, int64_t length, uint64_t *offsets) {
+    uint64_t at = 0;
+    for (int64_t i = 0; i < length; i++) {
+        const char *end = at < size ? memchr(data + at, '\0', size - at) : NULL;
+        if (end == NULL) return -1;
+        offsets[i] = at;
+        at = end - data + 1;
+    }
+    return at == size ? 0 : -1;
+}
+
+/* What is wrong with data for this type and shape, or NULL. */
+static const char *check_data(int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size,
+                              int64_t *length) {
+    uint64_t expected;
+    if (tensor_measure(dtype, ndim, shape, length, &expected) == -1) return "tensor shape overflows";
+    /* STRING: every element takes a NUL at least, which also bounds the offsets by the data that is really there. */
+    if (dtype == DTYPE_STRING && size < expected) return STRINGS_MISMATCH;
+    if (dtype != DTYPE_STRING && size != expected) return "data length does not match tensor shape and type";
+    if (dtype == DTYPE_BOOL && !all_bools(data, size)) return "BOOL tensor elements must be 0 or 1";
+    return NULL;
+}
+
+Tensor *tensor_from_data(int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size,
+                         const char **error) {
+    int64_t length;
+    *error = check_data(dtype, ndim, shape, data, size, &length);
+    if (*error) return NULL;
+    Tensor *tensor = tensor_new(dtype, ndim, shape, length, size, 0);
+    if (tensor == NULL) {
+        *error = "not enough memory for the tensor";
+        return NULL;
+    }
+    if (dtype == DTYPE_STRING && find_strings(data, size, length, tensor->offsets) == -1) {
+        tensor_unref(tensor);
+        *error = STRINGS_MISMATCH;
+        return NULL;
+    }
+    if (size) memcpy(tensor->data, data, size);
+    return tensor;
+}
+
+Tensor *tensor_from_string(int dtype, int ndim, const int64_t *shape, RedisModuleString *owner, const char **error) {
+    size_t size;
+    const char *data = RedisModule_StringPtrLen(owner, &size);
+    int64_t length;
+    *error = check_data(dtype, ndim, shape, data, size, &length);
+    Tensor *tensor = *error ? NULL : tensor_new(dtype, ndim, shape, length, 0, 0);
+    if (tensor == NULL) {
+        if (*error == NULL) *error = "not enough memory for the tensor";
+        RedisModule_FreeString(NULL, owner);
+        return NULL;
+    }
+    tensor->owner = owner;
+    tensor->data = (char *)data;
+    tensor->size = size;
+    if (dtype == DTYPE_STRING && find_strings(data, size, length, tensor->offsets) == -1) {
+        tensor_unref(tensor);
+        *error = STRINGS_MISMATCH;
+        return NULL;
+    }
+    return tensor;
+}
+
+Tensor *tensor_ref(Tensor *tensor) {
+    __atomic_add_fetch(&((Counted *)tensor)->refs, 1, __ATOMIC_RELAXED);
+    return tensor;
+}
+
+void tensor_unref(Tensor *tensor) {
+    if (__atomic_sub_fetch(&((Counted *)tensor)->refs, 1, __ATOMIC_ACQ_REL) != 0) return;
+    if (tensor->owner) RedisModule_FreeString(NULL, tensor->owner);
+    RedisModule_Free(tensor);
+}

@@ -1,0 +1,61 @@
+/* values/tensor.h - the tensor value: its memory and element types. The struct is in bridge.h, for Python reads it too.
+ *
+ * A tensor is immutable once built and shared by counting references, so any thread may read one it holds a reference
+ * to, and release it. */
+#ifndef TENSOR_H
+#define TENSOR_H
+
+#include "bridge.h"
+#include "redis/api.h"
+
+#define TENSOR_MAX_DIMS 64 /* what NumPy and the libraries behind it can take */
+
+/* The error where there is none. */
+#define NO_TENSOR "tensor key is empty or in a different shard"
+
+typedef struct ElementType {
+    const char *name;
+    int code; /* DLPack's type code and bits, as saved in RDB files */
+    int bits;
+} ElementType;
+
+extern const ElementType element_types[];
+
+/* DTYPE_..., or -1. */
+int dtype_from_name(const char *name, size_t len);
+int dtype_from_code(uint64_t code, uint64_t bits);
+uint64_t dtype_size(int dtype); /* bytes of one element; 1 for STRING: its NUL */
+
+/* The number of elements and the bytes they take (STRING: at least). Returns -1 where that overflows. */
+int tensor_measure(int dtype, int ndim, const int64_t *shape, int64_t *length, uint64_t *size);
+
+/* What a tensor of so many elements and bytes of data takes: STRING needs an offset for each element. */
+uint64_t tensor_memory(int dtype, int64_t length, uint64_t size);
+
+/* bridge_max_tensor_bytes(), asked of the server again where size is beyond the latest answer. Main thread. */
+uint64_t tensor_max_bytes(RedisModuleCtx *ctx, uint64_t size);
+
+/* A tensor with room for size bytes of data, not yet filled in; one reference, the caller's. NULL: no memory. With
+ * zeroed set, the data is zeros and STRING offsets are those of empty strings. */
+Tensor *tensor_new(int dtype, int ndim, const int64_t *shape, int64_t length, uint64_t size, int zeroed);
+
+/* A tensor with a copy of data. NULL with *error set (a constant text) where data and shape do not agree. */
+Tensor *tensor_from_data(int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size,
+                         const char **error);
+
+/* Data of this many bytes stays in a Redis string. Copying it into fresh memory, 8 ms for 16 MB, would make every
+ * client wait, at TENSORSET and when an output is replicated; workers copy it to where libraries want it instead. */
+#define TENSOR_LARGE (512 * 1024)
+
+/* A tensor whose data stays in owner, a reference that is taken over, also on error. The string's count of references
+ * is not atomic: whoever shares the string must be done with it before another thread can see the tensor. */
+Tensor *tensor_from_string(int dtype, int ndim, const int64_t *shape, RedisModuleString *owner, const char **error);
+
+Tensor *tensor_ref(Tensor *tensor);
+void tensor_unref(Tensor *tensor);
+
+/* The datatype (values/tensor_type.c). */
+extern RedisModuleType *TensorType;
+int tensor_type_register(RedisModuleCtx *ctx);
+
+#endif

@@ -1,0 +1,163 @@
+/* values/tensor_type.c - AI_TENSOR, the datatype: saving, loading, memory, copies.
+ *
+ * Callbacks run on the main thread, save and rewrite in the BGSAVE child, free also on Redis's lazy-free thread. */
+#include <string.h>
+
+#include "values/rdb.h"
+#include "values/tensor.h"
+
+RedisModuleType *TensorType;
+
+static void *corrupt(RedisModuleIO *io, const char *reason) {
+    return rdb_corrupt(io, "tensor", reason);
+}
+
+static void *load_data(RedisModuleIO *io, int dtype, int ndim, const int64_t *shape, uint64_t start) {
+    size_t size;
+    char *data = RedisModule_LoadStringBuffer(io, &size);
+    if (data == NULL || RedisModule_IsIOError(io)) return corrupt(io, "no data");
+
+    /* Layouts before 4 give a byte offset into the data, but some saved only the bytes behind it. */
+    int64_t length;
+    uint64_t expected;
+    if (start && tensor_measure(dtype, ndim, shape, &length, &expected) == 0 && size == expected) start = 0;
+
+    /* Deployed servers did not check a BOOL blob's last byte: what they saved must load all the same. */
+    for (size_t i = 0; dtype == DTYPE_BOOL && i < size; i++) data[i] = data[i] != 0;
+
+    const char *error = "byte offset beyond the data";
+    Tensor *tensor = NULL;
+    if (start <= size) tensor = tensor_from_data(dtype, ndim, shape, data + start, size - start, &error);
+    RedisModule_Free(data);
+    return tensor ? tensor : corrupt(io, error);
+}
+
+/* u code, u bits, s ndim, s dims, buffer data, for STRING a u per element. */
+static void *load_version_4(RedisModuleIO *io) {
+    uint64_t code = RedisModule_LoadUnsigned(io);
+    uint64_t bits = RedisModule_LoadUnsigned(io);
+    int64_t ndim = RedisModule_LoadSigned(io);
+    int dtype = dtype_from_code(code, bits);
+    if (RedisModule_IsIOError(io) || dtype == -1) return corrupt(io, "unknown element type");
+    if (ndim < 0 || ndim > TENSOR_MAX_DIMS) return corrupt(io, "impossible number of dimensions");
+
+    int64_t shape[TENSOR_MAX_DIMS];
+    for (int i = 0; i < ndim; i++) shape[i] = RedisModule_LoadSigned(io);
+    if (RedisModule_IsIOError(io)) return corrupt(io, "no shape");
+
+    Tensor *tensor = load_data(io, dtype, (int)ndim, shape, 0);
+    if (tensor == NULL || tensor->offsets == NULL) return tensor;
+    for (int64_t i = 0; i < tensor->length; i++) {
+        uint64_t offset = RedisModule_LoadUnsigned(io);
+        if (RedisModule_IsIOError(io) || offset != tensor->offsets[i]) {
+            tensor_unref(tensor);
+            return corrupt(io, "string offsets do not match the strings");
+        }
+    }
+    return tensor;
+}
+
+/* u device type, u device id, u bits, u code, u lanes, u ndim, u dims, u strides (in elements), u byte offset, buffer
+ * data. */
+static void *load_version_0(RedisModuleIO *io) {
+    RedisModule_LoadUnsigned(io);
+    RedisModule_LoadUnsigned(io);
+    uint64_t bits = RedisModule_LoadUnsigned(io);
+    uint64_t code = RedisModule_LoadUnsigned(io);
+    uint64_t lanes = RedisModule_LoadUnsigned(io);
+    uint64_t ndim = RedisModule_LoadUnsigned(io);
+    int dtype = dtype_from_code(code, bits);
+    if (RedisModule_IsIOError(io) || dtype == -1 || dtype == DTYPE_STRING || lanes != 1) {
+        return corrupt(io, "unknown element type");
+    }
+    if (ndim > TENSOR_MAX_DIMS) return corrupt(io, "impossible number of dimensions");
+
+    int64_t shape[TENSOR_MAX_DIMS];
+    uint64_t strides[TENSOR_MAX_DIMS];
+    for (uint64_t i = 0; i < ndim; i++) shape[i] = (int64_t)RedisModule_LoadUnsigned(io);
+    for (uint64_t i = 0; i < ndim; i++) strides[i] = RedisModule_LoadUnsigned(io);
+    uint64_t start = RedisModule_LoadUnsigned(io);
+    if (RedisModule_IsIOError(io)) return corrupt(io, "no shape");
+
+    uint64_t stride = 1;
+    for (int i = (int)ndim - 1; i >= 0; i--) {
+        if (shape[i] > 1 && strides[i] != stride) return corrupt(io, "data not in C order");
+        if (shape[i] < 0 || __builtin_mul_overflow(stride, (uint64_t)shape[i], &stride)) {
+            return corrupt(io, "tensor shape overflows");
+        }
+    }
+    return load_data(io, dtype, (int)ndim, shape, start);
+}
+
+static void *tensor_rdb_load(RedisModuleIO *io, int encver) {
+    if (encver > RDB_ENCODING_VERSION) return corrupt(io, "saved by a newer version");
+    return encver == 4 ? load_version_4(io) : load_version_0(io);
+}
+
+static void tensor_rdb_save(RedisModuleIO *io, void *value) {
+    Tensor *tensor = value;
+    RedisModule_SaveUnsigned(io, element_types[tensor->dtype].code);
+    RedisModule_SaveUnsigned(io, element_types[tensor->dtype].bits);
+    RedisModule_SaveSigned(io, tensor->ndim);
+    for (int i = 0; i < tensor->ndim; i++) RedisModule_SaveSigned(io, tensor->shape[i]);
+    RedisModule_SaveStringBuffer(io, tensor->data, tensor->size);
+    if (tensor->offsets == NULL) return;
+    for (int64_t i = 0; i < tensor->length; i++) RedisModule_SaveUnsigned(io, tensor->offsets[i]);
+}
+
+static void tensor_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *value) {
+    Tensor *tensor = value;
+    RedisModuleString *shape[TENSOR_MAX_DIMS];
+    for (int i = 0; i < tensor->ndim; i++) shape[i] = RedisModule_CreateStringFromLongLong(NULL, tensor->shape[i]);
+    RedisModule_EmitAOF(io, "AI.TENSORSET", "scvcb", key, element_types[tensor->dtype].name, shape,
+                        (size_t)tensor->ndim, "BLOB", tensor->data, (size_t)tensor->size);
+    for (int i = 0; i < tensor->ndim; i++) RedisModule_FreeString(NULL, shape[i]);
+}
+
+static size_t tensor_mem_usage(const void *value) {
+    const Tensor *tensor = value;
+    return KEY_OVERHEAD + RedisModule_MallocSize((void *)tensor) +
+           (tensor->owner ? RedisModule_MallocSizeString(tensor->owner) : 0);
+}
+
+static void tensor_digest(RedisModuleDigest *digest, void *value) {
+    Tensor *tensor = value;
+    RedisModule_DigestAddLongLong(digest, tensor->dtype);
+    for (int i = 0; i < tensor->ndim; i++) RedisModule_DigestAddLongLong(digest, tensor->shape[i]);
+    RedisModule_DigestAddStringBuffer(digest, tensor->data, tensor->size);
+    RedisModule_DigestEndSequence(digest);
+}
+
+static void tensor_free(void *value) {
+    tensor_unref(value);
+}
+
+/* Giving pages back to the kernel is what takes time: a tensor of more than 1 MB goes to the lazy-free thread
+ * (Redis's threshold is an effort of 64). */
+static size_t tensor_free_effort(RedisModuleString *key, const void *value) {
+    (void)key;
+    return 1 + ((const Tensor *)value)->size / 16384;
+}
+
+/* Immutable, so a copy is one more reference. */
+static void *tensor_copy(RedisModuleString *from, RedisModuleString *to, const void *value) {
+    (void)from;
+    (void)to;
+    return tensor_ref((Tensor *)value);
+}
+
+int tensor_type_register(RedisModuleCtx *ctx) {
+    RedisModuleTypeMethods methods = {
+        .version = REDISMODULE_TYPE_METHOD_VERSION,
+        .rdb_load = tensor_rdb_load,
+        .rdb_save = tensor_rdb_save,
+        .aof_rewrite = tensor_aof_rewrite,
+        .mem_usage = tensor_mem_usage,
+        .digest = tensor_digest,
+        .free = tensor_free,
+        .free_effort = tensor_free_effort,
+        .copy = tensor_copy,
+    };
+    TensorType = RedisModule_CreateDataType(ctx, "AI_TENSOR", RDB_ENCODING_VERSION, &methods);
+    return TensorType ? REDISMODULE_OK : REDISMODULE_ERR;
+}
