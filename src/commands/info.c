@@ -15,7 +15,6 @@
 #include "values/model.h"
 #include "values/rdb.h"
 #include "values/script.h"
-#include "values/stats.h"
 
 static struct {
     int64_t memory, accesses, sessions; /* atomic */
@@ -120,6 +119,51 @@ static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
 
 /* ---- AI.INFO ----------------------------------------------------------------------------------------------------- */
 
+static void reply_text(RedisModuleCtx *ctx, const char *field, const char *text) {
+    RedisModule_ReplyWithCString(ctx, field);
+    RedisModule_ReplyWithCString(ctx, text);
+}
+
+static void reply_times(RedisModuleCtx *ctx, const char *what, Times times) {
+    const struct {
+        const char *name;
+        int64_t time;
+    } fields[] = {{"mean", times.mean}, {"p50", times.p50}, {"p99", times.p99}, {"max", times.max}};
+    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+        char field[32];
+        snprintf(field, sizeof(field), "%s_time_%s", what, fields[i].name);
+        reply_number(ctx, field, fields[i].time);
+    }
+}
+
+static void reply_full(RedisModuleCtx *ctx, const Stats *stats, int is_model) {
+    int64_t executions = stats_get(&stats->executions);
+    double batch = executions ? (double)stats_get(&stats->samples) / executions : 0;
+    reply_number(ctx, "executions", executions);
+    RedisModule_ReplyWithCString(ctx, "average_batch");
+    RedisModule_ReplyWithDouble(ctx, is_model ? batch : -1);
+    reply_times(ctx, "queue", stats_times(&stats->queue_times));
+    reply_times(ctx, "run", stats_times(&stats->run_times));
+}
+
+static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runnable *runnable, int full) {
+    const Stats *stats = &runnable->state->stats;
+    int is_model = runnable->kind == KIND_MODEL;
+    RedisModule_ReplyWithArray(ctx, full ? 18 + 20 : 18);
+    RedisModule_ReplyWithCString(ctx, "key");
+    RedisModule_ReplyWithString(ctx, key);
+    reply_text(ctx, "type", is_model ? "MODEL" : "SCRIPT");
+    reply_text(ctx, "backend", backend_name(runnable->backend));
+    reply_text(ctx, "device", runnable->device);
+    RedisModule_ReplyWithCString(ctx, "tag");
+    RedisModule_ReplyWithStringBuffer(ctx, runnable->tag, runnable->tag_size);
+    reply_number(ctx, "duration", stats_get(&stats->duration));
+    reply_number(ctx, "samples", is_model ? stats_get(&stats->samples) : -1);
+    reply_number(ctx, "calls", stats_get(&stats->calls));
+    reply_number(ctx, "errors", stats_get(&stats->errors));
+    if (full) reply_full(ctx, stats, is_model);
+}
+
 static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (argc < 2 || argc > 3) return reply_wrong_arity(ctx, argv);
     Runnable *runnable = NULL;
@@ -133,12 +177,12 @@ static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
 
     if (argc == 3) {
         if (arg_is(argv[2], "RESETSTAT")) {
-            stats_reset(runnable);
+            stats_reset(&runnable->state->stats);
             return reply_ok(ctx);
         }
         if (!arg_is(argv[2], "FULL")) return reply_error(ctx, "unsupported subcommand");
     }
-    stats_reply(ctx, argv[1], runnable, argc == 3);
+    reply_stats(ctx, argv[1], runnable, argc == 3);
     return REDISMODULE_OK;
 }
 

@@ -1,4 +1,4 @@
-/* engine/allocator.c - keeps large blocks that libraries free (engine/allocator.h). Main thread at load, workers at
+/* allocator.c - keeps large blocks that libraries free (allocator.h). Main thread at load, workers at
  * their start.
  *
  * Where redis-server is linked with the system's jemalloc (Debian, Ubuntu), libraries get their memory from it too. It

@@ -1,6 +1,6 @@
-/* engine/allocator.h - large blocks of memory that libraries free are kept for their next run. */
-#ifndef ALLOCATOR_H
-#define ALLOCATOR_H
+/* allocator.h - large blocks of memory that libraries free are kept for their next run. */
+#ifndef ENGINE_ALLOCATOR_H
+#define ENGINE_ALLOCATOR_H
 
 /* At load, main thread. */
 void allocator_init(void);

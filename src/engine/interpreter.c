@@ -1,4 +1,4 @@
-/* engine/interpreter.c - starts the embedded Python interpreter (engine/interpreter.h).
+/* interpreter.c - starts the embedded Python interpreter (interpreter.h).
  *
  * Main thread: engine_start. Everything below "the engine's thread" runs on that thread: it initialises Python, so it
  * is Python's main thread, and then it is the loader for good (redisai/loader.py). Python is never finalised, for a

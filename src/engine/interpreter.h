@@ -1,6 +1,6 @@
-/* engine/interpreter.h - the embedded Python interpreter. */
-#ifndef ENGINE_H
-#define ENGINE_H
+/* interpreter.h - the embedded Python interpreter. */
+#ifndef ENGINE_INTERPRETER_H
+#define ENGINE_INTERPRETER_H
 
 #include "redis/api.h"
 

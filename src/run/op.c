@@ -8,7 +8,6 @@
 #include "run/queue.h"
 #include "run/run.h"
 #include "values/runnable.h"
-#include "values/stats.h"
 #include "values/tensor.h"
 
 static int move(Op *op, int32_t from, int32_t to) {
@@ -91,10 +90,10 @@ static void count_op(const Op *op) {
     if (state->error == NULL && op->noutputs && op->outputs[0]) {
         samples = op->outputs[0]->ndim ? op->outputs[0]->shape[0] : 1;
     }
-    stats_count(op->runnable, &(Execution){.duration = state->is_follower ? -1 : op->duration,
-                                           .queued = (state->begun - state->queued) / 1000,
-                                           .samples = samples,
-                                           .failed = state->error != NULL});
+    stats_count(&op->runnable->state->stats, &(Execution){.duration = state->is_follower ? -1 : op->duration,
+                                                          .queued = (state->begun - state->queued) / 1000,
+                                                          .samples = samples,
+                                                          .failed = state->error != NULL});
 }
 
 /* The last input of this op has come. Returns whether it is to be run. */

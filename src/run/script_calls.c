@@ -1,4 +1,4 @@
-/* run/script_calls.c - Redis from scripts: redis.execute and redisAI.model_execute (bridge.h).
+/* script_calls.c - Redis from scripts: redis.execute and redisAI.model_execute (bridge.h).
  *
  * Workers call, holding neither the GIL nor a mutex, and take the Redis lock: the main thread lets go of it whenever
  * its loop sleeps. Everything between lock and unlock happens as if the main thread did it. The loader must never come
@@ -12,7 +12,7 @@
 #include "redis/api.h"
 #include "run/state.h"
 #include "values/model.h"
-#include "values/stats.h"
+#include "values/runnable.h"
 
 #define PAUSE_US 5000
 #define GONE "ERR the client that called the script does not wait any more"
@@ -275,7 +275,7 @@ Model *bridge_hold_model(Op *op, Bytes key, char **error) {
 
 void bridge_release_model(Model *model, int64_t duration, int64_t samples, int failed) {
     if (duration >= 0) {
-        stats_count(&model->base,
+        stats_count(&model->base.state->stats,
                     &(Execution){.duration = duration, .queued = -1, .samples = samples, .failed = failed});
     }
     runnable_unref(&model->base);

@@ -1,4 +1,4 @@
-/* values/device.c - the names of devices (values/device.h). Any thread. */
+/* device.c - the names of devices (device.h). Any thread. */
 #include "values/device.h"
 
 #include <strings.h>

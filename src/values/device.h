@@ -1,6 +1,6 @@
-/* values/device.h - the names of devices. */
-#ifndef DEVICE_H
-#define DEVICE_H
+/* device.h - the names of devices. */
+#ifndef VALUES_DEVICE_H
+#define VALUES_DEVICE_H
 
 #include <stddef.h>
 

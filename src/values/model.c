@@ -1,4 +1,4 @@
-/* values/model.c - the model value: its definition and blob (values/model.h). Any thread. */
+/* model.c - the model value: its definition and blob (model.h). Any thread. */
 #include "values/model.h"
 
 #include <string.h>

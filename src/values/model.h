@@ -1,7 +1,7 @@
-/* values/model.h - the model value: its definition and blob. The struct is in bridge.h, for Python reads it too; what
+/* model.h - the model value: its definition and blob. The struct is in bridge.h, for Python reads it too; what
  * it shares with scripts is in values/runnable.h. */
-#ifndef MODEL_H
-#define MODEL_H
+#ifndef VALUES_MODEL_H
+#define VALUES_MODEL_H
 
 #include "bridge.h"
 #include "redis/api.h"

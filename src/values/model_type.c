@@ -1,14 +1,12 @@
-/* values/model_type.c - AI__MODEL, the datatype: saving, loading, memory, copies.
+/* model_type.c - AI__MODEL, the datatype: saving, loading, memory, copies.
  *
  * Callbacks run on the main thread, save and rewrite in the BGSAVE child, free also on Redis's lazy-free thread. */
 #include <string.h>
 
 #include "values/backend.h"
-#include "values/device.h"
 #include "values/model.h"
 #include "values/names.h"
-#include "values/rdb.h"
-#include "values/stats.h"
+#include "values/runnable_type.h"
 
 RedisModuleType *ModelType;
 
@@ -31,18 +29,8 @@ static const char *load_chunks(RedisModuleIO *io, Model *model) {
 }
 
 static const char *load_definition(RedisModuleIO *io, Model *model, int encver) {
-    size_t size;
-    model->base.device = rdb_load_text(io);
-    if (model->base.device == NULL || !device_is_valid(model->base.device, strlen(model->base.device)))
-        return "not a device";
-    if (encver == 0) {
-        model->base.tag = rdb_load_text(io);
-        model->base.tag_size = model->base.tag ? strlen(model->base.tag) : 0;
-    } else {
-        model->base.tag = rdb_load_bytes(io, &model->base.tag_size);
-    }
-    if (model->base.tag == NULL) return "no tag";
-
+    const char *error = runnable_load(io, &model->base, encver);
+    if (error) return error;
     model->batchsize = (int64_t)RedisModule_LoadUnsigned(io);
     model->minbatchsize = (int64_t)RedisModule_LoadUnsigned(io);
     if (encver >= 2) model->minbatchtimeout = (int64_t)RedisModule_LoadUnsigned(io);
@@ -52,35 +40,27 @@ static const char *load_definition(RedisModuleIO *io, Model *model, int encver) 
     if (rdb_load_names(io, &model->outputs) == -1) return "broken list of outputs";
     if (encver >= 1) return load_chunks(io, model);
 
+    size_t size;
     char *data = RedisModule_LoadStringBuffer(io, &size);
     if (data == NULL || RedisModule_IsIOError(io)) return "no blob";
     model_take_piece(model, data, size);
     return NULL;
 }
 
-static void *model_rdb_load(RedisModuleIO *io, int encver) {
+static void *rdb_load(RedisModuleIO *io, int encver) {
     if (encver > RDB_ENCODING_VERSION) return rdb_corrupt(io, "model", "saved by a newer version");
     uint64_t backend = RedisModule_LoadUnsigned(io);
-    if (RedisModule_IsIOError(io) || backend > INT64_MAX || backend_row((int64_t)backend) == NULL)
+    if (RedisModule_IsIOError(io) || backend > INT64_MAX || backend_row((int64_t)backend) == NULL) {
         return rdb_corrupt(io, "model", "unknown backend");
-
-    Model *model = model_new((int)backend);
-    const char *error = load_definition(io, model, encver);
-    if (error || RedisModule_IsIOError(io)) {
-        rdb_corrupt(io, "model", error);
-        runnable_destroy(&model->base); /* the loader has never heard of it */
-        return NULL;
     }
-    /* Compiled in the background: a database with large models is there as soon as it is read. */
-    runnable_compile(&model->base);
-    return model;
+    Model *model = model_new((int)backend);
+    return runnable_loaded(io, &model->base, "model", load_definition(io, model, encver));
 }
 
-static void model_rdb_save(RedisModuleIO *io, void *value) {
+static void rdb_save(RedisModuleIO *io, void *value) {
     Model *model = value;
     RedisModule_SaveUnsigned(io, model->base.backend);
-    rdb_save_text(io, model->base.device);
-    RedisModule_SaveStringBuffer(io, model->base.tag, model->base.tag_size);
+    runnable_save(io, &model->base);
     RedisModule_SaveUnsigned(io, model->batchsize);
     RedisModule_SaveUnsigned(io, model->minbatchsize);
     RedisModule_SaveUnsigned(io, model->minbatchtimeout);
@@ -124,7 +104,7 @@ static void add_names(Arguments *args, const char *section, const Names *names) 
     for (int64_t i = 0; i < names->count; i++) add_text(args, names->names[i]);
 }
 
-static void model_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *value) {
+static void aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *value) {
     Model *model = value;
     Arguments args = {0};
     add_text(&args, backend_name(model->base.backend));
@@ -154,11 +134,10 @@ static void model_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *v
     RedisModule_Free(args.items);
 }
 
-static size_t model_mem_usage(const void *value) {
+static size_t mem_usage(const void *value) {
     const Model *model = value;
-    size_t total = KEY_OVERHEAD + RedisModule_MallocSize((void *)model) + RedisModule_MallocSize(model->base.device) +
-                   RedisModule_MallocSize(model->base.tag) + stats_memory(&model->base) +
-                   RedisModule_MallocSize(model->pieces) + names_memory(&model->inputs) + names_memory(&model->outputs);
+    size_t total = runnable_memory(&model->base) + RedisModule_MallocSize(model->pieces) +
+                   names_memory(&model->inputs) + names_memory(&model->outputs);
     if (runnable_is_ready(&model->base))
         total += names_memory(&model->declared_inputs) + names_memory(&model->declared_outputs);
     for (int64_t i = 0; i < model->npieces; i++) {
@@ -181,59 +160,34 @@ static void digest_names(RedisModuleDigest *digest, const Names *names) {
     }
 }
 
-static void model_digest(RedisModuleDigest *digest, void *value) {
+static void digest(RedisModuleDigest *result, void *value) {
     Model *model = value;
-    RedisModule_DigestAddLongLong(digest, model->base.backend);
-    RedisModule_DigestAddStringBuffer(digest, model->base.device, strlen(model->base.device));
-    RedisModule_DigestAddStringBuffer(digest, model->base.tag, model->base.tag_size);
-    RedisModule_DigestAddLongLong(digest, model->batchsize);
-    RedisModule_DigestAddLongLong(digest, model->minbatchsize);
-    RedisModule_DigestAddLongLong(digest, model->minbatchtimeout);
+    RedisModule_DigestAddLongLong(result, model->base.backend);
+    runnable_digest(result, &model->base);
+    RedisModule_DigestAddLongLong(result, model->batchsize);
+    RedisModule_DigestAddLongLong(result, model->minbatchsize);
+    RedisModule_DigestAddLongLong(result, model->minbatchtimeout);
     if (backend_row(model->base.backend)->takes_names) {
-        digest_names(digest, &model->inputs);
-        digest_names(digest, &model->outputs);
+        digest_names(result, &model->inputs);
+        digest_names(result, &model->outputs);
     }
     /* In stretches of one size, whatever pieces and chunks this server keeps it in. */
     for (uint64_t from = 0; from < model->blob_size; from += DIGEST_STRETCH) {
         uint64_t left = model->blob_size - from;
         uint64_t size = left < DIGEST_STRETCH ? left : DIGEST_STRETCH;
         char *scratch;
-        RedisModule_DigestAddStringBuffer(digest, model_bytes(model, from, size, &scratch), size);
+        RedisModule_DigestAddStringBuffer(result, model_bytes(model, from, size, &scratch), size);
         RedisModule_Free(scratch);
     }
-    RedisModule_DigestEndSequence(digest);
-}
-
-static void model_free(void *value) {
-    runnable_unref(value);
-}
-
-/* Only hands it to the loader. */
-static size_t model_free_effort(RedisModuleString *key, const void *value) {
-    (void)key;
-    (void)value;
-    return 1;
-}
-
-/* One definition, one session, one set of statistics under two names. */
-static void *model_copy(RedisModuleString *from, RedisModuleString *to, const void *value) {
-    (void)from;
-    (void)to;
-    return runnable_ref((Runnable *)value);
+    RedisModule_DigestEndSequence(result);
 }
 
 int model_type_register(RedisModuleCtx *ctx) {
-    RedisModuleTypeMethods methods = {
-        .version = REDISMODULE_TYPE_METHOD_VERSION,
-        .rdb_load = model_rdb_load,
-        .rdb_save = model_rdb_save,
-        .aof_rewrite = model_aof_rewrite,
-        .mem_usage = model_mem_usage,
-        .digest = model_digest,
-        .free = model_free,
-        .free_effort = model_free_effort,
-        .copy = model_copy,
-    };
-    ModelType = RedisModule_CreateDataType(ctx, "AI__MODEL", RDB_ENCODING_VERSION, &methods);
+    ModelType = runnable_type_register(ctx, "AI__MODEL",
+                                       (RedisModuleTypeMethods){.rdb_load = rdb_load,
+                                                                .rdb_save = rdb_save,
+                                                                .aof_rewrite = aof_rewrite,
+                                                                .mem_usage = mem_usage,
+                                                                .digest = digest});
     return ModelType ? REDISMODULE_OK : REDISMODULE_ERR;
 }

@@ -1,4 +1,4 @@
-/* values/names.c - a list of C strings (values/names.h). Any thread. */
+/* names.c - a list of C strings (names.h). Any thread. */
 #include "values/names.h"
 
 #include <stddef.h>

@@ -1,7 +1,7 @@
-/* values/names.h - a list of C strings: the inputs and outputs of a model, the entry points of a script. Owned by
+/* names.h - a list of C strings: the inputs and outputs of a model, the entry points of a script. Owned by
  * whoever owns the list; any thread. The struct is in bridge.h. */
-#ifndef NAMES_H
-#define NAMES_H
+#ifndef VALUES_NAMES_H
+#define VALUES_NAMES_H
 
 #include "bridge.h"
 

@@ -1,4 +1,4 @@
-/* values/rdb.c - the pieces that the saved layouts of the three types share (values/rdb.h). Main thread, and the BGSAVE
+/* rdb.c - the pieces that the saved layouts of the three types share (rdb.h). Main thread, and the BGSAVE
  * child. */
 #include "values/rdb.h"
 

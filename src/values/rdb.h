@@ -1,9 +1,9 @@
-/* values/rdb.h - reading and writing the pieces that the saved layouts of the three types share.
+/* rdb.h - reading and writing the pieces that the saved layouts of the three types share.
  *
  * Loading runs on the main thread, saving in the BGSAVE child too: plain memory only, no locks. Whatever is read is
  * hostile until checked: every helper here returns an error instead of trusting a length or a count. */
-#ifndef RDB_H
-#define RDB_H
+#ifndef VALUES_RDB_H
+#define VALUES_RDB_H
 
 #include "bridge.h"
 #include "redis/api.h"

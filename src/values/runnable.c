@@ -1,8 +1,6 @@
 /* runnable.c - what models and scripts have in common (runnable.h). Any thread. No locks: counters are atomic. */
 #include "values/runnable.h"
 
-#include "values/stats.h"
-
 static const RunnableHooks *hooks; /* set at load */
 
 void runnable_set_hooks(const RunnableHooks *given) {
@@ -56,8 +54,8 @@ int runnable_has_one_ref(const Runnable *runnable) {
 void runnable_destroy(Runnable *runnable) {
     RedisModule_Free(runnable->device);
     RedisModule_Free(runnable->tag);
-    stats_free(runnable);
     RunnableState *state = runnable->state;
+    stats_free(&state->stats);
     state->destroy(runnable);
     RedisModule_Free(state);
 }

@@ -9,17 +9,7 @@
 
 #include "bridge.h"
 #include "redis/api.h"
-
-/* What AI.INFO tells (values/stats.c). */
-typedef struct Stats {
-    int64_t calls; /* atomic, like all of these */
-    int64_t errors;
-    int64_t duration; /* us */
-    int64_t samples;
-    int64_t executions;            /* a batch counts once */
-    struct Histogram *queue_times; /* us; NULL until first needed */
-    struct Histogram *run_times;
-} Stats;
+#include "values/stats.h"
 
 typedef struct RunnableState {
     int32_t refs;                        /* atomic */

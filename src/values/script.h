@@ -1,7 +1,7 @@
-/* values/script.h - the script value. The struct is in bridge.h, for Python reads it too; what it shares with models is
+/* script.h - the script value. The struct is in bridge.h, for Python reads it too; what it shares with models is
  * in values/runnable.h. */
-#ifndef SCRIPT_H
-#define SCRIPT_H
+#ifndef VALUES_SCRIPT_H
+#define VALUES_SCRIPT_H
 
 #include "bridge.h"
 #include "redis/api.h"

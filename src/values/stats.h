@@ -1,26 +1,41 @@
-/* values/stats.h - what AI.INFO tells of a model or script. Any thread: counters are atomic, and read one by one. */
-#ifndef STATS_H
-#define STATS_H
+/* stats.h - what AI.INFO tells of a model or script. Any thread: counters are atomic, and read one by one. */
+#ifndef VALUES_STATS_H
+#define VALUES_STATS_H
 
-#include "redis/api.h"
-#include "values/runnable.h"
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct Stats {
+    int64_t calls; /* atomic, like all of these */
+    int64_t errors;
+    int64_t duration; /* us */
+    int64_t samples;
+    int64_t executions;            /* a batch counts once */
+    struct Histogram *queue_times; /* us; NULL until first needed: most of many stored models may never run */
+    struct Histogram *run_times;
+} Stats;
 
 /* One op that was executed. */
 typedef struct Execution {
-    int64_t duration; /* us; -1: it ran in a batch, whose execution another op stands for */
+    int64_t duration; /* us; -1: it ran in a batch, whose execution another op counts */
     int64_t queued;   /* us that it waited for a worker or a batch; -1: it never waited */
     int64_t samples;
     int failed;
 } Execution;
 
-void stats_count(Runnable *runnable, const Execution *execution);
-void stats_reset(Runnable *runnable);
-void stats_free(Runnable *runnable);
+/* us */
+typedef struct Times {
+    int64_t mean, p50, p99, max;
+} Times;
 
-/* Bytes that the figures take beyond the runnable itself. */
-size_t stats_memory(const Runnable *runnable);
+void stats_count(Stats *stats, const Execution *execution);
+void stats_reset(Stats *stats);
+void stats_free(Stats *stats); /* what it points to */
 
-/* Replies the documented elements, or with `full` also those that an operator tunes by. */
-void stats_reply(RedisModuleCtx *ctx, RedisModuleString *key, const Runnable *runnable, int full);
+int64_t stats_get(const int64_t *counter);
+Times stats_times(struct Histogram *const *histogram);
+
+/* Bytes that the figures take beyond the struct itself. */
+size_t stats_memory(const Stats *stats);
 
 #endif

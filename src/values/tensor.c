@@ -1,4 +1,4 @@
-/* values/tensor.c - the tensor value: its memory and element types (values/tensor.h). Any thread. */
+/* tensor.c - the tensor value: its memory and element types (tensor.h). Any thread. */
 #include "values/tensor.h"
 
 #include <stdlib.h>

@@ -1,9 +1,9 @@
-/* values/tensor.h - the tensor value: its memory and element types. The struct is in bridge.h, for Python reads it too.
+/* tensor.h - the tensor value: its memory and element types. The struct is in bridge.h, for Python reads it too.
  *
  * A tensor is immutable once built and shared by counting references, so any thread may read one it holds a reference
  * to, and release it. */
-#ifndef TENSOR_H
-#define TENSOR_H
+#ifndef VALUES_TENSOR_H
+#define VALUES_TENSOR_H
 
 #include "bridge.h"
 #include "redis/api.h"

@@ -1,4 +1,4 @@
-/* values/tensor_type.c - AI_TENSOR, the datatype: saving, loading, memory, copies.
+/* tensor_type.c - AI_TENSOR, the datatype: saving, loading, memory, copies.
  *
  * Callbacks run on the main thread, save and rewrite in the BGSAVE child, free also on Redis's lazy-free thread. */
 #include <string.h>
