@@ -1,10 +1,9 @@
-/* allocator.c - keeps large blocks that libraries free (allocator.h). Main thread at load, workers at
- * their start.
+/* allocator.c - keeps large blocks that libraries free (allocator.h). Main thread at load, workers at their start.
  *
- * Where redis-server is linked with the system's jemalloc (Debian, Ubuntu), libraries get their memory from it too. It
- * gives blocks of 8 MiB and more back to the kernel as soon as they are freed, and PyTorch allocates the results of its
- * operations anew in each run: MobileNetV2 in batches of 16 spent its time in page faults, 29 images a second instead
- * of 108. Kept for KEEP_MS, they are there for the next run, and so are those of large values of Redis.
+ * Where redis-server is linked with the system's jemalloc (Debian, Ubuntu), libraries allocate from it too. jemalloc
+ * returns freed blocks of 8 MiB and more to the kernel at once, and PyTorch allocates its results anew in each run. So
+ * MobileNetV2 in batches of 16 spent its time in page faults: 29 images a second instead of 108. Kept for KEEP_MS, the
+ * blocks serve the next run. Redis's own large values gain too.
  *
  * Servers with a jemalloc of their own (its functions have other names) leave libraries to the C library's malloc. */
 #include "engine/allocator.h"
@@ -24,10 +23,10 @@ static int (*mallctl)(const char *name, void *old, size_t *old_size, void *new,
 static void set(unsigned arena, const char *what, void *value, size_t size) {
     char name[64];
     snprintf(name, sizeof(name), "arena.%u.%s", arena, what);
-    mallctl(name, NULL, NULL, value, size); /* an older jemalloc does not know it, and needs it less */
+    mallctl(name, NULL, NULL, value, size); /* an older jemalloc fails here, and needs it less */
 }
 
-/* A free block of that size goes back to the kernel at once, whatever the decay; none is as large as this. */
+/* jemalloc returns larger blocks than this threshold at once, whatever the decay. No block reaches 1 TiB. */
 static void keep_any_size(unsigned arena) {
     size_t threshold = (size_t)1 << 40;
     set(arena, "oversize_threshold", &threshold, sizeof(threshold));
@@ -37,10 +36,10 @@ void allocator_init(void) {
     void *found = dlsym(RTLD_DEFAULT, "mallctl");
     Dl_info theirs, used;
     if (found == NULL || !dladdr(found, &theirs) || !dladdr(dlsym(RTLD_DEFAULT, "malloc"), &used)) return;
-    if (theirs.dli_fbase != used.dli_fbase) return; /* loaded, but not what malloc() is */
+    if (theirs.dli_fbase != used.dli_fbase) return; /* jemalloc is loaded, but malloc() is another one */
     *(void **)&mallctl = found;
 
-    void *volatile large = malloc(LARGE); /* makes the arena of such blocks */
+    void *volatile large = malloc(LARGE); /* creates the arena for large blocks */
     void *block = large;
     unsigned arena;
     size_t size = sizeof(arena);

@@ -1,11 +1,11 @@
-/* allocator.h - large blocks of memory that libraries free are kept for their next run. */
+/* allocator.h - keeps large blocks of memory that libraries free for their next run. */
 #ifndef ENGINE_ALLOCATOR_H
 #define ENGINE_ALLOCATOR_H
 
 /* At load, main thread. */
 void allocator_init(void);
 
-/* Every worker, before it runs anything. */
+/* In each worker, before its first run. */
 void allocator_prepare_thread(void);
 
 #endif

@@ -1,8 +1,8 @@
 /* interpreter.c - starts the embedded Python interpreter (interpreter.h).
  *
- * Main thread: engine_start. Everything below "the engine's thread" runs on that thread: it initialises Python, so it
- * is Python's main thread, and then it is the loader for good (redisai/loader.py). Python is never finalised, for a
- * module with data types can never be unloaded. Lock: start.mutex, a leaf, used during the start only. */
+ * Main thread: engine_start. The engine's thread starts Python, so Python takes it for its main thread, and then
+ * becomes the loader (redisai/loader.py). Python is never finalised: a module with data types can never be unloaded.
+ * Lock: start.mutex, a leaf, used during the start only. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -46,7 +46,7 @@ void bridge_log(const char *level, const char *message) {
 
 /* ---- the engine's thread ----------------------------------------------------------------------------------------- */
 
-/* Wheels expect libpython's symbols to be global, but servers load modules with RTLD_LOCAL (Valkey adds DEEPBIND). */
+/* Wheels need libpython's symbols to be global. Servers load modules with RTLD_LOCAL (Valkey adds DEEPBIND). */
 static const char *make_libpython_global(void) {
     Dl_info info;
     if (!dladdr((void *)Py_InitializeFromConfig, &info)) return "libpython cannot be found in this process";
@@ -71,7 +71,7 @@ static void exception_text(char *text, size_t size) {
 
 static PyStatus initialize(const char *python) {
     PyConfig config;
-    /* Isolated: neither PYTHONPATH and its like nor the user's site-packages may change what the server runs. */
+    /* Isolated: neither PYTHONPATH nor the user's site-packages can change what the server runs. */
     PyConfig_InitIsolatedConfig(&config);
     PyStatus status = PyConfig_SetBytesString(&config, &config.program_name, python);
     if (!PyStatus_Exception(status)) status = Py_InitializeFromConfig(&config);
@@ -137,7 +137,7 @@ static int find_venv_python(char *python, size_t size) {
 }
 
 static int start_thread(const char *python) {
-    /* Signals are for Redis's main thread; those a thread raises itself must still reach Redis's crash report. */
+    /* Redis's main thread gets the signals. Those that a thread raises itself must still reach Redis's crash report. */
     sigset_t blocked, previous;
     sigfillset(&blocked);
     sigdelset(&blocked, SIGSEGV);
@@ -153,14 +153,14 @@ static int start_thread(const char *python) {
     return failed;
 }
 
-/* exit() would run the destructors of the libraries' static objects while workers are still inside those libraries: one
- * shutdown in four crashed. Redis has saved and closed everything by then, so the process just ends. */
+/* exit() would destroy the libraries' static objects while workers are still inside the libraries: one shutdown in four
+ * crashed. Redis has saved and closed everything by then, so the process just ends. */
 static void end_process(int status, void *unused) {
     (void)unused;
     _exit(status);
 }
 
-/* Registered no earlier than this, it runs before the libraries' own exit handlers: the last comes first. */
+/* Exit handlers run in reverse order. Registered this late, ours runs before those of the libraries. */
 static void shutting_down(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
     (void)ctx;
     (void)event;
@@ -177,7 +177,7 @@ int engine_start(RedisModuleCtx *ctx) {
         RedisModule_Log(ctx, "warning", "another module has started Python in this server already");
         return REDISMODULE_ERR;
     }
-    /* A load that is refused after this point must not unmap the code that the engine's thread runs. */
+    /* If the load is refused later, the code that the engine's thread runs must stay mapped. */
     Dl_info info;
     if (dladdr((void *)engine_start, &info)) dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
 

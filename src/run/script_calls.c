@@ -1,8 +1,8 @@
 /* script_calls.c - Redis from scripts: redis.execute and redisAI.model_execute (bridge.h).
  *
- * Workers call, holding neither the GIL nor a mutex, and take the Redis lock: the main thread lets go of it whenever
- * its loop sleeps. Everything between lock and unlock happens as if the main thread did it. The loader must never come
- * here, for the main thread may wait for it. */
+ * Workers call, holding neither the GIL nor a mutex, and take the Redis lock. The main thread releases it whenever its
+ * loop sleeps. Everything between lock and unlock happens as if the main thread did it. The loader never enters: the
+ * main thread may wait for it. */
 #include <string.h>
 #include <strings.h>
 #include <unistd.h>
@@ -17,11 +17,11 @@
 #define PAUSE_US 5000
 #define GONE "ERR the client that called the script does not wait any more"
 
-/* One context for all calls: only who holds the Redis lock uses it. Made on the first call. */
+/* One context for all calls, made on the first one. Only the holder of the Redis lock uses it. */
 static RedisModuleCtx *calls;
 
-/* Takes the Redis lock and makes the context act for the run's user, in its database. NULL: nobody may or need act for
- * this run, the lock is not held. */
+/* Takes the Redis lock and makes the context act for the run's user, in its database. NULL: the client has left, or the
+ * user is gone; the lock is not held. */
 static RedisModuleUser *enter(const Run *run) {
     RedisModuleUser *user = NULL;
     RedisModule_ThreadSafeContextLock(log_context);
@@ -31,7 +31,7 @@ static RedisModuleUser *enter(const Run *run) {
         usleep(PAUSE_US);
         RedisModule_ThreadSafeContextLock(log_context);
     }
-    /* Time-outs and disconnections happen on the main thread, so under the lock this cannot change. */
+    /* Clients time out and disconnect on the main thread, so this cannot change under the lock. */
     if (run_is_waiting(run) && run->user) {
         RedisModuleString *name = RedisModule_CreateString(NULL, run->user, strlen(run->user));
         user = RedisModule_GetModuleUserFromUserName(name);
@@ -50,14 +50,14 @@ static RedisModuleUser *enter(const Run *run) {
 static void leave(RedisModuleUser *user) {
     RedisModule_SetContextUser(calls, NULL);
     RedisModule_FreeModuleUser(user);
-    RedisModule_ThreadSafeContextUnlock(calls); /* and what was written goes to replicas and AOF */
+    RedisModule_ThreadSafeContextUnlock(calls); /* this also sends the writes to replicas and the AOF */
 }
 
 static int is_same(Bytes one, Bytes other) {
     return one.size == other.size && memcmp(one.data, other.data, one.size) == 0;
 }
 
-/* The part of a key that decides about its slot in a cluster. */
+/* The part of a key that decides its slot in a cluster. */
 static Bytes hash_tag(Bytes key) {
     const char *open = memchr(key.data, '{', key.size);
     if (open == NULL) return key;
@@ -66,7 +66,7 @@ static Bytes hash_tag(Bytes key) {
     return (Bytes){.data = open + 1, .size = close - open - 1};
 }
 
-/* What KEYS named; in a DAG with ROUTING, also whatever lies where that leads. */
+/* Whether KEYS names the key. In a DAG with ROUTING, the keys of that hash tag are declared too. */
 static int is_declared(const Op *op, const char *key, size_t size) {
     Bytes name = {.data = key, .size = size};
     for (int i = 0; i < op->nkeys; i++) {
@@ -154,7 +154,7 @@ static int has_word(const Bytes *words, int count, const char *text) {
     return 0;
 }
 
-/* Redis refuses most blocking commands in scripts by itself; these just do not wait, which would go unnoticed. */
+/* Redis itself refuses most blocking commands in scripts. These would return at once without data, unnoticed. */
 static int is_blocking(const Bytes *words, int count) {
     static const char *const pops[] = {"BLMPOP", "BZMPOP", NULL};
     static const char *const reads[] = {"XREAD", "XREADGROUP", NULL};
@@ -166,7 +166,7 @@ static int is_blocking(const Bytes *words, int count) {
     return 0;
 }
 
-/* These touch keys that they do not name: all of them, or those that a pattern of SORT makes up. */
+/* These commands touch keys that they do not name: all keys, or those that a pattern of SORT describes. */
 static int touches_unnamed_keys(const Bytes *words, int count) {
     static const char *const whole[] = {"FLUSHALL", "FLUSHDB", "SWAPDB", NULL};
     static const char *const sorts[] = {"SORT", "SORT_RO", NULL};
@@ -178,7 +178,7 @@ static int touches_unnamed_keys(const Bytes *words, int count) {
 static int undeclared_key(const Op *op, RedisModuleString **argv, int count) {
     int keys, found = -1;
     int *positions = RedisModule_GetCommandKeys(calls, argv, count, &keys);
-    if (positions == NULL) return -1; /* no keys, or no such command, as the call itself will say */
+    if (positions == NULL) return -1; /* no keys, or an unknown command, which the call itself reports */
     for (int i = 0; i < keys && found == -1; i++) {
         size_t size;
         const char *key = RedisModule_StringPtrLen(argv[positions[i]], &size);
@@ -219,7 +219,7 @@ Reply *bridge_call(Op *op, const Bytes *words, int count) {
 
 /* ---- redisAI.model_execute --------------------------------------------------------------------------------------- */
 
-/* The model at this key with a reference for the caller, or NULL with *error set to a constant. */
+/* A reference to the model at this key. Or NULL, with *error set to a constant. */
 static Model *find_model(const Op *op, RedisModuleUser *user, Bytes key, const char **error) {
     if (!is_declared(op, key.data, key.size)) {
         *error = "ERR the script runs a model whose key was not declared with KEYS";
@@ -245,7 +245,7 @@ static Model *find_model(const Op *op, RedisModuleUser *user, Bytes key, const c
     return model;
 }
 
-/* Waits for the loader, without the Redis lock. */
+/* Waits for the loader, without the Redis lock. Returns an error, which the caller frees, or NULL. */
 static char *await_ready(Model *model) {
     if (runnable_is_ready(&model->base)) return NULL;
     LoaderJob *job = job_new(JOB_LOAD, runnable_ref(&model->base));

@@ -36,7 +36,7 @@ static Piece *add_piece(Model *model) {
 }
 
 void model_hold_piece(Model *model, RedisModuleString *arg) {
-    /* Redis trims arguments that are held when the command has ended, which may move them: do that first. */
+    /* After the command Redis trims held arguments, which may move them. Trim first. */
     RedisModule_TrimStringAllocation(arg);
     RedisModuleString *owner = RedisModule_HoldString(NULL, arg);
     size_t size;
@@ -99,7 +99,7 @@ const char *model_bytes(const Model *model, uint64_t from, uint64_t size, char *
     for (; from >= model->pieces[i].size; i++) from -= model->pieces[i].size;
     if (from + size <= model->pieces[i].size) return model->pieces[i].data + from;
 
-    /* It was stored in other pieces than are asked for: put this stretch together. */
+    /* The part spans pieces: join them. */
     *scratch = RedisModule_Alloc(size);
     for (uint64_t done = 0; done < size; i++) {
         uint64_t part = model->pieces[i].size - from;

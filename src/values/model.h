@@ -1,5 +1,4 @@
-/* model.h - the model value: its definition and blob. The struct is in bridge.h, for Python reads it too; what
- * it shares with scripts is in values/runnable.h. */
+/* model.h - the model value: its definition and blob. bridge.h has the struct, runnable.h what scripts share. */
 #ifndef VALUES_MODEL_H
 #define VALUES_MODEL_H
 
@@ -9,12 +8,11 @@
 
 Model *model_new(int backend); /* one reference, the caller's; fields are filled in before it is shared */
 
-/* Adds a stretch of the blob. hold: keeps the command's own argument, nothing is copied. take: takes memory over. */
+/* Adds a piece to the blob. hold: keeps the command's own argument and copies nothing. take: takes memory over. */
 void model_hold_piece(Model *model, RedisModuleString *arg);
 void model_take_piece(Model *model, char *data, uint64_t size);
 
-/* What the model itself declares if that is known, else what it was stored with. NULL inside MODELEXECUTE's checks
- * means unknown: see model_input_count. */
+/* What the model itself declares if that is known, else what it was stored with. */
 const Names *model_inputs(const Model *model);
 const Names *model_outputs(const Model *model);
 
@@ -27,9 +25,9 @@ void model_set_chunk_size(int64_t size);
 
 /* The chunks in which MODELGET, RDB and AOF give a blob out. */
 int64_t model_chunk_count(const Model *model);
-/* Chunk number index; *scratch is NULL or memory to be freed with RedisModule_Free after use. */
+/* One chunk. *scratch is set to NULL, or to memory that the caller frees with RedisModule_Free after use. */
 const char *model_chunk(const Model *model, int64_t index, uint64_t *size, char **scratch);
-/* Any stretch of the blob, in the same way. */
+/* Any part of the blob, in the same way. */
 const char *model_bytes(const Model *model, uint64_t from, uint64_t size, char **scratch);
 
 extern RedisModuleType *ModelType;

@@ -114,7 +114,7 @@ static void aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *value) 
         add(&args, model->base.tag, model->base.tag_size);
     }
     if (model->batchsize) add_number(&args, "BATCHSIZE", model->batchsize);
-    /* A saved database may hold one without the other, which MODELSTORE takes from an AOF only. */
+    /* A saved database may hold one without the other. MODELSTORE takes that from an AOF only. */
     if (model->minbatchsize) add_number(&args, "MINBATCHSIZE", model->minbatchsize);
     if (model->minbatchtimeout) add_number(&args, "MINBATCHTIMEOUT", model->minbatchtimeout);
     if (backend_row(model->base.backend)->takes_names) {
@@ -151,7 +151,7 @@ static size_t mem_usage(const void *value) {
     return total;
 }
 
-#define DIGEST_STRETCH (1ULL << 20)
+#define DIGEST_PART (1ULL << 20)
 
 static void digest_names(RedisModuleDigest *digest, const Names *names) {
     RedisModule_DigestAddLongLong(digest, names->count);
@@ -171,10 +171,10 @@ static void digest(RedisModuleDigest *result, void *value) {
         digest_names(result, &model->inputs);
         digest_names(result, &model->outputs);
     }
-    /* In stretches of one size, whatever pieces and chunks this server keeps it in. */
-    for (uint64_t from = 0; from < model->blob_size; from += DIGEST_STRETCH) {
+    /* In parts of one size: servers may keep the blob in different pieces and chunks. */
+    for (uint64_t from = 0; from < model->blob_size; from += DIGEST_PART) {
         uint64_t left = model->blob_size - from;
-        uint64_t size = left < DIGEST_STRETCH ? left : DIGEST_STRETCH;
+        uint64_t size = left < DIGEST_PART ? left : DIGEST_PART;
         char *scratch;
         RedisModule_DigestAddStringBuffer(result, model_bytes(model, from, size, &scratch), size);
         RedisModule_Free(scratch);

@@ -1,5 +1,5 @@
-/* names.h - a list of C strings: the inputs and outputs of a model, the entry points of a script. Owned by
- * whoever owns the list; any thread. The struct is in bridge.h. */
+/* names.h - a list of C strings: the inputs and outputs of a model, the entry points of a script. The list owns its
+ * strings. Any thread. bridge.h has the struct. */
 #ifndef VALUES_NAMES_H
 #define VALUES_NAMES_H
 

@@ -1,5 +1,4 @@
-/* rdb.c - the pieces that the saved layouts of the three types share (rdb.h). Main thread, and the BGSAVE
- * child. */
+/* rdb.c - the parts that the saved layouts of the three types share (rdb.h). Main thread, and the BGSAVE child. */
 #include "values/rdb.h"
 
 #include <string.h>
@@ -40,7 +39,7 @@ char *rdb_load_bytes(RedisModuleIO *io, uint64_t *size) {
 int rdb_load_names(RedisModuleIO *io, Names *names) {
     uint64_t count = RedisModule_LoadUnsigned(io);
     if (RedisModule_IsIOError(io)) return -1;
-    /* Grown as the names really come: a broken count allocates nothing. */
+    /* The list grows as names arrive: a broken count allocates nothing. */
     for (uint64_t i = 0; i < count; i++) {
         char *name = rdb_load_text(io);
         if (name == NULL) {

@@ -1,7 +1,7 @@
-/* rdb.h - reading and writing the pieces that the saved layouts of the three types share.
+/* rdb.h - reads and writes the parts that the saved layouts of the three types share.
  *
- * Loading runs on the main thread, saving in the BGSAVE child too: plain memory only, no locks. Whatever is read is
- * hostile until checked: every helper here returns an error instead of trusting a length or a count. */
+ * Loading runs on the main thread, saving also in the BGSAVE child: plain memory only, no locks. Saved data is hostile
+ * until checked: each helper returns an error instead of trusting a length or a count. */
 #ifndef VALUES_RDB_H
 #define VALUES_RDB_H
 
@@ -10,17 +10,17 @@
 
 #define RDB_ENCODING_VERSION 4
 
-/* What MEMORY USAGE leaves out for values of modules: Redis's object, and what ties it to its module. */
+/* Bytes that MEMORY USAGE leaves out for module values: Redis's object and its link to the module. */
 #define KEY_OVERHEAD 32
 
-/* Says in the log which key could not be loaded and why; returns NULL, what rdb_load must return. */
+/* Logs which key cannot be loaded and why. Returns NULL, as rdb_load must. */
 void *rdb_corrupt(RedisModuleIO *io, const char *type, const char *reason);
 
-/* A C string saved with its NUL: ours, to be freed with RedisModule_Free; NULL when it is not one. */
+/* A C string saved with its NUL; the caller frees it. NULL: it is no C string. */
 char *rdb_load_text(RedisModuleIO *io);
 void rdb_save_text(RedisModuleIO *io, const char *text);
 
-/* Bytes saved without a NUL; the copy returned has one behind it. NULL on an I/O error. */
+/* Bytes saved without a NUL. A NUL follows the copy that is returned. NULL on an I/O error. */
 char *rdb_load_bytes(RedisModuleIO *io, uint64_t *size);
 
 /* A counted list of C strings. Returns -1 when it is broken; names is then empty. */

@@ -1,5 +1,4 @@
-/* script.h - the script value. The struct is in bridge.h, for Python reads it too; what it shares with models is
- * in values/runnable.h. */
+/* script.h - the script value. bridge.h has the struct, runnable.h what models share. */
 #ifndef VALUES_SCRIPT_H
 #define VALUES_SCRIPT_H
 

@@ -45,7 +45,7 @@ static void rdb_save(RedisModuleIO *io, void *value) {
     rdb_save_names(io, &script->entry_points);
 }
 
-/* A script without entry points goes out as AI.SCRIPTSET, which asks for none. */
+/* A script without entry points becomes AI.SCRIPTSET, which takes none. */
 static void aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *value) {
     Script *script = value;
     if (script->entry_points.count == 0) {
