@@ -1,14 +1,14 @@
 /* module_shim.c - the front door: what Redis calls to load the module.
  *
- * Who runs where (docs/architecture.md has the picture):
- * - main thread: everything that commands and persistence do; C only; waits for Python in MULTI and Lua only
- * (commands/compile.c)
- * - loader: the thread that started Python; imports backends, compiles and drops models (engine/interpreter.c,
- * engine/jobs.c)
- * - workers: Python threads, THREADS_PER_QUEUE a device; run models and scripts (run/queue.c, run/op.c)
+ * docs/architecture.md has the plan. The rooms: redis/ (Redis's API), values/ (what keys hold), engine/ (Python and its
+ * jobs), run/ (from submit to done), direct/ (runs without Python), commands/ (parse and reply). bridge.h is the front
+ * door for Python.
  *
- * Every mutex is named at the head of the file that owns it; all of them are leaves: none is held while another is
- * taken. */
+ * Threads: the main thread does all that commands and persistence need, in C; it waits for Python in MULTI and Lua
+ * only. The loader started Python; it imports backends, compiles and drops models. Workers are Python threads,
+ * THREADS_PER_QUEUE per device; they run models and scripts.
+ *
+ * Each mutex is named at the head of the file that owns it. All are leaves: none is held while another is taken. */
 #include "commands/commands.h"
 #include "engine/allocator.h"
 #include "engine/interpreter.h"
@@ -24,8 +24,8 @@
 
 #define MODULE_VERSION 20000 /* 2.0.0 */
 
-/* The backends named by load-time options, e.g. TORCH redisai_torch/redisai_torch.so. One that cannot be loaded does
- * not keep the server from starting: the data matter more, and models of that backend say why they cannot run. */
+/* Imports the backends that load-time options name, e.g. TORCH redisai_torch/redisai_torch.so. The server starts even
+ * where one fails: the data matter more, and models of that backend say why they cannot run. */
 static void import_backends(RedisModuleCtx *ctx) {
     for (int backend = 0; backend_row(backend); backend++) {
         if (options_backend_to_load(backend) == NULL) continue;
@@ -41,7 +41,7 @@ static void import_backends(RedisModuleCtx *ctx) {
 __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     const char *missing = redis_api_bind(ctx);
     if (RedisModule_SetModuleAttribs == NULL) return REDISMODULE_ERR;
-    /* Loading the same file again would start over with this very memory. */
+    /* Loading the same file again would reset the memory that the loaded module uses. */
     if (missing == NULL && RedisModule_IsModuleNameBusy("ai")) {
         RedisModule_Log(log_context, "warning", "a module named ai is loaded already");
         return REDISMODULE_ERR;

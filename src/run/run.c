@@ -92,7 +92,7 @@ void run_ref(Run *run) {
 
 void run_unref(Run *run) {
     if (__atomic_sub_fetch(&run->refs, 1, __ATOMIC_ACQ_REL) != 0) return;
-    /* The command's own strings count their references without atomics, and the command may still be under way. */
+    /* The command may still be under way, and its strings count references without atomics. */
     if (run->owns_args) {
         RedisModule_EventLoopAddOneShot(free_run, run);
     } else {
@@ -113,7 +113,7 @@ void run_end_wait(Run *run, RunState reason) {
 
 /* ---- the client's side, main thread ------------------------------------------------------------------------------ */
 
-/* Redis 7.0 tells a disconnect callback nothing but the blocked client's handle, hence this table. Main thread only. */
+/* Redis 7.0 gives a disconnect callback only the blocked client's handle, so this table finds the run. Main thread. */
 #define BUCKETS 4096
 static Run *blocked_runs[BUCKETS];
 
@@ -133,7 +133,7 @@ static void forget(Run *run) {
     *at = run->next;
 }
 
-/* The client does not wait any more: nor should ops in the batcher. */
+/* The client no longer waits, so nobody wants its ops in the batcher. */
 static void give_up(Run *run, RunState reason) {
     run_end_wait(run, reason);
     for (Op *op = run->ops; op < run->ops + run->nops; op++) queue_note_unwanted(op);
@@ -146,8 +146,8 @@ static void client_gone(RedisModuleCtx *ctx, RedisModuleBlockedClient *blocked) 
     if (run) give_up(run, RUN_GONE);
 }
 
-/* A timer of ours, not BlockClient's time-out: Redis looks at those only when its loop happens to turn, up to 100 ms
- * late on an idle server. */
+/* A timer of our own. Redis checks BlockClient's timeouts once per iteration of its loop: up to 100 ms late on an idle
+ * server. */
 static void time_is_up(RedisModuleCtx *ctx, void *data) {
     (void)ctx;
     Run *run = data;
