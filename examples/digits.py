@@ -29,7 +29,7 @@ def digits() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
 
 
 def train() -> Any:
-    """Returns the trained classifier. Every call returns the same one."""
+    """Trains the classifier. The result is the same every time."""
     from sklearn.neural_network import MLPClassifier
 
     images, labels = digits()
@@ -62,7 +62,7 @@ def prepared(cache: Path) -> tuple[bytes, npt.NDArray[np.float32]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Stores a classifier as digits, and an image to try as image.")
+    parser = argparse.ArgumentParser(description="Stores a classifier as key digits and a sample image as key image.")
     parser.add_argument("--port", type=int, default=6379)
     parser.add_argument("--cache", type=Path, default=Path("digits.npz"))
     arguments = parser.parse_args()
