@@ -1,7 +1,7 @@
-"""A classifier of handwritten digits: trained on scikit-learn's bundled digits, exported to ONNX, stored in Redis.
+"""Trains a classifier on scikit-learn's handwritten digits, exports it to ONNX and stores it in Redis.
 
-scripts/serve runs this file against the server that it starts. As a library: digits() gives the images and what they
-show, train() scikit-learn's own classifier, to_onnx() the model to store.
+scripts/serve runs this file against the server that it starts. Other programs can import it: digits() returns the
+images and their digits, train() returns scikit-learn's classifier, to_onnx() returns the model to store.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import redis
 
-HELD_OUT = 5  # every fifth digit is kept out of training
-SAMPLE = 1290  # one of those: a three
+HELD_OUT = 5  # training leaves out every fifth digit
+SAMPLE = 1290  # a three that training leaves out
 SHADES = " .:-=+*#@"
 
 
 def digits() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """All 1,797 digits: images as 1797 x 64 floats from 0 to 16, and what they show."""
+    """All 1,797 images, as 1797 x 64 floats from 0 to 16, and the digits that they show."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -29,7 +29,7 @@ def digits() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
 
 
 def train() -> Any:
-    """The fitted classifier, the same every time."""
+    """Trains the classifier. The result is the same every time."""
     from sklearn.neural_network import MLPClassifier
 
     images, labels = digits()
@@ -38,7 +38,7 @@ def train() -> Any:
 
 
 def to_onnx(classifier: Any) -> bytes:
-    """Input: n x 64 floats. Outputs: n classes, and n x 10 probabilities as a plain tensor rather than a map."""
+    """The model's input is n x 64 floats. Its outputs are n classes and n x 10 probabilities (a tensor, not a map)."""
     import skl2onnx
 
     model = skl2onnx.to_onnx(classifier, digits()[0][:1], options={"zipmap": False}, target_opset=17)
@@ -46,13 +46,13 @@ def to_onnx(classifier: Any) -> bytes:
 
 
 def drawing(image: npt.NDArray[np.float32]) -> str:
-    """Twice as wide as high, as letters are high."""
+    """Draws each pixel as two characters, because a character is about twice as high as wide."""
     rows = (image.reshape(8, 8) / 16 * (len(SHADES) - 1)).round().astype(int)
     return "\n".join("".join(SHADES[shade] * 2 for shade in row).rstrip() for row in rows)
 
 
 def prepared(cache: Path) -> tuple[bytes, npt.NDArray[np.float32]]:
-    """The model and the digit to try it on; made once, as scikit-learn alone takes a second to import."""
+    """Returns the model and an image to try it on. A file caches them: importing scikit-learn alone takes a second."""
     if not cache.exists() or cache.stat().st_mtime < Path(__file__).stat().st_mtime:
         unfinished = cache.with_suffix(".new.npz")
         np.savez(unfinished, model=np.frombuffer(to_onnx(train()), np.uint8), image=digits()[0][SAMPLE])
@@ -62,7 +62,7 @@ def prepared(cache: Path) -> tuple[bytes, npt.NDArray[np.float32]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Stores the classifier as key digits, a digit to try it on as image.")
+    parser = argparse.ArgumentParser(description="Stores a classifier as key digits and a sample image as key image.")
     parser.add_argument("--port", type=int, default=6379)
     parser.add_argument("--cache", type=Path, default=Path("digits.npz"))
     arguments = parser.parse_args()

@@ -1,8 +1,12 @@
 """Reads a photographed page in one client session, with three libraries.
 
-PyTorch scales the photograph and cuts the lines of text out of it (a script), ONNX Runtime finds where text is and
-recognises characters (models of rapidocr), TensorFlow spells them out. A picture travels to the server and a few lines
-of text travel back; everything between stays where it is.
+1. PyTorch scales the photograph (a script).
+2. ONNX Runtime finds the text (a model of rapidocr).
+3. PyTorch cuts out the lines of text (a script).
+4. ONNX Runtime recognises the characters (a model of rapidocr).
+5. TensorFlow spells the lines.
+
+The client sends one picture and receives a few lines of text. All other data stays on the server.
 
     pip install redis scikit-image onnx tensorflow && pip install --no-deps rapidocr-onnxruntime
     python examples/read_text.py --port 6379
@@ -21,21 +25,22 @@ import numpy as np
 import numpy.typing as npt
 import redis
 
-# A script is TorchScript: no imports, `torch` and the typing names are there.
+# A script is TorchScript. It cannot import; `torch` and the typing names are already defined.
 SCRIPT = """
 def sample(page, x, y):
-    # The page's colours at points between -1 (left, top) and 1 (right, bottom), on a grid of any shape
+    # Returns the page's colours at the points of a grid. Points go from -1 (left, top) to 1 (right, bottom).
     return torch.grid_sampler(page, torch.stack(torch.broadcast_tensors(x, y), 2)[None], 0, 1, False)
 
 def scale(tensors: List[Tensor], keys: List[str], args: List[str]):
-    # The detector wants -1 to 1 rather than 0 to 255, three colours, and sides that are multiples of 32
+    # The detector needs values from -1 to 1 instead of 0 to 255, three colours, and sides that are multiples of 32
     page = (tensors[0] / 127.5 - 1).expand(1, 3, -1, -1)
     height, width = [side * int(args[0]) // 32 * 32 for side in tensors[0].size()]
     return sample(page, torch.linspace(-1, 1, width), torch.linspace(-1, 1, height)[:, None])
 
 def regions(text):
-    # Numbers pixels so that connected ones have the same number: each takes the highest of its neighbours, then the
-    # one that the pixel of that number has taken meanwhile, until nothing changes
+    # Numbers the pixels so that connected pixels have the same number. In each step, a pixel takes the highest number
+    # among its neighbours. Then it looks up the pixel with that number and takes that pixel's new number. The loop ends
+    # when no number changes.
     numbers = torch.arange(1, text.numel() + 1).view_as(text) * text
     before = torch.zeros_like(numbers)
     while not torch.equal(numbers, before):
@@ -54,19 +59,19 @@ def cut(tensors: List[Tensor], keys: List[str], args: List[str]):
     for number in torch.unique(numbers[numbers > 0]):
         y, x = (numbers == number).nonzero().unbind(1)
         y, x = (2 * y + 1) / numbers.size(0) - 1, (2 * x + 1) / numbers.size(1) - 1
-        # A page is hardly ever flat: a parabola follows the line, and what is cut out along it is straight
+        # The page is rarely flat, so the lines are bent. A cut along a fitted parabola makes a line straight.
         bend = powers(x).pinverse() @ y
-        # Half the height to cut: what the detector marks is the core of a line, and deviates less from its bend
+        # Half the height of the cut, larger than the marked pixels: the detector marks only the core of a line
         half = 6.5 * (y - powers(x) @ bend).std(unbiased=False)
         if float(half) * numbers.size(0) < 2:
-            continue  # a speck, too low for letters
+            continue  # a speck, not high enough for letters
         margin = half * page.size(2) / page.size(3)
         left, right = float(x.min() - margin), float(x.max() + margin)
         x = torch.linspace(left, right, int(24 * (right - left) / margin))
         rows.append(sample(page, x, powers(x) @ bend + half * torch.linspace(-1, 1, 48)[:, None]))
         heights.append(bend[0])
     assert len(rows) > 0, "there is no text on this page"
-    # From the top to the bottom, as one tensor: the shorter ones are filled up with grey
+    # Returns the lines from top to bottom as one tensor. Grey fills the ends of the shorter lines.
     widest = max([row.size(3) for row in rows])
     rows = [torch.constant_pad_nd(row, [0, widest - row.size(3)]) for row in rows]
     return torch.cat(rows)[torch.stack(heights).argsort()]
@@ -83,7 +88,7 @@ AI.TENSORGET words VALUES
 
 
 def photograph() -> npt.NDArray[np.uint8]:
-    """A page of a manual, as a camera saw it: 191 x 384 shades of grey."""
+    """Returns a photograph of a page of a manual: 191 x 384 shades of grey."""
     import skimage.data
 
     page: npt.NDArray[np.uint8] = skimage.data.page()  # type: ignore[no-untyped-call]
@@ -91,15 +96,15 @@ def photograph() -> npt.NDArray[np.uint8]:
 
 
 def rapidocr(model: str) -> bytes:
-    """One of the package's models; nothing of it is imported, so what it depends on need not be there."""
+    """Returns a model of the package rapidocr. It does not import the package, so the dependencies may be missing."""
     package = importlib.util.find_spec("rapidocr_onnxruntime")
     if package is None or package.origin is None:
-        sys.exit("Its models are needed: pip install --no-deps rapidocr-onnxruntime")
+        sys.exit("The models are missing. Install them: pip install --no-deps rapidocr-onnxruntime")
     return (Path(package.origin).parent / "models" / f"{model}.onnx").read_bytes()
 
 
 def characters(recogniser: bytes) -> list[str]:
-    """What the recogniser's classes from 1 on mean; class 0 is the gap between characters."""
+    """Returns the characters of the recogniser's classes from 1 on. Class 0 is the gap between characters."""
     import onnx
 
     properties = {entry.key: entry.value for entry in onnx.load_from_string(recogniser).metadata_props}
@@ -107,9 +112,9 @@ def characters(recogniser: bytes) -> list[str]:
 
 
 def spelling(alphabet: Sequence[str]) -> bytes:
-    """A TensorFlow graph: scores, lines x positions x classes, become one string for each line.
+    """Returns a TensorFlow graph that makes one string per line from scores: lines x positions x classes.
 
-    A character that stands at several positions in a row is one character, unless there is a gap between.
+    Equal characters at successive positions count once, unless a gap separates them.
     """
     import tensorflow as tf
 
@@ -123,7 +128,7 @@ def spelling(alphabet: Sequence[str]) -> bytes:
 
 
 def store(client: redis.Redis) -> None:
-    """Once for a server: the script and the three models."""
+    """Stores the script and the three models. One call per server is enough."""
     recogniser = rapidocr("ch_PP-OCRv4_rec_infer")
     nodes = ["INPUTS", "1", "scores", "OUTPUTS", "1", "lines"]
     commands: list[list[str | bytes]] = [
@@ -137,7 +142,7 @@ def store(client: redis.Redis) -> None:
 
 
 def read(client: redis.Redis, page: npt.NDArray[np.uint8]) -> list[str]:
-    """The lines of text on a page, all in one round trip: the server answers commands in the order they were sent."""
+    """Returns the lines of text on a page. One round trip is enough: the server runs the commands in the order sent."""
     pipeline = client.pipeline(transaction=False)
     pipeline.execute_command("AI.TENSORSET", "page", "UINT8", *page.shape, "BLOB", page.tobytes())  # type: ignore[no-untyped-call]
     for step in STEPS.split("\n")[1:-1]:
@@ -147,7 +152,7 @@ def read(client: redis.Redis, page: npt.NDArray[np.uint8]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Stores what reads text in Redis, and lets it read a page.")
+    parser = argparse.ArgumentParser(description="Stores a script and models that read text, then reads a page.")
     parser.add_argument("--port", type=int, default=6379)
     port = parser.parse_args().port
     try:
