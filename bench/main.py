@@ -195,7 +195,7 @@ def main() -> int:
 
     build_load()
     figures: dict[str, Any] = {"machine": about(), "plan": asdict(plan)}
-    figures |= {"latency_shares": LATENCY_SHARES, "parts": {}}
+    figures |= {"latency_shares": list(LATENCY_SHARES), "parts": {}}
     failed, start, others = False, time.monotonic(), watch_others()
     for name in options.parts:
         print(f"\n== {name}", flush=True)

@@ -143,14 +143,14 @@ def entitle(titles: Sequence[tuple[Axes, str]]) -> None:
 
 
 def curve(axes: Axes, points: Iterable[tuple[float, float]], look: Look, every: int = 1) -> None:
-    """Through the points in order of x; no curve where there are none."""
+    """Draws a line through the points in order of x, or none if there are no points."""
     line: dict[str, Any] = {"color": look.color, "marker": look.marker, "markevery": every, "label": look.label}
     axes.plot(*zip(*sorted(points), strict=True), **line)
 
 
 def spread(ends: Sequence[float], gap: float) -> list[float]:
-    """Moves sorted numbers apart by at least `gap`, each as little as possible."""
-    groups: list[list[float]] = []  # neighbours that touch: each number is as if its predecessors took no room
+    """Moves sorted numbers apart by at least `gap`, and as little as possible."""
+    groups: list[list[float]] = []  # numbers that touch, each less the gaps below it: a group moves to their mean
     for i, end in enumerate(ends):
         groups.append([end - i * gap])
         while len(groups) > 1 and mean(groups[-2]) > mean(groups[-1]):
@@ -487,7 +487,7 @@ def draw_memory(axes: Axes, found: Grown) -> None:
 
 
 def growth(parts: Parts) -> Figure | None:
-    """Above, the time of one request; below, the memory of one item."""
+    """The time of one command in the upper panels, the memory of one item in the lower ones."""
     panels: dict[str, Grown] = {}
     for name, looks in GROWTH.items():
         found = [
