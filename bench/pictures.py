@@ -267,10 +267,11 @@ def tensors(parts: Parts) -> Figure | None:
             curve(axes, [(sizes.index(row["case"].partition("-")[2]), 1 / row["share"]) for row in found], look)
         curve(axes, [(i, 1) for i in range(len(sizes))], Look(f"{command[-3:].upper()} = 1", GREY, "x"))
         axes.set_xticks(range(len(sizes)), labels=sizes)
-        axes.set_ylim(0, 1.25)
-        label_ends(axes, 0.12)
         axes.set_title(f"AI.{command.upper()}")
         axes.set_xlabel("size of the tensor")
+    all_axes[0].set_ylim(0, max(axes.dataLim.ymax for axes in all_axes) * 1.1)
+    for axes in all_axes:
+        label_ends(axes, 0.12)
     all_axes[0].set_ylabel("time, relative")
     return figure
 
