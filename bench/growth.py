@@ -1,8 +1,7 @@
-"""The part "growth" of scripts/bench: what commands cost, in time and memory, beside how much there is of everything.
+"""The part "growth": time and memory of commands, by the number of stored models, stored tensors or waiting requests.
 
-So many models or tensors are stored, and commands come for any of them at random; or so many requests wait. Each point
-is measured in turn with plain Redis and as many strings or clients: what both lose with growth is the machine's doing
-(caches, page tables) or Redis's own.
+Commands come for any of the stored items at random. Each point alternates with plain Redis that has as many strings or
+clients: what both lose with growth is due to the machine (caches, page tables) or to Redis.
 """
 
 from __future__ import annotations
@@ -40,18 +39,18 @@ from wire import Word, encode
 
 SIZES = (1, 10, 100, 1_000, 10_000)
 TENSORS = (*SIZES, 100_000, 1_000_000)
-QUICK = 100  # items, at most, of a quick look
-SHORT = 1 / 4  # of plan.seconds: there are many points, and a curve shows by itself which is off
+QUICK = 100  # max items of a quick run
+SHORT = 1 / 4  # of plan.seconds: there are many points, and a curve shows which one is off
 CONNECTIONS = 10
 CHUNK = 100  # commands that are sent together
-SAMPLE = 50_000  # commands at random: what they touch does not fit into a core's own cache
-SHARED = 50  # connections, where requests wait behind others of their own connection
+SAMPLE = 50_000  # random commands: the keys that they touch do not fit into a core's own cache
+SHARED = 50  # connections, where requests of the same connection wait for each other
 BATCHSIZE = 32
-RESERVE = 100  # descriptors of a process besides those of clients
-SLOWEST = 50e-6  # seconds that a request may take among many: all of them must be answered while it is measured
-ITEM = "#######"  # in a request: where the number of an item goes
+RESERVE = 100  # file descriptors of a process besides those of clients
+SLOWEST = 50e-6  # seconds for one of many requests: all must be answered during a measurement
+ITEM = "#######"  # in a request: replaced by the number of an item
 
-VALUES = models.random(1, 4)  # what the model is fed with
+VALUES = models.random(1, 4)  # the model's input
 
 Items = range | list[int]
 Chunk = tuple[bytes, int]  # requests, and how many these are
@@ -79,7 +78,7 @@ GET_STRING = Command("GET", encode(("GET", ITEM)), bulk(STRING))
 
 
 class Pipe:
-    """A connection on which two chunks are on their way. Every reply is compared."""
+    """A connection with up to two chunks in flight. Every reply is compared."""
 
     def __init__(self, on: Server, answer: bytes) -> None:
         self.socket = socket.create_connection(("127.0.0.1", on.port))
@@ -106,7 +105,7 @@ class Pipe:
 
 
 class Pipes:
-    """Connections that share what there is to send. Python is fast enough here, since it looks only now and then."""
+    """Connections that share one source of requests. Python is fast enough, since it polls only every 0.3 ms."""
 
     def __init__(self, on: Server, answer: bytes, source: Iterator[Chunk]) -> None:
         self.pipes = [Pipe(on, answer) for _ in range(CONNECTIONS)]
@@ -120,8 +119,8 @@ class Pipes:
         for pipe in self.pipes:
             pipe.socket.close()
 
-    def turn(self) -> bool:
-        """Returns whether there was something to send or to wait for."""
+    def poll(self) -> bool:
+        """Sends and receives once. Returns whether there was something to send or to wait for."""
         for pipe in self.pipes:
             pipe.send(self.source)
         if not any(pipe.owed for pipe in self.pipes):
@@ -132,25 +131,25 @@ class Pipes:
         return True
 
     def count(self, seconds: float) -> int:
-        """Replies within so many seconds."""
+        """Replies within `seconds`."""
         end = time.perf_counter() + seconds
         before = sum(pipe.received for pipe in self.pipes)
         while time.perf_counter() < end:
-            self.turn()
+            self.poll()
         return (sum(pipe.received for pipe in self.pipes) - before) // self.size
 
 
 def send_for_each(on: Server, command: Command, items: Items) -> float:
-    """Microseconds for one."""
+    """Sends the command once for each item. Returns the microseconds for one."""
     start = time.perf_counter()
     with Pipes(on, command.answer, command.chunks(items)) as pipes:
-        while pipes.turn():
+        while pipes.poll():
             pass
     return (time.perf_counter() - start) / len(items) * 1e6
 
 
 def send_for_any(on: Server, command: Command, items: int, seconds: float) -> float:
-    """Microseconds for one."""
+    """Sends the command for random items. Returns the microseconds for one."""
     sample = random.Random(42).choices(range(items), k=SAMPLE)
     with Pipes(on, command.answer, cycle(list(command.chunks(sample)))) as pipes:
         pipes.count(seconds / 4)
@@ -158,39 +157,39 @@ def send_for_any(on: Server, command: Command, items: int, seconds: float) -> fl
         count = pipes.count(seconds)
         took = time.perf_counter() - start
         pipes.source = iter(())
-        while pipes.turn():
+        while pipes.poll():
             pass
     return took / count * 1e6
 
 
-# ---- what one point of a curve is ------------------------------------------------------------------------------------
+# ---- one point of a curve --------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True, frozen=True, order=True)
 class Memory:
-    """Bytes: what Redis counts, which is all that it stores; and the whole process, libraries and Python included."""
+    """Bytes as Redis counts them, which is all that it stores; and of the whole process with libraries and Python."""
 
     used: int
     resident: int
 
     @classmethod
     def of(cls, on: Server, clients: int = 0) -> Memory:
-        with on.wire() as wire:  # those that were closed go when the server gets round to it
+        with on.wire() as wire:  # the server needs a moment to drop closed ones
             wait_for(lambda: wire.ask("INFO", "clients").count(b"connected_clients:%d\r" % (clients + 1)))
         resident = re.search(r"VmRSS:\s*(\d+) kB", Path(f"/proc/{on.pid}/status").read_text())
         assert resident
         return cls(on.used_memory(), int(resident[1]) * 1024)
 
     def since(self, before: Memory, items: int) -> dict[str, float]:
-        """For each item."""
+        """Growth for each item."""
         used, resident = self.used - before.used, self.resident - before.resident
         return {"memory_bytes": round(used / items, 1), "resident_bytes": round(resident / items, 1)}
 
 
 def both(repeat: int, ours: Callable[[], float], plain: Callable[[], float]) -> tuple[Result, Result]:
-    """Microseconds of both."""
+    """Microseconds of both, measured alternately."""
     first, second = (
-        {"us": median(times), "us_least": min(times), "us_most": max(times)} for times in alternate(repeat, ours, plain)
+        {"us": median(times), "us_min": min(times), "us_max": max(times)} for times in alternate(repeat, ours, plain)
     )
     return first, second
 
@@ -214,13 +213,13 @@ def execute(model: str, tensor: str) -> Command:
 def grow_stored(
     plan: Plan, sizes: tuple[int, ...], store: Command, measured: list[tuple[Command, Command]]
 ) -> Iterator[Result]:
-    """What is measured comes in pairs: a command, and what is sent to plain Redis."""
+    """`measured` has pairs: a command, and the one that is sent to plain Redis."""
     model = models.linear("n")
     seconds = plan.seconds * SHORT
     with server() as on, server() as other:
         needed = modelstore("m", model.backend, model.blob), tensorset("x", VALUES)
         send(on, *needed)
-        # What the first of all costs counts for none: a library, statistics of commands, what Redis keeps for clients.
+        # The first commands load a library and allocate statistics and client buffers: that is not measured.
         for number, (command, plain) in enumerate([(store, SET_STRING), *measured]):
             times = CHUNK * CONNECTIONS if number else 1
             send_for_each(on, command, [0] * times)
@@ -232,7 +231,7 @@ def grow_stored(
         for items in sizes:
             new, there = range(there, items), items
             store_us, store_string_us = send_for_each(on, store, new), send_for_each(other, SET_STRING, new)
-            send_for_each(on, measured[-1][0], new)  # a library allocates more with the first run of a model
+            send_for_each(on, measured[-1][0], new)  # a library allocates more at the first run of a model
             memory, strings = Memory.of(on).since(before, items), Memory.of(other).since(before_strings, items)
             for command, plain in measured:
                 ours, others = both(
@@ -262,7 +261,7 @@ def grow_tensors(plan: Plan, sizes: tuple[int, ...]) -> Iterator[Result]:
 
 
 def under_load(on: Server, traffic: Traffic, items: int, connections: int, seconds: float, seen: list[Memory]) -> float:
-    """Microseconds from one reply to the next; `seen` gets what memory the server had meanwhile."""
+    """Microseconds from one reply to the next. Appends the server's memory under load to `seen`."""
     seconds = max(seconds, items * SLOWEST)
     with Load(on, traffic, connections, pipeline=items // connections) as load:
         load.start(warmup=seconds / 2)
@@ -273,8 +272,8 @@ def under_load(on: Server, traffic: Traffic, items: int, connections: int, secon
     return 1e6 / float(result["requests_per_s"])
 
 
-def grow_waiting(plan: Plan, sizes: tuple[int, ...], most: int, *options: Word) -> Iterator[Result]:
-    """So many requests are on their way all the time, on a connection each, or on so many connections at most."""
+def grow_waiting(plan: Plan, sizes: tuple[int, ...], max_connections: int, *options: Word) -> Iterator[Result]:
+    """Keeps `items` requests in flight, on a connection each up to `max_connections`."""
     clients = encode(("CONFIG", "SET", "maxclients", sizes[-1] + RESERVE // 2))
     seconds = plan.seconds * SHORT
     with server() as on, server() as other:
@@ -285,7 +284,7 @@ def grow_waiting(plan: Plan, sizes: tuple[int, ...], most: int, *options: Word) 
         under_load(on, traffic, 1, 1, seconds, [])
         before, before_plain = Memory.of(on), Memory.of(other)
         for items in sizes:
-            connections = min(items, most)
+            connections = min(items, max_connections)
             seen: tuple[list[Memory], list[Memory]] = ([], [])
             ours, plain = both(
                 plan.repeat,
@@ -315,11 +314,11 @@ def cases() -> Iterator[tuple[str, tuple[int, ...], Grow]]:
     yield "growth-pipelined", SIZES, lambda plan, sizes: grow_waiting(plan, sizes, SHARED)
 
 
-def allow_clients(most: int) -> int:
-    """How many clients a server may have here: this process, its servers and its loads share one limit."""
+def allow_clients(wanted: int) -> int:
+    """Raises the limit of file descriptors, which our servers and loads have, too. Returns the max clients."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = most + RESERVE
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    files = wanted + RESERVE
+    allowed = files if hard == resource.RLIM_INFINITY else min(files, hard)
     if allowed > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     return max(soft, allowed) - RESERVE

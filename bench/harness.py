@@ -1,4 +1,4 @@
-"""What the benchmarks share: the load generator, requests as bytes, a server of one's own, how busy the machine is."""
+"""What the benchmarks share: the load generator, requests as bytes, a server, CPU time taken by other processes."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ Result = dict[str, Any]
 
 
 def build(name: str) -> Path:
-    """A program of one file and a header, bench/<name>.c and client.h, compiled where one has changed."""
+    """Compiles bench/<name>.c, which includes client.h, if one of them has changed."""
     source, program = ROOT / "bench" / f"{name}.c", ROOT / "build" / "bench" / name
     changed = max(path.stat().st_mtime for path in (source, ROOT / "bench" / "client.h"))
     if program.exists() and program.stat().st_mtime >= changed:
         return program
     program.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=program.parent) as folder:  # renamed when ready: two runs may build at once
+    with TemporaryDirectory(dir=program.parent) as folder:  # renamed when ready: two runs may build at the same time
         command = ["cc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", str(source)]
         subprocess.run([*command, "-o", f"{folder}/{name}"], check=True)
         os.replace(f"{folder}/{name}", program)
@@ -52,7 +52,7 @@ def bulk(data: bytes) -> bytes:
 
 @dataclass(slots=True, frozen=True)
 class Traffic:
-    """What a client sends over and over, and what it must be answered each time."""
+    """The request that a client repeats, and the answer that it must get each time."""
 
     request: bytes
     answer: bytes = b"+OK\r\n"  # of HTTP: the body
@@ -85,9 +85,9 @@ def execution(name: str, model: Model, *options: Word) -> Traffic:
 
 
 def dag(name: str, model: Model, *options: Word) -> Traffic:
-    """The first tensor comes with the request and the others lie stored; the output goes back and is not stored.
+    """A DAG that gets the first tensor with the request and the others from keys. It returns the output.
 
-    The answer is what the model's output says to the last bit; where a library makes it a little different, replace it.
+    The expected answer is the model's output to the last bit: replace it if a library's output differs slightly.
     """
     (first, values), *others = model.feeds
     stored = [f"{name}:{feed}" for feed, _ in others]
@@ -102,14 +102,14 @@ def dag(name: str, model: Model, *options: Word) -> Traffic:
 
 
 class Listener(Protocol):
-    """What listens on a port of 127.0.0.1."""
+    """Anything that listens on a port of 127.0.0.1."""
 
     @property
     def port(self) -> int: ...
 
 
 class Load:
-    """One process of the load generator; within `with`, what it sends lies in files."""
+    """One process of the load generator. Within `with`, its requests and answers are in files."""
 
     def __init__(
         self, on: Listener, traffic: Traffic, connections: int = 1, requests: int | None = None, pipeline: int = 1
@@ -139,7 +139,7 @@ class Load:
     def start(self, seconds: float = 1e6, warmup: float = 0.0) -> None:
         """Returns when the warm-up is over."""
         words = [*self.words, "--seconds", str(seconds), "--warmup", str(warmup)]
-        # Without a buffer: what readline() read beyond the line would be lost for communicate().
+        # Unbuffered: communicate() would miss what readline() had read beyond the line.
         self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
         assert self.process.stderr
         line = self.process.stderr.readline()
@@ -147,7 +147,7 @@ class Load:
             raise RuntimeError((line + self.process.stderr.read()).decode())
 
     def finish(self, now: bool = False) -> Result:
-        """Waits for its end. A wrong reply is an error: what is measured has to be right."""
+        """Waits for its end. A wrong reply is an error: only right answers count."""
         assert self.process
         if now:
             self.process.terminate()
@@ -164,7 +164,7 @@ T = TypeVar("T")
 
 
 def alternate(repeat: int, ours: Callable[[], T], theirs: Callable[[], T]) -> tuple[list[T], list[T]]:
-    """Both so many times, each as often before the other as behind it."""
+    """Measures both `repeat` times, each as often before the other as after it."""
     results: tuple[list[T], list[T]] = [], []
     for i in range(repeat):
         sides = (results[1], theirs), (results[0], ours)
@@ -179,18 +179,18 @@ def run_load(on: Listener, traffic: Traffic, connections: int, seconds: float, w
         return load.finish()
 
 
-def median_of(results: Sequence[Result]) -> Result:
-    """What counts of several runs; of their distributions, too, which are all at the same shares."""
-    distributions = zip(*(result["latencies"] for result in results), strict=True)
-    return {
-        **{number: median(result[number] for result in results) for number in NUMBERS},
-        "latencies": [[median(us for us, _ in points), points[0][1]] for points in distributions],
-    }
+def median_of(results: Sequence[Result], distribution: bool = False) -> Result:
+    """The median of each number over several runs. Only what bench/pictures.py draws asks for the distribution."""
+    row: Result = {number: median(result[number] for result in results) for number in NUMBERS}
+    if distribution:
+        # load.c reports the same shares in every run.
+        row["latencies_us"] = [median(times) for times in zip(*(each["latencies_us"] for each in results), strict=True)]
+    return row
 
 
 @contextmanager
 def server(threads_per_queue: int = 1) -> Iterator[Server]:
-    """A server with the module, so many workers, and nothing in it."""
+    """An empty server with the module."""
     module = module_path()
     if not module.is_file():
         sys.exit(f"{module} is not there: install the module first (scripts/setup), or name it in REDISAI_MODULE")
@@ -203,20 +203,20 @@ def server(threads_per_queue: int = 1) -> Iterator[Server]:
 
 
 def others_seconds() -> float:
-    """CPU time used by all processes but ours, those of ours that have ended included: tells a busy machine."""
+    """CPU time of all processes except this one and its children that have ended."""
     fields = Path("/proc/stat").read_text().split(maxsplit=9)
     user, nice, system, steal = (int(fields[i]) / os.sysconf("SC_CLK_TCK") for i in (1, 2, 3, 8))
     return user + nice + system + steal - sum(os.times()[:4])
 
 
 def watch_others() -> Callable[[], float]:
-    """How many cores others took from here to the call of what it returns; no process of ours may be left then."""
+    """Returns a function that returns the cores that others took since now. Our children must have ended by then."""
     before, start = others_seconds(), time.monotonic()
     return lambda: max(0.0, (others_seconds() - before) / (time.monotonic() - start))
 
 
 def machine(on: Server) -> dict[str, Any]:
-    """What figures depend on besides us."""
+    """The machine and the versions that the figures depend on."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     with on.wire() as wire:
         info: bytes = wire.ask("INFO", "server", "modules")

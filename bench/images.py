@@ -1,9 +1,9 @@
-"""Part "images" of scripts/bench: images classified by MobileNetV2, alone and in batches, against the library itself.
+"""The part "images": compares MobileNetV2 on the server, alone and in batches, with the library itself.
 
-Each request is TENSORSET, MODELEXECUTE and TENSORGET sent together, with keys of the connection's own: 602 KB there and
-4 KB back. The server has one worker; the library runs with as many threads in a Python loop in another process, which
-alternates with the server. Batches come and go whole, so a rate is taken from one batch to another, and by a client
-written here: it tells when each reply came, and holds every one of them against the right answer.
+Each request is TENSORSET, MODELEXECUTE and TENSORGET sent together: 602 KB there and 4 KB back. Each connection has
+keys of its own. The server has one worker; the library runs with as many threads in a Python loop in another process,
+which alternates with the server. The replies of a batch come together, so a rate is measured from the end of one batch
+to the end of another. That needs the time of each reply, which the client below records; it also checks every reply.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from server import Server, module_path
 from wire import encode
 
 BATCHES = (1, 8, 16, 32)
-LOOK = (8,)  # for a look: the one size, and on the first library
+QUICK = (8,)
 SHARE = 0.95
-LEAST_BATCHES = 4  # that a rate is taken from
-THREADS = 2  # of the library and for one run of the server, in the case that compares more than one
+MIN_BATCHES = 4  # in one measured rate
+THREADS = 2  # of the library and of a run on the server, in the cases with more than one
 TOLERANCE = 1e-4
 
 
@@ -47,11 +47,11 @@ class Connection:
     def send(self) -> None:
         self.reply.clear()
         self.sent = time.perf_counter()
-        self.socket.sendall(self.request)  # the server reads at once, so this does not wait for long
+        self.socket.sendall(self.request)  # does not block for long: the server reads at once
 
 
 class Clients:
-    """So many connections, each of which sends its next request when the last one has been answered."""
+    """`count` connections, each of which sends its next request once the last one is answered."""
 
     def __init__(self, on: Server, name: str, model: Model, count: int) -> None:
         self.before = b"+OK\r\n+OK\r\n$%d\r\n" % model.output.nbytes
@@ -69,7 +69,7 @@ class Clients:
         self.connections: list[Connection] = [key.data for key in self.selector.get_map().values()]
 
     def run(self, batch: int, seconds: float) -> tuple[float, list[float]]:
-        """Replies a second, and the latencies in seconds."""
+        """Returns the replies per second, and the latencies in seconds."""
         ends: list[float] = []
         latencies: list[float] = []
         for connection in self.connections:
@@ -88,11 +88,11 @@ class Clients:
                 self._check(connection.reply)
                 if len(ends) == warm:
                     start = now
-                if now < start + seconds or len(ends) <= warm + LEAST_BATCHES * batch:
+                if now < start + seconds or len(ends) <= warm + MIN_BATCHES * batch:
                     connection.send()
                 else:
                     left -= 1
-        # The last replies come when fewer and fewer are on their way.
+        # Without the last replies: fewer and fewer requests are in flight then.
         ends = ends[warm - 1 : len(ends) - len(self.connections) + 1]
         whole = (len(ends) - 1) // batch * batch
         return whole / (ends[whole] - ends[0]), latencies[warm : len(latencies) - len(self.connections)]
@@ -114,7 +114,7 @@ class Clients:
 
 @contextmanager
 def server(threads: int) -> Iterator[Server]:
-    """One worker, with so many threads for one run."""
+    """A server with one worker, which runs a model with `threads` threads."""
     with TemporaryDirectory() as folder:
         options = ("THREADS_PER_QUEUE", 1, "INTRA_OP_PARALLELISM", threads)
         started = Server(Path(folder), options=options, module=module_path())
@@ -141,7 +141,7 @@ def served(on: Server, name: str, model: Model, connections: int, batch: int, se
 def measure(
     on: Server, direct: Library, model: Model, batch: int, threads: int, seconds: float, repeat: int
 ) -> Iterator[dict[str, Any]]:
-    """A row for as many connections as a batch has requests, and one for twice as many."""
+    """Yields a row for as many connections as a batch has requests, and one for twice as many."""
     name = f"mobilenet-{model.backend.lower()}"
     with on.wire() as wire:
         options = ("BATCHSIZE", batch) if batch > 1 else ()
@@ -152,8 +152,8 @@ def measure(
     library_rates: list[float] = []
     results: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
     for number in range(repeat):
-        turns = [*counts, 0][:: 1 if number % 2 == 0 else -1]  # 0: the library's
-        for count in turns:
+        order = [*counts, 0][:: 1 if number % 2 == 0 else -1]  # 0: the library
+        for count in order:
             if count:
                 results[count].append(served(on, name, model, count, batch, seconds))
             else:
@@ -168,8 +168,8 @@ def measure(
             **{key: median(result[key] for result in results[count]) for key in results[count][0]},
             "library_per_s": median(library_rates),
             "share": median(shares),
-            "share_least": min(shares),
-            "share_most": max(shares),
+            "share_min": min(shares),
+            "share_max": max(shares),
         }
 
 
@@ -178,7 +178,7 @@ def line(row: dict[str, Any]) -> str:
         f"{row['case']:<18}  batch {row['batch']:>2}  threads {row['threads']}  conns {row['connections']:>2}"
         f"  {row['requests_per_s']:>6.1f}/s  p50 {row['p50_us'] / 1e3:>6.1f} ms  p99 {row['p99_us'] / 1e3:>6.1f} ms"
         f"  average batch {row['average_batch']:>4.1f}  library {row['library_per_s']:>6.1f}/s"
-        f"  share {row['share']:.3f} ({row['share_least']:.3f}-{row['share_most']:.3f})"
+        f"  share {row['share']:.3f} ({row['share_min']:.3f}-{row['share_max']:.3f})"
     )
 
 
@@ -194,8 +194,8 @@ def run(plan: Plan) -> Report:
             report.skipped.append(f"{name}: {error}; pip install -c constraints.txt '.[bench]' brings it")
             continue
         for threads in (1,) if plan.quick else (1, THREADS):
-            # With more threads than one, the server's main thread has no core for itself here: a look is enough.
-            batches = LOOK if plan.quick or threads > 1 else BATCHES
+            # With two threads on two cores, the server's main thread has no core of its own: one size is enough.
+            batches = QUICK if plan.quick or threads > 1 else BATCHES
             with server(threads) as on, library(model, threads) as direct:
                 for batch in batches:
                     rows = list(measure(on, direct, model, batch, threads, plan.seconds, plan.repeat))

@@ -1,12 +1,11 @@
-"""A library called directly in a Python loop, in a process of its own: what a worker of the server is held against.
+"""Calls a library in a Python loop, in a process of its own: the comparison for a worker of the server.
 
     python -m bench.library_loop BACKEND MODEL-FILE THREADS OUTPUT INPUT...
 
-An input is a file of np.save for one request; a batch is that many of them. The output is what must come out of it. A
-line "BATCH SECONDS" on standard input is answered with the rate in requests a second, as often as one comes. Each
-library runs as its documentation says, with so many threads for an operation and one operation at a time, and with an
-allocator that keeps what it is given back: its own best rate is asked for, and by default glibc has TORCH spend most of
-its time in page faults.
+INPUT and OUTPUT are files of np.save: the inputs of one request and the expected output. A batch repeats them. For each
+line "BATCH SECONDS" on standard input, the process prints the rate in requests per second. A library runs as its
+documentation says, with THREADS threads for an operation and one operation at a time. The allocator keeps freed memory,
+since the library's best rate is wanted: with glibc's defaults, TORCH spends most of its time in page faults.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-if TYPE_CHECKING:  # the process itself needs none of what these need
+if TYPE_CHECKING:  # the process itself does without what these import
     from bench.models import Floats, Model
 
 Run: TypeAlias = "Callable[[Sequence[Floats]], Floats]"
@@ -54,7 +53,7 @@ def torch(model: Path, threads: int) -> Run:
 
 
 def tensorflow(model: Path, threads: int) -> Run:
-    """Its session, called by make_callable: faster than a function, which is TensorFlow 2's way."""
+    """Uses a session and make_callable, which is faster than a function of TensorFlow 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
@@ -102,13 +101,13 @@ LIBRARIES: dict[str, Callable[[Path, int], Run]] = {
 
 
 class Library:
-    """The other end: such a process."""
+    """The process, as its parent sees it."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
 
     def rate(self, batch: int, seconds: float) -> float:
-        """Requests a second, of a batch each run."""
+        """Requests per second; each run has one batch."""
         assert self.process.stdin and self.process.stdout
         print(batch, seconds, file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
@@ -142,7 +141,7 @@ def main() -> None:
         batch, seconds = line.split()
         inputs = [np.repeat(feed, int(batch), 0) for feed in feeds]
         np.testing.assert_allclose(run(inputs), np.repeat(output, int(batch), 0), 1e-4, 1e-4)
-        run(inputs)  # PyTorch makes its code in the second run
+        run(inputs)  # PyTorch generates code in the second run
         runs, start = 0, time.perf_counter()
         while time.perf_counter() < start + float(seconds) or runs < 2:
             run(inputs)

@@ -1,13 +1,14 @@
-"""scripts/bench: runs the parts of the benchmark and writes what they measured as JSON, as a table and as pictures.
+"""scripts/bench: runs the parts of the benchmark and writes their figures as JSON, as a table and as pictures.
 
-Each part starts servers of its own on loopback, and measures each of its cases several times, alternating with what it
-is compared with. What is written after each part is whole, so that nothing is lost when a run is stopped.
+Each part starts its own servers on loopback. It measures each case several times, alternating with its comparison. The
+files are written anew after each part, so a run that is stopped loses only the part that it was measuring.
+
+results.json stores what the table and the pictures show and no more: one row for each point.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 import traceback
@@ -21,14 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness import ROOT, build_load, machine, server, watch_others
-from bench.report import Goal, Part, Plan, Report
+from bench.report import LATENCY_SHARES, Goal, Part, Plan, Report
 
 PARTS = ("throughput", "beside", "images", "rivals", "growth")
+WIDTH = 120  # columns of the JSON
+DIGITS = 9
 BACKENDS = {"ONNX": "onnxruntime", "TORCH": "torch", "TF": "tensorflow", "TFLITE": "tflite"}
 
 
 def about() -> dict[str, Any]:
-    """The machine, and the versions of the libraries that are installed."""
+    """The machine, and the versions of the installed libraries."""
     with server() as on:
         with on.wire() as wire:
             for name, folder in BACKENDS.items():
@@ -40,15 +43,51 @@ def goal(of: Goal) -> dict[str, Any]:
     return asdict(of) | {"reached": of.reached}
 
 
-def layout(report: Report) -> dict[str, Any]:
-    return {"rows": report.rows, "goals": [goal(each) for each in report.goals], "skipped": report.skipped}
+def stored(report: Report) -> dict[str, Any]:
+    goals = [goal(each) for each in report.goals]
+    part: dict[str, Any] = rounded({"rows": report.rows, "goals": goals, "skipped": report.skipped})
+    return part
+
+
+def rounded(value: Any) -> Any:
+    """The same with DIGITS significant digits, which change no digit of the table."""
+    if isinstance(value, dict):
+        return {name: rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+# ---- JSON ------------------------------------------------------------------------------------------------------------
+
+
+def pretty(value: Any, margin: str = "", name: str = "") -> str:
+    """JSON in lines of WIDTH columns: numbers and texts share lines, a dict or a list begins a line of its own."""
+    flat = name + dumps(value)
+    if len(margin + flat) < WIDTH or not isinstance(value, dict | list):
+        return flat
+    pairs = list(value.items()) if isinstance(value, dict) else [("", each) for each in value]
+    nested = [isinstance(each, dict | list) for _, each in pairs]
+    # What begins with a number or a text, as rows do, needs no lines for its brackets.
+    before, after = (f"\n{margin} ", f"\n{margin}") if nested[0] else ("", "")
+    taken = 0 if before else len(name)  # columns of the first line
+    lines: list[str] = []
+    for i, (key, each) in enumerate(pairs):
+        item = pretty(each, f"{margin} ", f"{dumps(key)}: " if key else "")
+        joins = i and not nested[i - 1] and not nested[i]
+        if joins and len(f"{margin} {lines[-1]}, {item},") + taken * (len(lines) == 1) < WIDTH:
+            lines[-1] += f", {item}"
+        else:
+            lines.append(item)
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return name + opening + before + f",\n{margin} ".join(lines) + after + closing
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
 def flat(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Lists, such as distributions, are for pictures."""
+    """Names and values of a row. Lists, such as distributions, are only for pictures."""
     for name, value in row.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{name} ")
@@ -102,8 +141,7 @@ def text(figures: dict[str, Any]) -> str:
 
 def write(figures: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pair = re.compile(r"\[\s+([^][{},\s]+),\s+([^][{},\s]+)\s+\]")  # of a distribution: one line instead of four
-    path.write_text(pair.sub(r"[\1, \2]", dumps(figures, indent=1)) + "\n")
+    path.write_text(pretty(figures) + "\n")
     path.with_suffix(".md").write_text(text(figures))
 
 
@@ -120,7 +158,7 @@ def draw(figures: dict[str, Any], folder: Path) -> None:
 
 
 def measure(name: str, plan: Plan) -> Report:
-    """A part that fails does not take the others with it."""
+    """Returns a report of the failure if the part fails: the others still run."""
     part: Part = import_module(f"bench.{name}").run
     try:
         return part(plan)
@@ -136,12 +174,12 @@ def names(text: str) -> tuple[str, ...]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.split("\n\n")[0])
     parser.add_argument("--parts", type=names, default=PARTS, help=f"which: {','.join(PARTS)} (default all)")
-    parser.add_argument("--cases", type=names, default=(), help="names, or how names begin: linear,fraud-dag")
+    parser.add_argument("--cases", type=names, default=(), help="names of cases, or their beginnings: linear,fraud-dag")
     parser.add_argument("--quick", action="store_true", help="a few cases, once each, in about a minute")
-    parser.add_argument("--seconds", type=float, help="each measurement (default 1, quick 0.2)")
-    parser.add_argument("--repeat", type=int, help="how often each pair is measured (default 5, quick 1)")
-    parser.add_argument("--json", type=Path, help="where the figures go, the table and the pictures beside them")
-    parser.add_argument("--check", action="store_true", help="exit with 1 when a goal is missed")
+    parser.add_argument("--seconds", type=float, help="for each measurement (default 1, quick 0.2)")
+    parser.add_argument("--repeat", type=int, help="times that each pair is measured (default 5, quick 1)")
+    parser.add_argument("--json", type=Path, help="file of the figures; the table and the pictures go beside it")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
@@ -156,7 +194,8 @@ def main() -> int:
     path: Path = options.json or ROOT / ("bench" if whole else "build/bench") / "results.json"
 
     build_load()
-    figures: dict[str, Any] = {"machine": about(), "plan": asdict(plan), "parts": {}}
+    figures: dict[str, Any] = {"machine": about(), "plan": asdict(plan)}
+    figures |= {"latency_shares": list(LATENCY_SHARES), "parts": {}}
     failed, start, others = False, time.monotonic(), watch_others()
     for name in options.parts:
         print(f"\n== {name}", flush=True)
@@ -164,7 +203,7 @@ def main() -> int:
         failed |= any(each.startswith(f"{name} failed") for each in report.skipped)
         if not (report.rows or report.goals or report.skipped):
             continue
-        figures["parts"][name] = layout(report)
+        figures["parts"][name] = stored(report)
         figures["machine"]["cores_taken_by_others"] = round(others(), 2)
         figures["plan"]["minutes"] = round((time.monotonic() - start) / 60, 1)
         write(figures, path)

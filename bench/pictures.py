@@ -1,26 +1,31 @@
-"""What scripts/bench measured, as pictures: SVG files for the README, each drawn where its figures are there.
+"""Draws the figures of scripts/bench as SVG files for README.md and docs/performance.md.
 
-A picture brings its own ground, which is light or dark as its reader's browser is told to be; the colours of lines are
-legible on both, and differ for those who see few colours. What is plain Redis is grey everywhere, and each library has
-its colour and its marker. Letters are the reader's own: that keeps files small.
+A picture has at most six panels, and a panel at most five lines. Lines differ in colour, marker and label. Plain Redis
+is grey in every picture; each library has its colour and its marker. The ground is light or dark as the reader's
+browser asks; all colours are legible on both and differ for colour-blind readers. Text uses the reader's own fonts,
+which keeps files small.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import log10
 from pathlib import Path
-from statistics import median
-from typing import Any
+from statistics import mean, median
+from typing import Any, Literal
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from bench.report import LATENCY_SHARES
 
 PARTS = ("throughput", "beside", "images", "rivals", "growth")
 
@@ -31,7 +36,7 @@ INK, MUTED, GRID, GROUND = "#1f2328", "#59636e", "#d1d9e0", "#ffffff"
 DARK = {INK: "#f0f6fc", MUTED: "#9198a1", GRID: "#3d444d", GROUND: "#0d1117"}
 GREY, BLUE, ORANGE, GREEN, PURPLE = "#7d8590", "#2a78c2", "#d55e00", "#00916a", "#bf6a9f"
 FONT = "system-ui, sans-serif"
-STYLE: Any = {  # of which the types of matplotlib differ by version
+STYLE: Any = {  # typed differently by versions of matplotlib
     "svg.fonttype": "none",
     "svg.hashsalt": "pictures",  # the same figures make the same file
     "font.size": 9.5,
@@ -62,7 +67,7 @@ STYLE: Any = {  # of which the types of matplotlib differ by version
     "ytick.labelsize": 8.5,
     "ytick.major.size": 0,
 }
-WIDTH = 9.0  # inches of 72 points: a README is about as wide
+WIDTH = 9.0  # inches of 72 points: about the width of a README
 
 
 @dataclass(slots=True, frozen=True)
@@ -72,19 +77,17 @@ class Look:
     marker: str
 
 
-REDIS = Look("SET", GREY, "")
-LIBRARIES = {
-    "onnx": Look("ONNX", BLUE, "o"),
-    "torch": Look("TORCH", ORANGE, "s"),
-    "tf": Look("TF", GREEN, "^"),
-    "tflite": Look("TFLITE", PURPLE, "D"),
-}
-MODELS = {
-    "linear": "Linear model, 4 floats",
-    "mlp": "MLP 30-64-64-2",
-    "cnn": "CNN, mnist-sized",
-    "fraud": "Credit card",
-    "fraud-dag": "Credit card, as a DAG",
+SET = Look("SET", GREY, "x")
+LINEAR, CNN = Look("linear", BLUE, "o"), Look("CNN", PURPLE, "D")
+ONNX, TORCH, TF = Look("ONNX", BLUE, "o"), Look("TORCH", ORANGE, "s"), Look("TF", GREEN, "^")
+LIBRARIES = {"onnx": ONNX, "torch": TORCH, "tf": TF, "tflite": Look("TFLITE", PURPLE, "D")}
+MODELS = {  # by how names of cases begin
+    "linear": "linear model",
+    "mlp": "MLP",
+    "cnn": "CNN",
+    "fraud": "credit card",
+    "fraud-dag": "credit card as a DAG",
+    "mobilenet": "MobileNetV2",
 }
 
 
@@ -103,200 +106,240 @@ def duration(us: float, _: object = None) -> str:
 
 
 def size(count: float, _: object = None) -> str:
-    return f"{short(count)}B" if count >= 1e3 else f"{count:.3g} B"
+    return f"{count / 1e3:.3g} kB" if count >= 1e3 else f"{count:.3g} B"
 
 
-def new(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+def case_label(case: str) -> str:
+    """The model, the library, and whether it runs in batches."""
+    name, batch, _ = case.partition("-batch")
+    model, _, library = name.rpartition("-")
+    return f"{MODELS[model]}, {LIBRARIES[library].label}" + (", batches" if batch else "")
+
+
+def new(rows: int, columns: int, height: float, share_y: bool | Literal["col"] = False) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+    return figure, list(figure.subplots(rows, columns, squeeze=False, sharey=share_y).flat)
 
 
 def logarithmic(axes: Axes, text: Callable[[float, object], str], name: str = "y") -> None:
-    """Once its lines are drawn: a short axis has numbers between the powers of ten, too."""
+    """Call it once the lines are drawn: a short axis also gets numbers between the powers of ten."""
     getattr(axes, f"set_{name}scale")("log")
     axis = getattr(axes, f"{name}axis")
-    least, most = getattr(axes, f"get_{name}lim")()
-    subs = (1.0,) if most > 3_000 * least else (1.0, 3.0) if most > 50 * least else (1.0, 2.0, 5.0)
+    low, high = getattr(axes, f"get_{name}lim")()
+    subs = (1.0,) if high > 3_000 * low else (1.0, 3.0) if high > 50 * low else (1.0, 2.0, 5.0)
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(text))
     axis.set_minor_locator(NullLocator())
 
 
 def entitle(titles: Sequence[tuple[Axes, str]]) -> None:
-    """Of panels side by side. Legends stand between title and panel, so that they hide nothing."""
+    """Titles of panels side by side. Legends stand between title and panel, where they hide nothing."""
     lines = max((len(axes.get_legend_handles_labels()[1]) + 1) // 2 for axes, _ in titles)
     for axes, text in titles:
         axes.set_title(text, pad=6 + 15 * lines)
         if axes.get_legend_handles_labels()[1]:
             drawn = axes.legend(loc="lower left", bbox_to_anchor=(-0.03, 0.99), ncols=2, borderaxespad=0)
-            drawn.set_in_layout(False)  # else a long one would narrow what is drawn
+            drawn.set_in_layout(False)  # else a long one would narrow the panel
 
 
-def curve(axes: Axes, points: Iterable[tuple[float, float]], look: Look, style: str = "-") -> None:
-    marker = look.marker if style == "-" else ""
-    axes.plot(*zip(*sorted(points), strict=True), color=look.color, marker=marker, linestyle=style, label=look.label)
+def curve(axes: Axes, points: Iterable[tuple[float, float]], look: Look, every: int = 1) -> None:
+    """Draws a line through the points in order of x, or none if there are no points."""
+    line: dict[str, Any] = {"color": look.color, "marker": look.marker, "markevery": every, "label": look.label}
+    axes.plot(*zip(*sorted(points), strict=True), **line)
 
 
-def of_case(rows: list[Row], name: str) -> list[Row]:
-    return [row for row in rows if row["case"] == name]
+def spread(ends: Sequence[float], gap: float) -> list[float]:
+    """Moves sorted numbers apart by at least `gap`, and as little as possible."""
+    groups: list[list[float]] = []  # numbers that touch, each less the gaps below it: a group moves to their mean
+    for i, end in enumerate(ends):
+        groups.append([end - i * gap])
+        while len(groups) > 1 and mean(groups[-2]) > mean(groups[-1]):
+            last = groups.pop()
+            groups[-1] += last
+    return [place + i * gap for i, place in enumerate(mean(group) for group in groups for _ in group)]
+
+
+def label_ends(axes: Axes, gap: float = 0.085) -> None:
+    """Writes marker and label of each line to the right of its end, at least `gap` panel heights apart.
+
+    Call it once the scales of all panels are set.
+    """
+    to_panel = axes.transScale + axes.transLimits
+    ends = sorted(
+        (float(to_panel.transform(np.asarray(line.get_xydata())[-1])[1]), i) for i, line in enumerate(axes.get_lines())
+    )
+    lines = [axes.get_lines()[i] for _, i in ends]
+    for y, line in zip(spread([end for end, _ in ends], gap), lines, strict=True):
+        text = str(line.get_label())
+        marker = Line2D([1.05], [y], color=line.get_color(), marker=line.get_marker(), linestyle="none", label="_")
+        marker.set(transform=axes.transAxes, clip_on=False)
+        axes.add_artist(marker)
+        axes.text(1.09, y, text, transform=axes.transAxes, va="center", fontsize=8.5)
 
 
 # ---- throughput, latency ---------------------------------------------------------------------------------------------
 
+# Panels side by side: what they show, by names of cases.
+COLUMNS = {
+    "Linear model and CNN in ONNX": {"linear-onnx": LINEAR, "cnn-onnx": CNN},
+    "MLP 30-64-64-2": {"mlp-onnx": ONNX, "mlp-torch": TORCH, "mlp-tf": TF},
+    "Credit-card network": {"fraud-onnx": ONNX, "fraud-torch": TORCH, "fraud-tf": TF},
+}
+
 
 @dataclass(slots=True, frozen=True)
-class Panel:
-    """One model with each library."""
+class Line:
+    """Panels one above the other."""
 
-    title: str
-    curves: list[tuple[Look, list[Row]]]
-
-    def counts(self) -> set[int]:
-        return {row["connections"] for _, rows in self.curves for row in rows}
-
-    def plain(self, number: str) -> list[tuple[int, float]]:
-        """What SET did beside each of them, by connections."""
-        rows = [row for _, rows in self.curves for row in rows]
-        return [(n, median(row["plain"][number] for row in rows if row["connections"] == n)) for n in self.counts()]
+    label: str
+    suffix: str  # of the names of cases
+    number: str  # of a row
 
 
-def of_models(rows: list[Row], suffix: str = "") -> dict[str, Panel]:
-    found = {}
-    for name, title in MODELS.items():
-        curves = [(look, of_case(rows, f"{name}-{library}{suffix}")) for library, look in LIBRARIES.items()]
-        if curves := [(look, its_rows) for look, its_rows in curves if len(its_rows) > 1]:
-            found[name] = Panel(title, curves)
-    return found
-
-
-def of_panels(panels: list[Panel], styles: Sequence[tuple[str, Any]]) -> tuple[Figure, list[Axes]]:
-    """A figure with room for six, and its legend."""
-    figure, all_axes = new(2, 3, 5.6)
-    there = {look for panel in panels for look, _ in panel.curves}
-    looks = [REDIS, *(look for look in LIBRARIES.values() if look in there)]
-    lines = [Line2D([], [], color=look.color, marker=look.marker, label=look.label) for look in looks]
-    lines += [Line2D([], [], color=MUTED, linestyle=style, label=label) for label, style in styles]
-    figure.legend(handles=lines, loc="outside upper left", ncols=len(lines), handlelength=2.4)
-    for axes, panel in zip(all_axes, panels, strict=False):
-        axes.set_title(panel.title)
-        counts = sorted(panel.counts())
-        axes.set_xscale("log")
-        axes.set_xticks(counts, labels=[str(count) for count in counts])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("connections")
-    for axes in all_axes[len(panels) :]:
-        axes.set_axis_off()
-    return figure, all_axes
-
-
-def throughput(parts: Parts) -> Figure | None:
-    rows = parts["throughput"]
-    panels, batched = of_models(rows), of_models(rows, "-batch")
-    if not panels:
+def by_connections(rows: list[Row], lines: Sequence[Line], text: Callable[[float, object], str]) -> Figure | None:
+    """Each number by connections, and that of the SET that ran alternately with it."""
+    points: dict[str, list[Row]] = {}
+    for row in rows:
+        points.setdefault(row["case"], []).append(row)
+    drawn = {case for case, its in points.items() if len(its) > 1}
+    lines = [line for line in lines if any(case + line.suffix in drawn for looks in COLUMNS.values() for case in looks)]
+    columns = {
+        title: looks
+        for title, looks in COLUMNS.items()
+        if any(case + line.suffix in drawn for case in looks for line in lines)
+    }
+    if not columns:
         return None
-    figure, all_axes = of_panels(list(panels.values()), [("one by one", "-"), ("BATCHSIZE 32", "--")])
-    for axes, (name, panel) in zip(all_axes, panels.items(), strict=False):
-        curve(axes, panel.plain("requests_per_s"), REDIS)
-        for style, each in ("-", panel), ("--", batched.get(name)):
-            for look, its_rows in each.curves if each else []:
-                curve(axes, [(row["connections"], row["requests_per_s"]) for row in its_rows], look, style)
-        logarithmic(axes, short)
-    all_axes[0].set_ylabel("requests per second")
-    tensors(all_axes[-1], rows)
+    figure, all_axes = new(len(lines), len(columns), 0.6 + 2.5 * len(lines), share_y=True)
+    for axes, (line, looks) in zip(all_axes, product(lines, columns.values()), strict=True):
+        found = [(look, points[case + line.suffix]) for case, look in looks.items() if case + line.suffix in drawn]
+        plain: dict[int, list[float]] = {}
+        for _, its in found:
+            for row in its:
+                plain.setdefault(row["connections"], []).append(row["plain"][line.number])
+        if found:
+            curve(axes, [(count, median(numbers)) for count, numbers in plain.items()], SET)
+        for look, its in found:
+            curve(axes, [(row["connections"], row[line.number]) for row in its], look)
+        axes.set_xscale("log")
+        axes.set_xticks(sorted(plain), labels=[str(count) for count in sorted(plain)])
+        axes.xaxis.set_minor_locator(NullLocator())
+    for axes in all_axes:
+        logarithmic(axes, text)
+    for axes in all_axes:
+        label_ends(axes)
+    for axes, title in zip(all_axes, columns, strict=False):
+        axes.set_title(title)
+    for axes in all_axes[-len(columns) :]:
+        axes.set_xlabel("connections")
+    for axes, line in zip(all_axes[:: len(columns)], lines, strict=True):
+        axes.set_ylabel(line.label)
     return figure
 
 
-def tensors(axes: Axes, rows: list[Row]) -> None:
-    """How many times as long a tensor takes as a string of as many bytes."""
-    sizes: list[str] = []
-    for command, color, marker in (("tensorset", ORANGE, "v"), ("tensorget", BLUE, "o")):
-        found = [row for row in rows if row["case"].startswith(f"{command}-") and row["connections"] == 1]
-        sizes = [row["case"].partition("-")[2] for row in found] or sizes
-        axes.plot([1 / row["share"] for row in found], color=color, marker=marker, label=command.upper())
-    if sizes:
-        axes.set_axis_on()
-        axes.axhline(1, color=GREY, linewidth=1)
-        axes.set_xticks(range(len(sizes)), labels=sizes)
-        axes.set_ylim(bottom=0)
-        axes.set_ylabel("time, that of SET, GET = 1")
-        entitle([(axes, "Tensors beside strings")])
+def throughput(parts: Parts) -> Figure | None:
+    lines = (
+        Line("requests per second, one by one", "", "requests_per_s"),
+        Line("requests per second, BATCHSIZE 32", "-batch", "requests_per_s"),
+    )
+    return by_connections(parts["throughput"], lines, short)
 
 
 def latency(parts: Parts) -> Figure | None:
-    rows = parts["throughput"]
-    panels = [*of_models(rows).values()]
+    lines = Line("median latency", "", "p50_us"), Line("99th percentile", "", "p99_us")
+    return by_connections(parts["throughput"], lines, duration)
+
+
+def tensors(parts: Parts) -> Figure | None:
+    """The time of AI.TENSORSET and AI.TENSORGET, divided by that of SET and GET of as many bytes."""
+    panels = {}
+    for command in "tensorset", "tensorget":
+        rows = [row for row in parts["throughput"] if row["case"].startswith(f"{command}-")]
+        if len({row["case"] for row in rows}) > 1:
+            panels[command] = rows
     if not panels:
         return None
-    if batched := of_models(rows, "-batch").get("fraud"):
-        panels.append(Panel(f"{batched.title}, BATCHSIZE 32", batched.curves))
-    figure, all_axes = of_panels(panels, [("median", "-"), ("p99", ":")])
-    for axes, panel in zip(all_axes, panels, strict=False):
-        for number, style in ("p50_us", "-"), ("p99_us", ":"):
-            curve(axes, panel.plain(number), REDIS, style)
-            for look, its_rows in panel.curves:
-                curve(axes, [(row["connections"], row[number]) for row in its_rows], look, style)
-        logarithmic(axes, duration)
+    figure, all_axes = new(1, len(panels), 2.6, share_y=True)
+    for axes, (command, rows) in zip(all_axes, panels.items(), strict=True):
+        sizes = list(dict.fromkeys(row["case"].partition("-")[2] for row in rows))
+        for count, look in (1, Look("1 connection", BLUE, "o")), (10, Look("10 connections", ORANGE, "s")):
+            found = [row for row in rows if row["connections"] == count]
+            curve(axes, [(sizes.index(row["case"].partition("-")[2]), 1 / row["share"]) for row in found], look)
+        curve(axes, [(i, 1) for i in range(len(sizes))], Look(f"{command[-3:].upper()} = 1", GREY, "x"))
+        axes.set_xticks(range(len(sizes)), labels=sizes)
+        axes.set_title(f"AI.{command.upper()}")
+        axes.set_xlabel("size of the tensor")
+    all_axes[0].set_ylim(0, max(axes.dataLim.ymax for axes in all_axes) * 1.1)
+    for axes in all_axes:
+        label_ends(axes, 0.12)
+    all_axes[0].set_ylabel("time, relative")
     return figure
 
 
 # ---- distributions ---------------------------------------------------------------------------------------------------
 
-JUDGED = 50  # connections
-SHARES = (0.0, 0.9, 0.99, 0.999, 0.9999)
-BESIDE = (
-    ("beside-nothing", GREY, "idle"),
-    ("beside-set", PURPLE, "SET"),
-    ("beside-cnn-onnx", BLUE, "CNN, ONNX"),
-    ("beside-mlp-torch", ORANGE, "MLP, TORCH"),
-    ("beside-fraud-tf", GREEN, "Credit card, TF"),
-)
+CONNECTIONS = 50
+TICKS = (0.0, 0.9, 0.99, 0.999, 0.9999)
+BESIDE = {
+    "beside-nothing": Look("idle", PURPLE, "D"),
+    "beside-set": SET,
+    "beside-cnn-onnx": Look("CNN", BLUE, "o"),
+    "beside-mlp-torch": Look("MLP", ORANGE, "s"),
+    "beside-fraud-tf": Look("card", GREEN, "^"),
+}
 
-Points = Sequence[Sequence[float]]  # microseconds, and the share of requests that took no longer
-Line = tuple[Points, str, str, str]  # with its color, label and style
-
-
-def of_requests(rows: list[Row], suffix: str) -> Iterator[Line]:
-    named = {row["case"]: row["latencies"] for row in rows if row["connections"] == JUDGED and "latencies" in row}
-    if "set" in named:
-        yield named["set"], GREY, "SET", "-"
-    for library, look in LIBRARIES.items():
-        for case, style, more in ((f"fraud-{library}", "-", ""), (f"fraud-dag-{library}", "--", ", DAG")):
-            if points := named.get(case + suffix):
-                yield points, look.color, look.label + more, style
+Distributions = list[tuple[Look, list[float]]]  # microseconds, at LATENCY_SHARES
 
 
-def of_gets(rows: list[Row]) -> Iterator[Line]:
-    named = {row["case"]: row for row in rows if "latencies" in row}
-    for case, color, label in BESIDE:
-        if row := named.get(case):
-            yield row["latencies"], color, label, "-"
-            if busy := row.get("busy"):
-                yield busy["latencies"], color, "", "--"
+def of_requests(rows: list[Row], name: str, suffix: str = "") -> Distributions:
+    named = {row["case"]: row["latencies_us"] for row in rows if "latencies_us" in row}
+    looks = {"set": SET} | {f"{name}-{library}{suffix}": look for library, look in LIBRARIES.items()}
+    return [(look, named[case]) for case, look in looks.items() if case in named]
+
+
+def of_gets(rows: list[Row], elsewhere: bool) -> Distributions:
+    named = {row["case"]: row.get("busy", row) if elsewhere else row for row in rows}
+    return [(look, named[case]["latencies_us"]) for case, look in BESIDE.items() if case in named]
+
+
+def nines(share: float) -> float:
+    """The axis of shares: 90 %, 99 % and 99.9 % are equally far from each other."""
+    return -log10(1 - share)
 
 
 def distributions(parts: Parts) -> Figure | None:
-    """Of requests, and of a GET beside them: by how many nines a share of them has."""
-    panels: dict[str, list[Line]] = {
-        "Credit card, one by one": [*of_requests(parts["throughput"], "")],
-        "Credit card, BATCHSIZE 32": [*of_requests(parts["throughput"], "-batch")],
-        "A GET beside …": [*of_gets(parts["beside"])],
+    """Latencies of requests, and of a GET beside them, by the share of requests that took no longer."""
+    requests, gets = parts["throughput"], parts["beside"]
+    panels = {
+        "Credit card, one by one": of_requests(requests, "fraud"),
+        "Credit card, BATCHSIZE 32": of_requests(requests, "fraud", "-batch"),
+        "GET beside inference": of_gets(gets, elsewhere=False),
+        "Credit card as a DAG": of_requests(requests, "fraud-dag"),
+        "The DAG, BATCHSIZE 32": of_requests(requests, "fraud-dag", "-batch"),
+        "GET beside equal work": of_gets(gets, elsewhere=True),
     }
-    panels = {name: lines for name, lines in panels.items() if len(lines) > 1}
+    panels = {title: lines for title, lines in panels.items() if len(lines) > 1}
     if not panels:
         return None
-    figure, all_axes = new(1, len(panels), 3.6)
-    for axes, lines in zip(all_axes, panels.values(), strict=True):
-        for points, color, label, style in lines:
-            shown = [(-log10(1 - share), us) for us, share in points if share < 1]
-            axes.plot(*zip(*shown, strict=True), color=color, linestyle=style, label=label or None)
-        if any(not label for _, _, label, _ in lines):
-            axes.plot([], [], color=MUTED, linestyle="--", label="equal CPU load")
-        ticks = [-log10(1 - share) for share in SHARES]
-        axes.set_xticks(ticks, labels=[f"{share * 100:g}" for share in SHARES])
-        axes.set_xlabel(f"% of requests, {JUDGED} connections")
-        axes.set_xlim(ticks[0], ticks[-1])
+    columns = (len(panels) + 1) // 2
+    rows = -(-len(panels) // columns)
+    figure, all_axes = new(rows, columns, 0.4 + 2.6 * rows, share_y="col")
+    for axes, (title, lines) in zip(all_axes, panels.items(), strict=False):
+        for look, latencies in lines:
+            points = zip(map(nines, LATENCY_SHARES), latencies, strict=True)
+            curve(axes, points, look, every=5)  # at TICKS
+        axes.set_xticks([nines(share) for share in TICKS], labels=[f"{share * 100:g}" for share in TICKS])
+        axes.set_title(title)
+    for axes in all_axes[len(panels) :]:
+        axes.set_axis_off()
+    for axes in all_axes[: len(panels)]:
         logarithmic(axes, duration)
-    entitle([*zip(all_axes, panels, strict=True)])
+    for axes in all_axes[: len(panels)]:
+        label_ends(axes)
+    for axes in all_axes[-columns:]:
+        axes.set_xlabel("% of requests")
+    for axes in all_axes[::columns]:
+        axes.set_ylabel("latency")
     return figure
 
 
@@ -317,17 +360,17 @@ def beside(parts: Parts) -> Figure | None:
     for case, label, style in ("beside-nothing", "idle server", ":"), ("beside-set", "beside plain SET", "--"):
         if case in plain:
             axes.axvline(plain[case], color=MUTED, linestyle=style, linewidth=1, label=label)
-    axes.set_yticks(places, labels=[row["case"].removeprefix("beside-") for row in rows])
+    axes.set_yticks(places, labels=[case_label(row["case"].removeprefix("beside-")) for row in rows])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     logarithmic(axes, duration, "x")
-    axes.set_xlabel("p99 of a GET of one client, beside 50 connections")
+    axes.set_xlabel("99th percentile of a GET of one client, beside 50 connections")
     figure.legend(loc="outside upper left", ncols=4)
     return figure
 
 
 def bars(axes: Axes, title: str, values: list[tuple[str, str, float]], text: Callable[[float, object], str]) -> None:
-    """Horizontal ones, the first on top, each with its number behind it."""
+    """Horizontal bars, the first on top, each with its value at its end."""
     places = range(len(values))
     drawn = axes.barh(places, [value for _, _, value in values], color=[color for _, color, _ in values], height=0.6)
     axes.bar_label(drawn, labels=[text(value, None) for _, _, value in values], padding=4, color=INK)
@@ -345,12 +388,12 @@ RIVALS = {"rival-litserve": "LitServe + Redis", "rival-fastapi": "FastAPI + Redi
 
 
 def rivals(parts: Parts) -> Figure | None:
-    """The credit-card case at the most connections that were measured."""
+    """The credit-card case as a DAG, at the highest number of connections."""
     rows = parts["rivals"]
     if not rows:
         return None
-    most = max(row["connections"] for row in rows)
-    found = [row for row in rows if row["connections"] == most]
+    count = max(row["connections"] for row in rows)
+    found = [row for row in rows if row["connections"] == count]
     rates = [("this module", ORANGE, found[0]["requests_per_s"])]
     waits = [("this module", ORANGE, found[0]["p50_us"])]
     for row in found:
@@ -359,13 +402,14 @@ def rivals(parts: Parts) -> Figure | None:
         if "p50_us" in row["plain"]:
             waits.append((label, BLUE, row["plain"]["p50_us"]))
     figure, (left, right) = new(1, 2, 1.0 + 0.35 * len(rates))
-    bars(left, f"Requests per second, {most} connections", rates, short)
+    figure.set_layout_engine("constrained", wspace=0.08)
+    bars(left, f"Requests per second, {count} connections", rates, short)
     bars(right, "Median latency", waits, duration)
     return figure
 
 
 def images(parts: Parts) -> Figure | None:
-    """Images per second by batch: at the connections that suit best, beside the library's own rate."""
+    """Images per second by size of batch, at the better number of connections, beside the library's own rate."""
     best: dict[tuple[str, int], Row] = {}
     for row in parts["images"]:
         key = row["case"].removeprefix("mobilenet-"), row["batch"]
@@ -384,11 +428,11 @@ def images(parts: Parts) -> Figure | None:
         for place, row in enumerate(rows):
             above = place, max(row["requests_per_s"], row["library_per_s"])
             text = f"{row['share'] * 100:.0f} %"
-            axes.annotate(text, above, xytext=(0, 4), textcoords="offset points", ha="center")
+            axes.annotate(text, above, xytext=(0, 4), textcoords="offset points", ha="center", fontsize=8.5)
         axes.set_xticks(places, labels=[str(row["batch"]) for row in rows])
         axes.set_title(look.label)
-        axes.set_xlabel("batch")
-        axes.grid(visible=False, axis="x")
+        axes.set_xlabel("size of batch")
+        axes.grid(visible=False)
         axes.margins(y=0.15)
         axes.set_xlim(-0.6, max(len(rows), 4) - 0.4)
         axes.yaxis.set_major_formatter(FuncFormatter(short))
@@ -402,7 +446,7 @@ def images(parts: Parts) -> Figure | None:
 # ---- growth ----------------------------------------------------------------------------------------------------------
 
 
-LEAST = {"memory_bytes": 1e6, "resident_bytes": 1e7}  # of all items: a server's own needs vary by less
+VISIBLE = {"memory_bytes": 1e6, "resident_bytes": 1e7}  # min of all items together: a server's own needs vary by less
 GROWTH = {
     "stored model": {("growth-models", "AI.MODELEXECUTE"): Look("run", BLUE, "o")},
     "stored tensor": {
@@ -416,7 +460,7 @@ GROWTH = {
         ("growth-pipelined", "AI.MODELEXECUTE"): Look("50 clients", GREEN, "^"),
     },
 }
-PLAIN_ITEMS = {"GET": "string of 16 B", "SET": "client that sets"}
+PLAIN_ITEMS = {"GET": "string of 16 B", "SET": "SET"}
 
 Grown = list[tuple[Look, list[Row]]]
 
@@ -426,24 +470,25 @@ def points(rows: list[Row], number: str) -> list[tuple[float, float]]:
 
 
 def draw_memory(axes: Axes, found: Grown) -> None:
-    """As Redis counts it; for stored items also what the whole process has grown by."""
+    """Memory as Redis counts it; for stored items also the growth of the whole process."""
     rows = found[0][1]
     if "store_us" in rows[0]:
         for number, look in (
             ("resident_bytes", Look("process", PURPLE, "D")),
             ("memory_bytes", Look("counted by Redis", BLUE, "o")),
         ):
-            seen = [row for row in rows if row["items"] * row[number] >= LEAST[number]]
+            seen = [row for row in rows if row["items"] * row[number] >= VISIBLE[number]]
             curve(axes, points(seen, number), look)
     else:
         for look, its_rows in found:
-            curve(axes, points(its_rows, "memory_bytes"), look)
-    plain = Look(PLAIN_ITEMS[rows[0]["plain"]["command"]], GREY, "")
+            if not its_rows[0]["case"].endswith("-batch"):  # it coincides with the line without batches
+                curve(axes, points(its_rows, "memory_bytes"), look)
+    plain = Look(PLAIN_ITEMS[rows[0]["plain"]["command"]], GREY, "x")
     curve(axes, [(row["items"], row["plain"]["memory_bytes"]) for row in rows], plain)
 
 
 def growth(parts: Parts) -> Figure | None:
-    """Above, the time of one request; below, the memory of one item."""
+    """The time of one command in the upper panels, the memory of one item in the lower ones."""
     panels: dict[str, Grown] = {}
     for name, looks in GROWTH.items():
         found = [
@@ -454,7 +499,7 @@ def growth(parts: Parts) -> Figure | None:
             panels[name] = found
     if not panels:
         return None
-    figure, all_axes = new(2, len(panels), 5.2)
+    figure, all_axes = new(2, len(panels), 5.5)
     upper, lower = all_axes[: len(panels)], all_axes[len(panels) :]
     for (name, found), above, below in zip(panels.items(), upper, lower, strict=True):
         for look, rows in found:
@@ -462,16 +507,17 @@ def growth(parts: Parts) -> Figure | None:
         rows = found[0][1]
         if name == "stored model":
             curve(above, points(rows[1:], "store_us"), Look("store", ORANGE, "s"))
-        plain = Look(rows[0]["plain"]["command"], GREY, "")
+        plain = Look(rows[0]["plain"]["command"], GREY, "x")
         curve(above, [(row["items"], row["plain"]["us"]) for row in rows], plain)
         draw_memory(below, found)
+        below.set_xlabel(f"{name}s")
         for axes, text in (above, duration), (below, size):
             logarithmic(axes, short, "x")
-            least, most = axes.dataLim.intervaly
-            if most > 5 * least:
+            low, high = axes.dataLim.intervaly
+            if high > 5 * low:
                 logarithmic(axes, text)
             else:
-                axes.set_ylim(0, most * 1.1)
+                axes.set_ylim(0, high * 1.1)
                 axes.yaxis.set_major_formatter(FuncFormatter(text))
     entitle([(axes, f"Time, by {name}s") for axes, name in zip(upper, panels, strict=True)])
     entitle([(axes, f"Memory of a {name}") for axes, name in zip(lower, panels, strict=True)])
@@ -483,6 +529,7 @@ def growth(parts: Parts) -> Figure | None:
 PICTURES: dict[str, Callable[[Parts], Figure | None]] = {
     "throughput": throughput,
     "latency": latency,
+    "tensors": tensors,
     "distributions": distributions,
     "beside": beside,
     "images": images,
@@ -492,7 +539,7 @@ PICTURES: dict[str, Callable[[Parts], Figure | None]] = {
 
 
 def svg(figure: Figure) -> str:
-    """Smaller than matplotlib makes it, and with colours for a dark ground."""
+    """The figure as SVG: smaller than matplotlib's, and with other colours for a dark ground."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
@@ -510,7 +557,7 @@ def svg(figure: Figure) -> str:
 
 
 def draw(figures: dict[str, Any], folder: Path) -> list[Path]:
-    """Draws what there are figures for, and returns the files."""
+    """Draws the pictures that there are figures for. Returns the files."""
     parts = {name: figures["parts"].get(name, {"rows": []})["rows"] for name in PARTS}
     drawn = []
     with matplotlib.rc_context(STYLE):

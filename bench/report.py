@@ -1,4 +1,4 @@
-"""What the parts of scripts/bench are told and what they give back."""
+"""What every part of scripts/bench gets and returns, and the shape of its figures."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+# The shares of requests at which a distribution is stored: five for every power of ten of what is left (load.c).
+LATENCY_SHARES = tuple(round(1 - 10 ** (-i / 5), 6) for i in range(21))
+
 
 @dataclass(slots=True, frozen=True)
 class Plan:
     """How much is measured."""
 
-    seconds: float  # each measurement
-    repeat: int  # how often each pair is measured
-    quick: bool  # a few cases, for a look or a test
-    wanted: tuple[str, ...]  # names of cases, or beginnings of names; none: all
+    seconds: float  # for each measurement
+    repeat: int  # times that each pair is measured
+    quick: bool  # only a few cases
+    wanted: tuple[str, ...]  # how names of cases begin; empty: all
 
     def wants(self, name: str) -> bool:
         return not self.wanted or name.startswith(self.wanted)
@@ -22,12 +25,12 @@ class Plan:
 
 @dataclass(slots=True, frozen=True)
 class Goal:
-    """What must be reached, and what was."""
+    """A measured value and its limit."""
 
     text: str
     value: float
     limit: float
-    at_most: bool = False  # else at least
+    at_most: bool = False  # the limit is a maximum, else a minimum
 
     @property
     def reached(self) -> bool:
@@ -40,12 +43,12 @@ class Goal:
 
 @dataclass(slots=True)
 class Report:
-    """Rows are figures as they go into bench/results.json: names to numbers, texts and lists of these."""
+    """Rows go into bench/results.json as they are. Each holds one point: names to numbers, texts, dicts or lists."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     goals: list[Goal] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)  # what could not be measured here, and why
+    skipped: list[str] = field(default_factory=list)  # what was not measured, and why
 
 
-# A part prints a line for each measurement as it goes: figures that come only in the end are lost when it is stopped.
+# A part also prints a line for each measurement at once, so that a run that is stopped shows what it has measured.
 Part = Callable[[Plan], Report]

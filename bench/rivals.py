@@ -1,8 +1,8 @@
-"""The part "rivals" of scripts/bench: the credit-card case as a DAG beside what one would deploy otherwise.
+"""The part "rivals": compares the credit-card network as a DAG with services that one would deploy instead.
 
-That is a service in Python that gets the reference data of a card from Redis and runs the network with the same
-library: bench/rivals_fastapi.py, bench/rivals_litserve.py. What no service with one worker can exceed is the library
-called directly in a loop. Each alternates with ours; every answer is compared.
+Such a service is written in Python, reads the reference data of a card from Redis and runs the network with the same
+library: bench/rivals_fastapi.py, bench/rivals_litserve.py. The library called in a loop is the third comparison: no
+service with one worker can be faster. Each alternates with ours; every answer is compared.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LOOP = "rival-loop"
 
 @dataclass(slots=True, frozen=True)
 class Rival:
-    """A module of bench that listens: python -m bench.rivals_<name> PORT PORT-OF-REDIS."""
+    """A service: python -m bench.rivals_<name> PORT PORT-OF-REDIS."""
 
     name: str
     title: str
@@ -66,7 +66,7 @@ def listens(process: subprocess.Popen[bytes], port: int) -> bool:
 
 @contextmanager
 def serve(rival: Rival, redis: Server) -> Iterator[Service]:
-    """In a group of processes of its own, since it may start some; it also ends when we are killed."""
+    """Starts a service in a process group of its own, since it may start processes. It also ends if we are killed."""
     port = free_port()
     words = ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", f"bench.rivals_{rival.name}"]
     words += [str(port), str(redis.port)]
@@ -79,7 +79,7 @@ def serve(rival: Rival, redis: Server) -> Iterator[Service]:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS)
-        with suppress(ProcessLookupError):  # what it has started may outlive it
+        with suppress(ProcessLookupError):  # processes that it started may outlive it
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
@@ -98,7 +98,7 @@ def ratio(ours: list[Result], theirs: list[Result], number: str) -> float:
 
 def beside_service(plan: Plan, rival: Rival, on: Server, ours: Traffic, theirs: Traffic) -> Iterator[Result]:
     with serve(rival, on) as service:
-        run_load(service, theirs, JUDGED, 0.2, 0.2)  # the first requests make connections to Redis
+        run_load(service, theirs, JUDGED, 0.2, 0.2)  # the first requests open connections to Redis
         for connections in (JUDGED,) if plan.quick else CONNECTIONS:
             much = connections, plan.seconds, min(0.3, plan.seconds / 2)
             results = alternate(
@@ -116,7 +116,7 @@ def beside_service(plan: Plan, rival: Rival, on: Server, ours: Traffic, theirs: 
 
 
 def beside_loop(plan: Plan, on: Server, ours: Traffic) -> Result:
-    """Rates only: nothing waits there."""
+    """Compares rates only: a loop has no waiting clients, so no latencies."""
     with library(models.fraud("ONNX")) as loop:
         results = alternate(
             plan.repeat,

@@ -1,7 +1,7 @@
-"""The credit-card case as a service of FastAPI on uvicorn, with the reference data in Redis: what bench/rivals.py runs.
+"""The credit-card case as a service of FastAPI on uvicorn, with the reference data in Redis. bench/rivals.py starts it.
 
-As fast as that gets with one process: raw bytes instead of JSON, uvloop, httptools and hiredis, no log of requests, and
-the network is run in the event loop, since to hand these few microseconds to a thread would take longer.
+It is as fast as one process gets: raw bytes instead of JSON, uvloop, httptools and hiredis, no log of requests. The
+network runs in the event loop: it takes a few microseconds, and passing it to a thread would take longer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench import models
 
 
 def session() -> Any:
-    """The network, run by one thread as by one worker of the module."""
+    """The network, run by one thread like one worker of the module."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(models.fraud("ONNX").blob, options, providers=["CPUExecutionProvider"])

@@ -1,7 +1,7 @@
-"""The credit-card case as a service of LitServe, with the reference data in Redis: what bench/rivals.py runs.
+"""The credit-card case as a service of LitServe, with the reference data in Redis. bench/rivals.py starts it.
 
-As fast as that gets with one worker: raw bytes instead of JSON, one request at a time and LitServe's own queue. Slower
-at 50 connections: batches (of 32, with and without a time to wait for more), fast_queue, two workers, two API servers.
+It is as fast as one worker gets: raw bytes instead of JSON, one request at a time and LitServe's own queue. At 50
+connections these were slower: batches of 32 with and without a wait for more, fast_queue, two workers, two API servers.
 """
 
 import sys
@@ -25,7 +25,7 @@ class Fraud(LitAPI):  # type: ignore[misc] # the library has no types
         self.redis_port = redis_port
 
     def setup(self, device: str) -> None:
-        """In the process of the worker."""
+        """LitServe calls it in the worker's process."""
         self.redis, self.run = Redis(port=self.redis_port, protocol=2), session().run
 
     def decode_request(self, request: Raw) -> Floats:

@@ -1,7 +1,7 @@
-"""The part "throughput": how fast commands of the module are beside plain SET and GET, and batches beside single runs.
+"""The part "throughput": compares the module's commands with plain SET and GET, and batches with single runs.
 
-Each case alternates with its comparison on the same server and the same number of connections, several times, and what
-counts is the median of the ratios of neighbours: a machine that is now faster, now slower shifts both alike.
+Each case alternates with its comparison, several times, on the same server and with the same number of connections.
+What counts is the median of the ratios of neighbouring runs: a change in the machine's speed affects both alike.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 from bench import models
 from bench.harness import (
     GET,
-    NUMBERS,
     SET,
     Result,
     Traffic,
@@ -38,6 +37,8 @@ SIZES = {"120B": 120, "4KB": 4 << 10, "1MB": 1 << 20, "16MB": 16 << 20}
 BACKENDS = ("TF", "ONNX", "TORCH")
 BATCHSIZE = 32
 BATCH = ("BATCHSIZE", BATCHSIZE)
+DRAWN = ("set", "fraud-")  # how the names of cases begin whose distributions are drawn
+DRAWN_AT = 50  # connections
 QUICK = (
     "set",
     "tensorset-120B",
@@ -53,11 +54,11 @@ QUICK = (
 
 @dataclass(slots=True, frozen=True)
 class Pair:
-    """One side is measured, the other is what it is compared with. What they need is stored already."""
+    """What is measured, and what it is compared with. The keys that both need are stored already."""
 
     measured: Traffic
     plain: Traffic
-    check: Callable[[], object] | None = None  # raises where the last output was wrong
+    check: Callable[[], object] | None = None  # raises if the last output is wrong
 
 
 @dataclass(slots=True, frozen=True)
@@ -70,7 +71,7 @@ class Case:
 
 @dataclass(slots=True, frozen=True)
 class Target:
-    """What must be reached: the least share of the comparison's rate."""
+    """A goal: the minimum share of the comparison's rate."""
 
     case: str
     connections: int
@@ -105,7 +106,7 @@ TARGETS = (
     ),
 )
 LARGE = ("1MB", "16MB")
-MOST_TIME = 1.1  # of SET's and GET's with as many bytes
+MAX_TIME = 1.1  # relative to SET and GET of as many bytes
 
 
 def send(on: Server, *requests: bytes) -> None:
@@ -117,7 +118,7 @@ def send(on: Server, *requests: bytes) -> None:
 
 
 def check(name: str, model: models.Model, blob: bytes, rows: int = 1) -> None:
-    """A fast wrong answer is worth nothing."""
+    """Raises if the output is not the library's: a fast wrong answer is worth nothing."""
     output = np.frombuffer(blob, np.float32).reshape(rows, *model.output.shape[1:])
     if not np.allclose(output, model.output, rtol=1e-4, atol=1e-5):
         raise RuntimeError(f"{name}: the output is not what the library makes of the same input")
@@ -131,7 +132,7 @@ def output_of(on: Server, name: str, model: models.Model, rows: int = 1) -> byte
 
 
 def prepare(on: Server, name: str, model: models.Model, *options: Word) -> Traffic:
-    """What runs it; it is stored, and has run a few times, since the first ones are slow."""
+    """Stores the model and runs it a few times, since the first runs are slow. Returns the request that runs it."""
     traffic = execution(name, model, *options)
     with on.wire() as wire:
         wire.socket.sendall(traffic.setup)
@@ -144,7 +145,7 @@ def prepare(on: Server, name: str, model: models.Model, *options: Word) -> Traff
 
 
 def is_alike_in_batches(on: Server, name: str, model: models.Model, alone: bytes) -> bool:
-    """Whether a batch gives each request the very bytes that it gets alone: not every library's sums are like that."""
+    """Whether every batch gives each request the same bytes as alone. Some libraries' sums differ in the last bit."""
     alike = True
     for rows in range(2, BATCHSIZE + 1):
         send(on, *(tensorset(f"{name}:{feed}", np.repeat(value, rows, 0)) for feed, value in model.feeds))
@@ -187,7 +188,7 @@ def dag_pair(name: str, backend: str, options: tuple[Word, ...], on: Server) -> 
     output = np.frombuffer(alone, np.float32).reshape(model.output.shape)
     traffic = replace(dag(name, replace(model, output=output)), setup=b"")
     if options and not is_alike_in_batches(on, name, model, alone):
-        traffic = replace(traffic, answer=b"")  # errors are seen nevertheless
+        traffic = replace(traffic, answer=b"")  # errors are still seen
 
     def check_reply() -> None:
         with on.wire() as wire:
@@ -198,14 +199,14 @@ def dag_pair(name: str, backend: str, options: tuple[Word, ...], on: Server) -> 
 
 
 def batched_pair(name: str, backend: str, on: Server) -> Pair:
-    """A model stored with BATCHSIZE, and the same without."""
+    """A model stored with BATCHSIZE, and the same model without."""
     model = models.perceptron(backend)
     plain = prepare(on, f"{name}-not", model)
     return Pair(prepare(on, name, model, *BATCH), plain, partial(output_of, on, name, model))
 
 
 def runs() -> Iterator[tuple[str, Callable[[], models.Model], tuple[Word, ...]]]:
-    """Models that are run one by one and in batches, by name."""
+    """The models that run one by one and in batches: name, builder, options of AI.MODELSTORE."""
     yield "linear-onnx", models.linear, ()
     yield "linear-onnx-batch", partial(models.linear, "n"), BATCH
     yield "cnn-onnx", models.cnn, ()
@@ -217,7 +218,7 @@ def runs() -> Iterator[tuple[str, Callable[[], models.Model], tuple[Word, ...]]]
 
 
 def cases() -> Iterator[Case]:
-    yield Case("set", "SET", partial(plain_pair, SET))  # against itself: how far the machine can be trusted
+    yield Case("set", "SET", partial(plain_pair, SET))  # against itself: shows the noise of the machine
     yield Case("get", "SET", partial(plain_pair, Traffic(GET.request, GET.answer)))
     for label, size in SIZES.items():
         few = (1, 10, 50) if size < 1 << 20 else (1, 10)
@@ -241,6 +242,11 @@ def chosen(plan: Plan) -> list[Case]:
 # ---- measuring -------------------------------------------------------------------------------------------------------
 
 
+def is_drawn(case: Case, connections: int) -> bool:
+    """Whether bench/pictures.py draws the distribution of its latencies."""
+    return connections == DRAWN_AT and case.name.startswith(DRAWN)
+
+
 def measure(on: Server, case: Case, pair: Pair, connections: int, seconds: float, repeat: int) -> Result:
     much = connections, seconds, min(0.3, seconds / 2)
     measured, plain = alternate(
@@ -253,11 +259,11 @@ def measure(on: Server, case: Case, pair: Pair, connections: int, seconds: float
         "case": case.name,
         "against": case.against,
         "connections": connections,
-        **median_of(measured),
-        "plain": {number: value for number, value in median_of(plain).items() if number in NUMBERS},
+        **median_of(measured, is_drawn(case, connections)),
+        "plain": median_of(plain),
         "share": median(shares),
-        "share_least": min(shares),
-        "share_most": max(shares),
+        "share_min": min(shares),
+        "share_max": max(shares),
     }
 
 
@@ -286,7 +292,7 @@ def text(row: Result) -> str:
     cells = [row["case"], str(row["connections"])]
     cells += [f"{row[name]:.0f}" for name in ("requests_per_s", "p50_us", "p99_us", "max_us")]
     cells += [row["against"], *(f"{plain[name]:.0f}" for name in ("requests_per_s", "p50_us", "p99_us"))]
-    cells += [f"{row['share']:.3f}", f"{row['share_least']:.2f}-{row['share_most']:.2f}"]
+    cells += [f"{row['share']:.3f}", f"{row['share_min']:.2f}-{row['share_max']:.2f}"]
     return line(cells)
 
 
@@ -299,7 +305,7 @@ def judge(rows: list[Result]) -> Iterator[Goal]:
         command, _, size = name.partition("-")
         if size in LARGE and command in ("tensorset", "tensorget"):
             what = f"{command.upper()} of {size}, {count(connections)}"
-            yield Goal(f"{what}: time to that of {command[-3:].upper()}", 1 / share, MOST_TIME, at_most=True)
+            yield Goal(f"{what}: time to that of {command[-3:].upper()}", 1 / share, MAX_TIME, at_most=True)
 
 
 def run(plan: Plan) -> Report:
@@ -314,11 +320,11 @@ def run(plan: Plan) -> Report:
             for connections in case.connections:
                 if plan.quick and connections not in (1, 50):
                     continue
-                # The rest of a curve need not be as exact as what is judged.
+                # Points without a goal are measured for a shorter time.
                 judged = (case.name, connections) in aims
                 seconds = plan.seconds if judged or case.name.endswith(LARGE) else max(plan.seconds / 5, 0.05)
                 repeat = plan.repeat
-                if judged and connections == 1:  # which core the worker runs on matters, and it stays for a while
+                if judged and connections == 1:  # the core that the worker stays on matters: many short runs
                     seconds, repeat = seconds / 3, repeat * 3
                 report.rows.append(measure(on, case, pair, connections, seconds, repeat))
                 print(text(report.rows[-1]), flush=True)

@@ -1,4 +1,4 @@
-"""The measuring tools themselves: figures are only worth as much as the checks behind them."""
+"""The load generator and scripts/bench: they count right, see wrong replies and store what they measured."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from bench.main import main
-from bench.report import Goal, Plan, Report
+from bench.main import flat, main
+from bench.report import LATENCY_SHARES, Goal, Plan, Report
 from server import Server, wait_for
 from wire import Word, encode
 
@@ -108,21 +108,24 @@ def test_a_server_that_goes_away_is_a_failure(load: Path, tmp_path: Path, server
 
 
 def bench(*words: str) -> subprocess.CompletedProcess[str]:
-    """What scripts/bench runs once all is installed and built."""
+    """What scripts/bench runs once everything is installed and built."""
     command = [sys.executable, "-m", "bench.main", *words]
     environment = os.environ | {"PYTHONPATH": "tests"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
 
 
 def figures_of(folder: Path, *words: str) -> tuple[dict[str, Any], str]:
-    """What is written as JSON and as a table, of the shortest run that there can be."""
+    """The JSON and the table of the shortest possible run. Rows have the shape of those in bench/results.json."""
     done = bench("--quick", "--seconds", "0.05", "--json", str(folder / "figures.json"), *words)
     assert done.returncode == 0, done.stderr
     figures: dict[str, Any] = json.loads((folder / "figures.json").read_text())
     table = (folder / "figures.md").read_text()
-    for part in figures["parts"].values():
+    committed = json.loads((ROOT / "bench" / "results.json").read_text())["parts"]
+    for name, part in figures["parts"].items():
         assert not part["skipped"]
+        shapes = {(row["case"], row.get("connections")): shape(row) for row in committed[name]["rows"]}
         for row in part["rows"]:
+            assert shape(row) == shapes.get((row["case"], row.get("connections")), shape(row))
             assert row["case"] in done.stdout
             assert row["case"] in table
         for goal in part["goals"]:
@@ -135,12 +138,19 @@ def figures_of(folder: Path, *words: str) -> tuple[dict[str, Any], str]:
     return figures, table
 
 
+def shape(row: dict[str, Any]) -> list[str]:
+    """Names of a row's numbers, and how many numbers its lists have."""
+    names = [name for name, _ in flat(row)]
+    return names + [f"{name} {len(value)}" for name, value in row.items() if isinstance(value, list)]
+
+
 def check_latencies(figures: dict[str, Any]) -> None:
     assert 0 < figures["p50_us"] <= figures["p99_us"] <= figures["p999_us"] <= figures["max_us"]
     assert figures["requests_per_s"] > 0
-    times, shares = zip(*figures["latencies"], strict=True)
-    assert list(times) == sorted(times)
-    assert list(shares) == sorted(shares)
+    if times := figures.get("latencies_us"):
+        assert len(times) == len(LATENCY_SHARES)
+        assert times == sorted(times)
+        assert times[LATENCY_SHARES.index(0.99)] == pytest.approx(figures["p99_us"])
 
 
 def test_bench_measures_commands_beside_set_and_get(tmp_path: Path) -> None:
@@ -151,7 +161,7 @@ def test_bench_measures_commands_beside_set_and_get(tmp_path: Path) -> None:
     assert {("cnn-onnx", 50), ("linear-onnx", 1), ("tensorset-1MB", 1), ("fraud-dag-onnx", 1)} <= measured
     for row in part["rows"]:
         check_latencies(row)
-        assert 0 < row["share_least"] <= row["share"] <= row["share_most"]
+        assert 0 < row["share_min"] <= row["share"] <= row["share_max"]
     assert "| case | against | connections | requests/s | p50, us |" in table
     assert figures["machine"]["ai_onnxruntime_version"] in table
 
@@ -191,7 +201,7 @@ def test_a_part_that_fails_leaves_the_others_their_figures(
         raise RuntimeError("no luck")
 
     def working(plan: Plan) -> Report:
-        row = {"case": "one", "p50_us": 123.4, "plain": {"requests_per_s": 5.0}, "latencies": [[1.0, 0.5]]}
+        row = {"case": "one", "p50_us": 123.4, "plain": {"requests_per_s": 5.0}, "latencies_us": [1.0]}
         return Report([row], [Goal("something", 1.25, 1.1, at_most=True)], ["the rest: not here"])
 
     path = tmp_path / "figures.json"

@@ -1,7 +1,8 @@
-"""Pictures of figures that are made up: what a reader sees is there, and what was not measured is not."""
+"""The pictures of scripts/bench show all that a reader needs, legibly, and bench/results.json stores what they need."""
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import product
 from pathlib import Path
@@ -10,17 +11,20 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import growth, pictures
-from bench.report import Plan
+from bench import beside, growth, images, pictures, rivals
+from bench import throughput as commands
+from bench.main import pretty, text, write
+from bench.mobilenet import BACKENDS
+from bench.report import LATENCY_SHARES, Plan
 
 SVG = "{http://www.w3.org/2000/svg}"
-LATENCIES = [[10.0 * (i + 1), i / 20] for i in range(20)] + [[300.0, 0.9999], [400.0, 1.0]]
+LATENCIES = [10.0 * (i + 1) for i in range(len(LATENCY_SHARES))]
 TIMES = {"requests_per_s": 12_345.6, "p50_us": 80.5, "p99_us": 200.25, "p999_us": 300.0, "max_us": 400.0}
 LIMIT = 100_000  # bytes
 
 
 def of_case(case: str, **more: Any) -> dict[str, Any]:
-    return {"case": case, **TIMES, "latencies": LATENCIES, **more}
+    return {"case": case, **TIMES, "latencies_us": LATENCIES, **more}
 
 
 def throughput() -> list[dict[str, Any]]:
@@ -31,7 +35,8 @@ def throughput() -> list[dict[str, Any]]:
     ]
     cases = [*names, *(f"{name}-batch" for name in names)]
     rows = [of_case(name, connections=n, plain=TIMES, share=0.5) for name, n in product(cases, (1, 50, 200))]
-    return rows + [of_case(f"tensor{what}-1MB", connections=1, plain=TIMES, share=0.9) for what in ("set", "get")]
+    tensors = product(("tensorset-4KB", "tensorget-4KB", "tensorset-1MB", "tensorget-1MB"), (1, 10))
+    return rows + [of_case(name, connections=n, plain=TIMES, share=0.9) for name, n in tensors]
 
 
 def grown(case: str, command: str, plain: str, **more: Any) -> list[dict[str, Any]]:
@@ -65,20 +70,36 @@ PARTS: dict[str, list[dict[str, Any]]] = {
     ],
 }
 OF_PART = {
-    "throughput": {"throughput", "latency", "distributions"},
+    "throughput": {"throughput", "latency", "tensors", "distributions"},
     "beside": {"beside", "distributions"},
     "images": {"images"},
     "rivals": {"rivals"},
     "growth": {"growth"},
 }
 SEEN = {
-    "throughput": {"Credit card, as a DAG", "ONNX", "TF", "BATCHSIZE 32", "connections", "10k", "1MB"},
-    "latency": {"MLP 30-64-64-2", "median", "p99", "100 µs"},
-    "distributions": {"Credit card, one by one", "99.99", "equal CPU load", "ONNX, DAG"},
-    "beside": {"cnn-onnx", "idle server"},
+    "throughput": {
+        "Credit-card network",
+        "ONNX",
+        "TF",
+        "SET",
+        "requests per second, BATCHSIZE 32",
+        "connections",
+        "10k",
+    },
+    "latency": {"MLP 30-64-64-2", "median latency", "99th percentile", "100 µs"},
+    "tensors": {"AI.TENSORSET", "1 connection", "GET = 1", "4KB", "1MB"},
+    "distributions": {
+        "Credit card, one by one",
+        "Credit card as a DAG",
+        "99.99",
+        "GET beside equal work",
+        "idle",
+        "CNN",
+    },
+    "beside": {"CNN, ONNX", "idle server"},
     "images": {"TFLITE", "97 %", "32"},
     "rivals": {"FastAPI + Redis", "12.3k", "1.23k", "7.65 ms", "80.5 µs"},
-    "growth": {"Memory of a stored tensor", "Time, by waiting requests", "client that sets", "10k"},
+    "growth": {"Memory of a stored tensor", "Time, by waiting requests", "string of 16 B", "waiting requests", "10k"},
 }
 
 
@@ -107,7 +128,7 @@ def test_growth_is_measured_as_it_is_drawn(tmp_path: Path) -> None:
     assert not report.skipped
     assert {row["case"] for row in report.rows} == {case for case, _, _ in growth.cases()}
     for row in report.rows:
-        assert 0 < row["us_least"] <= row["us"] <= row["us_most"]
+        assert 0 < row["us_min"] <= row["us"] <= row["us_max"]
         assert row["plain"]["us"] > 0
     tensors = [row for row in report.rows if row["case"] == "growth-tensors" and row["items"] == 100]
     assert [row["command"] for row in tensors] == ["AI.TENSORSET", "AI.TENSORGET", "AI.MODELEXECUTE"]
@@ -159,3 +180,106 @@ def test_all_is_legible_on_both_grounds(files: list[Path]) -> None:
             assert contrast(other, dark) >= 3, color
         for style in re.findall(r"<text style=\"([^\"]*)\"", text):
             assert re.search(f"fill: ({pictures.INK}|{pictures.MUTED})", style), style
+
+
+# ---- what is stored --------------------------------------------------------------------------------------------------
+
+BENCH = Path(pictures.__file__).parent
+MAX_LINES = 1_500
+
+
+def stored() -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads((BENCH / "results.json").read_text())
+    return figures
+
+
+def points() -> dict[str, list[tuple[Any, ...]]]:
+    """What identifies each row of a run of everything."""
+    images_of = [*product(images.BATCHES, (1,)), *product(images.QUICK, (images.THREADS,))]
+    loads = ["nothing", "set", *(name for name, _ in beside.loads())]
+    loads += [f"{what}-{beside.MEGABYTES}MB" for what in ("set", "storing")]
+    grown = [(case, items) for case, sizes, _ in growth.cases() for items in sizes]
+    return {
+        "throughput": [(case.name, n) for case in commands.cases() for n in case.connections],
+        "beside": [(f"beside-{name}",) for name in loads],
+        "images": [
+            (f"mobilenet-{library.lower()}", batch, threads, n * batch)
+            for library, (batch, threads), n in product(BACKENDS, images_of, (1, 2))
+        ],
+        "rivals": [
+            *((f"rival-{rival.name}", n) for rival, n in product(rivals.RIVALS, rivals.CONNECTIONS)),
+            (rivals.LOOP, rivals.JUDGED),
+        ],
+        "growth": [each for each in grown for _ in range(3 if each[0] == "growth-tensors" else 1)],
+    }
+
+
+NAMES = {"beside": ("case",), "images": ("case", "batch", "threads", "connections"), "growth": ("case", "items")}
+
+
+def test_the_stored_figures_are_of_all_cases_and_few_lines() -> None:
+    for part, wanted in points().items():
+        names = NAMES.get(part, ("case", "connections"))
+        rows = stored()["parts"][part]["rows"]
+        assert sorted(tuple(row[name] for name in names) for row in rows) == sorted(wanted)
+    assert len((BENCH / "results.json").read_text().splitlines()) < MAX_LINES
+
+
+def widest(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: widest(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [widest(each) for each in value]
+    return 12345.6789 if isinstance(value, float) else value
+
+
+def test_a_run_of_everything_writes_few_lines(tmp_path: Path) -> None:
+    """Whatever the numbers are. Other tests compare the rows of a run with the stored ones."""
+    write(widest(stored()), tmp_path / "results.json")
+    lines = (tmp_path / "results.json").read_text().splitlines()
+    assert len(lines) < MAX_LINES
+    assert max(map(len, lines)) < 125  # a long text does not break
+    assert json.loads("".join(lines)) == widest(stored())
+
+
+def test_json_breaks_between_values() -> None:
+    assert pretty({"one": 1, "two": [1.5, "x"]}) == '{"one": 1, "two": [1.5, "x"]}'
+    long = {"rows": [{"case": "x" * 100, "number": 1.5, "more": {"text": "y" * 100}}], "none": []}
+    assert pretty(long).splitlines() == [
+        "{",
+        ' "rows": [',
+        f'  {{"case": "{"x" * 100}",',
+        '   "number": 1.5,',
+        f'   "more": {{"text": "{"y" * 100}"}}}}',
+        " ],",
+        ' "none": []',
+        "}",
+    ]
+
+
+def test_table_and_pictures_are_of_the_stored_figures(tmp_path: Path) -> None:
+    """Text is compared, for curves differ by versions of matplotlib."""
+    assert (BENCH / "results.md").read_text() == text(stored())
+    drawn = pictures.draw(stored(), tmp_path)
+    assert {file.stem for file in drawn} == set(SEEN)
+    for file in drawn:
+        assert texts(file) == texts(BENCH / file.name)
+
+
+def test_panels_and_lines_are_few_and_lines_differ() -> None:
+    parts = {name: part["rows"] for name, part in stored()["parts"].items()}
+    for name, picture in pictures.PICTURES.items():
+        figure = picture(parts)
+        assert figure and len(figure.axes) <= 6, name
+        for axes in figure.axes:
+            lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+            assert len(lines) <= 5, name
+            assert len({line.get_label() for line in lines}) == len(lines)
+            drawn = [line for line in lines if line.get_marker() != "None"]  # others are straight, and differ in style
+            assert len({line.get_color() for line in drawn}) == len({line.get_marker() for line in drawn}) == len(drawn)
+
+
+def test_labels_are_spread() -> None:
+    assert pictures.spread([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+    assert pictures.spread([0.5, 0.5, 0.9], 0.1) == pytest.approx([0.45, 0.55, 0.9])
+    assert pictures.spread([0.5, 0.5, 0.62], 0.1) == pytest.approx([0.44, 0.54, 0.64])
