@@ -2,8 +2,8 @@
 
 Only the loader imports, so nothing is locked. Workers enter onnx_figures().
 
-A backend is a folder with a Python file of the same name: backends/redisai_torch/redisai_torch.py. That file imports
-others of the folder relatively. A path may have any suffix, as existing configuration has
+A backend is a folder with a Python file of the same name: backends/redisai_torch/redisai_torch.py. It may import
+other files of the folder relatively. A path may have any suffix, since existing configuration has
 redisai_torch/redisai_torch.so. It may also name just the folder.
 """
 
@@ -49,7 +49,7 @@ class BackendError(Exception):
 
 
 class Registry:
-    """The imported backends. Calls loaded with number and version after each import."""
+    """The imported backends. Calls `loaded` with the number and version of each."""
 
     def __init__(self, default_path: Callable[[], Path], loaded: Callable[[int, str], None]) -> None:
         self._default_path = default_path

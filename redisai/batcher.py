@@ -72,7 +72,7 @@ class Batcher(Generic[T]):
         self._sweep = sweep
         self._groups: dict[tuple[int, int], _Group[T]] = {}  # none is empty
         # Heaps. The number in the middle keeps Python from comparing groups.
-        self._ready: list[tuple[int, int, _Group[T]]] = []  # by arrival of the first op; may be empty or swept by now
+        self._ready: list[tuple[int, int, _Group[T]]] = []  # by arrival of the first op; may have lost ops since
         self._deadlines: list[tuple[int, int, _Group[T]]] = []  # void where the group has another deadline by now
         self._numbers = itertools.count()
 

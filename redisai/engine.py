@@ -15,7 +15,7 @@ def main() -> None:
         from .loader import Loader
 
         # While another thread computes in Python, a worker that leaves a C call waits this long for the GIL. The
-        # loader computes so while it imports a library. Python's default of 5 ms, several times a run, stalls models.
+        # loader does that while it imports a library. With Python's default, 5 ms several times a run, models stall.
         sys.setswitchinterval(0.0002)
         loader = Loader()
     except BaseException as error:

@@ -29,8 +29,8 @@ OUTPUTS_MISMATCH = b"Number of keys given as OUTPUTS here does not match model d
 class Batching:
     """Runs the session of a model with BATCHSIZE, and learns from the runs whether the model can be batched.
 
-    Some models have a fixed batch size. In others, the 0th dimension of an output is not the batch. Only runs show
-    either. So the engine batches with care until runs with different numbers of rows have succeeded.
+    Some models accept one batch size only. In others, the 0th dimension of an output is not the batch. Only runs show
+    that. So the engine batches with care until runs with different numbers of rows have succeeded.
     """
 
     __slots__ = ("_label", "_on_disable", "_session", "limits", "proven", "rows_seen")

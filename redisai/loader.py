@@ -65,7 +65,8 @@ class Loader:
             self._registry.load(job.backend, Path(_text(job.path)) if job.path else None)
 
     def _load(self, runnable: Runnable) -> None:
-        """Compiles a model or script, unless it is compiled already, or failed before and no backend came since."""
+        """Compiles a model or script that is not compiled yet. After a failure it tries again only once another backend
+        has been imported."""
         id = runnable.id
         if id in self._entries:
             return

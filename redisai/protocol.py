@@ -39,7 +39,7 @@ class Definition(_OnDevice):
     backend: str  # TF, TFLITE, TORCH, ONNX
     device: str
     blob: bytes
-    inputs: tuple[str, ...]  # as the client named them (TF); empty for formats that declare names themselves
+    inputs: tuple[str, ...]  # as the client named them, for TF; other formats declare their own
     outputs: tuple[str, ...]
 
 
@@ -78,8 +78,8 @@ class Settings:
 class Direct:
     """A session in the terms of its library's C API. The engine runs it without Python (src/direct/).
 
-    All its tensors are numbers, and it neither keeps nor changes its inputs. This object keeps alive all that it points
-    to.
+    All inputs and outputs are numbers, and the session neither keeps nor changes its inputs. Whatever the fields point
+    to must live as long as this object.
     """
 
     functions: Mapping[str, int]  # addresses by name, for OnnxApi or TfApi of src/bridge.h

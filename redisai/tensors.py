@@ -1,7 +1,7 @@
 """Converts tensors of C to NumPy arrays and back. Workers enter; no state.
 
 An input shares memory with the stored tensor, which lives until its op is finished. A large tensor is copied, because
-libraries want aligned memory and it has none (TENSOR_LARGE in src/values/tensor.h). C copies each output. For a batch,
+its memory is not aligned as libraries want it (TENSOR_LARGE in src/values/tensor.h). C copies each output. For a batch,
 inputs are gathered into one array and outputs are scattered among the ops; C does that too, except for strings.
 """
 

@@ -1,8 +1,8 @@
 """The worker loop: takes ops from a device's queue, runs their models and scripts, returns them to C.
 
-Each worker is a Python thread; each queue has THREADS_PER_QUEUE of them. All read one table of entries, which only the
-loader changes. The workers of one queue share its batcher. An op with one input and one output that runs alone costs
-2.5 to 2.8 us here, beyond the backend's run().
+Each worker is a Python thread; each queue has THREADS_PER_QUEUE of them. All read the loader's table of entries, the
+compiled models and scripts. The workers of one queue share its batcher. For an op with one input and one output that
+runs alone, the engine adds 2.5 to 2.8 us to the backend's run().
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .tensors import fail
 if TYPE_CHECKING:
     from _redisai_bridge import CData, Op, Queue
 
-# A return to C costs 2 us, so a worker returns several ops at once. It takes about CHUNK_NS of work at once, and keeps no
-# finished op longer than that. Ops slower than SLOW_OP_NS are returned after SLOW_RETURN_NS, so that replies do not
+# A return to C costs 2 us, so a worker returns several ops at once. It takes about CHUNK_NS of work at once, and keeps
+# no finished op longer than that. Ops slower than SLOW_OP_NS are returned after SLOW_RETURN_NS, so that replies do not
 # arrive in bursts, which keep other clients from the event loop.
 CHUNK_NS = 200_000
 SLOW_OP_NS = 15_000
@@ -126,7 +126,7 @@ class Worker:
                 lib.bridge_log(b"warning", text.encode(errors="replace"))
 
     def _iterate(self, wait: int) -> int:
-        """Runs one chunk of plain ops and one batch. Returns whether to wait for ops next: nothing is left here.
+        """Runs one chunk of plain ops and one batch. Returns 1 if nothing is left here: the next iteration then waits.
 
         A chunk is about CHUNK_NS of work: a larger one would take work from the queue's other workers."""
         max_plain = max(1, min(TAKE_PLAIN, CHUNK_NS // self._expected_ns))
@@ -202,7 +202,8 @@ class Worker:
             self._place(nready)
 
     def _place(self, count: int) -> None:
-        """Keeps ops that have become ready, or pushes them to their queues."""
+        """Keeps ops that have become ready, and pushes the rest to their queues. Keeps at most one if other workers could
+        run the rest."""
         ready, kept = self._ready, self._kept
         max_here = count if self._pool.size == 1 else 1 - len(kept)
         try:
