@@ -202,8 +202,8 @@ class Worker:
             self._place(nready)
 
     def _place(self, count: int) -> None:
-        """Keeps ops that have become ready, and pushes the rest to their queues. Keeps at most one if other workers could
-        run the rest."""
+        """Keeps ops that have become ready, at most one if the pool has other workers. Pushes the others to their
+        queues."""
         ready, kept = self._ready, self._kept
         max_here = count if self._pool.size == 1 else 1 - len(kept)
         try:

@@ -27,7 +27,8 @@ FRESH = re.compile(
 )
 # These do too where the alias analysis sees a write to the result. Where it sees none, it optimises x + 0 to x.
 ARITHMETIC = re.compile(r"aten::(add|sub|rsub|mul|div)$")
-# They write to their fourth and fifth argument, the statistics, without declaring it, unless the sixth (training) is false.
+# These write to their statistics, the fourth and fifth argument, without declaring it. They do not where the sixth,
+# training, is false.
 NORMS = re.compile(r"aten::(batch_norm|instance_norm|native_batch_norm|_batch_norm_impl_index)$")
 # An operator whose arguments are tensors and values of these types returns new memory or that of one of the tensors.
 PLAIN = {"IntType", "FloatType", "BoolType", "NumberType", "ComplexType", "StringType", "NoneType", "DeviceObjType"}
