@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redisai.protobuf import MalformedError, fields
 
-# The messages of an ONNX file that can hold tensors. For each: which of its fields holds which of the others.
+# For each message of an ONNX file that can hold tensors: which of its fields hold which of these messages.
 GRAPH, NODE, ATTRIBUTE, TENSOR, SPARSE, FUNCTION, TRAINING, MODEL = range(8)
 PARTS: dict[int, dict[int, int]] = {
     MODEL: {7: GRAPH, 20: TRAINING, 25: FUNCTION},

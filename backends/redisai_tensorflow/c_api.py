@@ -1,7 +1,7 @@
 """TensorFlow's C API, called in the library that the wheel brings. The Python package is never imported.
 
-Loading so takes 0.3 s and 370 MB, where the package takes several times as much, and a run is three times as fast.
-Loader and workers enter; everything here may be called from several threads at once.
+Loading takes 0.3 s and 370 MB; the package takes several times as much. A run is three times as fast as with it. Loader
+and workers enter; everything here may be called from several threads at once.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _open() -> Any:
     found = importlib.util.find_spec("tensorflow")
     if found is None or found.origin is None:
         raise ModuleNotFoundError("No module named 'tensorflow'")
-    # The client gets its errors as replies. What the library prints besides would reach nobody's terminal.
+    # The client gets its errors as replies. What the library itself prints would reach nobody.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # RTLD_LOCAL, the default, hides its symbols from other libraries. NODELETE: the library crashes when unloaded.
     return ffi.dlopen(str(Path(found.origin).parent / "libtensorflow_cc.so.2"), os.RTLD_NOW | os.RTLD_NODELETE)

@@ -10,7 +10,7 @@ from redisai.protobuf import MalformedError, fields
 
 from .c_api import ffi, lib
 
-# The messages of a GraphDef that can hold operations. For each: which of its fields holds which of the others.
+# For each message of a GraphDef that can hold operations: which of its fields hold which of these messages.
 GRAPH, LIBRARY, FUNCTION, NODE = range(4)
 PARTS: dict[int, dict[int, int]] = {GRAPH: {1: NODE, 2: LIBRARY}, LIBRARY: {1: FUNCTION}, FUNCTION: {3: NODE}}
 NAME, OPERATION, ATTRIBUTE = 1, 2, 5  # fields of NODE

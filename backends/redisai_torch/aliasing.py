@@ -4,8 +4,8 @@ Inputs share memory with stored tensors, which must not change. So a model or fu
 copies of them. Several workers may run one model at once. So a model that changes its own state has one run at a time.
 
 The library's alias analysis relies on what operators declare. Some return their input without declaring that: type_as,
-atleast_1d, dropout in eval mode. So _written() follows each written value back to memory that is certainly new. Where
-it arrives elsewhere, what it arrives at counts as written.
+atleast_1d, dropout in eval mode. So _written() follows each written value back to memory that is certainly new. If
+there is none, the value where the path ends counts as written.
 """
 
 from __future__ import annotations

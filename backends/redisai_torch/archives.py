@@ -92,7 +92,7 @@ def _refuse_text(text: bytes) -> None:
         namespace = "prim" if found.lastindex == 2 else "aten"
         raise ValueError(f"{namespace}::{name} cannot be used in a model")
     if OPS.search(text) or GETATTR.search(text):
-        raise ValueError("the code of the model uses ops or getattr in a way that models must not")
+        raise ValueError("the code of the model uses ops or getattr in a form that cannot be used in a model")
 
 
 def _refuse_nesting(code: bytes) -> None:

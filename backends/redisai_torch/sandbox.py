@@ -65,7 +65,7 @@ class Namespace(ModuleType):
 
 
 def resolver(namespaces: Mapping[str, Namespace]) -> Callable[[str], Any]:
-    """The function that the compiler asks for names. It knows the namespaces, and exceptions, as scripts raise them."""
+    """The function that the compiler asks for names. It knows the namespaces, and the exceptions that scripts raise."""
 
     def resolve(name: str) -> Any:
         if name in namespaces:
