@@ -1,1 +1,1 @@
-"""The engine of the module: what the Python inside redis-server runs. server.py alone runs outside, as a command."""
+"""The engine of the module: what Python runs inside redis-server. Only server.py, a command, runs outside."""

@@ -1,8 +1,10 @@
-"""Finds backends by path and imports them. Only the loader imports, so nothing is locked.
+"""Finds backends by path and imports them. Owns the table of imported backends.
 
-A backend is a folder that holds a Python file of the same name, backends/redisai_torch/redisai_torch.py, which may
-import files beside it relatively. Paths are taken as existing configuration writes them, whatever the suffix
-(redisai_torch/redisai_torch.so), or without the file.
+Only the loader imports, so nothing is locked. Workers enter onnx_figures().
+
+A backend is a folder with a Python file of the same name: backends/redisai_torch/redisai_torch.py. It may import
+other files of the folder relatively. A path may have any suffix, since existing configuration has
+redisai_torch/redisai_torch.so. It may also name just the folder.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from .protocol import Backend, one_line
 
 
 class Kind(NamedTuple):
+    """One row of C's table of backends."""
+
     name: str  # as commands call it
     folder: str  # below the backends path
     package: str  # what pip calls the library
@@ -38,13 +42,15 @@ KINDS = tuple(_kinds())  # by number
 
 
 class BackendError(Exception):
-    """A backend cannot be loaded; the text says which, and why."""
+    """A backend cannot be loaded. The text says which one, and why."""
 
     def __init__(self, kind: Kind, reason: str) -> None:
         super().__init__(f"Could not load backend: {kind.name}: {reason}")
 
 
 class Registry:
+    """The imported backends. Calls `loaded` with the number and version of each."""
+
     def __init__(self, default_path: Callable[[], Path], loaded: Callable[[int, str], None]) -> None:
         self._default_path = default_path
         self._loaded = loaded
@@ -52,17 +58,17 @@ class Registry:
 
     @property
     def generation(self) -> int:
-        """Differs once another backend has been imported: what failed before may work now."""
+        """Changes whenever a backend is imported. What failed before may work then."""
         return len(self._backends)
 
     def get(self, number: int) -> Backend:
-        """The backend, imported from the default place where it is not there yet."""
+        """The backend. Imports it from the default place if that has not happened yet."""
         if number not in self._backends:
             self.load(number, None)
         return self._backends[number][1]
 
     def onnx_figures(self) -> tuple[int, int, int] | None:
-        """What INFO MODULES shows of ONNX Runtime; None while it is not loaded."""
+        """The figures of ONNX Runtime for INFO MODULES; None while it is not loaded."""
         _, backend = self._backends.get(lib.BACKEND_ONNX, (None, None))
         figures: Callable[[], tuple[int, int, int]] | None = getattr(backend, "figures", None)
         return figures() if figures is not None else None
@@ -82,14 +88,14 @@ class Registry:
             raise BackendError(kind, one_line(error)) from error
         self._backends[number] = (source, backend)
         self._loaded(number, version)
-        # Libraries bring 100,000s of objects that live for ever; the collector need not visit them again, which takes
-        # 0.1 s of every worker's time.
+        # A library creates hundreds of thousands of objects that live for ever. Frozen, they are not visited by the
+        # garbage collector, which would stop every worker for 0.1 s.
         gc.collect()
         gc.freeze()
 
 
 def _source(kind: Kind, path: Path) -> Path:
-    """The Python file that path means."""
+    """The Python file that a path stands for."""
     if path.is_dir():
         path /= kind.folder
     source = path.with_suffix(".py").resolve()
@@ -108,7 +114,7 @@ def _import(kind: Kind, source: Path) -> Backend:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         spec.loader.exec_module(module)
-    except BaseException as error:  # whatever a library does while it is imported, exiting included, ends here
+    except BaseException as error:  # an import may raise anything, SystemExit included
         for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] == name]:
             del sys.modules[loaded]
         missing = isinstance(error, ModuleNotFoundError)

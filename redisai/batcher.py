@@ -1,8 +1,8 @@
-"""Which ops run together, and when: pure logic, which knows neither the bridge nor a clock.
+"""Decides which ops run together, and when. Pure logic: it knows neither the bridge nor a clock.
 
-Ops that may share a batch wait in one lane, first come, first served. A lane is ready once it holds enough, or once its
-oldest op has waited long enough; ready lanes are served by the age of their first op. The workers of a queue share one
-Batcher, and hold its lock around every call.
+Ops that may share a batch wait in one group, in the order in which they came. A group is ready once it holds enough
+rows, or once its oldest op has waited long enough. Of the ready groups, the one whose first op came first goes first.
+The workers of a queue share one Batcher, and hold its lock around every call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Waiting(Protocol):
 
     @property
     def batch_key(self) -> int:
-        """Of one model: another's may have the same number. See bridge_gather for what else may."""
+        """Equal for ops of one model that may share a batch. Ops of different models may have the same key too."""
         ...
 
     @property
@@ -41,164 +41,164 @@ T = TypeVar("T", bound=Waiting)
 
 @dataclass(slots=True)
 class Limits:
-    """How a model's ops are batched. May change while ops wait; Batcher.sweep makes that take effect at once."""
+    """How a model's ops are batched. May change while ops wait: Batcher.sweep applies the change to them."""
 
     batchsize: int  # rows; a single op may have more
     minbatchsize: int = 0  # rows, at most batchsize; 0: a batch waits for nothing
     minbatchtimeout: int = 0  # ns that an op waits for the minimum; 0: for ever
 
 
-class _Lane(Generic[T]):
-    __slots__ = ("key", "limits", "ops", "ready", "rows", "timer")
+class _Group(Generic[T]):
+    """The waiting ops of one model and one batch key."""
+
+    __slots__ = ("deadline", "key", "limits", "ops", "ready", "rows")
 
     def __init__(self, key: tuple[int, int], limits: Limits) -> None:
         self.key = key
         self.limits = limits
         self.ops: deque[T] = deque()
         self.rows = 0
-        self.ready = False  # is in the heap of ready lanes
-        self.timer = 0  # when it will be ready all the same; 0: never, or it is ready already
+        self.ready = False  # is in the heap of ready groups
+        self.deadline = 0  # when it becomes ready even without the minimum; 0: never, or it is ready already
 
 
 class Batcher(Generic[T]):
-    """limits tells how the lane of an op is batched. sweep drops the ops that nobody waits for, and returns the others
-    in order; those dropped are not looked at again. Neither may raise."""
+    """limits tells how the group of an op is batched. sweep drops the ops that no client waits for and returns the
+    others in order; the batcher does not touch the dropped ones again. Neither may raise."""
 
     def __init__(self, limits: Callable[[T], Limits], sweep: Callable[[list[T]], list[T]]) -> None:
         self.lock = threading.Lock()
         self._limits = limits
         self._sweep = sweep
-        self._lanes: dict[tuple[int, int], _Lane[T]] = {}  # none is empty
-        # Heaps. The number in the middle keeps lanes from being compared.
-        self._ready: list[tuple[int, int, _Lane[T]]] = []  # by the age of the first op; may be empty or swept by now
-        self._timers: list[tuple[int, int, _Lane[T]]] = []  # those that are not their lane's timer any more are void
+        self._groups: dict[tuple[int, int], _Group[T]] = {}  # none is empty
+        # Heaps. The number in the middle keeps Python from comparing groups.
+        self._ready: list[tuple[int, int, _Group[T]]] = []  # by arrival of the first op; may have lost ops since
+        self._deadlines: list[tuple[int, int, _Group[T]]] = []  # void where the group has another deadline by now
         self._numbers = itertools.count()
 
     @property
     def ready(self) -> bool:
-        """take() is worth a try."""
+        """Whether take() may return a batch."""
         return bool(self._ready)
 
     @property
     def empty(self) -> bool:
-        return not self._lanes
+        return not self._groups
 
     def add(self, ops: Iterable[T]) -> None:
-        lanes = self._lanes
+        groups = self._groups
         for op in ops:
             key = (op.id, op.batch_key)
-            lane = lanes.get(key)
-            if lane is None:
-                lane = lanes[key] = _Lane(key, self._limits(op))
-            lane.ops.append(op)
-            lane.rows += op.rows
-            if not lane.ready:
-                self._settle(lane, op.arrival)
+            group = groups.get(key)
+            if group is None:
+                group = groups[key] = _Group(key, self._limits(op))
+            group.ops.append(op)
+            group.rows += op.rows
+            if not group.ready:
+                self._schedule(group, op.arrival)
 
     def take(self, now: int) -> list[T]:
-        """The ops of the next batch; none if no lane is ready."""
-        timers = self._timers
-        while timers and timers[0][0] <= now:
-            moment, _, lane = heapq.heappop(timers)
-            if moment == lane.timer:
-                self._make_ready(lane)
+        """The ops of the next batch; empty if no group is ready."""
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][0] <= now:
+            deadline, _, group = heapq.heappop(deadlines)
+            if deadline == group.deadline:
+                self._make_ready(group)
         while self._ready:
-            lane = heapq.heappop(self._ready)[2]
-            lane.ready = False
-            if lane.ops and (not lane.limits.minbatchsize or self._is_enough(lane, now)):
-                return self._cut(lane)
+            group = heapq.heappop(self._ready)[2]
+            group.ready = False
+            if group.ops and (not group.limits.minbatchsize or self._is_still_ready(group, now)):
+                return self._cut_batch(group)
         return []
 
     def deadline(self) -> int:
-        """When the next lane will be ready if no op comes before; 0: never."""
-        timers = self._timers
-        while timers and timers[0][0] != timers[0][2].timer:
-            heapq.heappop(timers)
-        return timers[0][0] if timers else 0
+        """When the next group becomes ready if no op comes before; 0: never."""
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][0] != deadlines[0][2].deadline:
+            heapq.heappop(deadlines)
+        return deadlines[0][0] if deadlines else 0
 
     def sweep(self) -> None:
-        """Sweeps all lanes, and judges them anew."""
-        for lane in list(self._lanes.values()):
-            lane.ops = deque(self._sweep(list(lane.ops)))
-            lane.rows = sum(op.rows for op in lane.ops)
-            if not lane.ready or not lane.ops:
-                self._resettle(lane)
+        """Sweeps every group, and applies its limits to what is left."""
+        for group in list(self._groups.values()):
+            group.ops = deque(self._sweep(list(group.ops)))
+            group.rows = sum(op.rows for op in group.ops)
+            if not group.ready or not group.ops:
+                self._reschedule(group)
 
-    # ---- lanes ----
+    # ---- groups ----
 
-    def _settle(self, lane: _Lane[T], since: int) -> None:
-        """Whether a lane is ready, or when it will be: since is that of the op that has come."""
-        limits = lane.limits
-        if lane.rows >= limits.minbatchsize:
-            self._make_ready(lane)
+    def _schedule(self, group: _Group[T], arrival: int) -> None:
+        """Makes a group ready or sets its deadline, after an op with this arrival has joined it."""
+        limits = group.limits
+        if group.rows >= limits.minbatchsize:
+            self._make_ready(group)
         elif limits.minbatchtimeout:
-            moment = since + limits.minbatchtimeout
-            if not lane.timer or moment < lane.timer:
-                self._set_timer(lane, moment)
+            deadline = arrival + limits.minbatchtimeout
+            if not group.deadline or deadline < group.deadline:
+                self._set_deadline(group, deadline)
 
-    def _resettle(self, lane: _Lane[T]) -> None:
-        """The same once ops have left."""
-        lane.timer = 0
-        if not lane.ops:
-            del self._lanes[lane.key]
-        elif lane.rows >= lane.limits.minbatchsize:
-            self._make_ready(lane)
-        else:  # so it holds few, and looking at each costs little
-            self._settle(lane, min(op.arrival for op in lane.ops))
+    def _reschedule(self, group: _Group[T]) -> None:
+        """Does the same after ops have left, and forgets an empty group."""
+        group.deadline = 0
+        if not group.ops:
+            del self._groups[group.key]
+        elif group.rows >= group.limits.minbatchsize:
+            self._make_ready(group)
+        else:  # below its minimum it holds few ops, so looking at each costs little
+            self._schedule(group, min(op.arrival for op in group.ops))
 
-    def _make_ready(self, lane: _Lane[T]) -> None:
-        lane.timer = 0
-        lane.ready = True
-        heapq.heappush(self._ready, (lane.ops[0].arrival, next(self._numbers), lane))
+    def _make_ready(self, group: _Group[T]) -> None:
+        group.deadline = 0
+        group.ready = True
+        heapq.heappush(self._ready, (group.ops[0].arrival, next(self._numbers), group))
 
-    def _set_timer(self, lane: _Lane[T], moment: int) -> None:
-        lane.timer = moment
-        heapq.heappush(self._timers, (moment, next(self._numbers), lane))
-        if len(self._timers) > 64 + 2 * len(self._lanes):  # void ones far in the future would pile up
-            self._timers = [timer for timer in self._timers if timer[0] == timer[2].timer]
-            heapq.heapify(self._timers)
+    def _set_deadline(self, group: _Group[T], deadline: int) -> None:
+        group.deadline = deadline
+        heapq.heappush(self._deadlines, (deadline, next(self._numbers), group))
+        if len(self._deadlines) > 64 + 2 * len(self._groups):  # void ones in the far future would pile up
+            self._deadlines = [entry for entry in self._deadlines if entry[0] == entry[2].deadline]
+            heapq.heapify(self._deadlines)
 
-    def _is_enough(self, lane: _Lane[T], now: int) -> bool:
-        """Whether a lane that seems ready is, counting only ops that somebody waits for.
+    def _is_still_ready(self, group: _Group[T], now: int) -> bool:
+        """Whether a group is ready if only the ops that a client waits for count. If not, schedules it again.
 
-        Sweeps from the front, and no more than it takes: a long lane is not gone through for every batch."""
-        ops, least = lane.ops, lane.limits.minbatchsize
-        wanted: list[T] = []
+        Sweeps from the front and stops at the minimum: sweeping a long group for every batch would cost too much."""
+        ops, minimum = group.ops, group.limits.minbatchsize
+        awaited: list[T] = []
         rows = 0
-        while ops and rows < least:
+        while ops and rows < minimum:
             head: list[T] = []
             reached = rows
-            while ops and reached < least:
+            while ops and reached < minimum:
                 op = ops.popleft()
                 reached += op.rows
                 head.append(op)
-            lane.rows -= reached - rows
+            group.rows -= reached - rows
             head = self._sweep(head)
             found = sum(op.rows for op in head)
-            lane.rows += found
+            group.rows += found
             rows += found
-            wanted += head
-        ops.extendleft(reversed(wanted))
-        if rows >= least:
+            awaited += head
+        ops.extendleft(reversed(awaited))
+        if rows >= minimum:
             return True
-        timeout = lane.limits.minbatchtimeout
-        if wanted and timeout and min(op.arrival for op in wanted) + timeout <= now:
+        timeout = group.limits.minbatchtimeout
+        if awaited and timeout and min(op.arrival for op in awaited) + timeout <= now:
             return True
-        self._resettle(lane)
+        self._reschedule(group)
         return False
 
-    def _cut(self, lane: _Lane[T]) -> list[T]:
-        ops, most = lane.ops, lane.limits.batchsize
-        op = ops.popleft()
-        batch = [op]
-        rows = op.rows
+    def _cut_batch(self, group: _Group[T]) -> list[T]:
+        ops, batchsize = group.ops, group.limits.batchsize
+        batch: list[T] = []
+        rows = 0
         while ops:
-            op = ops[0]
-            more = rows + op.rows
-            if more > most:
+            total = rows + ops[0].rows
+            if batch and total > batchsize:
                 break
-            rows = more
+            rows = total
             batch.append(ops.popleft())
-        lane.rows -= rows
-        self._resettle(lane)
+        group.rows -= rows
+        self._reschedule(group)
         return batch

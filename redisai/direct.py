@@ -1,6 +1,6 @@
-"""Models that C runs by the C API of their library (src/direct.c). The loader makes them, workers enter run().
+"""Runs models without Python, through the C API of their library (src/direct/). Workers enter run().
 
-A model's entry holds one where its backend tells what is needed (Direct of protocol.py)."""
+The loader makes a DirectRunner for each session that offers a Direct (protocol.py). The model's entry holds it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .protocol import Direct
 
-_MOST: int = lib.DIRECT_MAX
+DIRECT_MAX: int = lib.DIRECT_MAX
 
 
 class DirectRunner:
@@ -34,14 +34,14 @@ class DirectRunner:
 
     @classmethod
     def of(cls, backend: str, session: object) -> DirectRunner | None:
-        """None where Python has to run the model."""
+        """The runner of a session; None where Python has to run the model."""
         direct: Direct | None = getattr(session, "direct", None)
-        if direct is None or len(direct.dtypes) > _MOST or direct.noutputs > _MOST:
+        if direct is None or len(direct.dtypes) > DIRECT_MAX or direct.noutputs > DIRECT_MAX:
             return None
         return cls(backend, direct)
 
     def run(self, ops: CData, count: int, until: int) -> int:
-        """Runs the first of count begun ops, as bridge_run_direct does. How many are done, with outputs or errors."""
+        """Runs the first of count begun ops, like bridge_run_direct. Returns how many now have outputs or errors."""
         direct = self._direct
         error = ffi.new("char **")
         options = direct.begin()
@@ -49,7 +49,7 @@ class DirectRunner:
         try:
             text = _take(error) if error[0] else None
             failure: BaseException | None = direct.end(options, done + (text is not None), text)
-        except BaseException as other:  # of the op that has failed, if one has: those before it are done
+        except BaseException as other:  # becomes the error of the failed op, if there is one; those before it are done
             failure = other
             if not error[0]:
                 return done
@@ -60,7 +60,7 @@ class DirectRunner:
 
 
 def _take(error: CData) -> str:
-    """error stays set, to what must not be looked at."""
+    """The text of an error, which is freed: error[0] dangles from now on, and may only be compared with NULL."""
     try:
         return str(ffi.string(error[0]).decode(errors="replace"))
     finally:
@@ -75,6 +75,6 @@ def _functions(name: str, direct: Direct) -> CData:
 
 
 def _pointer(theirs: Any) -> CData:
-    """A pointer of another cffi module: they share nothing but addresses."""
+    """A pointer that another cffi module made, as one of ours. Modules can only exchange addresses."""
     pointer: CData = ffi.NULL if theirs is None else ffi.cast("void *", theirs)
     return pointer

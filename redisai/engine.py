@@ -1,6 +1,6 @@
-"""The engine's front door: the thread that started Python enters main() and becomes the loader.
+"""The engine's front door. The thread that started Python enters main() and becomes the loader.
 
-Nothing but the bridge is imported before main(), so that whatever is wrong here reaches the log of Redis as one line.
+Nothing but the bridge is imported before main(), so that a broken engine is reported in Redis's log as one line.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ def main() -> None:
 
         from .loader import Loader
 
-        # A worker that comes out of a C call waits for the GIL this long, where another thread computes in Python:
-        # the loader, while it imports a library. 5 ms, Python's default, several times a run would stall models.
+        # While another thread computes in Python, a worker that leaves a C call waits this long for the GIL. The
+        # loader does that while it imports a library. With Python's default, 5 ms several times a run, models stall.
         sys.setswitchinterval(0.0002)
         loader = Loader()
     except BaseException as error:

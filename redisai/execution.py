@@ -1,7 +1,7 @@
-"""Runs ops: one alone, or several as one batch. Workers enter.
+"""Executes ops: one alone, or several as one batch. Workers enter.
 
-An Entry is a model in the table of sessions. What a model with BATCHSIZE has shown of being fit for batches is kept
-there too; workers write it without a lock, as it makes no difference who of them is first.
+The loader keeps an entry for each compiled model and script, in a table by id. A model's entry also records whether the
+model has proven fit for batches. Workers write that without a lock: it does not matter which of them is first.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ OUTPUTS_MISMATCH = b"Number of keys given as OUTPUTS here does not match model d
 
 
 class Batching:
-    """Runs of a model that has BATCHSIZE (Session of protocol.py), and what they tell.
+    """Runs the session of a model with BATCHSIZE, and learns from the runs whether the model can be batched.
 
-    A model with a fixed batch cannot be batched, nor one whose outputs do not have the batch as their 0th dimension,
-    and only its runs show it. So batches are tried with care, until runs with different rows have gone right.
+    Some models accept one batch size only. In others, the 0th dimension of an output is not the batch. Only runs show
+    that. So the engine batches with care until runs with different numbers of rows have succeeded.
     """
 
-    __slots__ = ("_label", "_refused", "_session", "limits", "proven", "seen")
+    __slots__ = ("_label", "_on_disable", "_session", "limits", "proven", "rows_seen")
 
-    def __init__(self, session: Session, limits: Limits, label: str, refused: Callable[[], None]) -> None:
-        """label is for the log. refused is called, by any worker, when the limits have changed."""
+    def __init__(self, session: Session, limits: Limits, label: str, on_disable: Callable[[], None]) -> None:
+        """label names the model in the log. Any worker may call on_disable, once it has disabled batching."""
         self._session = session
         self._label = label
-        self._refused = refused
+        self._on_disable = on_disable
         self.limits = limits
         self.proven = False
-        self.seen = 0  # rows of a run whose outputs had as many
+        self.rows_seen = 0  # of the latest run whose outputs had as many rows as its inputs
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
         outputs = self._session.run(inputs)
@@ -56,24 +56,24 @@ class Batching:
             return
         odd = _odd_output(outputs, rows)
         if odd is not None:
-            self.refuse(f"the shape of output {odd[0]} is {list(odd[1].shape)} for a batch of {rows}")
+            self.disable(f"the shape of output {odd[0]} is {list(odd[1].shape)} for a batch of {rows}")
             return
-        if self.seen and self.seen != rows:
+        if self.rows_seen and self.rows_seen != rows:
             self.proven = True
-        self.seen = rows
+        self.rows_seen = rows
 
-    def refuse(self, reason: str) -> None:
-        """No batches from now on."""
+    def disable(self, reason: str) -> None:
+        """Ends batching for this model."""
         limits = self.limits
         if limits.batchsize > 1:
             limits.batchsize, limits.minbatchsize, limits.minbatchtimeout = 1, 0, 0
-            text = f"{self._label} is run without batches: {reason}"
+            text = f"{self._label} runs without batches from now on: {reason}"
             lib.bridge_log(b"warning", text.encode(errors="replace"))
-            self._refused()
+            self._on_disable()
 
 
-class Executable(Protocol):
-    """What is in the table of sessions."""
+class Entry(Protocol):
+    """A compiled model or script in the loader's table."""
 
     @property
     def duration(self) -> int:
@@ -81,13 +81,11 @@ class Executable(Protocol):
         ...
 
     def execute(self, op: Op) -> bool:
-        """Runs a begun op. False or raised where it failed; nothing of the op is held any more either way."""
+        """Executes a begun op. Returns False or raises where it failed. Keeps no reference to the op either way."""
         ...
 
 
-class Entry:
-    """A model, with what the workers need of it at hand."""
-
+class ModelEntry:
     __slots__ = ("batching", "direct", "duration", "ninputs", "noutputs", "outputs", "run")
 
     def __init__(self, session: Session, batching: Batching | None, direct: DirectRunner | None) -> None:
@@ -127,10 +125,11 @@ class Entry:
         return True
 
     def run_direct(self, ops: CData, count: int, until: int) -> int:
-        """Runs the first of count begun ops that need no Python, until that moment (ns). How many are done."""
+        """Runs the first of count begun ops without Python, as long as that is possible and `until` (ns) has not
+        passed. Returns how many are done."""
         direct, batching = self.direct, self.batching
-        # What does not run in Python tells nothing of batches.
-        if direct is None or not (batching is None or batching.proven or batching.seen == ops[0].rows):
+        # Batching learns nothing from direct runs. So Python runs an op that may still prove the model.
+        if direct is None or not (batching is None or batching.proven or batching.rows_seen == ops[0].rows):
             return 0
         begin = perf_counter_ns()
         done = direct.run(ops, count, until)
@@ -139,15 +138,16 @@ class Entry:
         return done
 
     def may_batch(self, ops: Sequence[Op]) -> bool:
-        """Until a model is known to be fit for batches, one is run only where it tells something: with other rows."""
+        """Whether to try these ops as one batch. Until the model is proven, only a batch with a new number of rows is
+        tried: no other would prove anything."""
         batching = self.batching
         if len(ops) == 1 or batching is None or batching.limits.batchsize == 1:
             return False
-        return batching.proven or (batching.seen > 0 and batching.seen != sum([op.rows for op in ops]))
+        return batching.proven or (batching.rows_seen > 0 and batching.rows_seen != sum([op.rows for op in ops]))
 
-    def execute_batch(self, array: CData, ops: Sequence[Op]) -> str | None:
-        """Runs begun ops as one. None: they have outputs or errors now. Else they must be run one by one, and the text
-        is what speaks against the model; empty: nothing does."""
+    def execute_as_one(self, c_ops: CData, ops: Sequence[Op]) -> str | None:
+        """Executes begun ops as one. None: they now have outputs or errors. A text: they must be executed one by one,
+        and the text says why the model may be unfit for batches; it is empty where the model is not the reason."""
         ninputs, noutputs = ops[0].ninputs, ops[0].noutputs
         if self.ninputs not in (ninputs, -1) or self.noutputs not in (noutputs, -1):
             return ""
@@ -156,7 +156,7 @@ class Entry:
         rows = sum([op.rows for op in ops])
         inputs = []
         for index in range(ninputs):
-            gathered = gather(array, ops, index, rows)
+            gathered = gather(c_ops, ops, index, rows)
             if gathered is None:
                 return ""
             inputs.append(gathered)
@@ -177,8 +177,8 @@ class Entry:
             for index in range(noutputs):
                 output = outputs[index]
                 if output is not None:
-                    scatter(array, ops, index, output, names[index] if names else "")
-        lib.bridge_batch_ran(array, len(ops), self.duration // 1000)
+                    scatter(c_ops, ops, index, output, names[index] if names else "")
+        lib.bridge_batch_ran(c_ops, len(ops), self.duration // 1000)
         return None
 
 
@@ -190,15 +190,15 @@ def _check(outputs: Sequence[Array | None], noutputs: int, rows: int) -> None:
 
 
 def _odd_output(outputs: Sequence[Array | None], rows: int) -> tuple[int, Array] | None:
-    """The first output, and its index, whose 0th dimension is not the batch."""
+    """Index and array of the first output whose 0th dimension is not the batch."""
     for index, array in enumerate(outputs):
         if array is not None and (array.ndim == 0 or array.shape[0] != rows):
             return index, array
     return None
 
 
-class Missing:
-    """Stands in the place of what is not in the table."""
+class MissingEntry:
+    """Stands in for an entry that is not in the table."""
 
     duration = 0
 
@@ -207,38 +207,38 @@ class Missing:
         return False
 
 
-def execute(op: Op, entry: Executable) -> bool:
-    """One begun op. False where it failed. Nothing is raised, and nothing of the op held when this returns."""
+def execute_batch(c_ops: CData, ops: Sequence[Op], entry: Entry, finish: Callable[[CData, int], None]) -> None:
+    """Executes the begun ops of a batch, as one where that is possible, else one by one.
+
+    c_ops is the same ops as a C array. Every op is given to finish, which must not raise."""
+    model = entry if isinstance(entry, ModelEntry) else None
+    doubt: str | None = None  # why they are executed one by one
+    succeeded = True
+    done = 0
+    try:
+        while done < len(ops):
+            if doubt is None and model is not None and model.may_batch(rest := ops[done:]):
+                doubt = model.execute_as_one(c_ops + done, rest)
+                if doubt is None:
+                    break
+                succeeded = True
+            op = ops[done]
+            if lib.bridge_is_awaited(op):  # many ops may have run since this one was begun
+                succeeded = _execute(op, entry) and succeeded
+            done += 1
+            finish(c_ops + (done - 1), 1)
+        if doubt and succeeded and model is not None and model.batching is not None:
+            model.batching.disable(doubt)
+    except BaseException as error:
+        for op in ops[done:]:
+            fail(op, error)
+    if done < len(ops):
+        finish(c_ops + done, len(ops) - done)
+
+
+def _execute(op: Op, entry: Entry) -> bool:
     try:
         return entry.execute(op)
     except BaseException as error:
         fail(op, error)
         return False
-
-
-def execute_lane(array: CData, ops: Sequence[Op], entry: Executable, finish: Callable[[CData, int], None]) -> None:
-    """Runs begun ops of one lane, as one where that can be done; array holds them for C. finish gets them all, and does
-    not raise."""
-    model = entry if isinstance(entry, Entry) else None
-    apart: str | None = None  # why they are run one by one
-    succeeded = True
-    done = 0
-    try:
-        while done < len(ops):
-            if apart is None and model is not None and model.may_batch(rest := ops[done:]):
-                apart = model.execute_batch(array + done, rest)
-                if apart is None:
-                    break
-                succeeded = True
-            op = ops[done]
-            if lib.bridge_is_awaited(op):  # many ops may have run since they were begun
-                succeeded = execute(op, entry) and succeeded
-            done += 1
-            finish(array + (done - 1), 1)
-        if apart and succeeded and model is not None and model.batching is not None:
-            model.batching.refuse(apart)
-    except BaseException as error:
-        for op in ops[done:]:
-            fail(op, error)
-    if done < len(ops):
-        finish(array + done, len(ops) - done)

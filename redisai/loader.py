@@ -1,7 +1,7 @@
-"""The loader: imports backends, compiles models and scripts, forgets deleted ones, in the order in which C asks for it.
+"""The loader: imports backends, compiles models and scripts, drops deleted ones, in the order in which C asks for it.
 
-One thread, Python's main thread. It owns the registry of backends and the failures, and alone changes the table of
-sessions that the workers read. Whatever goes wrong becomes the job's error.
+One thread, Python's main thread. It owns the registry of backends and the record of failures. It alone changes the
+table of entries that the workers read. Whatever goes wrong becomes the job's error.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from .protocol import Definition, ScriptBackend, ScriptDefinition, Settings, one
 if TYPE_CHECKING:
     from _redisai_bridge import CNames, Job, Model, Runnable, Script
 
-    from .execution import Executable
-    from .worker import Team
+    from .execution import Entry
+    from .worker import WorkerPool
 
-LONGEST_MS = 10**12  # of MINBATCHTIMEOUT, 30 years: sums of it and the clock fit into 64 bits
+MAX_TIMEOUT_MS = 10**12  # 30 years, for MINBATCHTIMEOUT: added to the clock in ns it still fits into 64 bits
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
     message: str
-    generation: int  # of the registry: a backend imported since may change the outcome
+    generation: int  # of the registry; once another backend is imported the outcome may differ
 
 
 class Loader:
     def __init__(self) -> None:
         self._settings = Settings(tuple(options()))
         self._registry = Registry(_backends_path, _loaded)
-        self._sessions: dict[int, Executable] = {}
+        self._entries: dict[int, Entry] = {}
         self._failures: dict[int, Failure] = {}
-        self._teams: dict[str, Team] = {}  # by device
+        self._pools: dict[str, WorkerPool] = {}  # by device
 
     def run(self) -> None:
         with contextlib.suppress(ImportError):
-            import numpy  # noqa: F401 - 60 ms that the first job need not wait for; without it, jobs fail and say so
+            import numpy  # noqa: F401 - takes 60 ms, which the first job is spared; where it is missing, jobs report it
         while True:
             job = lib.bridge_next_job()
             try:
@@ -59,15 +59,16 @@ class Loader:
         if job.kind == lib.JOB_LOAD:
             self._load(job.runnable)
         elif job.kind == lib.JOB_DROP:
-            self._sessions.pop(job.runnable.id, None)
+            self._entries.pop(job.runnable.id, None)
             self._failures.pop(job.runnable.id, None)
         elif job.kind == lib.JOB_IMPORT:
             self._registry.load(job.backend, Path(_text(job.path)) if job.path else None)
 
     def _load(self, runnable: Runnable) -> None:
-        """Compiles what is not compiled yet, unless that failed before and nothing has changed since."""
+        """Compiles a model or script that is not compiled yet. After a failure it tries again only once another backend
+        has been imported."""
         id = runnable.id
-        if id in self._sessions:
+        if id in self._entries:
             return
         known = self._failures.get(id)
         if known is not None and known.generation == self._registry.generation:
@@ -77,10 +78,10 @@ class Loader:
                 self._compile_script(runnable)
             else:
                 self._compile_model(runnable)
-        except BackendError:  # its library may be installed at any time: ask again for the next run
+        except BackendError:  # not recorded: the library may be installed at any time, so the next run tries again
             raise
         except BaseException as failure:
-            self._sessions.pop(id, None)
+            self._entries.pop(id, None)
             self._failures[id] = Failure(one_line(failure), self._registry.generation)
             raise
         self._failures.pop(id, None)
@@ -88,7 +89,7 @@ class Loader:
     def _compile_model(self, runnable: Runnable) -> None:
         from .batcher import Limits
         from .direct import DirectRunner
-        from .execution import Batching, Entry
+        from .execution import Batching, ModelEntry
 
         model: Model = ffi.cast("Model *", runnable)
         backend = self._registry.get(runnable.backend)
@@ -101,17 +102,18 @@ class Loader:
             _names(model.outputs),
         )
         session = backend.load(definition, self._settings)
-        team = self._open_queue(definition.device)
+        pool = self._open_pool(definition.device)
         batching = None
         if model.batchsize > 1:
-            least = min(model.minbatchsize, model.batchsize)
-            timeout = min(model.minbatchtimeout, LONGEST_MS) * 1_000_000
+            minbatchsize = min(model.minbatchsize, model.batchsize)
+            timeout = min(model.minbatchtimeout, MAX_TIMEOUT_MS) * 1_000_000
             tag = ffi.unpack(runnable.tag, runnable.tag_size).decode(errors="replace") if runnable.tag_size else ""
             label = f"{definition.backend} model {tag!r}" if tag else f"{definition.backend} model"
-            batching = Batching(session, Limits(model.batchsize, least, timeout), label, team.judge_anew)
-        self._sessions[runnable.id] = Entry(session, batching, DirectRunner.of(definition.backend, session))
+            limits = Limits(model.batchsize, minbatchsize, timeout)
+            batching = Batching(session, limits, label, pool.apply_new_limits)
+        self._entries[runnable.id] = ModelEntry(session, batching, DirectRunner.of(definition.backend, session))
         inputs, outputs = _c_names(session.inputs), _c_names(session.outputs)
-        lib.bridge_ready(runnable, team.queue, len(inputs), inputs, len(outputs), outputs)
+        lib.bridge_ready(runnable, pool.queue, len(inputs), inputs, len(outputs), outputs)
 
     def _compile_script(self, runnable: Runnable) -> None:
         from .scripts import ScriptEntry
@@ -125,24 +127,24 @@ class Loader:
             _text(runnable.device).upper(), ffi.string(script.source), _names(script.entry_points)
         )
         session = cast(ScriptBackend, backend).load_script(definition, self._settings)
-        self._sessions[runnable.id] = ScriptEntry(session, self._sessions)
-        lib.bridge_ready(runnable, self._open_queue(definition.device).queue, 0, [], 0, [])
+        self._entries[runnable.id] = ScriptEntry(session, self._entries)
+        lib.bridge_ready(runnable, self._open_pool(definition.device).queue, 0, [], 0, [])
 
-    def _open_queue(self, device: str) -> Team:
-        from .worker import Team
+    def _open_pool(self, device: str) -> WorkerPool:
+        from .worker import WorkerPool
 
         queue = lib.bridge_open_queue(device.encode())
         if not queue:
             raise RuntimeError("too many device queues (64)")
-        team = self._teams.get(device)
-        if team is None:
-            team = Team(queue, device, self._settings.threads_per_queue, self._sessions, self._report)
-            self._teams[device] = team
-        team.start()
-        return team
+        pool = self._pools.get(device)
+        if pool is None:
+            pool = WorkerPool(queue, device, self._settings.threads_per_queue, self._entries, self._report)
+            self._pools[device] = pool
+        pool.start()
+        return pool
 
     def _report(self) -> None:
-        """Tells C the figures for INFO MODULES. Workers enter too, now and then."""
+        """Gives C the figures for INFO MODULES. Workers enter too, every REPORT_INTERVAL_NS."""
         figures = self._registry.onnx_figures()
         if figures is not None:
             lib.bridge_onnx_figures(*figures)
@@ -166,7 +168,7 @@ def _names(names: CNames) -> tuple[str, ...]:
 
 
 def _c_names(names: tuple[str, ...] | None) -> list[object]:
-    """Names as an argument for C, which copies them: none where the model does not tell."""
+    """Names as an argument for C, which copies them; empty where the model does not declare any."""
     return [ffi.new("char[]", name.encode()) for name in names or ()]
 
 

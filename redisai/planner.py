@@ -1,8 +1,8 @@
-"""Where an op of a DAG runs whose inputs have just come: pure logic.
+"""Decides where an op of a DAG runs once its inputs are there. Pure logic.
 
-A chain on one device stays with the worker that has begun it, which has its tensors at hand. What can run at the same
-time as that is for others: of this queue, where it has several workers, and of other queues. Ops that may be batched
-go through their queue to its batcher.
+A chain of ops on one device stays with the worker that has begun it, which has the tensors at hand. Ops that can run at
+the same time go to other workers, of this queue or of other queues. Ops that may be batched go through their queue to
+its batcher.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 
-class Placed(Protocol):
+class HasQueue(Protocol):
     """What the planner reads of an op's runnable."""
 
     @property
@@ -25,18 +25,18 @@ class Ready(Protocol):
     def rows(self) -> int: ...
 
     @property
-    def runnable(self) -> Placed: ...
+    def runnable(self) -> HasQueue: ...
 
 
 T = TypeVar("T", bound=Ready)
 
 
-def plan(ops: Iterable[T], queue: object, most: int) -> tuple[list[T], list[T]]:
-    """Those that this worker of that queue runs next, at most so many, and those to be pushed to their queues."""
+def plan(ops: Iterable[T], queue: object, max_here: int) -> tuple[list[T], list[T]]:
+    """Splits ops into those that a worker of this queue runs next, max_here at most, and those to push to queues."""
     here: list[T] = []
     elsewhere: list[T] = []
     for op in ops:
-        if len(here) < most and not op.rows and op.runnable.queue == queue:
+        if len(here) < max_here and not op.rows and op.runnable.queue == queue:
             here.append(op)
         else:
             elsewhere.append(op)

@@ -1,4 +1,7 @@
-"""Reads protobuf messages field by field, for backends that look into a blob before a library does. No state."""
+"""Reads protobuf messages field by field, for backends that check a blob before the library reads it.
+
+The loader enters; no state.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ from collections.abc import Iterator
 
 
 class MalformedError(Exception):
-    """What was given is no protobuf message."""
+    """The bytes are not a protobuf message."""
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of a message: varints as numbers, what has a length as the bytes. Others are of no use here."""
+    """Number and value of each field: a varint as int, a field with a length as its bytes. Skips fixed-size fields."""
     at, end = 0, len(message)
     while at < end:
         tag, at = _varint(message, at)
-        if tag >> 32:  # the library would read such a tag's lower half, and so another field than we
+        if tag >> 32:  # the library would read only the lower half, and so see another field than we do
             raise MalformedError
         kind = tag & 7
         if kind == 0:
@@ -28,7 +31,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             at += size
         elif kind in (1, 5):
             at += 8 if kind == 1 else 4
-        else:  # groups, which nobody writes, are where a reader that is not the library's own could be led astray
+        else:  # a group: nobody writes them, and the library might read one differently than we do
             raise MalformedError
     if at > end:
         raise MalformedError

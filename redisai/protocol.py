@@ -1,8 +1,7 @@
-"""What a backend is: the types that a backend and the engine share.
+"""The types that backends and the engine share. They define what a backend is. Loader and workers enter; no state.
 
-Owns no state and does not know the bridge, so that a backend, also one dropped into a folder, can import it:
-`from redisai.protocol import Definition, Settings`. A backend is a module with the functions of Backend; TORCH also has
-that of ScriptBackend.
+A backend is a module with the functions of Backend; TORCH also has that of ScriptBackend. This file does not import the
+bridge, so any backend, in any folder, can import it: `from redisai.protocol import Definition, Settings`.
 """
 
 from __future__ import annotations
@@ -20,32 +19,32 @@ if TYPE_CHECKING:
 Array: TypeAlias = "numpy.typing.NDArray[Any]"
 
 
-class _Placed:
-    """What is stored for a device."""
+class _OnDevice:
+    """A definition that was stored for a device."""
 
     __slots__ = ()
     device: str  # CPU, CPU:n, GPU, GPU:n
 
     @property
     def gpu(self) -> int | None:
-        """The index of the GPU asked for, None for a CPU. CPU:n is a CPU with a queue of its own."""
+        """The index of the GPU; None for a CPU. CPU:n is the same CPU with a queue of its own."""
         kind, _, index = self.device.partition(":")
         return int(index or 0) if kind == "GPU" else None
 
 
 @dataclass(frozen=True, slots=True)
-class Definition(_Placed):
+class Definition(_OnDevice):
     """A model as it was stored."""
 
     backend: str  # TF, TFLITE, TORCH, ONNX
     device: str
     blob: bytes
-    inputs: tuple[str, ...]  # as the client named them (TF); most formats declare their own
+    inputs: tuple[str, ...]  # as the client named them, for TF; other formats declare their own
     outputs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ScriptDefinition(_Placed):
+class ScriptDefinition(_OnDevice):
     """A script as it was stored."""
 
     device: str
@@ -55,7 +54,7 @@ class ScriptDefinition(_Placed):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The load-time options, each an attribute by its name in lower case: settings.threads_per_queue."""
+    """The load-time options. Each is an attribute with its name in lower case: settings.threads_per_queue."""
 
     options: tuple[tuple[str, int], ...]
 
@@ -67,9 +66,9 @@ class Settings:
 
     @property
     def intra_op_threads(self) -> int:
-        """Threads for one run: one core is left to Redis, the others are shared among the workers of a queue.
+        """Threads for one run. Redis keeps one core; the workers of a queue share the others.
 
-        The libraries' own default, every core for every run, makes workers and Redis wait for each other.
+        By default libraries use every core for every run. Workers and Redis then wait for each other.
         """
         cores = len(os.sched_getaffinity(0))
         return self.intra_op_parallelism or max(1, (cores - 1) // self.threads_per_queue)
@@ -77,20 +76,22 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Direct:
-    """A session as its library's C API has it, which the engine can run without Python (src/direct.c): one of numbers
-    only, that neither keeps nor changes its inputs. What the cdata refer to lives as long as this.
+    """A session in the terms of its library's C API. The engine runs it without Python (src/direct/).
+
+    All inputs and outputs are numbers, and the session neither keeps nor changes its inputs. Whatever the fields point
+    to must live as long as this object.
     """
 
-    functions: Mapping[str, int]  # addresses by the library's names: those of OnnxApi or TfApi (src/bridge.h)
+    functions: Mapping[str, int]  # addresses by name, for OnnxApi or TfApi of src/bridge.h
     session: Any
-    memory: Any  # None where the library has no such thing
+    memory: Any  # None for TF, which has no such thing
     inputs: Any
     outputs: Any
     dtypes: Sequence[numpy.dtype[Any]]  # of the inputs
     noutputs: int
-    # Called around runs, one or several one after the other: begin() gives the library's options for them, or None;
-    # end() is told those, how many runs there were and the library's text where the last one failed. It returns what
-    # that one fails with; None: try it again by Session.run().
+    # Called before and after one or more runs in a row. begin() returns the library's options for them, or None. end()
+    # gets these options, the number of runs, and the library's error text if the last run failed. It returns the
+    # exception for that run, or None: then Session.run() tries it again.
     begin: Callable[[], Any]
     end: Callable[[Any, int, str | None], Exception | None]
 
@@ -98,7 +99,7 @@ class Direct:
 class Session(Protocol):
     """A model ready to run. Several workers may run it at once."""
 
-    # Read when the model is loaded; None where the model does not tell how many there are.
+    # Names, read once when the model is loaded. None where the model does not say how many there are.
     @property
     def inputs(self) -> tuple[str, ...] | None: ...
 
@@ -106,9 +107,9 @@ class Session(Protocol):
     def outputs(self) -> tuple[str, ...] | None: ...
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
-        """The model's outputs; None for one that is no tensor.
+        """Returns the model's outputs, with None for one that is not a tensor.
 
-        inputs share memory with stored tensors: they must not be written to, nor kept once run has returned.
+        The inputs share memory with stored tensors. A session must not write to them, nor keep them after run().
         """
         ...
 
@@ -118,20 +119,20 @@ class Backend(Protocol):
 
     def load(self, definition: Definition, settings: Settings) -> Session: ...
 
-    # ONNX alone has figures(): the three of bridge_onnx_figures(). Its sessions and those of TF may have a `direct`, a
-    # Direct or None.
+    # Two parts are optional. figures(), of ONNX, returns the three arguments of bridge_onnx_figures(). `direct`, of
+    # sessions of ONNX and TF, is a Direct or None.
 
 
 Reply: TypeAlias = "bytes | int | float | list[Reply] | None"
 
 
 class Redis(Protocol):
-    """What a script may ask of Redis while it runs, from the thread it runs in. What is refused or fails is raised."""
+    """What a running script may ask of Redis, from its own thread. Raises what is refused or fails."""
 
     def call(self, words: Sequence[bytes]) -> Reply: ...
 
     def run_model(self, key: bytes, inputs: Sequence[Array], noutputs: int) -> Sequence[Array | None]:
-        """Runs a stored model here and now. Inputs and outputs as of Session.run."""
+        """Runs a stored model in this thread. Inputs and outputs are those of Session.run."""
         ...
 
 
@@ -140,10 +141,10 @@ class Call:
     """One call of a script's function."""
 
     function: str
-    inputs: Sequence[Array]  # as of Session.run
+    inputs: Sequence[Array]  # like those of Session.run
     keys: Sequence[bytes]
     args: Sequence[bytes]
-    variadic: int | None  # index of the first input of those that make one list, where the client said so
+    variadic: int | None  # index of the first input of a list, where the client used `$`; else None
     noutputs: int
     redis: Redis
 
@@ -159,6 +160,6 @@ class ScriptBackend(Backend, Protocol):
 
 
 def one_line(error: BaseException) -> str:
-    """An error as a client reads it: replies of Redis are single lines."""
+    """The text of an error on one line, as Redis's replies are."""
     text = " ".join(line.strip() for line in str(error).splitlines()).strip()
     return text or type(error).__name__

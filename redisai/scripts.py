@@ -1,7 +1,7 @@
-"""Scripts: running them, and what scripts may ask of Redis. Workers enter; nothing here has state of its own.
+"""Executes scripts, and lets them call Redis and run models. Workers enter; no state.
 
-A script calls Redis from the worker that runs it, in the middle of its run: the bridge takes the Redis lock. A model
-that it executes is run right there too, not through a queue, so that scripts never wait for each other.
+A script calls Redis from its worker's thread, and the bridge takes the Redis lock. A model that a script executes runs
+on the same worker, without a queue, so scripts never wait for each other.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING, NoReturn
 
 from _redisai_bridge import ffi, lib
 
-from .execution import Entry
+from .execution import ModelEntry
 from .protocol import Call
 from .tensors import as_array, set_output
 
 if TYPE_CHECKING:
     from _redisai_bridge import CBytes, CReply, Op
 
-    from .execution import Executable
+    from .execution import Entry
     from .protocol import Array, Reply, ScriptSession
 
 
 class ScriptEntry:
-    """A script in the table of sessions."""
+    """A compiled script in the loader's table."""
 
-    __slots__ = ("_run", "_sessions", "duration")
+    __slots__ = ("_entries", "_run", "duration")
 
-    def __init__(self, session: ScriptSession, sessions: Mapping[int, Executable]) -> None:
+    def __init__(self, session: ScriptSession, entries: Mapping[int, Entry]) -> None:
         self._run = session.run
-        self._sessions = sessions
+        self._entries = entries
         self.duration = 0
 
     def execute(self, op: Op) -> bool:
@@ -42,7 +42,7 @@ class ScriptEntry:
             _words(op.args, op.nargs),
             op.variadic if op.variadic >= 0 else None,
             op.noutputs,
-            OpRedis(op, self._sessions),
+            OpRedis(op, self._entries),
         )
         begin = perf_counter_ns()
         try:
@@ -58,13 +58,13 @@ def _words(words: CBytes, count: int) -> list[bytes]:
 
 
 class OpRedis:
-    """Redis as one execution of a script sees it (Redis of protocol.py)."""
+    """What a script gets as protocol.Redis while one op executes it."""
 
-    __slots__ = ("_op", "_sessions")
+    __slots__ = ("_entries", "_op")
 
-    def __init__(self, op: Op, sessions: Mapping[int, Executable]) -> None:
+    def __init__(self, op: Op, entries: Mapping[int, Entry]) -> None:
         self._op = op
-        self._sessions = sessions
+        self._entries = entries
 
     def call(self, words: Sequence[bytes]) -> Reply:
         buffers = [(ffi.from_buffer(word), len(word)) for word in words]
@@ -84,8 +84,8 @@ class OpRedis:
             _refuse(text)
         duration, samples, failed = -1, 0, 1
         try:
-            entry = self._sessions.get(model.base.id)
-            if not isinstance(entry, Entry):
+            entry = self._entries.get(model.base.id)
+            if not isinstance(entry, ModelEntry):
                 _refuse("the model is not loaded")
             if entry.ninputs not in (-1, len(inputs)):
                 _refuse(f"the model takes {entry.ninputs} inputs, {len(inputs)} were given")

@@ -1,7 +1,7 @@
 """The redisai-server command: starts redis-server, or valkey-server, with this module loaded.
 
-Owns nothing but the command line. It runs in a process of its own, never inside redis-server, and imports neither NumPy
-nor the engine, so that it says something useful also where those are broken.
+Owns the command line only. It runs in a process of its own, never inside redis-server. It imports neither NumPy nor the
+engine, so that it can still report a useful error where those are broken.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 SERVERS = ("redis-server", "valkey-server")
-OLDEST = (7, 0)
+MIN_VERSION = (7, 0)
 MODULE = Path(__file__).resolve().parent.parent / "redisai.so"
 
 
@@ -22,7 +22,7 @@ def fail(message: str) -> NoReturn:
 
 
 def version_of(server: str) -> tuple[int, ...] | None:
-    """What `server --version` calls v=7.0.15, as (7, 0, 15); None where it cannot be asked."""
+    """The version of a server: (7, 0, 15) where `server --version` prints v=7.0.15; None where it prints none."""
     try:
         answer = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):
@@ -40,7 +40,7 @@ def find_server() -> str:
         if server is None:
             continue
         version = version_of(server)
-        if version is not None and version >= OLDEST:
+        if version is not None and version >= MIN_VERSION:
             return server
         found = "did not tell its version" if version is None else "is version " + ".".join(map(str, version))
         refused.append(f"{server} {found}")
@@ -57,7 +57,8 @@ def main() -> NoReturn:
         print(MODULE)
         sys.exit()
     server = find_server()
-    # Redis wants a configuration file first; a lone "-" (configuration on stdin) counts only first or last.
+    # The options go to the end, because Redis takes the first argument as its configuration file. A lone "-"
+    # (configuration on stdin) counts only as first or last argument, so it stays last.
     end = len(arguments) - (arguments[-1:] == ["-"])
     arguments[end:end] = ["--loadmodule", str(MODULE)]
     try:

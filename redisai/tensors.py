@@ -1,8 +1,8 @@
-"""C tensors as NumPy arrays, and back. Workers enter; nothing here has state.
+"""Converts tensors of C to NumPy arrays and back. Workers enter; no state.
 
-An input shares memory with the stored tensor, which lives until its op is finished. A large tensor is copied, as its
-memory is not aligned the way libraries want it (TENSOR_LARGE in src/tensor.h). An output is copied by C. The inputs of
-a batch are gathered into one array, and its outputs are scattered, by C too where they are numbers.
+An input shares memory with the stored tensor, which lives until its op is finished. A large tensor is copied, because
+its memory is not aligned as libraries want it (TENSOR_LARGE in src/values/tensor.h). C copies each output. For a batch,
+inputs are gathered into one array and outputs are scattered among the ops; C does that too, except for strings.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _set_output, _gather, _scatter = lib.bridge_set_output, lib.bridge_gather, lib.b
 
 
 def as_array(tensor: Tensor) -> Array:
-    """A tensor as an array: 0.5 us for a view."""
+    """A tensor as an array. A view takes 0.5 us."""
     ndim = tensor.ndim
     shape = _unpack(tensor.shape, ndim) if ndim else ()
     code = tensor.dtype
@@ -41,7 +41,7 @@ def as_array(tensor: Tensor) -> Array:
 
 
 def _aligned_copy(view: Array) -> Array:
-    """A copy at a multiple of 64 bytes: TensorFlow copies everything else once more."""
+    """A copy at a multiple of 64 bytes. TensorFlow would copy any other array once more."""
     copy = _aligned(view.shape, view.dtype, view.nbytes)
     copy[...] = view
     return copy
@@ -63,8 +63,8 @@ def _strings(tensor: Tensor) -> Array:
     return array
 
 
-def gather(array: CData, ops: Sequence[Op], index: int, rows: int) -> Array | None:
-    """One input of a batch of so many rows; array holds the ops for C. None where they do not fit together."""
+def gather(c_ops: CData, ops: Sequence[Op], index: int, rows: int) -> Array | None:
+    """One input of a batch with this many rows; None where the ops do not fit together. c_ops: ops as a C array."""
     tensor = ops[0].inputs[index]
     code = tensor.dtype
     if code == _STRING:
@@ -72,7 +72,7 @@ def gather(array: CData, ops: Sequence[Op], index: int, rows: int) -> Array | No
     shape = _unpack(tensor.shape, tensor.ndim)
     size = tensor.size // shape[0] * rows
     inputs = _aligned((rows, *shape[1:]), _DTYPES[code], size)
-    return inputs if _gather(array, len(ops), index, _from_buffer(inputs), size) == 0 else None
+    return inputs if _gather(c_ops, len(ops), index, _from_buffer(inputs), size) == 0 else None
 
 
 def _gather_strings(ops: Sequence[Op], index: int) -> Array | None:
@@ -87,12 +87,12 @@ def _gather_strings(ops: Sequence[Op], index: int) -> Array | None:
     return np.concatenate(arrays)
 
 
-def scatter(array: CData, ops: Sequence[Op], index: int, output: Array, name: str) -> None:
-    """Hands one output of a batch to its ops, each its rows. The 0th dimension must be the sum of theirs."""
+def scatter(c_ops: CData, ops: Sequence[Op], index: int, output: Array, name: str) -> None:
+    """Gives each op its rows of one output of a batch. The 0th dimension must be the sum of the ops' rows."""
     code = CODES.get(output.dtype)
     if code is not None and output.flags.c_contiguous:
         shape = output.shape
-        _scatter(array, len(ops), index, code, len(shape), shape, _from_buffer(output), output.nbytes)
+        _scatter(c_ops, len(ops), index, code, len(shape), shape, _from_buffer(output), output.nbytes)
         return
     start = 0
     for op in ops:
@@ -109,14 +109,14 @@ def fail(op: Op, error: BaseException) -> None:
 
 
 def set_output(op: Op, index: int, array: Array, name: str) -> bool:
-    """Hands one output to C: 0.6 us and the copy. False where C refused it, and has failed the op."""
+    """Gives one output to C, in 0.6 us plus the copy. False: C refused it, and has failed the op."""
     shape = array.shape
     code = CODES.get(array.dtype)
     if code is None:
         code = _STRING
         array = _join(index, array, name)
     elif not array.flags.c_contiguous:
-        # A model may expand one element to any size; C refuses what is too large, but must not have to see it.
+        # A model may expand one element to any size. C would refuse the result, but only after the copy below.
         if array.nbytes > lib.bridge_max_tensor_bytes():
             raise MemoryError(f"output {index} of {array.nbytes} bytes exceeds the limit for one tensor")
         array = np.ascontiguousarray(array)
@@ -124,7 +124,7 @@ def set_output(op: Op, index: int, array: Array, name: str) -> bool:
 
 
 def _join(index: int, array: Array, name: str) -> Array:
-    """The elements of an array of strings as C holds them, each ended by a NUL."""
+    """The elements of an array of strings as C holds them, each followed by a NUL."""
     label = f"output '{name}'" if name else f"output {index}"
     items: list[Any] = array.ravel().tolist() if array.dtype.kind in "OSU" else [None]
     if not all(isinstance(item, (bytes, str)) for item in items):

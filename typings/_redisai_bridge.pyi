@@ -1,4 +1,4 @@
-"""What the bridge is to Python: src/bridge.h in Python's types. The module itself is part of redisai.so."""
+"""src/bridge.h in Python's types, for mypy. The module itself is part of redisai.so."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol

@@ -1,10 +1,10 @@
-"""ONNX Runtime's C API, called in the wheel's own library: the Python package is never imported.
+"""ONNX Runtime's C API, called in the library that the wheel brings. The Python package is never imported.
 
-That leaves one copy of the library in the process, whose sessions the engine can run from C. Loader and workers enter;
-all of it may be called from several threads at once.
+So the process has one copy of the library, and C can run its sessions. Loader and workers enter; everything here may be
+called from several threads at once.
 
-The API is a table of function pointers to which new versions only append: a function is known by its place in it. The
-places are those of onnxruntime_c_api.h, the same in every release since the version that is asked for below.
+The API is a table of function pointers. New versions only append to it, so a function is known by its place in the
+table. The places are those of onnxruntime_c_api.h, the same in every release since VERSION.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ffi.cdef("""
 
 VERSION = 14  # of the API: ONNX Runtime 1.14 and later
 
-# A status, NULL where all went well, is what all return but those that release something.
+# Most functions return a status, which is NULL for success.
 STATUS = "void *(*)"
 RELEASE = "void (*)(void *)"
 FUNCTIONS = {
@@ -107,7 +107,7 @@ def _open() -> Any:
     libraries = sorted(folder.glob("libonnxruntime.so.*"))
     if not libraries:
         raise ModuleNotFoundError(f"there is no libonnxruntime.so in {folder}: this onnxruntime is too old")
-    # RTLD_LOCAL, the default, keeps its symbols from other libraries.
+    # RTLD_LOCAL, the default, hides its symbols from other libraries.
     return ffi.dlopen(str(libraries[0]), os.RTLD_NOW | os.RTLD_NODELETE).OrtGetApiBase()
 
 
@@ -118,7 +118,7 @@ if not _table:
 
 
 def _checked(function: Any) -> Any:
-    """The same for functions that return a status: a failure is raised, as RuntimeError."""
+    """The same function, except that it raises RuntimeError where the status is a failure."""
 
     def call(*arguments: Any) -> None:
         status = function(*arguments)
@@ -146,11 +146,11 @@ def version() -> str:
 
 
 def made(create: Any, *arguments: Any, release: Any = None) -> Any:
-    """What create() puts where its last argument points; released when nobody refers to it any more."""
+    """The object that create() stores through its last argument. Python releases it with the last reference."""
     where = ffi.new("void **")
     create(*arguments, where)
     return ffi.gc(where[0], release) if release is not None else where[0]
 
 
 allocator = made(api.GetAllocatorWithDefaultOptions)
-cpu_memory = made(api.CreateCpuMemoryInfo, 0, 0)  # OrtDeviceAllocator, OrtMemTypeDefault: memory that is a caller's
+cpu_memory = made(api.CreateCpuMemoryInfo, 0, 0)  # OrtDeviceAllocator, OrtMemTypeDefault: memory that callers own

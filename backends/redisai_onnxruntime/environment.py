@@ -1,7 +1,9 @@
-"""What all sessions of the process share: threads, and the arena that they allocate from. Loader and workers enter.
+"""Owns what all sessions of the process share: threads, and the arena that they allocate from.
 
-The library's default is a pool of threads and an arena for each session. On a machine of five cores 300 tiny models had
-900 threads so, and each large model kept the memory of its own largest run.
+Loader and workers enter.
+
+By default the library makes a pool of threads and an arena for each session. On a machine with five cores, 300 tiny
+models then had 900 threads, and each large model kept the memory of its largest run.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ from redisai.protocol import Settings
 from .c_api import api, ffi, made
 from .values import new_value
 
-FATAL = 4  # errors are answered to the client who caused them; the log of Redis need not hold them a second time
+FATAL = 4  # the lowest level that is logged: the client gets its errors as replies, so the log need not have them
 ARENA_ALLOCATOR = 1  # of OrtAllocatorType
 
-# A model of one Identity node on a float, IR version 8, opset 13: the library shrinks an arena only after a run.
+# The library shrinks an arena only after a run. This is the smallest model to run: one Identity node on a float, IR
+# version 8, opset 13.
 IDENTITY = (
     b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
@@ -28,12 +31,12 @@ IDENTITY = (
 
 @functools.cache
 def environment(settings: Settings) -> Any:
-    """One for the process, for settings do not change."""
+    """The environment of the process. There is only one, since settings do not change."""
     threads = made(api.CreateThreadingOptions, release=api.ReleaseThreadingOptions)
-    # A worker works on its own run too; beside it there are as many threads as if each had its own.
+    # The worker computes too. The pool has as many other threads as if each worker had its own pool.
     api.SetGlobalIntraOpNumThreads(threads, 1 + settings.threads_per_queue * (settings.intra_op_threads - 1))
     api.SetGlobalInterOpNumThreads(threads, settings.inter_op_parallelism or 1)
-    api.SetGlobalSpinControl(threads, 0)  # threads that spin take the cores of Redis and of workers
+    api.SetGlobalSpinControl(threads, 0)  # 0: spinning threads would take cores from Redis and the workers
     made_environment = made(api.CreateEnvWithGlobalThreadPools, FATAL, b"redisai", threads)
     where = made(api.CreateCpuMemoryInfo, ARENA_ALLOCATOR, 0)
     # 0: no limit; 1: grow by what is asked for; -1: the library's defaults.
@@ -56,7 +59,7 @@ def _identity(settings: Settings) -> Any:
 
 
 def shrink_arena(settings: Settings) -> None:
-    """Makes the arena hand back what earlier runs freed, in blocks of their sizes."""
+    """Makes the arena release the memory of earlier runs, which it keeps in blocks of their sizes."""
     options = made(api.CreateRunOptions, release=api.ReleaseRunOptions)
     api.AddRunConfigEntry(options, b"memory.enable_memory_arena_shrinkage", b"cpu:0")
     zero = np.zeros(1, np.float32)

@@ -1,10 +1,10 @@
-"""Finds tensors of an ONNX model that lie outside its blob. The loader enters; no state."""
+"""Refuses ONNX models with tensors in other files. The loader enters; no state."""
 
 from __future__ import annotations
 
 from redisai.protobuf import MalformedError, fields
 
-# The parts of an ONNX file that can hold tensors, each by the number of its field: message, field -> message.
+# For each message of an ONNX file that can hold tensors: which of its fields hold which of these messages.
 GRAPH, NODE, ATTRIBUTE, TENSOR, SPARSE, FUNCTION, TRAINING, MODEL = range(8)
 PARTS: dict[int, dict[int, int]] = {
     MODEL: {7: GRAPH, 20: TRAINING, 25: FUNCTION},
@@ -16,14 +16,14 @@ PARTS: dict[int, dict[int, int]] = {
     SPARSE: {1: TENSOR, 2: TENSOR},
     TENSOR: {},
 }
-DATA_LOCATION = 14  # field of TENSOR; 0: in the blob itself
+DATA_LOCATION = 14  # field of TENSOR; 0: in the blob
 
 
 def refuse_external_data(blob: bytes) -> None:
-    """Refuses a model whose tensors lie in other files: it would read files of the server, by a client's choice.
+    """Refuses a model with tensors in other files. Loading it would read files of the server that a client chose.
 
-    Walks the blob's protobuf fields. A tensor can only name a file under the key "location", so that most blobs need
-    no walk at all. What is no protobuf is refused in the library's own words.
+    Walks the blob's protobuf fields. A tensor names its file under the key "location", so most blobs need no walk. A
+    blob that is not protobuf gets the library's own error text.
     """
     if b"location" not in blob:
         return

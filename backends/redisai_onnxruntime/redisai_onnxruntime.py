@@ -1,7 +1,7 @@
 """The ONNX backend: ONNX Runtime's C API. Loader and workers enter; a session may run several times at once.
 
-environment.py owns what sessions share, BACKEND_MEMORY_LIMIT included; watchdog.py ends runs after
-MODEL_EXECUTION_TIMEOUT.
+environment.py owns what sessions share, and applies BACKEND_MEMORY_LIMIT. watchdog.py ends runs that take longer than
+MODEL_EXECUTION_TIMEOUT. This file owns the figures for INFO MODULES.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ def load(definition: Definition, settings: Settings) -> Session:
         refuse_external_data(definition.blob)
     if settings.inter_op_parallelism > 1:
         api.SetSessionExecutionMode(options, PARALLEL)
-    # The other format is not what refuse_external_data() reads.
+    # The library knows a second format, which refuse_external_data() cannot read.
     _configure(options, "session.load_model_format", "ONNX")
     if not settings.backend_memory_limit:
-        # Weights in memory of their own, which is given back with the session; only a limit has to count them.
+        # Keep weights outside the arena: their memory is then freed with the session. A limit needs them in the arena,
+        # to count them.
         _configure(options, "session.use_device_allocator_for_initializers", "1")
     if definition.gpu is not None:
         _use_cuda(options, definition.gpu)
     loaded = Session(new_session(definition.blob, options, settings), settings)
-    _held.count(loaded, len(definition.blob))
+    _blob_bytes.count(loaded, len(definition.blob))
     return loaded
 
 
@@ -74,34 +75,35 @@ def _providers() -> list[str]:
 
 
 def figures() -> tuple[int, int, int]:
-    """Bytes of the models held, runs ended, and how many of these went on at once at most.
+    """Bytes of the loaded models, runs so far, and the maximum number of runs at once.
 
-    The library's C API tells nothing of its allocators, so these are what we know ourselves.
+    The library's C API says nothing about its allocators, so we count bytes of blobs ourselves.
     """
     watchdogs = list(_watchdogs.values())
-    return _held.size, sum(dog.runs for dog in watchdogs), max((dog.most for dog in watchdogs), default=0)
+    runs = sum(watchdog.runs for watchdog in watchdogs)
+    return _blob_bytes.total, runs, max((watchdog.max_running for watchdog in watchdogs), default=0)
 
 
-class Held:
-    """Bytes of the models that sessions hold: counted when loaded, and off when the last reference goes."""
+class BlobBytes:
+    """Counts the bytes of the loaded models, from loading until the last reference to the session goes."""
 
     def __init__(self) -> None:
-        self.size = 0
+        self.total = 0
 
     def count(self, session: Session, size: int) -> None:
         self.add(size)
         weakref.finalize(session, self.add, -size)
 
     def add(self, size: int) -> None:
-        self.size += size
+        self.total += size
 
 
-_held = Held()
+_blob_bytes = BlobBytes()
 _watchdogs: dict[int, Watchdog] = {}  # by timeout: one in a server, several in tests
 
 
-class Runs:
-    """What surrounds runs of a session, one or several one after the other."""
+class RunHooks:
+    """Called before and after one or more runs of a session in a row."""
 
     def __init__(self, settings: Settings) -> None:
         timeout = settings.model_execution_timeout
@@ -109,13 +111,13 @@ class Runs:
         self._settings = settings
 
     def begin(self) -> Any:
-        """The options for them."""
+        """Returns the options for the runs."""
         options = made(api.CreateRunOptions, release=api.ReleaseRunOptions)
         self._watchdog.begin(options)
         return options
 
     def end(self, options: Any, runs: int = 1, error: str | None = None) -> Exception | None:
-        """error: the library's text, where the last of them failed. Returns what it fails with; None: try it again."""
+        """error: the library's text, where the last run failed. Returns its exception, or None: try it again."""
         was_ended = self._watchdog.end(options, runs)
         if error is None:
             return None
@@ -133,15 +135,15 @@ class Session:
         inputs = _nodes(session, api.SessionGetInputCount, api.SessionGetInputName, api.SessionGetInputTypeInfo)
         outputs = _nodes(session, api.SessionGetOutputCount, api.SessionGetOutputName, api.SessionGetOutputTypeInfo)
         self.inputs = tuple(name for name, _ in inputs)
-        if len(set(self.inputs)) < len(inputs):  # the C API cuts names off at a null character
+        if len(set(self.inputs)) < len(inputs):  # the C API cuts a name at its first NUL
             raise ValueError("two inputs of the model have one name")
         self.outputs = tuple(name for name, _ in outputs)
         self._texts = [ffi.new("char[]", name.encode()) for name in self.inputs + self.outputs]
         self._input_names = ffi.new("const char *[]", self._texts[: len(inputs)])
         self._output_names = ffi.new("const char *[]", self._texts[len(inputs) :])
-        # The library would fail on these only after the run.
+        # Outputs of types that tensors cannot have. Refused before the run: the library would fail only after it.
         self._refused = next(((n, kind) for n, kind in outputs if kind is not None and kind not in DTYPES), None)
-        self._runs = Runs(settings)
+        self._hooks = RunHooks(settings)
         self.direct = None
         if all(kind in DTYPES and kind != STRING for _, kind in (*inputs, *outputs)):
             self.direct = Direct(
@@ -152,8 +154,8 @@ class Session:
                 self._output_names,
                 [DTYPES[kind] for _, kind in inputs if kind is not None],
                 len(outputs),
-                self._runs.begin,
-                self._runs.end,
+                self._hooks.begin,
+                self._hooks.end,
             )
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
@@ -177,14 +179,14 @@ class Session:
         inputs = (self._input_names, values, len(values))
         outputs = (self._output_names, len(results), results)
         for _ in range(2):
-            options = self._runs.begin()
+            options = self._hooks.begin()
             error: str | None = None
             try:
                 api.Run(self._session, options, *inputs, *outputs)
             except RuntimeError as failure:
                 error = str(failure)
             finally:
-                outcome = self._runs.end(options, 1, error)
+                outcome = self._hooks.end(options, 1, error)
             if error is None:
                 return
             if outcome is not None:
@@ -193,7 +195,7 @@ class Session:
 
 
 def _nodes(session: Any, get_count: Any, get_name: Any, get_type: Any) -> list[tuple[str, int | None]]:
-    """Name and element type of each input or output; None for the type of what is no tensor."""
+    """Name and element type of each input or output. The type is None where it is not a tensor."""
     count = ffi.new("size_t *")
     get_count(session, count)
     nodes = []

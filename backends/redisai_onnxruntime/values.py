@@ -1,4 +1,4 @@
-"""Arrays as ONNX Runtime's values, and back. Workers enter; no state."""
+"""Converts arrays to ONNX Runtime's values and back. Workers enter; no state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from redisai.protocol import Array
 
 from .c_api import allocator, api, cpu_memory, ffi, made
 
-# Element types by the library's numbers, by the names that errors show them with.
+# The library's number of each element type, and its name in error texts.
 STRING = 8
 TYPES = {
     **{1: "float", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", STRING: "string", 9: "bool"},
@@ -32,7 +32,7 @@ def type_name(number: int) -> str:
 
 
 def new_value(array: Array) -> Any:
-    """An array as a value, to be released. Of numbers it shares the array's memory."""
+    """An array as a value, which the caller releases. It shares the array's memory, except for strings."""
     number = NUMBERS.get(array.dtype)
     if number is None:
         raise TypeError(f"an input has type {array.dtype}, which tensors cannot have")
@@ -46,9 +46,9 @@ def new_value(array: Array) -> Any:
 
 
 def as_array(value: Any, inputs: Any) -> Array | None:
-    """A value, released when nobody refers to it any more, as an array of its memory; None for what is no tensor.
+    """A value as an array on its memory; None where it is not a tensor. The array keeps the value alive.
 
-    Its memory may be that of one of the inputs, where the model just hands that on: so they live as long."""
+    It keeps the inputs alive too, because a model may return an input's memory as its output."""
     flag = ffi.new("int *")
     api.HasValue(value, flag)
     if flag[0]:
@@ -64,7 +64,7 @@ def as_array(value: Any, inputs: Any) -> Array | None:
     size = length * dtype.itemsize
     if not size:
         return np.empty(shape, dtype)
-    # The array refers to the buffer, the buffer to this, and this to the value.
+    # The array refers to the buffer, the buffer to this owner, and the owner to the value and the inputs.
     owner = ffi.gc(ffi.cast("char *", made(api.GetTensorMutableData, value)), lambda _, held=(value, inputs): None)
     array: Array = np.ndarray(shape, dtype, ffi.buffer(owner, size))
     return array
@@ -87,7 +87,7 @@ def _describe(value: Any) -> tuple[int, tuple[int, ...], int]:
 
 
 def _new_strings(array: Array) -> Any:
-    """ONNX strings are Unicode; one that is none is refused."""
+    """Refuses strings that are not UTF-8, as ONNX strings have to be."""
     items = [item if isinstance(item, bytes) else item.encode() for item in array.ravel().tolist()]
     for item in items:
         item.decode()

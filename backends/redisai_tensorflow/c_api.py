@@ -1,7 +1,7 @@
-"""TensorFlow's C API, called in the wheel's own library: TensorFlow's Python package is never imported.
+"""TensorFlow's C API, called in the library that the wheel brings. The Python package is never imported.
 
-That takes 0.3 s and 370 MB instead of several times as much, and makes a run three times as fast. Loader and workers
-enter; all of it may be called from several threads at once.
+Loading takes 0.3 s and 370 MB; the package takes several times as much. A run is three times as fast as with it. Loader
+and workers enter; everything here may be called from several threads at once.
 """
 
 from __future__ import annotations
@@ -78,16 +78,16 @@ def _open() -> Any:
     found = importlib.util.find_spec("tensorflow")
     if found is None or found.origin is None:
         raise ModuleNotFoundError("No module named 'tensorflow'")
-    # Errors are answered to the client who caused them; what the library would write goes to nobody's terminal.
+    # The client gets its errors as replies. What the library itself prints would reach nobody.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # RTLD_LOCAL, the default, keeps its symbols from other libraries. It crashes when it is unloaded.
+    # RTLD_LOCAL, the default, hides its symbols from other libraries. NODELETE: the library crashes when unloaded.
     return ffi.dlopen(str(Path(found.origin).parent / "libtensorflow_cc.so.2"), os.RTLD_NOW | os.RTLD_NODELETE)
 
 
 lib = _open()
 
 
-# What the engine calls from C (Direct of protocol.py).
+# The functions that C calls (Direct of protocol.py).
 _DIRECT = (
     *("TF_NewTensor", "TF_SessionRun", "TF_TensorType", "TF_NumDims", "TF_Dim", "TF_TensorByteSize", "TF_TensorData"),
     *("TF_DeleteTensor", "TF_NewStatus", "TF_DeleteStatus", "TF_GetCode", "TF_Message"),
@@ -96,7 +96,7 @@ addresses = {name: int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name
 
 
 class Status:
-    """What a call says of its success: with Status() as status: lib.TF_...(status.c); status.check()."""
+    """The outcome of a call: with Status() as status: lib.TF_...(status.c); status.check()."""
 
     __slots__ = ("c",)
 

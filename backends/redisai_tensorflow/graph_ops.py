@@ -1,4 +1,4 @@
-"""Finds the operations of a GraphDef that reach beyond the graph. The loader enters; no state."""
+"""Checks which operations of a GraphDef reach beyond the graph, and which keep tensors. The loader enters; no state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from redisai.protobuf import MalformedError, fields
 
 from .c_api import ffi, lib
 
-# The parts of a GraphDef that can hold operations, each by the number of its field: message, field -> message.
+# For each message of a GraphDef that can hold operations: which of its fields hold which of these messages.
 GRAPH, LIBRARY, FUNCTION, NODE = range(4)
 PARTS: dict[int, dict[int, int]] = {GRAPH: {1: NODE, 2: LIBRARY}, LIBRARY: {1: FUNCTION}, FUNCTION: {3: NODE}}
 NAME, OPERATION, ATTRIBUTE = 1, 2, 5  # fields of NODE
@@ -18,8 +18,8 @@ KEY, VALUE = 1, 2  # fields of ATTRIBUTE
 TYPE, TENSOR = 6, 8  # fields of VALUE
 DTYPE = 1  # field of TENSOR
 
-# Made from TensorFlow's own list of 1801 operations. Among them are those of input pipelines (datasets), which can
-# read files in many ways and run graphs that are hidden in strings. A test looks for new ones.
+# Chosen from TensorFlow's own list of 1801 operations. They include those of input pipelines (datasets), which can read
+# files in many ways and run graphs that are hidden in strings. A test looks for new ones.
 REFUSED = re.compile(
     rb"File|Reader|Save|Restore|Checkpoint|Dataset|Iterator|PyFunc|TRTResource"
     rb"|^(Abort|CreateSummary|Debug|DecodeProto|DumpTensor|EncodeProto|FixedUnigram|GenerateVocab|ImmutableConst)"
@@ -27,12 +27,12 @@ REFUSED = re.compile(
 )
 
 
-def operations(blob: bytes, allow_file_ops: bool) -> set[str]:
-    """The names of all operations of a graph and of the functions it brings.
+def check_operations(blob: bytes, allow_file_ops: bool) -> set[str]:
+    """Returns the names of all operations of a graph and of its functions.
 
-    Refuses, unless they are allowed, those that read or write files, speak to the network, run Python or end the
-    process: a client who may store a model need not be one who may do that. It is done before TensorFlow sees the
-    graph, as importing one evaluates parts of it.
+    Unless allow_file_ops is set, refuses operations that read or write files, use the network, run Python or end the
+    process: a client who may store a model need not have these rights. TensorFlow evaluates parts of a graph while it
+    imports it, so call this first.
     """
     try:
         found = set()
@@ -50,7 +50,7 @@ def operations(blob: bytes, allow_file_ops: bool) -> set[str]:
             found.add(operation.decode())
             if operation == b"Const":
                 _check_constant(attributes)
-            # The one operation that is harmless or not by an attribute: it prints to a stream or a file.
+            # For this operation alone an attribute decides: it prints to a stream, or to a file.
             to_file = operation == b"PrintV2" and b"file:" in bytes(node)
             if not allow_file_ops and (to_file or REFUSED.search(operation)):
                 raise PermissionError(
@@ -77,7 +77,7 @@ def _nodes(blob: memoryview) -> Iterator[memoryview]:
 
 
 def _check_constant(attributes: dict[object, int | memoryview | None]) -> None:
-    """TensorFlow looks at those of the graph itself, but ends the process where one in a function is damaged."""
+    """Refuses a damaged constant. TensorFlow checks those of the graph, but one in a function would end the process."""
     kind = _field(attributes.get(b"dtype"), TYPE)
     if kind is None or kind != _field(_field(attributes.get(b"value"), TENSOR), DTYPE):
         raise MalformedError
@@ -98,16 +98,17 @@ def _bytes(value: int | memoryview) -> bytes:
 
 
 def keeps_inputs(operations: set[str]) -> bool:
-    """Whether a graph of these operations may hold on to its inputs after a run, or write to them.
+    """Whether a graph of these operations may keep its inputs after a run, or write to them.
 
-    Only what has a state can keep a tensor: a variable, a queue. The Inplace operations write whoever else reads.
+    Only a stateful operation, such as a variable or a queue, can keep a tensor. The Inplace operations write to tensors
+    that others may read.
     """
     return any(name.startswith("Inplace") for name in operations) or not operations.isdisjoint(_stateful())
 
 
 @functools.cache
 def _stateful() -> set[str]:
-    """The operations that TensorFlow itself calls stateful."""
+    """The operations that TensorFlow lists as stateful."""
     buffer = lib.TF_GetAllOpList()
     try:
         listed = bytes(ffi.buffer(buffer.data, buffer.length))

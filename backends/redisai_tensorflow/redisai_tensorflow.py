@@ -1,7 +1,7 @@
-"""The TF backend: frozen GraphDefs through TensorFlow's C API. Loader and workers enter; a session may run several
-times at once.
+"""The TF backend: runs frozen GraphDefs through TensorFlow's C API. Loader and workers enter; no state but sessions.
 
-A run of a small network of five layers with two inputs takes 26 us, 18 of them in TensorFlow.
+A session may run several times at once. A run of a small network of five layers with two inputs takes 26 us, 18 of them
+in TensorFlow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from redisai.protocol import Array, Definition, Direct, Settings
 
 from .c_api import Status, addresses, ffi, lib
-from .graph_ops import keeps_inputs, operations
+from .graph_ops import check_operations, keeps_inputs
 from .tensors import DTYPES, NUMBERS, QINT32, STRING, as_array, new_tensor, type_name
 
 
@@ -22,12 +22,12 @@ def version() -> str:
 
 
 def load(definition: Definition, settings: Settings) -> Session:
-    copies = keeps_inputs(operations(definition.blob, bool(settings.allow_file_ops)))
+    copies = keeps_inputs(check_operations(definition.blob, bool(settings.allow_file_ops)))
     graph = _import(definition)
     if definition.gpu is None and settings.inter_op_parallelism <= 1:
         with suppress(RuntimeError):
-            # One operation after the other in the worker's own thread is fastest. Where a graph cannot be run so, or
-            # at all, the usual executor says.
+            # Running the operations in order, in the worker's own thread, is fastest. Some graphs cannot run so: the
+            # usual executor then runs them, or says why it cannot.
             return Session(graph, definition, _config(definition, settings, in_order=True), copies)
     return Session(graph, definition, _config(definition, settings, in_order=False), copies)
 
@@ -52,8 +52,8 @@ class Session:
             self._session = ffi.gc(session, _delete_session)
             if definition.gpu is not None and f"GPU:{definition.gpu}" not in self._devices(status):
                 raise RuntimeError("GPU requested but TF couldn't find CUDA")
-            # Optimises the graph and makes its kernels, so that the first run need not. TensorFlow does that before it
-            # looks at the types of inputs, so a type that no graph takes will do.
+            # A first run makes TensorFlow optimise the graph and create its kernels, so that no client waits for that.
+            # TensorFlow does it before it checks the inputs. No graph takes inputs of this type, so nothing else runs.
             for tensor in self._run([lib.TF_AllocateTensor(QINT32, ffi.NULL, 0, 4) for _ in self.inputs], status):
                 lib.TF_DeleteTensor(tensor)
             if "Expects arg[" not in status.message():
@@ -99,7 +99,7 @@ class Session:
                 lib.TF_DeleteTensor(tensor)
 
     def _run(self, tensors: list[Any], status: Status) -> Any:
-        """The outputs' tensors. Deletes the inputs'."""
+        """Returns the tensors of the outputs. Deletes those of the inputs."""
         results = ffi.new("TF_Tensor *[]", len(self._fetches))
         try:
             lib.TF_SessionRun(
@@ -135,7 +135,7 @@ def _import(definition: Definition) -> Any:
 
 
 def _ports(graph: Any, names: Sequence[str], missing: str) -> Any:
-    """Where to feed or to fetch: "x", or "x:1" for another than the first output of an operation."""
+    """The ports with these names. "x" is the first output of operation x, "x:1" its second."""
     ports = []
     for name in names:
         node, _, number = name.partition(":")
@@ -148,14 +148,14 @@ def _ports(graph: Any, names: Sequence[str], missing: str) -> Any:
 
 
 def _config(definition: Definition, settings: Settings, in_order: bool) -> bytes:
-    """A serialised ConfigProto: each field a tag, in which its number is multiplied by 8, and a value."""
+    """A serialised ConfigProto. Each field is a tag, whose upper bits are the field's number, and a value."""
     config = b"\x38\x01"  # allow_soft_placement: graphs name the devices they were trained on
     config += b"\x10" + _varint(settings.intra_op_threads) + b"\x28" + _varint(settings.inter_op_parallelism or 1)
     config += (
         b"\x0a\x07\x0a\x03GPU\x10\x00" if definition.gpu is None else b"\x32\x02\x20\x01"
     )  # device_count, allow_growth
-    # disable_thread_spinning: it takes the cores of Redis and of other workers. The next two, optimize_for_static_graph
-    # and disable_output_partition_graphs, save one of five copies of the model's constants.
+    # disable_thread_spinning, since spinning takes cores from Redis and other workers. optimize_for_static_graph and
+    # disable_output_partition_graphs, which save one of five copies of the model's constants.
     experimental = b"\x48\x01\x60\x01\x70\x01"
     if in_order:
         experimental += b"\x1a\x18SINGLE_THREADED_EXECUTOR"

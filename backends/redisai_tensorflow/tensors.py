@@ -1,6 +1,6 @@
-"""Arrays as TensorFlow's tensors, and back. Workers enter.
+"""Converts arrays to TensorFlow's tensors and back. Workers enter, and TensorFlow's own threads when they free strings.
 
-The only state is a table of the strings that TensorFlow still holds.
+Owns the table of the strings that TensorFlow still holds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from redisai.protocol import Array
 
 from .c_api import ffi, lib
 
-# Element types by TensorFlow's numbers, with NumPy's names for what a tensor can have and TensorFlow's for the rest.
+# TensorFlow's number of each element type. TYPES has the types of our tensors, by NumPy's names. UNNAMED has the
+# others, by TensorFlow's names.
 STRING = 7
 QINT32 = 13
 TYPES = {
@@ -35,7 +36,7 @@ def type_name(number: int) -> str:
 
 
 def new_tensor(array: Array, number: int, copy: bool) -> Any:
-    """An array as a tensor, to be deleted. Unless it is a copy, it shares the array's memory."""
+    """An array as a tensor, which the caller deletes. Unless it is a copy, it shares the array's memory."""
     if number == STRING:
         return _new_strings(array)
     if not array.flags.c_contiguous:
@@ -51,7 +52,7 @@ def new_tensor(array: Array, number: int, copy: bool) -> Any:
 
 
 def as_array(tensor: Any, dtype: np.dtype[Any]) -> Array:
-    """A copy of a tensor of that type."""
+    """A tensor of this dtype as an array, copied."""
     shape = tuple([lib.TF_Dim(tensor, index) for index in range(lib.TF_NumDims(tensor))])
     size = lib.TF_TensorByteSize(tensor)
     if not size:
@@ -69,10 +70,10 @@ def as_array(tensor: Any, dtype: np.dtype[Any]) -> Array:
     return array.reshape(shape)
 
 
-# What TensorFlow calls when it lets go of memory that stays another's: a function that does nothing.
+# TensorFlow calls this when it has no more use for memory that we own. It is a function that does nothing.
 _keep = ffi.cast("void (*)(void *, size_t, void *)", ffi.addressof(lib, "TF_TensorDefaultAlignment"))
 
-_strings: dict[int, Any] = {}  # by address; a graph may hold on to a tensor after the run
+_strings: dict[int, Any] = {}  # by address; a graph may keep a tensor after the run
 
 
 def _new_strings(array: Array) -> Any:
@@ -86,7 +87,7 @@ def _new_strings(array: Array) -> Any:
 
 
 def _free(data: Any, size: int, _: Any) -> None:
-    """TensorFlow enters, from any thread."""
+    """TensorFlow calls this from any thread."""
     elements = _strings.pop(int(ffi.cast("uintptr_t", data)))
     for index in range(size // ELEMENT):
         lib.TF_StringDealloc(elements + index)

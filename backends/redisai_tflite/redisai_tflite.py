@@ -1,7 +1,7 @@
 """The TFLITE backend: ai-edge-litert, or tflite_runtime where only that is installed. Loader and workers enter.
 
-An interpreter runs one thing at a time, so each session owns as many as have ever run at once. They share the model's
-bytes; what a model with variables keeps from run to run is each interpreter's own.
+An interpreter can do one run at a time, so a session owns as many interpreters as it ever had runs at once. They share
+the bytes of the model. The variables of a model, which live from run to run, are each interpreter's own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def load(definition: Definition, settings: Settings) -> Session:
 
 
 class Idle(NamedTuple):
-    """An interpreter that nobody uses, and the shapes that its inputs have."""
+    """An interpreter that does not run, and the shapes of its inputs."""
 
     interpreter: Any
     shapes: list[tuple[int, ...]]
@@ -65,18 +65,18 @@ class Session:
         shapes = [array.shape for array in inputs]
         try:
             interpreter = self._resized(self._pop_idle(shapes), shapes)
-        except (IndexError, ValueError):  # none is idle, or what the last one was resized to has spoilt it
+        except (IndexError, ValueError):  # none is idle, or an earlier resize has spoilt this one
             interpreter = self._resized(self._new(), shapes)
         for number, array in zip(self._input_numbers, inputs, strict=True):
             interpreter.set_tensor(number, array)
         interpreter.invoke()
         outputs = [_output(interpreter, index, number) for index, number in enumerate(self._output_numbers)]
-        self._idle.append(Idle(interpreter, shapes))  # one that failed, in whatever state, is gone
+        self._idle.append(Idle(interpreter, shapes))  # not after a failure: its state is unknown
         return outputs
 
     def _pop_idle(self, shapes: list[tuple[int, ...]]) -> Idle:
-        """One that has these shapes, if any does: resizing another costs more than many a run."""
-        for idle in self._idle[::-1]:  # a copy: other threads take from it too
+        """An idle interpreter, with these shapes if possible: resizing another costs more than many a run."""
+        for idle in self._idle[::-1]:  # a copy of the list, since other threads change it
             if idle.shapes == shapes:
                 with contextlib.suppress(ValueError):
                     self._idle.remove(idle)
@@ -84,7 +84,7 @@ class Session:
         return self._idle.pop()
 
     def _new(self) -> Idle:
-        # The library takes an empty model for none at all.
+        # The library would take an empty blob for no model at all.
         interpreter = Interpreter(model_content=self._blob or b"\0", num_threads=self._threads)
         interpreter.allocate_tensors()
         return Idle(interpreter, [tuple(tensor["shape"].tolist()) for tensor in interpreter.get_input_details()])
@@ -116,8 +116,8 @@ def _fits(shape: tuple[int, ...], declared: list[int]) -> bool:
 
 def _output(interpreter: Any, index: int, number: int) -> Array:
     try:
-        return np.asarray(interpreter.get_tensor(number))  # the library gives a number where the rank is 0
-    except ValueError:  # and an error where there are no elements
+        return np.asarray(interpreter.get_tensor(number))  # the library returns a scalar for rank 0
+    except ValueError:  # and fails on an output without elements
         tensor = interpreter.get_output_details()[index]
         if tensor["shape"].all():
             raise

@@ -1,11 +1,11 @@
 """Finds out what a TorchScript model or function writes to. The loader enters; no state.
 
-Inputs share memory with stored tensors, which never change, and several workers run one model at once. So what writes
-to its inputs gets copies of them, and a model that changes what it keeps runs once at a time.
+Inputs share memory with stored tensors, which must not change. So a model or function that writes to its inputs gets
+copies of them. Several workers may run one model at once. So a model that changes its own state has one run at a time.
 
-The library's alias analysis believes what operators declare, and some return their input without declaring that
-(type_as, atleast_1d, dropout in eval mode). So whatever is written to must also come from memory that is provably new,
-or else it counts as what it may have come from (_written).
+The library's alias analysis relies on what operators declare. Some return their input without declaring that: type_as,
+atleast_1d, dropout in eval mode. So _written() follows each written value back to memory that is certainly new. If
+there is none, the value where the path ends counts as written.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ import torch
 
 from .sandbox import nodes
 
-# They always return new memory.
+# Operators that always return new memory.
 FRESH = re.compile(
     r"aten::(exp|relu|sigmoid|tanh|gelu|silu|clone|cat|stack|linear|addmm|mm|bmm|_convolution|conv[123]d"
     r"|conv_transpose[123]d|batch_norm|layer_norm|zeros_like|ones_like|empty_like)$"
     r"|quantized::(linear|linear_relu|linear_dynamic|linear_relu_dynamic|conv[123]d|conv[123]d_relu)$"
 )
-# These too, as far as the alias analysis sees: x + 0 is optimised to x where it sees nothing written.
+# These do too where the alias analysis sees a write to the result. Where it sees none, it optimises x + 0 to x.
 ARITHMETIC = re.compile(r"aten::(add|sub|rsub|mul|div)$")
-# They update their statistics, the fourth and fifth argument, without declaring it, unless the sixth says otherwise.
+# These write to their statistics, the fourth and fifth argument, without declaring it. They do not where the sixth,
+# training, is false.
 NORMS = re.compile(r"aten::(batch_norm|instance_norm|native_batch_norm|_batch_norm_impl_index)$")
-# An operator on nothing but these and tensors returns new memory, or that of one of the tensors.
+# An operator whose arguments are tensors and values of these types returns new memory or that of one of the tensors.
 PLAIN = {"IntType", "FloatType", "BoolType", "NumberType", "ComplexType", "StringType", "NoneType", "DeviceObjType"}
-# Calls that the graph does not show the inside of.
+# Calls whose inside the graph does not show.
 OPAQUE = ("prim::CallMethod", "prim::CallFunction", "prim::PythonOp", "prim::fork", "aten::fork")
 
 
@@ -41,9 +42,9 @@ class Aliasing(NamedTuple):
 
     @staticmethod
     def of(module: Any) -> Aliasing:
-        """Asks the library's own alias analysis, which sees through views, lists, branches, sub-modules and out=."""
+        """Uses the library's alias analysis, which follows views, lists, branches, sub-modules and out=."""
         try:
-            # Without this a batch normalisation looks stateful, though in eval mode it is not.
+            # Unless it is frozen, a batch normalisation looks stateful, which in eval mode it is not.
             graph: Any = torch.jit.freeze(module, optimize_numerics=False).inlined_graph
         except Exception:  # some models cannot be frozen, or are frozen already
             graph = module.inlined_graph
@@ -55,19 +56,19 @@ class Aliasing(NamedTuple):
             or aliases.has_writers(itself)
             or any(aliases.has_writers(value) for value in kept)
         )
-        # Not the frozen graph: freezing believes the declarations too, and may have left out what seems to do nothing.
+        # Not the frozen graph: freezing relies on the declarations too, and may leave out what seems to do nothing.
         inputs = list(module.inlined_graph.inputs())[1:]
         given = {value.debugName() for value in inputs if value.type().kind() == "TensorType"}
         written = _written(module.inlined_graph)
         stateful = stateful or not written <= given
-        # A stateful model may also keep an input, whose memory is not ours to keep.
+        # A stateful model may also keep an input, and its memory belongs to the stored tensor.
         return Aliasing(stateful or bool(written) or any(map(aliases.has_writers, graph.inputs())), stateful)
 
 
 def writes_to_inputs(graph: Any, assume: Mapping[str, str]) -> bool:
-    """Whether a function writes to the tensors it is given, also to those in lists. The graph is inlined, and changed.
+    """Whether a function writes to the tensors that it is given, in lists too. Takes its inlined graph, and changes it.
 
-    assume: operators whose schemas tell the library less than we know, and what to take them for.
+    assume: operators that seem to write though they do not, each with the operator to analyse in its place.
     """
     if any(graph.findAllNodes(kind) for kind in OPAQUE) or _written(graph):
         return True
@@ -86,7 +87,7 @@ def writes_to_inputs(graph: Any, assume: Mapping[str, str]) -> bool:
     with graph.insert_point_guard(first):
         zero = graph.insertConstant(0)
     lists = [value for value in values if value.type().kind() == "ListType"]
-    for value in lists:  # analysis knows a list's tensors only where they are taken out
+    for value in lists:  # the analysis knows the tensors of a list only where they are taken out
         taken = graph.create("aten::__getitem__", [value, zero], 1)
         taken.insertAfter(zero.node())
         taken.output().setType(value.type().getElementType())
@@ -96,9 +97,9 @@ def writes_to_inputs(graph: Any, assume: Mapping[str, str]) -> bool:
 
 
 def _written(graph: Any) -> set[str]:
-    """Names of the values whose memory may be written to through other values: inputs, attributes, what is unclear.
+    """Names of the values whose memory may be written through another value: inputs, attributes, unclear ones.
 
-    Writes to such a value itself are not here: those the alias analysis always sees.
+    Leaves out values that are written to directly: the alias analysis always sees those writes.
     """
     found: set[str] = set()
     seen: set[str] = set()
@@ -109,16 +110,16 @@ def _written(graph: Any) -> set[str]:
         value = waiting.pop()
         if value.debugName() not in seen:
             seen.add(value.debugName())
-            behind = _behind(value)
-            if behind is None:
+            sources = _sources(value)
+            if sources is None:
                 found.add(value.debugName())
             else:
-                waiting.extend(behind)
+                waiting.extend(sources)
     return found
 
 
 def _is_seen(value: Any) -> bool:
-    """Whether the alias analysis sees all there is to a write to this value."""
+    """Whether the alias analysis sees everything that a write to this value changes."""
     kind = str(value.node().kind())
     is_new = ARITHMETIC.match(kind) is not None and value.type().kind() == "TensorType"
     return is_new or kind in ("prim::GetAttr", "prim::Constant")
@@ -135,7 +136,7 @@ def _targets(node: Any) -> Iterator[Any]:
     schema = str(node.schema())
     if "!" in schema:
         yield from (inputs[index] for index in _written_arguments(schema))
-    elif kind.endswith("_") and not kind.endswith("__"):  # it says nothing, but its name does
+    elif kind.endswith("_") and not kind.endswith("__"):  # not declared, but the name tells
         yield from (value for value in inputs if "Tensor" in str(value.type()))
 
 
@@ -145,13 +146,13 @@ def _written_arguments(text: str) -> tuple[int, ...]:
     return tuple(
         index
         for index, argument in enumerate(arguments)
-        # a list of any type, as append takes it, is written to, but not what is in it
+        # only tensors: append writes to the list, not to what is in it
         if argument.alias_info is not None and argument.alias_info.is_write and "Tensor" in str(argument.type)
     )
 
 
-def _behind(value: Any) -> list[Any] | None:
-    """The values whose memory this one may share: none where it is new, None where that is not known."""
+def _sources(value: Any) -> list[Any] | None:
+    """The values whose memory this one may share; empty where its memory is new, None where that is unknown."""
     node = value.node()
     kind = str(node.kind())
     if FRESH.match(kind) and value.type().kind() == "TensorType":
@@ -165,7 +166,7 @@ def _behind(value: Any) -> list[Any] | None:
         return []
     if value.type().kind() != "TensorType" or not (kind.startswith("aten::") or kind == "prim::NumToTensor"):
         return None
-    if "!" in str(node.schema()):  # it returns what it has written to
+    if "!" in str(node.schema()):  # it returns what it writes to
         return list(_targets(node))
     tensors = [inner for inner in node.inputs() if inner.type().kind() in ("TensorType", "OptionalType")]
     others = [inner for inner in node.inputs() if inner.type().kind() not in ("TensorType", "OptionalType")]

@@ -1,9 +1,10 @@
-"""What the archive of a model may hold: checked before it is loaded, and again in its graphs. The loader enters.
+"""Refuses models with forbidden code: before their archive is loaded, and again in their graphs. The loader enters.
 
-Blobs come from clients. Loading already runs some of the code in them (__setstate__, the default values of parameters,
-constants of classes), so operators that models may not use are looked for in the text first. The text is read with the
-library's own reader: another one could see other members in the same blob. What forward really says is known only
-afterwards, in the graphs. Expressions and blocks nested too deep would run the compiler, or a worker, out of stack.
+Blobs come from clients. Loading already runs some of their code: __setstate__, default values of parameters, constants
+of classes. So refuse_code() first searches the text for forbidden operators. It reads the text with the library's own
+reader, because another reader could see other members in the same blob. Only the graphs tell for certain what forward
+calls, and they exist only after loading: refuse_operators() checks those. Both limit how deep code nests, because the
+compiler and the workers would run out of stack.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any
 
 import torch
 
-from .sandbox import MOST_BLOCKS, MOST_NESTING, NESTING, nodes, refuse_chains
+from .sandbox import MAX_BLOCKS, MAX_NESTING, NESTING, nodes, refuse_chains
 
-# They touch files, or trust indices, sizes and addresses that they are given.
-# Traced graphs hold operators of the library's own use, so unlike in scripts these are not refused in general.
+# These touch files, or do not check the indices, sizes and addresses that they are given. The library's other internal
+# operators are allowed, unlike in scripts, because traced graphs use them.
 NAMES = (
     r"save|from_file|set_|_reshape_alias"
     r"|_unsafe_index\w*|_unsafe_masked_index\w*|_index_put_impl_?|_resize_output_?|_copy_from\w*"
@@ -30,7 +31,7 @@ NAMES = (
 )
 BACKWARD = r"\w+_backward\w*"
 NAMESPACES = r"aten|prim|quantized|_quantized|quantization|torchvision|torchaudio|redisai"
-# Python, other machines, and what only the library's optimiser may put into a graph.
+# These run Python, reach other machines, or belong to the library's optimiser alone.
 PRIM = (
     r"(?:Ignored)?PythonOp|rpc_\w+|awaitable\w*|Bail[Oo]ut\w*|FallbackGraph|DifferentiableGraph|\w*Fus(?:ion|ed)\w*"
     r"|TensorExpr\w*|Static\w+|profile\w*|Guard|TypeCheck|RequiresGradCheck|\w*MKLDNN\w*|mkldnn_\w+|AddStatValue"
@@ -42,44 +43,44 @@ TEXT_DENIED = re.compile(
     rb"%b(%b)\b|%b(%b)\b|%b(%b)\s*\("
     % (DOT, NAMES.encode(), rb"(?<![\w.])ops" + DOT + rb"prim" + DOT, PRIM.encode(), DOT, BACKWARD.encode())
 )
-# Where no graph shows what runs; elsewhere modules may be called so.
+# Modules may have such names too. So the text is searched for them only where no graph shows what runs.
 TEXT_DENIED_STRICTLY = re.compile(rb"%b(%b)\b" % (DOT, BACKWARD.encode()))
-# As the library writes them; any other way could hide a name.
+# Both match ways of writing ops and getattr that could hide a name. The library itself writes neither so.
 OPS = re.compile(rb"(?<![\w.])ops\b(?!\.(?:%b)\.| : )" % NAMESPACES.encode())
 GETATTR = re.compile(rb'\bgetattr\b(?!\([\w.()]+, "(?!(?:%b|%b)")[^"\\\n]*"\))' % (NAMES.encode(), BACKWARD.encode()))
 
-MOST_CODE = 64 << 20
-MOST_FUNCTIONS = 10_000  # they call one another, and the compiler follows
+MAX_CODE_BYTES = 64 << 20
+MAX_FUNCTIONS = 10_000  # they call one another, and the compiler recurses
 STRING = re.compile(rb'"(?:[^"\\\n]|\\[^\n])*"')
 FLATBUFFER = b"PTMF"
 
 
 def refuse_code(blob: bytes) -> None:
-    """Refuses what loading must not run, and what would overflow even a large stack."""
-    if blob[4:8] == FLATBUFFER:  # the library would not take it for a zip file
+    """Refuses code that loading must not run, or that would overflow even a large stack."""
+    if blob[4:8] == FLATBUFFER:  # the library would read it as this other format
         raise RuntimeError("the model is no TorchScript archive: it is for the mobile interpreter")
     try:
         reader: Any = torch._C.PyTorchFileReader(io.BytesIO(blob))
-    except Exception as error:  # it seeks where a broken archive sends it
+    except Exception as error:  # a broken archive makes the reader seek anywhere
         raise RuntimeError(f"the model is no TorchScript archive: {error}") from None
     names = set(reader.get_all_records())
     if "model.json" not in names:  # in archives from before PyTorch 1.4 any member may be code
-        # The library finds members whatever the case of their names.
+        # The library ignores the case of the members' names.
         names = {name for name in names if name.lower().endswith(".py")}
     size = 0
     code: list[bytes] = []
     for name in sorted(names):
         size += reader.get_record_size(name)
-        if size > MOST_CODE:
-            raise ValueError(f"the model has more than {MOST_CODE} bytes of code")
+        if size > MAX_CODE_BYTES:
+            raise ValueError(f"the model has more than {MAX_CODE_BYTES} bytes of code")
         code.append(reader.get_record(name))
     text = b"\n".join(code)
     _refuse_text(text)
     for part in code:
         _refuse_nesting(part)
     functions = len(re.findall(rb"\bdef\b", text))
-    if functions > MOST_FUNCTIONS:
-        raise ValueError(f"the model is too large: it has {functions} functions, more than {MOST_FUNCTIONS}")
+    if functions > MAX_FUNCTIONS:
+        raise ValueError(f"the model is too large: it has {functions} functions, more than {MAX_FUNCTIONS}")
 
 
 def _refuse_text(text: bytes) -> None:
@@ -91,25 +92,26 @@ def _refuse_text(text: bytes) -> None:
         namespace = "prim" if found.lastindex == 2 else "aten"
         raise ValueError(f"{namespace}::{name} cannot be used in a model")
     if OPS.search(text) or GETATTR.search(text):
-        raise ValueError("the code of the model uses ops or getattr in a way that models cannot")
+        raise ValueError("the code of the model uses ops or getattr in a form that cannot be used in a model")
 
 
 def _refuse_nesting(code: bytes) -> None:
-    """Bounds how deep a statement nests by what it has of operators: traced functions have many statements."""
+    """Limits how deep a statement nests, by counting its operators. Traced functions are long, so it counts for each
+    statement, not for each function."""
     code = STRING.sub(b'""', code)
-    # The library writes none of these, and they could hide a bracket.
+    # These could hide a bracket, and the library writes none of them. With them, all the code counts as one statement.
     lines = [code] if re.search(rb"['\\#]|\"\"\s*\"", code) else code.split(b"\n")
     count = depth = 0
     for line in lines:
         count += len(NESTING.findall(line))
         depth += sum(map(line.count, (b"(", b"[", b"{"))) - sum(map(line.count, (b")", b"]", b"}")))
-        if count > MOST_NESTING:
-            raise ValueError(f"a statement of the model is too large: it has more than {MOST_NESTING} operators")
+        if count > MAX_NESTING:
+            raise ValueError(f"a statement of the model is too large: it has more than {MAX_NESTING} operators")
         if depth == 0:
             count = 0
     indents = [len(indent) for indent in re.findall(rb"^[ \t\f\r]*(?=\w)", code, re.MULTILINE)]
-    if max(indents, default=0) > 2 * MOST_BLOCKS or len(re.findall(rb"\belif\b", code)) > MOST_BLOCKS:
-        raise ValueError(f"the model is too deep: it nests more than {MOST_BLOCKS} blocks")
+    if max(indents, default=0) > 2 * MAX_BLOCKS or len(re.findall(rb"\belif\b", code)) > MAX_BLOCKS:
+        raise ValueError(f"the model is too deep: it nests more than {MAX_BLOCKS} blocks")
 
 
 def refuse_operators(module: Any) -> None:
@@ -122,7 +124,7 @@ def refuse_operators(module: Any) -> None:
 
 
 def _graphs(module: Any) -> Iterator[Any]:
-    """What forward calls, and all methods: it may reach them through an interface, which is not inlined."""
+    """The graphs of forward and of all methods. forward may call these through an interface, which is not inlined."""
     forward = module.forward.inlined_graph
     yield forward
     whole = any(str(node.kind()) == "prim::CallMethod" for node in nodes(forward))

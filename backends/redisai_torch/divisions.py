@@ -1,7 +1,7 @@
-"""Divisions of integers in TorchScript, which the library does not check. The loader enters; workers run the operators.
+"""Replaces TorchScript's divisions of integers, which check nothing. The loader enters; workers run the operators.
 
-`a % 0` and the smallest integer `// -1` are signals (SIGFPE) that end the process, with operands that may come from a
-client's arguments. So the operators are exchanged for our own, which raise what Python raises; 5 us each.
+`a % 0`, or the smallest integer `// -1`, ends the process by a signal (SIGFPE), and a client's arguments may be the
+operands. So our own operators take their place, which raise the exceptions of Python. Each costs 5 us.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 LIBRARY = "redisai_integers"
-# What the library computes is a 64-bit number.
+# The library computes 64-bit numbers.
 SPAN = 1 << 64
 HALF = 1 << 63
 
@@ -37,8 +37,8 @@ def _define() -> torch.library.Library:
 _library = _define()  # lives as long as its operators
 
 
-def check_divisions(graph: Any) -> None:
-    """Exchanges them in a function's own graph, before it runs for the first time."""
+def replace_divisions(graph: Any) -> None:
+    """Works on a function's own graph, before the function runs for the first time."""
     for name in ("floordiv", "remainder", "divmod"):
         for node in graph.findAllNodes(f"aten::{name}"):
             operands = list(node.inputs())

@@ -1,4 +1,4 @@
-"""TorchScript models: loading, and running forward. Loader and workers enter."""
+"""Loads TorchScript models and runs their forward method. Loader and workers enter; no state but sessions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load(definition: Definition, settings: Settings) -> Session:
 
 
 def _load(blob: bytes, device: torch.device) -> Session:
-    # Unlike pickle this runs no Python that a blob brings, but it does run TorchScript: refuse_code has looked at that.
+    # Unlike pickle, this runs no Python code of the blob. It does run TorchScript, which refuse_code() has checked.
     module: Any = torch.jit.load(io.BytesIO(blob), map_location=device)  # type: ignore[no-untyped-call]
     with suppress(AttributeError, RuntimeError):  # a frozen model has no mode to change
         module.eval()
@@ -81,19 +81,19 @@ class Session:
             if isinstance(result, torch.Tensor):
                 return [to_array(0, result)]
             return [to_array(index, tensor) for index, tensor in enumerate(flatten(result))]
-        with self._lock:  # what a model keeps from run to run may be part of its outputs
+        with self._lock:  # held until the outputs are copied: they may share memory with the model's state
             outputs = self._forward(*arguments)
             return [to_array(index, tensor).copy() for index, tensor in enumerate(flatten(outputs))]
 
 
 def _kind(type_: Any) -> str:
-    """What TorchScript calls a type, an optional one like the type itself."""
+    """TorchScript's name of a type; for an optional type, the name of the type inside."""
     kind = str(type_.kind())
     return str(type_.getElementType().kind()) if kind == "OptionalType" else kind
 
 
 def _unnamed_outputs(returns: Sequence[Any]) -> tuple[str, ...] | None:
-    """One empty name for each tensor that forward returns; None where only a run can tell how many there are."""
+    """An empty name for each tensor that forward returns; None where only a run can tell how many there are."""
     if len(returns) != 1:
         return None
     result = returns[0].type

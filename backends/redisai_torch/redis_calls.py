@@ -1,10 +1,11 @@
-"""`redis` and `redisAI` of scripts: operators that call Redis, and TorchScript around them. Workers enter.
+"""`redis` and `redisAI` of scripts: operators that call Redis, with TorchScript functions around them. Workers enter.
 
-Owns who may call: the thread that runs a script, for as long as it runs it.
+Owns the right to call: a thread has it while it runs a script.
 
-TorchScript's strings hold any bytes, but the library hands them to Python decoded. So text goes as it is, and what is
-not plain ASCII goes as numbers; results may come from Python as bytes. A reply comes flat, as its kinds in order and
-the values of each type, and is put together here: only TorchScript can make lists of mixed types.
+TorchScript's strings hold any bytes, but the library decodes them on their way to Python. So printable ASCII text is
+passed as strings, and all else as numbers. On the way back, Python may return bytes. A reply is passed flat: the kinds
+of its parts in order, and a list of values for each type. TorchScript code rebuilds it, because only TorchScript can
+make lists of mixed types.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from .tensors import to_array
 
 CALL = "redisai::call"
 RUN_MODEL = "redisai::run_model"
-# Like RUN_MODEL, but the compiler takes the schema's word that nothing is written to: for analysis only.
+# Like RUN_MODEL, but the library believes its schema, which declares no writes. For analysis only.
 RUN_MODEL_PURE = "redisai::run_model_pure"
 
 _NULL, _TEXT, _INTEGER, _DOUBLE, _ARRAY = range(5)
 
-# `words` hold the plain ones, or nothing where all are in `numbers`.
+# _call takes all words as strings in `words`, or all as numbers in `numbers`. The other list is empty.
 SOURCE = f"""
 def _is_plain(word: str) -> bool:
     return word.isprintable() or "".join(word.split()).isprintable()
@@ -94,7 +95,7 @@ FUNCTIONS = ("execute", "asList", "model_execute")
 
 class _Current(threading.local):
     redis: Redis | None = None
-    error: str = ""  # of the last call: the library wraps what an operator raises into a traceback
+    error: str = ""  # of the last call that failed; the library hides it in a traceback
 
 
 current = _Current()
@@ -141,7 +142,7 @@ def _run_model(key: str, numbers: list[list[int]], inputs: list[torch.Tensor], o
     try:
         redis = _redis()
         arrays = [to_array(index, tensor) for index, tensor in enumerate(inputs)]
-        current.redis = None  # a model may not call Redis, whatever operators its blob names
+        current.redis = None  # a model must not call Redis, even if its blob names these operators
         try:
             results = redis.run_model(bytes(numbers[0]) if numbers else key.encode(), arrays, outputs)
         finally:
@@ -154,7 +155,7 @@ def _run_model(key: str, numbers: list[list[int]], inputs: list[torch.Tensor], o
 
 
 def _output(index: int, array: Array | None, device: torch.device | None) -> torch.Tensor:
-    """A copy: a script may write to what it got, and a model may have returned its inputs or its weights."""
+    """An output as a tensor, copied: a script may write to it, and it may be an input or a weight of the model."""
     if array is None or array.dtype.kind not in "biufc":
         kind = "nothing" if array is None else array.dtype
         raise TypeError(f"redisAI.model_execute: output {index} of the model is no tensor of numbers: {kind}")
@@ -162,7 +163,7 @@ def _output(index: int, array: Array | None, device: torch.device | None) -> tor
 
 
 _library: Any = torch.library.Library("redisai", "DEF")  # type: ignore[no-untyped-call]
-# CONSERVATIVE: a call whose result nobody uses is made all the same.
+# CONSERVATIVE: the compiler keeps a call whose result is not used.
 for _name, _schema, _kernel in (
     ("call", "(str[] words, int[][] numbers) -> (int[], int[], int[], float[], str[])", _call),
     ("run_model", "(str key, int[][] numbers, Tensor[] inputs, int outputs) -> Tensor[]", _run_model),
@@ -174,7 +175,7 @@ _library.define("run_model_pure(str key, int[][] numbers, Tensor[] inputs, int o
 
 @functools.cache
 def namespaces() -> dict[str, Namespace]:
-    """What scripts know beside the library."""
+    """The names that scripts know besides those of the library."""
     names = {"_call": torch.ops.redisai.call, "_run_model": torch.ops.redisai.run_model}
     unit: Any = torch.jit.CompilationUnit()
     unit.define(SOURCE, names.get)

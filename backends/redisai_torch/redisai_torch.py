@@ -1,4 +1,7 @@
-"""The TORCH backend: TorchScript models and scripts through PyTorch's Python package (models.py, scripts.py)."""
+"""The TORCH backend: runs TorchScript models (models.py) and scripts (scripts.py) through PyTorch's Python package.
+
+Loader and workers enter; no state here.
+"""
 
 from __future__ import annotations
 

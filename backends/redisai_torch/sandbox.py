@@ -1,11 +1,11 @@
-"""What the source of a script can name: TorchScript's language and operators, and nothing else. The loader enters.
+"""Limits what scripts can name to TorchScript's language and operators. The loader enters; no state.
 
-Scripts come from clients, who may not read files, start processes or run Python. The compiler asks resolve() for every
-name that the source does not define, and looks attributes up on what it gets, so neither real modules nor Python
-functions that are not the library's own tensor functions may come out of here. Two more doors are shut: the compiler
-runs the default values of parameters, so they may not call anything; it recurses into expressions, so sources that
-would run it out of stack are refused; and once a function is compiled, its graph may
-hold only operators (refuse_operators), whatever way they came in.
+Scripts come from clients, who must not read files, start processes or run Python. There are four ways in:
+- Names. The compiler asks resolve() for each name that the source does not define, and looks attributes up on what it
+  gets. So resolve() never returns a real module, nor a Python function other than the library's tensor functions.
+- Default values of parameters. The compiler runs them, so they must not call anything.
+- The stack. The compiler recurses into expressions, so sources that would overflow its stack are refused.
+- Graphs. The graph of a compiled function must hold allowed operators only (refuse_operators).
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from typing import Any, TypeVar
 import torch
 from torch.jit._builtins import _find_builtin
 
-# They touch files, or settings that other runs share, or trust indices and addresses that they are given.
+# These touch files or settings that other runs share, or do not check the indices and addresses that they are given.
 DENIED = re.compile(
     r"aten::(save|from_file|set_grad_enabled"
     r"|ctc_loss|native_\w+|sparse_\w+_tensor|segment_reduce|fbgemm_\w+|mkldnn_\w+|cudnn_\w+|miopen_\w+|\w+_backward)$"
 )
-# Operators of the library's own use, some of which check no bounds. The compiler itself makes use of these.
+# The library's internal operators, some of which check no bounds, except those that the compiler itself inserts.
 INTERNAL = re.compile("aten::_(?!_|set_item$|unwrap_optional$|list_to_tensor$|infer_size$|tensor_to_list$|cast_)")
-# Python, other threads, other machines.
+# These run Python, start threads or reach other machines.
 KINDS_DENIED = re.compile("prim::(PythonOp|IgnoredPythonOp|CallMethod|fork|awaitable|rpc_|CreateObject|SetAttr)")
 
 NUMBERS = ("pi", "e", "inf", "nan")
 TYPES = (torch.dtype, torch.layout, torch.memory_format)
-FUNCTIONS = ("torch.functional", "torch.nn.functional")  # Python that the compiler compiles along
+FUNCTIONS = ("torch.functional", "torch.nn.functional")  # modules in Python, which the compiler compiles too
 HELPERS = re.compile("has_torch_function|handle_torch_function|boolean_dispatch|assert_int_or_pair")
 
 # A call in the parameters: what stands before its parenthesis is neither "=" nor ",", "(" or "[".
 CALL = re.compile(r"[^\s=,(\[]\s*\(")
 
-# What can nest expressions in a function, and the stack for it: the compiler takes up to 4 KiB for a level.
+# Everything that can nest expressions in a function. The compiler takes up to 4 KiB of stack for a level.
 NESTING = re.compile(rb"[-+*/%~<>=!&|^.(\[{]|\b(?:not|and|or|if|elif|for)\b|['\"]\s*['\"]")
-MOST_NESTING = 60_000
-STACK = MOST_NESTING * 6 * 1024
-MOST_BLOCKS = 200
-MOST_CHAINED = 5_000  # operators, each on the result of the one before: a worker takes 0.7 KiB of its stack for each
-# Where none of these is, a line that begins with "def" begins a function: it is not within a string.
+MAX_NESTING = 60_000
+STACK_BYTES = MAX_NESTING * 6 * 1024
+MAX_BLOCKS = 200
+MAX_CHAINED = 5_000  # operators, each on the result of the one before; each takes 0.7 KiB of a worker's stack
+# These can make a string span lines. Without them, a line that begins with "def" always begins a function.
 SPANNING = re.compile(rb"\'\'\'|\"\"\"|\\[\r\n]")
 Result = TypeVar("Result")
 
 
 class Namespace(ModuleType):
-    """Looks like a module to the compiler, and holds nothing but what it is given."""
+    """A module to the compiler, with the given names only."""
 
     def __init__(self, name: str, names: Mapping[str, Any]) -> None:
         super().__init__(name)
@@ -65,12 +65,12 @@ class Namespace(ModuleType):
 
 
 def resolver(namespaces: Mapping[str, Namespace]) -> Callable[[str], Any]:
-    """What the compiler asks for names: of namespaces, and of exceptions, which scripts may raise."""
+    """The function that the compiler asks for names. It knows the namespaces, and the exceptions that scripts raise."""
 
     def resolve(name: str) -> Any:
         if name in namespaces:
             return namespaces[name]
-        if name.startswith("("):  # not a name: the parameters, as they stand in the source, before defaults are run
+        if name.startswith("("):  # not a name but the source of the parameters; their default values run later
             _refuse_calls(name)
         found = getattr(builtins, name, None)
         return found if isinstance(found, type) and issubclass(found, Exception) else None
@@ -86,12 +86,12 @@ def _refuse_calls(parameters: str) -> None:
 
 def refuse_nesting(source: bytes) -> None:
     functions = [source] if SPANNING.search(source) else re.split(rb"\ndef\b", source)
-    if max(len(NESTING.findall(function)) for function in functions) > MOST_NESTING:
-        raise ValueError(f"a function of the script is too large: it has more than {MOST_NESTING} operators")
+    if max(len(NESTING.findall(function)) for function in functions) > MAX_NESTING:
+        raise ValueError(f"a function of the script is too large: it has more than {MAX_NESTING} operators")
 
 
 def on_large_stack(compile: Callable[[], Result]) -> Result:
-    """Runs what compiles a source, with stack enough for MOST_NESTING."""
+    """Runs compile() in a thread whose stack is large enough for MAX_NESTING."""
     results: list[Result | BaseException] = []
 
     def run() -> None:
@@ -100,7 +100,7 @@ def on_large_stack(compile: Callable[[], Result]) -> Result:
         except BaseException as error:
             results.append(error)
 
-    before = threading.stack_size(STACK)
+    before = threading.stack_size(STACK_BYTES)
     try:
         thread = threading.Thread(target=run, name="compiler")
         thread.start()
@@ -114,7 +114,7 @@ def on_large_stack(compile: Callable[[], Result]) -> Result:
 
 
 def refuse_operators(graph: Any, inlined: Any) -> None:
-    """graph is what the function itself says, inlined what all that it calls says too."""
+    """graph has the function's own operators; inlined also has those of the functions that it calls."""
     for node in nodes(inlined):
         kind = str(node.kind())
         if DENIED.match(kind) or KINDS_DENIED.match(kind):
@@ -127,12 +127,12 @@ def refuse_operators(graph: Any, inlined: Any) -> None:
 
 
 def refuse_chains(block: Any) -> None:
-    """The interpreter's compiler, which runs in workers, recurses into what is used once."""
+    """Refuses long chains of values that are used once: the interpreter's compiler recurses into them, in workers."""
     depths: dict[str, int] = {}
     for node in block.nodes():
         depth = 1 + max((depths.get(value.debugName(), 0) for value in node.inputs()), default=0)
-        if depth > MOST_CHAINED:
-            raise ValueError(f"too deep: more than {MOST_CHAINED} operators in an expression")
+        if depth > MAX_CHAINED:
+            raise ValueError(f"too deep: more than {MAX_CHAINED} operators in an expression")
         if node.outputsSize() == 1 and len(node.output().uses()) == 1:
             depths[node.output().debugName()] = depth
         for inner in node.blocks():
@@ -140,15 +140,15 @@ def refuse_chains(block: Any) -> None:
 
 
 def nodes(block: Any, depth: int = 0) -> Iterator[Any]:
-    """All nodes, those of inner blocks too. Depth is bounded: workers run them on stacks of the usual size."""
-    if depth > MOST_BLOCKS:
-        raise ValueError(f"too deep: more than {MOST_BLOCKS} blocks are nested")
+    """All nodes, inner blocks included. Limits their depth, because workers have stacks of the usual size."""
+    if depth > MAX_BLOCKS:
+        raise ValueError(f"too deep: more than {MAX_BLOCKS} blocks are nested")
     for node in block.nodes():
         yield node
         for inner in node.blocks():
             yield from nodes(inner, depth + 1)
         for name in node.attributeNames():
-            if node.kindOf(name) == "g":  # what is forked is not inlined with the rest
+            if node.kindOf(name) == "g":  # a forked graph, which is not inlined with the rest
                 forked = node.g(name).copy()
                 torch._C._jit_pass_inline(forked)
                 yield from nodes(forked, depth + 1)
@@ -178,7 +178,7 @@ def _operators() -> frozenset[str]:
 
 
 def _functions(module: ModuleType) -> dict[str, Any]:
-    """Operators, functions over tensors, types and numbers of a module of the library."""
+    """The operators, tensor functions, types and numbers of one of the library's modules."""
     return {
         name: value
         for name, value in vars(module).items()

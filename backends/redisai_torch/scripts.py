@@ -1,7 +1,7 @@
-"""TorchScript scripts: compiling their source, checking entry points, calling functions. Loader and workers enter.
+"""TorchScript scripts: compiles their source, checks entry points, calls functions. Loader and workers enter.
 
-A function with the signature of an entry point gets tensors, keys and arguments. Any other, as scripts stored without
-entry points have them, gets the inputs: tensors in their order, and a list of tensors takes the rest.
+A function with the signature of an entry point gets tensors, keys and arguments. Scripts stored without entry points
+may have other functions. These get the inputs in order; a parameter that is a list of tensors gets all that are left.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from redisai.protocol import Array, Call, ScriptDefinition, Settings, one_line
 
 from . import redis_calls
 from .aliasing import writes_to_inputs
-from .divisions import check_divisions
+from .divisions import replace_divisions
 from .redis_calls import RUN_MODEL, RUN_MODEL_PURE, current
 from .sandbox import on_large_stack, refuse_nesting, refuse_operators, resolver, torch_namespace
 from .tensors import find_device, flatten, prepare_thread, set_threads, to_array, to_tensor
@@ -25,7 +25,7 @@ from .tensors import find_device, flatten, prepare_thread, set_threads, to_array
 ENTRY_POINT = ["List[Tensor]", "List[str]", "List[str]"]
 FRAME = re.compile(r'File "<string>", line (\d+), in (\w+)')
 REASON = re.compile(r"^[\w.]*(?:Error|Exception)\w*: ", re.MULTILINE)
-# What the library says of int("x") and float("x").
+# The library's error texts for int("x") and float("x"), and ours.
 UNCLEAR = {"stoll": "could not convert string to int", "stod": "could not convert string to float"}
 SIGNATURE = "(tensors: List[Tensor], keys: List[str], args: List[str])"
 
@@ -48,11 +48,11 @@ def _compile(source: bytes, device: torch.device) -> dict[str, Function]:
     unit: Any = torch.jit.CompilationUnit()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # The compiler wants a line break at the end, which clients forget.
+        # The compiler needs a line break at the end, which clients forget.
         unit.define(source + b"\n", resolver({"torch": torch_namespace(), **redis_calls.namespaces()}))
     functions = unit.get_functions()
     for function in functions:
-        check_divisions(function.graph)
+        replace_divisions(function.graph)
     return {function.name: Function(function, device) for function in functions}
 
 
@@ -106,7 +106,7 @@ class Function:
         return (tensors, call.keys, call.args) if self._is_entry_point else self._mapped(tensors, call.variadic)
 
     def _mapped(self, tensors: list[Any], variadic: int | None) -> list[Any]:
-        """The inputs as the function's parameters want them; those left over at the end have defaults."""
+        """The inputs by the function's parameters. Optional parameters at the end may get none."""
         arguments: list[Any] = []
         used = 0
         for type_, optional in zip(self._types, self._optional, strict=True):
@@ -130,7 +130,7 @@ class Function:
 
 
 def _explain(error: Exception) -> str:
-    """The reason first, and where: the library's own text is a traceback that quotes the source."""
+    """The reason, line and function of an error. The library's own text is a traceback that quotes the source."""
     text = str(error)
     frames = [frame for frame in FRAME.findall(text) if frame[1] not in redis_calls.FUNCTIONS]
     end = text.rpartition("<--- HERE\n")[2]

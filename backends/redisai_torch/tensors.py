@@ -1,6 +1,6 @@
-"""Arrays as tensors and back, and the library's settings, for models and scripts. Loader and workers enter.
+"""Converts arrays to tensors and back, for models and scripts. Loader and workers enter.
 
-Owns the library's settings, some of which each thread has for itself.
+Owns the library's settings, some of which exist once for each thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from redisai.protocol import Array, Settings
 
 
 def to_tensor(array: Array, device: torch.device | None, copies: bool) -> Any:
-    """A tensor on the device, None for the CPU, where it shares memory with the array unless copies are needed."""
+    """The array as a tensor on the device. On the CPU (None) it shares the array's memory, unless copies is set."""
     if array.dtype.hasobject:  # a comparison with object would cost 0.1 us more
         raise TypeError("TORCH models and scripts take no STRING tensors")
     tensor = torch.from_numpy(array)
@@ -34,7 +34,7 @@ def to_array(index: int, tensor: torch.Tensor) -> Array:
 
 
 def flatten(result: Any) -> Iterator[torch.Tensor]:
-    """The tensors of a result, lists and tuples flattened."""
+    """All tensors of a result, also those within lists and tuples."""
     if isinstance(result, torch.Tensor):
         yield result
     elif isinstance(result, (list, tuple)):
@@ -53,10 +53,11 @@ _intra_op_threads = 1
 
 
 def prepare_thread() -> None:
-    """Before every run: gradients off, which a model may have changed (torch.no_grad in it does), and few threads."""
+    """Called before every run: switches gradients off, since the last model may have changed that (torch.no_grad does),
+    and limits the threads of a run."""
     torch._C._set_grad_enabled(False)  # a context manager would cost 2.5 us, this 0.1
     if not _thread.is_set:
-        # OpenMP keeps the number for each thread, and takes every core in one that was not told.
+        # OpenMP keeps the number for each thread. A thread that has not set it uses every core.
         torch.set_num_threads(_intra_op_threads)
         _thread.is_set = True
 

@@ -1,4 +1,4 @@
-"""Which ops share a batch, and when: the batcher without a bridge, at times that the tests make up."""
+"""Which ops share a batch, and when: the batcher without the bridge, at times that the tests choose."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Op:
     number: int = field(default_factory=count().__next__)
 
 
-class Lanes:
-    """A batcher, whose lanes' limits are given by number, and all that went in and came out."""
+class Groups:
+    """A batcher with the limits of its groups by batch key. Records the ops that it sweeps."""
 
     def __init__(self, *limits: Limits) -> None:
         self.limits = limits
@@ -44,219 +44,221 @@ class Lanes:
         return self.batcher.take(now)
 
 
-def ops(lane: int, *rows: int, arrival: int = 0) -> list[Op]:
-    return [Op(lane, count, arrival) for count in rows]
+def ops(group: int, *rows: int, arrival: int = 0) -> list[Op]:
+    return [Op(group, count, arrival) for count in rows]
 
 
-def test_a_lane_is_ready_with_its_first_op() -> None:
-    lanes = Lanes(Limits(8))
-    assert not lanes.batcher.ready and lanes.take() == [] and lanes.batcher.deadline() == 0
-    added = lanes.add(*ops(0, 1))
-    assert lanes.batcher.ready and lanes.batcher.deadline() == 0
-    assert lanes.take() == added
-    assert not lanes.batcher.ready and lanes.take() == []
+def test_a_group_is_ready_with_its_first_op() -> None:
+    groups = Groups(Limits(8))
+    assert not groups.batcher.ready and groups.take() == [] and groups.batcher.deadline() == 0
+    added = groups.add(*ops(0, 1))
+    assert groups.batcher.ready and groups.batcher.deadline() == 0
+    assert groups.take() == added
+    assert not groups.batcher.ready and groups.take() == []
 
 
 def test_a_batch_closes_before_the_op_that_would_exceed_it() -> None:
-    lanes = Lanes(Limits(8))
-    added = lanes.add(*ops(0, 3, 3, 3, 1, 4, 1))
-    assert [lanes.take(), lanes.take(), lanes.take()] == [added[:2], added[2:5], added[5:]]
+    groups = Groups(Limits(8))
+    added = groups.add(*ops(0, 3, 3, 3, 1, 4, 1))
+    assert [groups.take(), groups.take(), groups.take()] == [added[:2], added[2:5], added[5:]]
 
 
 def test_an_op_that_is_too_large_goes_alone() -> None:
-    lanes = Lanes(Limits(4))
-    added = lanes.add(*ops(0, 9, 1, 4, 9))
-    assert [lanes.take() for _ in range(4)] == [[op] for op in added]
+    groups = Groups(Limits(4))
+    added = groups.add(*ops(0, 9, 1, 4, 9))
+    assert [groups.take() for _ in range(4)] == [[op] for op in added]
 
 
-def test_lanes_of_two_models_do_not_mix_if_they_have_the_same_number() -> None:
-    lanes = Lanes(Limits(8))
-    added = lanes.add(Op(0, id=1), Op(0, id=2), Op(0, id=1))
-    assert [lanes.take(), lanes.take()] == [[added[0], added[2]], [added[1]]]
+def test_groups_of_two_models_do_not_mix_with_the_same_batch_key() -> None:
+    groups = Groups(Limits(8))
+    added = groups.add(Op(0, id=1), Op(0, id=2), Op(0, id=1))
+    assert [groups.take(), groups.take()] == [[added[0], added[2]], [added[1]]]
 
 
-def test_lanes_do_not_mix_and_the_oldest_comes_first() -> None:
-    lanes = Lanes(Limits(8), Limits(8))
-    young = lanes.add(Op(0, arrival=5), Op(0, arrival=6))
-    old = lanes.add(Op(1, arrival=3), Op(1, arrival=9))
-    assert [lanes.take(), lanes.take()] == [old, young]
+def test_groups_do_not_mix_and_the_oldest_comes_first() -> None:
+    groups = Groups(Limits(8), Limits(8))
+    young = groups.add(Op(0, arrival=5), Op(0, arrival=6))
+    old = groups.add(Op(1, arrival=3), Op(1, arrival=9))
+    assert [groups.take(), groups.take()] == [old, young]
 
 
-def test_what_is_left_of_a_lane_waits_its_turn() -> None:
-    lanes = Lanes(Limits(2), Limits(2))
-    busy = lanes.add(*(Op(0, arrival=moment) for moment in (1, 2, 3, 5)))
-    other = lanes.add(Op(1, arrival=4))
-    later = lanes.add(Op(1, arrival=7))
-    assert [lanes.take() for _ in range(3)] == [busy[:2], busy[2:], other + later]
+def test_what_is_left_of_a_group_is_scheduled_again() -> None:
+    groups = Groups(Limits(2), Limits(2))
+    busy = groups.add(*(Op(0, arrival=arrival) for arrival in (1, 2, 3, 5)))
+    other = groups.add(Op(1, arrival=4))
+    later = groups.add(Op(1, arrival=7))
+    assert [groups.take() for _ in range(3)] == [busy[:2], busy[2:], other + later]
 
 
 def test_a_minimum_is_waited_for() -> None:
-    lanes = Lanes(Limits(8, 4))
-    added = lanes.add(*ops(0, 1, 2))
-    assert lanes.take(now=SECOND) == [] and lanes.batcher.deadline() == 0
-    added += lanes.add(*ops(0, 1))
-    assert lanes.take() == added
+    groups = Groups(Limits(8, 4))
+    added = groups.add(*ops(0, 1, 2))
+    assert groups.take(now=SECOND) == [] and groups.batcher.deadline() == 0
+    added += groups.add(*ops(0, 1))
+    assert groups.take() == added
 
 
 def test_a_minimum_counts_all_that_wait_though_a_batch_cannot_take_them() -> None:
-    lanes = Lanes(Limits(8, 8))
-    added = lanes.add(*ops(0, 7, 7))
-    assert lanes.take() == added[:1]
-    assert lanes.take() == []
-    added += lanes.add(*ops(0, 1))
-    assert lanes.take() == added[1:]
+    groups = Groups(Limits(8, 8))
+    added = groups.add(*ops(0, 7, 7))
+    assert groups.take() == added[:1]
+    assert groups.take() == []
+    added += groups.add(*ops(0, 1))
+    assert groups.take() == added[1:]
 
 
 def test_a_time_out_is_that_of_the_oldest() -> None:
-    lanes = Lanes(Limits(8, 4, 100))
-    added = lanes.add(Op(0, arrival=50), Op(0, arrival=20), Op(0, arrival=60))
-    assert lanes.batcher.deadline() == 120
-    assert lanes.take(now=119) == []
-    assert lanes.take(now=120) == added
-    assert lanes.batcher.deadline() == 0
+    groups = Groups(Limits(8, 4, 100))
+    added = groups.add(Op(0, arrival=50), Op(0, arrival=20), Op(0, arrival=60))
+    assert groups.batcher.deadline() == 120
+    assert groups.take(now=119) == []
+    assert groups.take(now=120) == added
+    assert groups.batcher.deadline() == 0
 
 
-def test_the_timer_of_a_lane_that_filled_up_is_forgotten() -> None:
-    lanes = Lanes(Limits(2, 2, 100))
-    added = lanes.add(*ops(0, 1, 1, 1))
-    assert lanes.take() == added[:2]
-    assert lanes.batcher.deadline() == 100
-    more = lanes.add(Op(0, arrival=70))
-    assert lanes.take() == [added[2], *more]
-    assert lanes.batcher.deadline() == 0 and lanes.take(now=100) == []
-    last = lanes.add(Op(0, arrival=90))
-    assert lanes.batcher.deadline() == 190 and lanes.take(now=189) == [] and lanes.take(now=190) == last
+def test_the_deadline_of_a_group_that_filled_up_is_forgotten() -> None:
+    groups = Groups(Limits(2, 2, 100))
+    added = groups.add(*ops(0, 1, 1, 1))
+    assert groups.take() == added[:2]
+    assert groups.batcher.deadline() == 100
+    more = groups.add(Op(0, arrival=70))
+    assert groups.take() == [added[2], *more]
+    assert groups.batcher.deadline() == 0 and groups.take(now=100) == []
+    last = groups.add(Op(0, arrival=90))
+    assert groups.batcher.deadline() == 190 and groups.take(now=189) == [] and groups.take(now=190) == last
 
 
-def test_timers_of_several_lanes() -> None:
-    lanes = Lanes(Limits(8, 4, 100), Limits(8, 4, 10), Limits(8))
-    slow, fast = lanes.add(Op(0), Op(1, arrival=50))
-    assert lanes.batcher.deadline() == 60
-    now = lanes.add(Op(2, arrival=55))
-    assert lanes.take(now=60) == [fast]  # the older of two that are ready
-    assert lanes.take(now=60) == now
-    assert lanes.batcher.deadline() == 100
-    assert lanes.take(now=100) == [slow]
+def test_deadlines_of_several_groups() -> None:
+    groups = Groups(Limits(8, 4, 100), Limits(8, 4, 10), Limits(8))
+    slow, fast = groups.add(Op(0), Op(1, arrival=50))
+    assert groups.batcher.deadline() == 60
+    now = groups.add(Op(2, arrival=55))
+    assert groups.take(now=60) == [fast]  # the older of two that are ready
+    assert groups.take(now=60) == now
+    assert groups.batcher.deadline() == 100
+    assert groups.take(now=100) == [slow]
 
 
 def test_only_ops_that_somebody_waits_for_count() -> None:
-    lanes = Lanes(Limits(8, 3, 100))
-    added = lanes.add(Op(0, arrival=1, wanted=False), Op(0, arrival=2), Op(0, arrival=3))
-    assert lanes.batcher.ready and lanes.take(now=50) == []
-    assert not lanes.batcher.ready and lanes.batcher.deadline() == 102
-    added += lanes.add(Op(0, arrival=4))
-    assert lanes.take(now=50) == added[1:]
+    groups = Groups(Limits(8, 3, 100))
+    added = groups.add(Op(0, arrival=1, wanted=False), Op(0, arrival=2), Op(0, arrival=3))
+    assert groups.batcher.ready and groups.take(now=50) == []
+    assert not groups.batcher.ready and groups.batcher.deadline() == 102
+    added += groups.add(Op(0, arrival=4))
+    assert groups.take(now=50) == added[1:]
 
 
 def test_a_time_out_of_an_op_that_nobody_waits_for_makes_nothing_ready() -> None:
-    lanes = Lanes(Limits(8, 3, 100))
-    first, second = lanes.add(Op(0, arrival=10), Op(0, arrival=40))
+    groups = Groups(Limits(8, 3, 100))
+    first, second = groups.add(Op(0, arrival=10), Op(0, arrival=40))
     first.wanted = False
-    assert lanes.take(now=110) == [] and lanes.batcher.deadline() == 140
-    assert lanes.take(now=140) == [second]
+    assert groups.take(now=110) == [] and groups.batcher.deadline() == 140
+    assert groups.take(now=140) == [second]
 
 
 def test_sweeping() -> None:
-    lanes = Lanes(Limits(8, 3, 100), Limits(8), Limits(8, 2))
-    waiting = lanes.add(Op(0, arrival=1), Op(0, arrival=2))
-    ready = lanes.add(Op(1), Op(1))
-    gone = lanes.add(Op(2), Op(2))
+    groups = Groups(Limits(8, 3, 100), Limits(8), Limits(8, 2))
+    waiting = groups.add(Op(0, arrival=1), Op(0, arrival=2))
+    ready = groups.add(Op(1), Op(1))
+    gone = groups.add(Op(2), Op(2))
     for op in waiting[0], ready[0], *gone:
         op.wanted = False
-    lanes.batcher.sweep()
-    assert lanes.batcher.deadline() == 102
-    assert lanes.take() == ready[1:] and lanes.take() == []
-    added = lanes.add(Op(2), Op(2))
-    assert lanes.take() == added
-    assert lanes.take(now=102) == waiting[1:]
+    groups.batcher.sweep()
+    assert groups.batcher.deadline() == 102
+    assert groups.take() == ready[1:] and groups.take() == []
+    added = groups.add(Op(2), Op(2))
+    assert groups.take() == added
+    assert groups.take(now=102) == waiting[1:]
 
 
-def test_a_long_lane_is_not_swept_for_every_batch() -> None:
-    lanes = Lanes(Limits(4, 2))
-    lanes.add(*ops(0, *[1] * 1000))
-    while lanes.take():
+def test_a_long_group_is_not_swept_for_every_batch() -> None:
+    groups = Groups(Limits(4, 2))
+    groups.add(*ops(0, *[1] * 1000))
+    while groups.take():
         pass
-    assert len(lanes.swept) == 500
+    assert len(groups.swept) == 500
 
 
 def test_limits_may_change() -> None:
     limits = Limits(8, 4)
-    lanes = Lanes(limits)
-    added = lanes.add(*ops(0, 1, 2))
-    assert lanes.take() == []
+    groups = Groups(limits)
+    added = groups.add(*ops(0, 1, 2))
+    assert groups.take() == []
     limits.batchsize, limits.minbatchsize = 1, 0
-    lanes.batcher.sweep()
-    assert [lanes.take(), lanes.take(), lanes.take()] == [added[:1], added[1:], []]
+    groups.batcher.sweep()
+    assert [groups.take(), groups.take(), groups.take()] == [added[:1], added[1:], []]
 
 
 def test_nothing_piles_up() -> None:
-    lanes = Lanes(*[Limits(2, 2, 1000 * SECOND)] * 1000)
+    groups = Groups(*[Limits(2, 2, 1000 * SECOND)] * 1000)
     for number in range(10_000):
-        pair = lanes.add(*ops(number % 1000, 1, 1, arrival=number))
-        assert lanes.take(now=number) == pair
-    batcher = lanes.batcher
-    assert not batcher._lanes and not batcher._ready and len(batcher._timers) < 100
+        pair = groups.add(*ops(number % 1000, 1, 1, arrival=number))
+        assert groups.take(now=number) == pair
+    batcher = groups.batcher
+    assert not batcher._groups and not batcher._ready and len(batcher._deadlines) < 100
 
 
 LIMITS = st.builds(
-    lambda size, least, timeout: Limits(size, min(least, size), timeout if least else 0),
+    lambda size, minimum, timeout: Limits(size, min(minimum, size), timeout if minimum else 0),
     st.integers(1, 8),
     st.integers(0, 8),
     st.sampled_from([0, 3, 10]),
 )
 ACTIONS = st.sampled_from(["add", "add", "add", "take", "drop", "sweep"])
-STEPS = st.tuples(ACTIONS, st.integers(0, 3), st.integers(1, 10), st.integers(0, 5))  # numbers: see what uses them
+STEPS = st.tuples(
+    ACTIONS, st.integers(0, 3), st.integers(1, 10), st.integers(0, 5)
+)  # what the numbers mean depends on the action
 
 
 class Expected:
-    """What waits, by lane, and what a batcher has to do with it: plainly, by looking at everything."""
+    """What a batcher has to do, computed plainly: by looking at every op that waits."""
 
     def __init__(self, limits: list[Limits]) -> None:
         self.limits = limits
-        self.lanes: dict[int, list[Op]] = defaultdict(list)
+        self.groups: dict[int, list[Op]] = defaultdict(list)
 
-    def is_ready(self, lane: int, now: int) -> bool:
-        limits, waiting = self.limits[lane], self.lanes[lane]
+    def is_ready(self, group: int, now: int) -> bool:
+        limits, waiting = self.limits[group], self.groups[group]
         if not limits.minbatchsize:
             return bool(waiting)
         wanted = [op for op in waiting if op.wanted]
         return sum(op.rows for op in wanted) >= limits.minbatchsize or (
-            bool(wanted) and limits.minbatchtimeout > 0 and self.due(wanted, lane) <= now
+            bool(wanted) and limits.minbatchtimeout > 0 and self.due(wanted, group) <= now
         )
 
-    def due(self, wanted: list[Op], lane: int) -> int:
-        return min(op.arrival for op in wanted) + self.limits[lane].minbatchtimeout
+    def due(self, wanted: list[Op], group: int) -> int:
+        return min(op.arrival for op in wanted) + self.limits[group].minbatchtimeout
 
     def ready(self, now: int) -> list[int]:
-        return [lane for lane in self.lanes if self.is_ready(lane, now)]
+        return [group for group in self.groups if self.is_ready(group, now)]
 
     def deadline(self) -> int:
-        """When a lane becomes ready by time alone; 0: none does."""
-        moments = []
-        for lane, waiting in self.lanes.items():
+        """When a group becomes ready by time alone; 0: none does."""
+        deadlines = []
+        for group, waiting in self.groups.items():
             wanted = [op for op in waiting if op.wanted]
-            if wanted and self.limits[lane].minbatchtimeout and not self.is_ready(lane, -SECOND):
-                moments.append(self.due(wanted, lane))
-        return min(moments, default=0)
+            if wanted and self.limits[group].minbatchtimeout and not self.is_ready(group, -SECOND):
+                deadlines.append(self.due(wanted, group))
+        return min(deadlines, default=0)
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.lists(LIMITS, min_size=4, max_size=4), st.lists(STEPS, max_size=60), st.booleans())
 def test_whatever_happens(limits: list[Limits], steps: list[tuple[str, int, int, int]], drops: bool) -> None:
-    lanes, expected = Lanes(*limits), Expected(limits)
-    batcher = lanes.batcher
+    groups, expected = Groups(*limits), Expected(limits)
+    batcher = groups.batcher
     now = 100
-    for action, lane, rows, time in steps:
+    for action, group, rows, time in steps:
         if action == "add":
-            expected.lanes[lane] += lanes.add(Op(lane, rows, now - time))
+            expected.groups[group] += groups.add(Op(group, rows, now - time))
         elif action == "take":
             now += time
-            check_take(lanes, expected, now, drops)
-        elif action == "drop" and drops and expected.lanes[lane]:
-            expected.lanes[lane][rows % len(expected.lanes[lane])].wanted = False
+            check_take(groups, expected, now, drops)
+        elif action == "drop" and drops and expected.groups[group]:
+            expected.groups[group][rows % len(expected.groups[group])].wanted = False
         elif action == "sweep":
             batcher.sweep()
-            for waiting in expected.lanes.values():
+            for waiting in expected.groups.values():
                 waiting[:] = [op for op in waiting if op.wanted]
         due = expected.deadline()
         if due > now:
@@ -264,32 +266,32 @@ def test_whatever_happens(limits: list[Limits], steps: list[tuple[str, int, int,
         if due == 0 and not drops:
             assert batcher.deadline() == 0
         assert batcher.ready or not expected.ready(min(now, due - 1) if due else now)
-        assert sum(len(lane.ops) for lane in batcher._lanes.values()) <= sum(map(len, expected.lanes.values()))
-        assert all(lane.rows == sum(op.rows for op in lane.ops) > 0 for lane in batcher._lanes.values())
+        assert sum(len(group.ops) for group in batcher._groups.values()) <= sum(map(len, expected.groups.values()))
+        assert all(group.rows == sum(op.rows for op in group.ops) > 0 for group in batcher._groups.values())
 
-    while check_take(lanes, expected, now + SECOND, drops):  # none is lost: all come, but for minima without a time-out
+    while check_take(groups, expected, now + SECOND, drops):  # all come, unless a minimum without a time-out is missed
         pass
-    for lane, waiting in expected.lanes.items():
+    for group, waiting in expected.groups.items():
         kept = [op for op in waiting if op.wanted]
         if kept:
-            assert sum(op.rows for op in kept) < limits[lane].minbatchsize and not limits[lane].minbatchtimeout
+            assert sum(op.rows for op in kept) < limits[group].minbatchsize and not limits[group].minbatchtimeout
     if not drops:
-        assert sum(len(lane.ops) for lane in batcher._lanes.values()) == sum(map(len, expected.lanes.values()))
+        assert sum(len(group.ops) for group in batcher._groups.values()) == sum(map(len, expected.groups.values()))
 
 
-def check_take(lanes: Lanes, expected: Expected, now: int, drops: bool) -> bool:
+def check_take(groups: Groups, expected: Expected, now: int, drops: bool) -> bool:
     ready = expected.ready(now)
-    batch = lanes.take(now)
+    batch = groups.take(now)
     if not batch:
         assert not ready
         return False
-    lane = batch[0].batch_key
-    limits, waiting = expected.limits[lane], expected.lanes[lane]
-    assert lane in ready
+    group = batch[0].batch_key
+    limits, waiting = expected.limits[group], expected.groups[group]
+    assert group in ready
     if not drops:
-        assert waiting[0].arrival == min(expected.lanes[lane][0].arrival for lane in ready)
+        assert waiting[0].arrival == min(expected.groups[group][0].arrival for group in ready)
     assert len(batch) == 1 or sum(op.rows for op in batch) <= limits.batchsize
-    # In order, leaving none out but those that nobody waits for, and as many as fit.
+    # In order, as many as fit; only ops that nobody waits for are left out.
     index = 0
     for op in batch:
         while waiting[index] is not op:

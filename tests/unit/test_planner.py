@@ -1,4 +1,4 @@
-"""Where ops of a DAG run that have become ready."""
+"""Where ops of a DAG run once they are ready."""
 
 from __future__ import annotations
 
