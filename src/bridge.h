@@ -135,7 +135,7 @@ typedef struct Op {
 
 /* ---- Redis from scripts (run/script_calls.c) ---------------------------------------------------------------------
  *
- * The worker that runs the script calls these; they take the Redis lock, holding neither the GIL nor a mutex. */
+ * The worker that runs the script calls these and sleeps until the main thread has performed the call. */
 
 #define REPLY_NULL 0
 #define REPLY_STRING 1 /* status and bulk replies: text, size */

@@ -16,6 +16,7 @@
 #include "engine/options.h"
 #include "redis/event_loop.h"
 #include "run/queue.h"
+#include "run/script_calls.h"
 #include "run/unblock.h"
 #include "values/backend.h"
 #include "values/model.h"
@@ -60,6 +61,7 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
                                  REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD);
 
     jobs_init();
+    script_calls_init();
     unblock_init();
     queue_init();
     if (options_parse(ctx, argv, argc) || event_loop_init(ctx) || engine_start(ctx)) return REDISMODULE_ERR;

@@ -283,8 +283,6 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(int, ACLCheckCommandPermissions, (RedisModuleUser * user, RedisModuleString * *argv, int argc))           \
     FUNCTION(void, FreeModuleUser, (RedisModuleUser * user))                                                           \
     OPTIONAL(int, SetCommandACLCategories, (RedisModuleCommand * command, const char *categories))                     \
-    FUNCTION(void, ThreadSafeContextLock, (RedisModuleCtx * ctx))                                                      \
-    FUNCTION(void, ThreadSafeContextUnlock, (RedisModuleCtx * ctx))                                                    \
     FUNCTION(void, SetContextUser, (RedisModuleCtx * ctx, const RedisModuleUser *user))                                \
     FUNCTION(int, ACLCheckKeyPermissions, (RedisModuleUser * user, RedisModuleString * key, int flags))                \
     FUNCTION(int *, GetCommandKeys, (RedisModuleCtx * ctx, RedisModuleString * *argv, int argc, int *count))           \

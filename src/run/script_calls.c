@@ -1,57 +1,126 @@
 /* script_calls.c - Redis from scripts: redis.execute and redisAI.model_execute (bridge.h).
  *
- * Workers call, holding neither the GIL nor a mutex, and take the Redis lock. The main thread releases it whenever its
- * loop sleeps. Everything between lock and unlock happens as if the main thread did it. The loader never enters: the
- * main thread may wait for it. */
+ * Newer servers check that whatever touches clients runs on the main thread. So a worker posts its call and sleeps; the
+ * main thread performs the calls of all workers at the end of an iteration of its loop. A call posted on an idle server
+ * costs 30 us for the two threads to wake each other, and 2 us under load. The loader never enters: the main thread may
+ * wait for it. Lock: calls.mutex, a leaf, held for a few pointer moves. */
+#include <pthread.h>
 #include <string.h>
 #include <strings.h>
-#include <unistd.h>
 
-#include "bridge.h"
 #include "engine/jobs.h"
-#include "redis/api.h"
+#include "redis/event_loop.h"
+#include "run/script_calls.h"
 #include "run/state.h"
 #include "values/model.h"
-#include "values/runnable.h"
 
-#define PAUSE_US 5000
+#define RETRY_MS 5
 #define GONE "ERR the client that called the script does not wait any more"
 
-/* One context for all calls, made on the first one. Only the holder of the Redis lock uses it. */
-static RedisModuleCtx *calls;
+/* What a worker asks of the main thread. On the worker's stack until it is done. */
+typedef struct Call {
+    const Op *op;
+    void (*perform)(RedisModuleCtx *ctx, RedisModuleUser *user, struct Call *call);
+    const Bytes *words; /* redis.execute */
+    int count;
+    Bytes key; /* redisAI.model_execute */
+    Reply *reply;
+    Model *model;
+    const char *error; /* a constant; the call was not performed, or found no model */
+    int is_done;
+    pthread_cond_t done;
+    struct Call *next;
+} Call;
 
-/* Takes the Redis lock and makes the context act for the run's user, in its database. NULL: the client has left, or the
- * user is gone; the lock is not held. */
-static RedisModuleUser *enter(const Run *run) {
-    RedisModuleUser *user = NULL;
-    RedisModule_ThreadSafeContextLock(log_context);
-    /* Redis aborts when something is replicated while writes are paused (CLIENT PAUSE, a failover). */
-    while (run_is_waiting(run) && RedisModule_AvoidReplicaTraffic()) {
-        RedisModule_ThreadSafeContextUnlock(log_context);
-        usleep(PAUSE_US);
-        RedisModule_ThreadSafeContextLock(log_context);
+static struct {
+    pthread_mutex_t mutex;
+    Call *first; /* atomic too: the main thread reads it in each iteration without the lock */
+    Call *last;
+    int has_timer; /* main thread only */
+} calls = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+
+/* ---- the worker's side ------------------------------------------------------------------------------------------- */
+
+static void ask(Call *call) {
+    pthread_cond_init(&call->done, NULL);
+    pthread_mutex_lock(&calls.mutex);
+    int was_empty = calls.first == NULL;
+    if (was_empty) {
+        __atomic_store_n(&calls.first, call, __ATOMIC_RELEASE);
+    } else {
+        calls.last->next = call;
     }
-    /* Clients time out and disconnect on the main thread, so this cannot change under the lock. */
-    if (run_is_waiting(run) && run->user) {
-        RedisModuleString *name = RedisModule_CreateString(NULL, run->user, strlen(run->user));
-        user = RedisModule_GetModuleUserFromUserName(name);
-        RedisModule_FreeString(NULL, name);
-    }
-    if (user == NULL) {
-        RedisModule_ThreadSafeContextUnlock(log_context);
-        return NULL;
-    }
-    if (calls == NULL) calls = RedisModule_GetDetachedThreadSafeContext(log_context);
-    RedisModule_SelectDb(calls, run->db);
-    RedisModule_SetContextUser(calls, user);
-    return user;
+    calls.last = call;
+    if (was_empty) event_loop_wake();
+    while (!call->is_done) pthread_cond_wait(&call->done, &calls.mutex);
+    pthread_mutex_unlock(&calls.mutex);
+    pthread_cond_destroy(&call->done);
 }
 
-static void leave(RedisModuleUser *user) {
-    RedisModule_SetContextUser(calls, NULL);
+/* ---- the main thread's side -------------------------------------------------------------------------------------- */
+
+static void retry(RedisModuleCtx *ctx, void *unused) {
+    (void)ctx;
+    (void)unused;
+    calls.has_timer = 0; /* the timer has started an iteration, which is all that is needed */
+}
+
+static Call *take_calls(void) {
+    pthread_mutex_lock(&calls.mutex);
+    Call *first = calls.first;
+    __atomic_store_n(&calls.first, NULL, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&calls.mutex);
+    return first;
+}
+
+static void finish(Call *call) {
+    pthread_mutex_lock(&calls.mutex);
+    call->is_done = 1;
+    pthread_cond_signal(&call->done);
+    pthread_mutex_unlock(&calls.mutex);
+}
+
+/* Acts as the run's user, in its database. Clients time out and disconnect on this thread: nothing changes meanwhile.
+ */
+static void perform(RedisModuleCtx *ctx, Call *call) {
+    const Run *run = call->op->run;
+    call->error = GONE;
+    if (!run_is_waiting(run) || run->user == NULL) return;
+    RedisModuleString *name = RedisModule_CreateString(NULL, run->user, strlen(run->user));
+    RedisModuleUser *user = RedisModule_GetModuleUserFromUserName(name);
+    RedisModule_FreeString(NULL, name);
+    if (user == NULL) return;
+    call->error = NULL;
+    RedisModule_SelectDb(ctx, run->db);
+    RedisModule_SetContextUser(ctx, user);
+    call->perform(ctx, user, call);
+    RedisModule_SetContextUser(ctx, NULL);
     RedisModule_FreeModuleUser(user);
-    RedisModule_ThreadSafeContextUnlock(calls); /* this also sends the writes to replicas and the AOF */
 }
+
+/* Redis propagates what the calls have written when this event's context ends. */
+static void perform_calls(RedisModuleCtx *ctx, int is_last) {
+    (void)is_last;
+    if (__atomic_load_n(&calls.first, __ATOMIC_ACQUIRE) == NULL) return;
+    /* Redis aborts when something is replicated while writes are paused (CLIENT PAUSE, a failover). */
+    if (RedisModule_AvoidReplicaTraffic()) {
+        if (!calls.has_timer) RedisModule_CreateTimer(ctx, RETRY_MS, retry, NULL);
+        calls.has_timer = 1;
+        return;
+    }
+    for (Call *call = take_calls(), *next; call; call = next) {
+        next = call->next;
+        perform(ctx, call);
+        finish(call);
+    }
+}
+
+void script_calls_init(void) {
+    static const LoopListener listener = {.end = perform_calls};
+    event_loop_subscribe(&listener);
+}
+
+/* ---- declared keys ----------------------------------------------------------------------------------------------- */
 
 static int is_same(Bytes one, Bytes other) {
     return one.size == other.size && memcmp(one.data, other.data, one.size) == 0;
@@ -175,9 +244,9 @@ static int touches_unnamed_keys(const Bytes *words, int count) {
 }
 
 /* The first key of the command that is not declared, or -1. */
-static int undeclared_key(const Op *op, RedisModuleString **argv, int count) {
+static int undeclared_key(RedisModuleCtx *ctx, const Op *op, RedisModuleString **argv, int count) {
     int keys, found = -1;
-    int *positions = RedisModule_GetCommandKeys(calls, argv, count, &keys);
+    int *positions = RedisModule_GetCommandKeys(ctx, argv, count, &keys);
     if (positions == NULL) return -1; /* no keys, or an unknown command, which the call itself reports */
     for (int i = 0; i < keys && found == -1; i++) {
         size_t size;
@@ -188,14 +257,15 @@ static int undeclared_key(const Op *op, RedisModuleString **argv, int count) {
     return found;
 }
 
-static Reply *call(const Op *op, const Bytes *words, RedisModuleString **argv, int count) {
+static Reply *call_redis(RedisModuleCtx *ctx, const Call *call, RedisModuleString **argv) {
+    const Bytes *words = call->words;
+    int count = call->count;
     if (is_blocking(words, count)) return error_reply("ERR a blocking command cannot be used in a script");
-    if (touches_unnamed_keys(words, count) || undeclared_key(op, argv, count) != -1) {
+    if (touches_unnamed_keys(words, count) || undeclared_key(ctx, call->op, argv, count) != -1) {
         return error_reply("ERR the script touches a key that was not declared with KEYS");
     }
-    /* ! replicate, C as the context's user, E errors as replies, M no writes when out of memory, S as in Lua scripts.
-     */
-    RedisModuleCallReply *answer = RedisModule_Call(calls, words[0].data, "!CEMSv", argv + 1, (size_t)count - 1);
+    /* !: replicate; C: as the context's user; E: errors as replies; M: no writes when out of memory; S: as in Lua. */
+    RedisModuleCallReply *answer = RedisModule_Call(ctx, words[0].data, "!CEMSv", argv + 1, (size_t)count - 1);
     if (answer == NULL) return error_reply("ERR the command cannot be run from a script");
     Reply *reply = RedisModule_Calloc(1, sizeof(*reply));
     convert(reply, answer);
@@ -203,49 +273,49 @@ static Reply *call(const Op *op, const Bytes *words, RedisModuleString **argv, i
     return reply;
 }
 
+static void perform_command(RedisModuleCtx *ctx, RedisModuleUser *user, Call *call) {
+    (void)user;
+    RedisModuleString **argv = RedisModule_Alloc(call->count * sizeof(*argv));
+    for (int i = 0; i < call->count; i++) {
+        argv[i] = RedisModule_CreateString(NULL, call->words[i].data, call->words[i].size);
+    }
+    call->reply = call_redis(ctx, call, argv);
+    for (int i = 0; i < call->count; i++) RedisModule_FreeString(NULL, argv[i]);
+    RedisModule_Free(argv);
+}
+
 Reply *bridge_call(Op *op, const Bytes *words, int count) {
     if (count == 0) return error_reply("ERR no command given");
-    RedisModuleUser *user = enter(op->run);
-    if (user == NULL) return error_reply(GONE);
-
-    RedisModuleString **argv = RedisModule_Alloc(count * sizeof(*argv));
-    for (int i = 0; i < count; i++) argv[i] = RedisModule_CreateString(NULL, words[i].data, words[i].size);
-    Reply *reply = call(op, words, argv, count);
-    for (int i = 0; i < count; i++) RedisModule_FreeString(NULL, argv[i]);
-    RedisModule_Free(argv);
-    leave(user);
-    return reply;
+    Call call = {.op = op, .perform = perform_command, .words = words, .count = count};
+    ask(&call);
+    return call.error ? error_reply(call.error) : call.reply;
 }
 
 /* ---- redisAI.model_execute --------------------------------------------------------------------------------------- */
 
-/* A reference to the model at this key. Or NULL, with *error set to a constant. */
-static Model *find_model(const Op *op, RedisModuleUser *user, Bytes key, const char **error) {
-    if (!is_declared(op, key.data, key.size)) {
-        *error = "ERR the script runs a model whose key was not declared with KEYS";
-        return NULL;
+/* Takes a reference to the model at the key, or sets the error. */
+static void find_model(RedisModuleCtx *ctx, RedisModuleUser *user, Call *call) {
+    if (!is_declared(call->op, call->key.data, call->key.size)) {
+        call->error = "ERR the script runs a model whose key was not declared with KEYS";
+        return;
     }
-    RedisModuleString *name = RedisModule_CreateString(NULL, key.data, key.size);
-    Model *model = NULL;
-    *error = "ERR model key is empty";
+    RedisModuleString *name = RedisModule_CreateString(NULL, call->key.data, call->key.size);
+    call->error = "ERR model key is empty";
     if (RedisModule_ACLCheckKeyPermissions(user, name, REDISMODULE_CMD_KEY_ACCESS) == REDISMODULE_ERR) {
-        *error = "NOPERM this user has no permissions to access the model's key";
+        call->error = "NOPERM this user has no permissions to access the model's key";
     } else {
-        RedisModuleKey *opened = RedisModule_OpenKey(calls, name, REDISMODULE_READ);
-        if (opened && RedisModule_KeyType(opened) != REDISMODULE_KEYTYPE_EMPTY) {
-            if (RedisModule_ModuleTypeGetType(opened) == ModelType) {
-                model = (Model *)runnable_ref(RedisModule_ModuleTypeGetValue(opened));
-            } else {
-                *error = REDISMODULE_ERRORMSG_WRONGTYPE;
-            }
+        RedisModuleKey *key = RedisModule_OpenKey(ctx, name, REDISMODULE_READ);
+        if (key && RedisModule_KeyType(key) != REDISMODULE_KEYTYPE_EMPTY) {
+            int is_model = RedisModule_ModuleTypeGetType(key) == ModelType;
+            call->error = is_model ? NULL : REDISMODULE_ERRORMSG_WRONGTYPE;
+            if (is_model) call->model = (Model *)runnable_ref(RedisModule_ModuleTypeGetValue(key));
         }
-        if (opened) RedisModule_CloseKey(opened);
+        if (key) RedisModule_CloseKey(key);
     }
     RedisModule_FreeString(NULL, name);
-    return model;
 }
 
-/* Waits for the loader, without the Redis lock. Returns an error, which the caller frees, or NULL. */
+/* Waits for the loader. Returns an error, which the caller frees, or NULL. */
 static char *await_ready(Model *model) {
     if (runnable_is_ready(&model->base)) return NULL;
     LoaderJob *job = job_new(JOB_LOAD, runnable_ref(&model->base));
@@ -256,20 +326,15 @@ static char *await_ready(Model *model) {
 }
 
 Model *bridge_hold_model(Op *op, Bytes key, char **error) {
-    const char *reason = GONE;
-    Model *model = NULL;
-    RedisModuleUser *user = enter(op->run);
-    if (user) {
-        model = find_model(op, user, key, &reason);
-        leave(user);
-    }
-    if (model == NULL) {
-        *error = RedisModule_Strdup(reason);
+    Call call = {.op = op, .perform = find_model, .key = key};
+    ask(&call);
+    if (call.error) {
+        *error = RedisModule_Strdup(call.error);
         return NULL;
     }
-    *error = await_ready(model);
-    if (*error == NULL) return model;
-    runnable_unref(&model->base);
+    *error = await_ready(call.model);
+    if (*error == NULL) return call.model;
+    runnable_unref(&call.model->base);
     return NULL;
 }
 
