@@ -82,7 +82,10 @@ static void finish(Call *call) {
 
 /* Acts as the run's user, in its database. Clients time out and disconnect on this thread: nothing changes meanwhile.
  */
-static void perform(RedisModuleCtx *ctx, Call *call) {
+static void perform(Call *call) {
+    /* Not in the event's own context: Redis 7.0 crashes when it logs a denial by ACLs for a client without a user. */
+    static RedisModuleCtx *ctx;
+    if (ctx == NULL) ctx = RedisModule_GetDetachedThreadSafeContext(log_context);
     const Run *run = call->op->run;
     call->error = GONE;
     if (!run_is_waiting(run) || run->user == NULL) return;
@@ -110,7 +113,7 @@ static void perform_calls(RedisModuleCtx *ctx, int is_last) {
     }
     for (Call *call = take_calls(), *next; call; call = next) {
         next = call->next;
-        perform(ctx, call);
+        perform(call);
         finish(call);
     }
 }
