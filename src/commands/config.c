@@ -88,6 +88,9 @@ static int config_command(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
     return reply_error(ctx, "unsupported subcommand");
 }
 
-int config_command_register(RedisModuleCtx *ctx) {
-    return RedisModule_CreateCommand(ctx, "AI.CONFIG", config_command, "admin", 0, 0, 0);
-}
+COMMAND(config, .name = "AI.CONFIG", .flags = "admin", .arity = -2,
+        .syntax = "action: GET name | BACKENDSPATH path | LOADBACKEND backend path | MODEL_CHUNK_SIZE bytes",
+        .summary = "Reads and sets options, loads backends", .complexity = "O(1), and loading the backend",
+        .since = "1.0.0");
+
+const Command *const config_commands[] = {&config, NULL};

@@ -1,4 +1,4 @@
-/* commands/info.c - the sections that the module adds to INFO, and AI.INFO.
+/* info.c - the sections that the module adds to INFO, and AI.INFO.
  *
  * Main thread. Figures that Python knows are reported by the engine as they change (the bridge functions) and kept here
  * as atomics: INFO never waits for Python. */
@@ -142,7 +142,12 @@ static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
     return REDISMODULE_OK;
 }
 
+COMMAND(info, .name = "AI.INFO", .flags = "readonly", .arity = -2, .keys = {{"key", KEY_READ}},
+        .syntax = "key [action: FULL | RESETSTAT]",
+        .summary = "Returns or resets the run statistics of a model or script", .complexity = "O(1)", .since = "1.0.0");
+
 int info_register(RedisModuleCtx *ctx) {
-    if (RedisModule_RegisterInfoFunc(ctx, add_sections) == REDISMODULE_ERR) return REDISMODULE_ERR;
-    return RedisModule_CreateCommand(ctx, "AI.INFO", info_command, "readonly", 1, 1, 1);
+    return RedisModule_RegisterInfoFunc(ctx, add_sections);
 }
+
+const Command *const info_commands[] = {&info, NULL};

@@ -116,11 +116,6 @@ static int64_t percentile(const Histogram *histogram, double share) {
     return most;
 }
 
-static void reply_text(RedisModuleCtx *ctx, const char *field, const char *text) {
-    RedisModule_ReplyWithCString(ctx, field);
-    RedisModule_ReplyWithCString(ctx, text);
-}
-
 static void reply_times(RedisModuleCtx *ctx, const char *const fields[4], Histogram *const *at) {
     static const Histogram none;
     const Histogram *histogram = __atomic_load_n(at, __ATOMIC_ACQUIRE);
