@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "commands/commands.h"
-#include "commands/scan.h"
 #include "commands/stored.h"
 #include "redis/command.h"
 #include "values/backend.h"

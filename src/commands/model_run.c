@@ -17,7 +17,7 @@ static int64_t known_outputs(const RunParser *p) {
     return p->runnable ? model_output_count((const Model *)p->runnable) : -1;
 }
 
-/* `INPUTS <count> <key>...`, or the same with OUTPUTS. */
+/* `INPUTS count key ...`, or the same with OUTPUTS. */
 static int parse_counted_keys(RunParser *p, const char *section, const char *noun, const char *title, int64_t known,
                               int *first, int *count) {
     long long number;
@@ -38,7 +38,7 @@ static int parse_counted_keys(RunParser *p, const char *section, const char *nou
     return check_count(p, section, known, *count);
 }
 
-/* <key> INPUTS <count> <input>... OUTPUTS <count> <output>... [TIMEOUT t] */
+/* key INPUTS n input ... OUTPUTS n output ... [TIMEOUT t] */
 static int parse_modelexecute(RunParser *p) {
     ArgPositions *pos = &p->positions;
     if (parse_counted_keys(p, "INPUTS", "input", "Input", known_inputs(p), &pos->input, &pos->ninputs) == -1 ||
@@ -50,7 +50,7 @@ static int parse_modelexecute(RunParser *p) {
     return 0;
 }
 
-/* <key> [TIMEOUT t] INPUTS <input>... OUTPUTS <output>... */
+/* key [TIMEOUT t] INPUTS input ... OUTPUTS output ... */
 static int parse_modelrun(RunParser *p) {
     ArgPositions *pos = &p->positions;
     if (at_word(p, "TIMEOUT") && parse_timeout(p, "No value provided for TIMEOUT") == -1) return -1;

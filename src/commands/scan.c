@@ -1,13 +1,11 @@
-/* scan.c - AI._MODELSCAN and AI._SCRIPTSCAN: the keys and tags of a database (scan.h). Main thread only.
+/* scan.c - AI._MODELSCAN and AI._SCRIPTSCAN: the keys and tags of a database (stored.h). Main thread only.
  *
  * There is no index of models and scripts: renames, moves and swaps would all have to maintain it. The keyspace is
  * scanned instead, in slices of a millisecond with the event loop running between them. So a database of any size
  * stalls nobody. */
-#include "commands/scan.h"
-
+#include "commands/stored.h"
 #include "redis/clock.h"
 #include "redis/command.h"
-#include "values/runnable.h"
 
 #define SLICE_NS 1000000
 #define PAUSE_MS 1

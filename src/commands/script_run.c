@@ -1,77 +1,67 @@
 /* script_run.c - AI.SCRIPTEXECUTE and AI.SCRIPTRUN: their grammars. Main thread only. */
+#include <string.h>
+
 #include "commands/commands.h"
 #include "commands/execute.h"
 #include "redis/command.h"
 #include "values/script.h"
 
-#define NO_TIMEOUT_VALUE "No value provided for TIMEOUT in AI.SCRIPTEXECUTE"
-
-/* A section of AI.SCRIPTEXECUTE. The wrong name in ARGS's error is what clients know. */
+/* A section of AI.SCRIPTEXECUTE. The wrong noun in the error for ARGS's count is what clients know. */
 typedef struct Section {
-    const char *word, *counted, *bad_count;
+    const char *word, *noun, *noun_of_count;
+    int *first, *count;
 } Section;
 
-static const Section sections[] = {{"KEYS", "keys", "keys"},
-                                   {"INPUTS", "inputs", "inputs"},
-                                   {"ARGS", "args", "keys"},
-                                   {"OUTPUTS", "outputs", "outputs"}};
-#define KEYS 0
-#define INPUTS 1
-#define ARGS 2
-#define OUTPUTS 3
-#define SECTIONS 4
-
-static int parse_section(RunParser *p, int which, int *first, int *count) {
-    const Section *section = &sections[which];
+static int parse_section(RunParser *p, const Section *section) {
     long long number;
-    if (*first) return parse_error(p->ctx, "Already Encountered %s scope in AI.SCRIPTEXECUTE command", section->word);
-    p->at++;
-    if (p->at == p->argc) {
-        if (which == KEYS) return parse_error(p->ctx, "Missing arguments after KEYS keyword");
-        return parse_error(p->ctx, "Invalid arguments provided to AI.SCRIPTEXECUTE");
+    if (*section->first) {
+        return parse_error(p->ctx, "Already Encountered %s scope in AI.SCRIPTEXECUTE command", section->word);
     }
-    if (RedisModule_StringToLongLong(p->argv[p->at], &number) == REDISMODULE_ERR || number < 0) {
-        return parse_error(p->ctx, "Invalid argument for %s count in AI.SCRIPTEXECUTE", section->bad_count);
+    if (++p->at == p->argc) {
+        return parse_error(p->ctx, strcmp(section->word, "KEYS") == 0
+                                       ? "Missing arguments after KEYS keyword"
+                                       : "Invalid arguments provided to AI.SCRIPTEXECUTE");
     }
-    p->at++;
+    if (RedisModule_StringToLongLong(p->argv[p->at++], &number) == REDISMODULE_ERR || number < 0) {
+        return parse_error(p->ctx, "Invalid argument for %s count in AI.SCRIPTEXECUTE", section->noun_of_count);
+    }
     if (number > p->argc - p->at) {
         return parse_error(p->ctx,
                            "number of %s to AI.SCRIPTEXECUTE command does not match the number of given arguments",
-                           section->counted);
+                           section->noun);
     }
-    *first = p->at;
-    *count = (int)number;
-    p->at += *count;
+    *section->first = p->at;
+    *section->count = (int)number;
+    p->at += *section->count;
     return 0;
 }
 
-/* <key> <function> [KEYS n ...] [INPUTS n ...] [ARGS n ...] [OUTPUTS n ...] [TIMEOUT t] */
+/* key function [KEYS n ...] [INPUTS n ...] [ARGS n ...] [OUTPUTS n ...] [TIMEOUT t] */
 static int parse_scriptexecute(RunParser *p) {
     ArgPositions *pos = &p->positions;
-    int *firsts[SECTIONS] = {&pos->key, &pos->input, &pos->arg, &pos->output};
-    int *counts[SECTIONS] = {&pos->nkeys, &pos->ninputs, &pos->nargs, &pos->noutputs};
-
+    const Section sections[] = {{"KEYS", "keys", "keys", &pos->key, &pos->nkeys},
+                                {"INPUTS", "inputs", "inputs", &pos->input, &pos->ninputs},
+                                {"ARGS", "args", "keys", &pos->arg, &pos->nargs},
+                                {"OUTPUTS", "outputs", "outputs", &pos->output, &pos->noutputs},
+                                {NULL}};
     if (!at_word(p, "KEYS") && !at_word(p, "INPUTS")) {
         return parse_error(p->ctx, "KEYS or INPUTS scope must be provided first for AI.SCRIPTEXECUTE command");
     }
-    while (p->at < p->argc) {
-        if (at_word(p, "TIMEOUT")) {
-            if (parse_timeout(p, NO_TIMEOUT_VALUE) == -1) return -1;
-            if (p->at < p->argc) return parse_error(p->ctx, "Encountered problem parsing AI.SCRIPTEXECUTE");
-            return 0;
-        }
-        int which = 0;
-        while (which < SECTIONS && !at_word(p, sections[which].word)) which++;
-        if (which == SECTIONS) {
+    while (p->at < p->argc && !at_word(p, "TIMEOUT")) {
+        const Section *section = sections;
+        while (section->word && !at_word(p, section->word)) section++;
+        if (section->word == NULL) {
             return parse_error(p->ctx, "Invalid AI.SCRIPTEXECUTE command. Unexpected argument: %s",
                                arg_text(p->argv[p->at]));
         }
-        if (parse_section(p, which, firsts[which], counts[which]) == -1) return -1;
+        if (parse_section(p, section) == -1) return -1;
     }
-    return 0;
+    if (p->at == p->argc) return 0;
+    if (parse_timeout(p, "No value provided for TIMEOUT in AI.SCRIPTEXECUTE") == -1) return -1;
+    return p->at == p->argc ? 0 : parse_error(p->ctx, "Encountered problem parsing AI.SCRIPTEXECUTE");
 }
 
-/* INPUTS <input>... [$ <input>...]: up to OUTPUTS, TIMEOUT or the end. */
+/* INPUTS input ... [$ input ...]: up to OUTPUTS, TIMEOUT or the end. */
 static int parse_listed_inputs(RunParser *p) {
     ArgPositions *pos = &p->positions;
     if (pos->input) return parse_error(p->ctx, "Already encountered an INPUTS section in SCRIPTRUN");
@@ -102,7 +92,7 @@ static int parse_listed_outputs(RunParser *p) {
     return 0;
 }
 
-/* <key> <function> [TIMEOUT t] INPUTS <input>... [$ <input>...] OUTPUTS <output>... */
+/* key function [TIMEOUT t] INPUTS input ... [$ input ...] OUTPUTS output ... */
 static int parse_scriptrun(RunParser *p) {
     ArgPositions *pos = &p->positions;
     if (arg_is(p->argv[2], "INPUTS") || arg_is(p->argv[2], "OUTPUTS") || arg_is(p->argv[2], "TIMEOUT")) {

@@ -1,4 +1,4 @@
-/* stored.h - stored models and scripts: storing, finding, deleting. Main thread only. */
+/* stored.h - stored models and scripts: storing, finding, deleting, listing. Main thread only. */
 #ifndef COMMANDS_STORED_H
 #define COMMANDS_STORED_H
 
@@ -12,5 +12,8 @@ int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, Runnable *runn
 
 /* Deletes the model or script at argv[1], and replies. */
 int delete_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int kind);
+
+/* Replies keys and tags of all values of this type in the database (scan.c). */
+int scan_runnables(RedisModuleCtx *ctx, RedisModuleType *type);
 
 #endif

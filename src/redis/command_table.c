@@ -18,7 +18,7 @@ typedef struct ArgList {
 
 typedef struct SyntaxParser {
     const Command *command;
-    const CommandChoice *choice;
+    const char *choice;  /* the syntax of one argument */
     const char *rest;    /* of the syntax */
     char text[MAX_TEXT]; /* copies of words, each followed by the same in lower case */
     size_t text_size;
@@ -69,7 +69,7 @@ static ArgList *new_list(SyntaxParser *p) {
     return &p->lists[p->failed ? 0 : p->nlists++];
 }
 
-static RedisModuleCommandArg *add(SyntaxParser *p, ArgList *list, const char *name, RedisModuleCommandArgType type) {
+static RedisModuleCommandArg *add(SyntaxParser *p, ArgList *list, const char *name, int type) {
     p->failed |= list->count == MAX_ARGS;
     RedisModuleCommandArg *arg = &list->args[p->failed ? 0 : list->count++];
     *arg = (RedisModuleCommandArg){.name = name, .type = type, .key_spec_index = -1};
@@ -99,26 +99,26 @@ static int is_integer(const char *name) {
     return 0;
 }
 
+static void parse_group(SyntaxParser *p, ArgList *list);
+
 /* `name`, `name [name ...]` or, after a token, `name [TOKEN name ...]`. */
 static void parse_value(SyntaxParser *p, ArgList *list, const char *token) {
-    const char *name = next_word(p);
+    const char *name = next_word(p), *start = p->rest;
+    size_t size = strlen(name);
+    if (strncmp(name, p->choice, size) == 0 && p->choice[size] == ':') {
+        p->rest = p->choice;
+        parse_group(p, list);
+        p->rest = start;
+        return;
+    }
     const CommandKey *key = &p->command->keys[p->nkeys];
     RedisModuleCommandArg *arg = add(p, list, name, REDISMODULE_ARG_TYPE_STRING);
     if (key->argument && strcmp(name, key->argument) == 0) {
         arg->type = REDISMODULE_ARG_TYPE_KEY;
         arg->key_spec_index = p->nkeys++;
-    } else if (strcmp(name, p->choice->argument) == 0) {
-        ArgList *words = new_list(p);
-        arg->type = REDISMODULE_ARG_TYPE_ONEOF;
-        arg->subargs = words->args;
-        for (const char *word; (word = p->choice->word(words->count)) && !p->failed;) {
-            word = copy_word(p, word, strlen(word));
-            add(p, words, lower_case(word), REDISMODULE_ARG_TYPE_PURE_TOKEN)->token = word;
-        }
     } else if (is_integer(name)) {
         arg->type = REDISMODULE_ARG_TYPE_INTEGER;
     }
-    const char *start = p->rest;
     int flags = REDISMODULE_CMD_ARG_MULTIPLE;
     if (!accept(p, "[")) return;
     if (token && accept(p, token)) flags |= REDISMODULE_CMD_ARG_MULTIPLE_TOKEN;
@@ -147,8 +147,6 @@ static void parse_element(SyntaxParser *p, ArgList *list) {
     arg->token = token;
     if (values->count > 1) arg->name = lower_case(token);
 }
-
-static void parse_group(SyntaxParser *p, ArgList *list);
 
 static void parse_sequence(SyntaxParser *p, ArgList *list) {
     while (!p->failed && word_size(p) && !next_is(p, "]") && !next_is(p, "|")) {
@@ -208,10 +206,10 @@ static const char *categories(const Command *command) {
     return strstr(command->flags, "readonly") ? "read slow" : "write slow";
 }
 
-static int register_command(RedisModuleCtx *ctx, const Command *command, const CommandChoice *choice) {
+static int register_command(RedisModuleCtx *ctx, const Command *command, const char *choice) {
     static const RedisModuleCommandInfoVersion version = {
         .version = 1,
-        .sizeof_historyentry = sizeof(RedisModuleCommandHistoryEntry),
+        .sizeof_historyentry = 2 * sizeof(char *),
         .sizeof_keyspec = sizeof(RedisModuleCommandKeySpec),
         .sizeof_arg = sizeof(RedisModuleCommandArg),
     };
@@ -243,7 +241,7 @@ static int register_command(RedisModuleCtx *ctx, const Command *command, const C
     return REDISMODULE_ERR;
 }
 
-int command_table_register(RedisModuleCtx *ctx, const Command *const *commands, const CommandChoice *choice) {
+int command_table_register(RedisModuleCtx *ctx, const Command *const *commands, const char *choice) {
     for (; *commands; commands++) {
         if (register_command(ctx, *commands, choice) == REDISMODULE_ERR) return REDISMODULE_ERR;
     }

@@ -39,13 +39,8 @@ typedef struct Command {
 /* The description of a command, next to its handler; the handler's name is that of the description and _command. */
 #define COMMAND(id, ...) static const Command id = {.handler = id##_command, __VA_ARGS__}
 
-/* An argument that is one of a list of words. */
-typedef struct CommandChoice {
-    const char *argument;           /* its name in the syntax */
-    const char *(*word)(int index); /* NULL: no more */
-} CommandChoice;
-
-/* Registers commands, ended by NULL. Logs what is wrong with a description and returns REDISMODULE_ERR. */
-int command_table_register(RedisModuleCtx *ctx, const Command *const *commands, const CommandChoice *choice);
+/* Registers commands, ended by NULL. choice is the syntax of one argument, as `name: A | B`, that others call by its
+ * name. Logs what is wrong with a description and returns REDISMODULE_ERR. */
+int command_table_register(RedisModuleCtx *ctx, const Command *const *commands, const char *choice);
 
 #endif
