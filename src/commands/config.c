@@ -18,7 +18,7 @@ static int config_get(RedisModuleCtx *ctx, RedisModuleString *name) {
     return REDISMODULE_OK;
 }
 
-/* The text is the one that clients know; the administrator finds the reason in the log. */
+/* Clients know this text. The administrator finds the reason in the log. */
 static int reply_import(RedisModuleCtx *ctx, const LoaderJob *job) {
     if (job->error == NULL) return reply_ok(ctx);
     RedisModule_Log(ctx, "warning", "AI.CONFIG LOADBACKEND: %s", job->error);
@@ -46,8 +46,8 @@ static int config_loadbackend(RedisModuleCtx *ctx, RedisModuleString **argv) {
     return REDISMODULE_OK;
 }
 
-/* Whether the caller may run CONFIG SET. Redis 7.0 knows no ACL categories for commands of modules, so a user without
- * @admin could otherwise make the server import Python files. */
+/* Whether the caller may run CONFIG SET. Redis 7.0 has no ACL categories for commands of modules. Without this check, a
+ * user without @admin could make the server import Python files. */
 static int is_administrator(RedisModuleCtx *ctx) {
     RedisModuleString *name = RedisModule_GetCurrentUserName(ctx);
     RedisModuleUser *user = name ? RedisModule_GetModuleUserFromUserName(name) : NULL;

@@ -5,7 +5,7 @@
 #include "commands/execute.h"
 #include "redis/command.h"
 
-/* The first command, as written, that failed; nsteps: none. */
+/* The first command that failed, in the order of the client's words; nsteps: none. */
 static int first_failure(const Run *run) {
     for (int i = 0; i < run->nsteps; i++) {
         const Step *step = &run->steps[i];
@@ -56,8 +56,9 @@ static int reply_finished(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
 static int dag(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagGrammar *grammar) {
     if (RedisModule_IsKeysPositionRequest(ctx)) return dag_report_keys(ctx, argv, argc, grammar);
     if (grammar->is_deprecated && argc < 4) return reply_wrong_arity(ctx, argv);
-    if (argc < 6 && !grammar->is_deprecated)
+    if (argc < 6 && !grammar->is_deprecated) {
         return reply_error(ctx, "missing arguments for '%s' command", grammar->command);
+    }
     if (wait_mode(ctx) != WAIT_BLOCK) return reply_error(ctx, CANNOT_BLOCK);
 
     long long timeout;
@@ -69,49 +70,39 @@ static int dag(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const Da
     return REDISMODULE_OK;
 }
 
-/* No key is at a fixed place: what comes first may be LOAD, PERSIST, ROUTING or none. */
+/* ---- the commands: no key is at a fixed place, the first word may be LOAD, PERSIST, ROUTING or none ----------------
+ */
 
-static int dagexecute_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGEXECUTE"});
-}
+COMMAND_AS(dagexecute, dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGEXECUTE"}), .name = "AI.DAGEXECUTE",
+           .flags = "write deny-oom getkeys-api", .arity = -1,
+           .keys = {{"load", KEY_READ, "LOAD"}, {"persist", KEY_WRITE, "PERSIST"}, {NULL, KEY_READ, ANYWHERE}},
+           .syntax = "[LOAD load_count load [load ...]] [PERSIST persist_count persist [persist ...]] [ROUTING "
+                     "routing] [TIMEOUT milliseconds] |> command [|> command ...]",
+           .summary = "Runs a graph of models and scripts on local tensors", .complexity = "O(1), and running it",
+           .since = "1.2.0");
 
-COMMAND(dagexecute, .name = "AI.DAGEXECUTE", .flags = "write deny-oom getkeys-api", .arity = -1,
-        .keys = {{"load", KEY_READ, "LOAD"}, {"persist", KEY_WRITE, "PERSIST"}, {NULL, KEY_READ, ANYWHERE}},
-        .syntax = "[LOAD load_count load [load ...]] [PERSIST persist_count persist [persist ...]] [ROUTING routing] "
-                  "[TIMEOUT milliseconds] |> command [|> command ...]",
-        .summary = "Runs a graph of models and scripts on local tensors", .complexity = "O(1), and running it",
-        .since = "1.2.0");
-
-static int dagexecute_ro_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGEXECUTE_RO", .is_read_only = 1});
-}
-
-COMMAND(
-    dagexecute_ro, .name = "AI.DAGEXECUTE_RO", .flags = "readonly getkeys-api", .arity = -1,
+COMMAND_AS(
+    dagexecute_ro, dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGEXECUTE_RO", .is_read_only = 1}),
+    .name = "AI.DAGEXECUTE_RO", .flags = "readonly getkeys-api", .arity = -1,
     .keys = {{"load", KEY_READ, "LOAD"}, {NULL, KEY_READ, ANYWHERE}},
     .syntax = "[LOAD load_count load [load ...]] [ROUTING routing] [TIMEOUT milliseconds] |> command [|> command ...]",
     .summary = "Runs a graph of models, also on a read-only replica", .complexity = "O(1), and running it",
     .since = "1.2.0");
 
-static int dagrun_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGRUN", .is_deprecated = 1});
-}
+COMMAND_AS(dagrun, dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGRUN", .is_deprecated = 1}), .name = "AI.DAGRUN",
+           .flags = "write deny-oom getkeys-api", .arity = -1,
+           .keys = {{"load", KEY_READ, "LOAD"}, {"persist", KEY_WRITE, "PERSIST"}, {NULL, KEY_READ, ANYWHERE}},
+           .syntax = "[LOAD load_count load [load ...]] [PERSIST persist_count persist [persist ...]] [TIMEOUT "
+                     "milliseconds] |> command [|> command ...]",
+           .summary = "Runs a graph of models and scripts (deprecated: use AI.DAGEXECUTE)",
+           .complexity = "O(1), and running it", .since = "1.0.0");
 
-COMMAND(dagrun, .name = "AI.DAGRUN", .flags = "write deny-oom getkeys-api", .arity = -1,
-        .keys = {{"load", KEY_READ, "LOAD"}, {"persist", KEY_WRITE, "PERSIST"}, {NULL, KEY_READ, ANYWHERE}},
-        .syntax = "[LOAD load_count load [load ...]] [PERSIST persist_count persist [persist ...]] [TIMEOUT "
-                  "milliseconds] |> command [|> command ...]",
-        .summary = "Runs a graph of models and scripts (deprecated: use AI.DAGEXECUTE)",
-        .complexity = "O(1), and running it", .since = "1.0.0");
-
-static int dagrun_ro_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGRUN_RO", .is_deprecated = 1, .is_read_only = 1});
-}
-
-COMMAND(dagrun_ro, .name = "AI.DAGRUN_RO", .flags = "readonly getkeys-api", .arity = -1,
-        .keys = {{"load", KEY_READ, "LOAD"}, {NULL, KEY_READ, ANYWHERE}},
-        .syntax = "[LOAD load_count load [load ...]] [TIMEOUT milliseconds] |> command [|> command ...]",
-        .summary = "Runs a graph of models and scripts (deprecated: use AI.DAGEXECUTE_RO)",
-        .complexity = "O(1), and running it", .since = "1.0.0");
+COMMAND_AS(dagrun_ro,
+           dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGRUN_RO", .is_deprecated = 1, .is_read_only = 1}),
+           .name = "AI.DAGRUN_RO", .flags = "readonly getkeys-api", .arity = -1,
+           .keys = {{"load", KEY_READ, "LOAD"}, {NULL, KEY_READ, ANYWHERE}},
+           .syntax = "[LOAD load_count load [load ...]] [TIMEOUT milliseconds] |> command [|> command ...]",
+           .summary = "Runs a graph of models and scripts (deprecated: use AI.DAGEXECUTE_RO)",
+           .complexity = "O(1), and running it", .since = "1.0.0");
 
 const Command *const dag_commands[] = {&dagexecute, &dagexecute_ro, &dagrun, &dagrun_ro, NULL};

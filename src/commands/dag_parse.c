@@ -1,7 +1,7 @@
-/* commands/dag_parse.c - the grammar of DAGs: from words to a run (commands/dag.h). Main thread only.
+/* dag_parse.c - the grammar of DAGs: from words to a run (dag.h). Main thread only.
  *
- * Two passes over the commands of a DAG: the first parses each of them, the second makes slots of names. So all room is
- * known before the run is made. */
+ * There are two passes over the commands of a DAG. The first parses each command, the second turns names into slots. So
+ * the run is made with its final capacity. */
 #include "commands/dag.h"
 #include "commands/execute.h"
 #include "redis/command.h"
@@ -18,7 +18,7 @@ typedef struct Sections {
     int routing;
 } Sections;
 
-/* LOAD or PERSIST: a count, and as many keys. Those end at the first pipe, so that a wrong count is found. */
+/* LOAD or PERSIST: a count, and as many keys. They end at the first pipe, so that a wrong count is noticed. */
 static int parse_keys(RunParser *p, const char *word, const char *purpose, int *first, int *count) {
     long long number;
     if (++p->at == p->argc) return parse_error(p->ctx, "missing arguments after %s keyword in DAG command", word);
@@ -58,9 +58,8 @@ static int parse_sections(RunParser *p, const DagGrammar *dag, Sections *s) {
         if (parse_section(p, dag, s) == -1) return -1;
     }
     if (!dag->is_deprecated && !s->load && !s->persist && !s->routing) {
-        return parse_error(
-            p->ctx, "AI.DAGEXECUTE and AI.DAGEXECUTE_RO commands must contain at least one out of ROUTING, LOAD, "
-                    "PERSIST keywords");
+        return parse_error(p->ctx, "AI.DAGEXECUTE and AI.DAGEXECUTE_RO commands must contain at least one out of "
+                                   "ROUTING, LOAD, PERSIST keywords");
     }
     if (p->at >= p->argc - 1) return parse_error(p->ctx, "DAG is empty");
     return 0;
@@ -76,11 +75,11 @@ typedef struct ParsedCommand {
     Tensor *tensor;            /* STEP_SET: a reference, until it goes to the run */
 } ParsedCommand;
 
-/* The words of the next command, behind the pipe at which p is: p moves to the next pipe or the end. What comes behind
- * BLOB in AI.TENSORSET is no pipe, though two elements may well have the same bytes. */
+/* The words of the next command, after the pipe at which p is. p moves to the next pipe or the end. The word after BLOB
+ * in AI.TENSORSET is data, never a pipe, even if it has the same two bytes. */
 static RunParser next_command(RunParser *p) {
     RunParser command = {.ctx = p->ctx, .argv = p->argv + ++p->at, .in_dag = 1};
-    int data = at_word(p, "AI.TENSORSET") ? p->at + 3 : p->argc; /* behind the command, the name and the type */
+    int data = at_word(p, "AI.TENSORSET") ? p->at + 3 : p->argc; /* after the command, the name and the type */
     while (p->at < p->argc && !at_word(p, PIPE)) {
         if (p->at >= data && at_word(p, "VALUES")) data = p->argc;
         p->at += p->at >= data && at_word(p, "BLOB") && p->at + 1 < p->argc ? 2 : 1;
@@ -139,13 +138,13 @@ static int parse_command(ParsedCommand *c, const DagGrammar *dag) {
 
 /* ---- slots ------------------------------------------------------------------------------------------------------- */
 
-/* The run while it is made, and where the local names lead. */
+/* The run while it is made, and what the local names mean. */
 typedef struct Builder {
     RedisModuleCtx *ctx;
     Run *run;
-    RedisModuleDict *slots; /* name: its latest slot + 1, for a stored NULL would look like none */
+    RedisModuleDict *slots; /* name: its latest slot + 1, since 0 would read as NULL, for no such name */
     int *producers;         /* by slot: the op that gives it, or -1 */
-    int *inputs;            /* room for the slots of one op's inputs */
+    int *inputs;            /* the slots of one op's inputs */
     int nslots;
 } Builder;
 
@@ -156,22 +155,17 @@ static int define(Builder *b, RedisModuleString *name, int producer) {
     return slot;
 }
 
-/* -1: no such name. */
-static int slot_of(Builder *b, RedisModuleString *name) {
-    return (int)(intptr_t)RedisModule_DictGet(b->slots, name, NULL) - 1;
-}
-
-static int find_input(Builder *b, RedisModuleString *name) {
-    int slot = slot_of(b, name);
-    if (slot == -1) reply_error(b->ctx, "INPUT key cannot be found in DAG");
-    return slot;
+/* The slot of a name; -1 after replying an error. */
+static int find_slot(Builder *b, RedisModuleString *name, const char *section) {
+    int slot = (int)(intptr_t)RedisModule_DictGet(b->slots, name, NULL) - 1;
+    return slot >= 0 ? slot : parse_error(b->ctx, "%s key cannot be found in DAG", section);
 }
 
 static int add_run(Builder *b, ParsedCommand *c) {
     const RunParser *p = &c->p;
     const ArgPositions *positions = &p->positions;
     for (int i = 0; i < positions->ninputs; i++) {
-        b->inputs[i] = find_input(b, p->argv[input_position(positions, i)]);
+        b->inputs[i] = find_slot(b, p->argv[input_position(positions, i)], "INPUT");
         if (b->inputs[i] == -1) return -1;
     }
     int first_output = b->nslots;
@@ -194,7 +188,7 @@ static int add_command(Builder *b, ParsedCommand *c) {
         c->tensor = NULL;
         return 0;
     }
-    c->step.slot = find_input(b, c->p.argv[1]);
+    c->step.slot = find_slot(b, c->p.argv[1], "INPUT");
     if (c->step.slot == -1) return -1;
     c->step.op = b->producers[c->step.slot];
     return 0;
@@ -211,9 +205,8 @@ static int add_loaded(Builder *b, RedisModuleString **argv, const Sections *s) {
 
 static int add_saves(Builder *b, RedisModuleString **argv, const Sections *s) {
     for (int i = s->persist; i < s->persist + s->npersist; i++) {
-        int slot = slot_of(b, argv[i]);
-        if (slot == -1) return parse_error(b->ctx, "PERSIST key cannot be found in DAG");
-        if (!key_accepts(b->ctx, argv[i], TensorType)) return -1;
+        int slot = find_slot(b, argv[i], "PERSIST");
+        if (slot == -1 || !key_accepts(b->ctx, argv[i], TensorType)) return -1;
         b->run->saves[b->run->nsaves++] = (Save){.key = i, .slot = slot};
     }
     return 0;

@@ -6,7 +6,7 @@
 #include "redis/command.h"
 #include "values/runnable.h"
 
-#define MAX_TIMEOUT (1LL << 40) /* ms, 35 years: Redis's timers overflow on what a client may ask for */
+#define MAX_TIMEOUT (1LL << 40) /* ms, 35 years; with more, Redis's timers may overflow */
 
 int at_word(const RunParser *p, const char *word) {
     return p->at < p->argc && arg_is(p->argv[p->at], word);

@@ -22,16 +22,17 @@ typedef struct Parser {
     Dialect dialect;
     Model *model;
     int has_inputs, has_outputs;
-    int is_accepted; /* comes from the AOF or the master: a saved database may hold what clients cannot store */
+    int is_accepted; /* from the AOF or the master, which may hold what clients cannot store */
 } Parser;
 
 static int at_word(const Parser *p, const char *word) {
     return p->at < p->argc && arg_is(p->argv[p->at], word);
 }
 
-/* BATCHSIZE and its like: the word, then a number of 0 or more. */
-static int parse_number(Parser *p, const char *word, int64_t *number) {
+/* BATCHSIZE and its like: the word, then a number of 0 or more. It needs another such number, which may not be 0. */
+static int parse_number(Parser *p, const char *word, int64_t *number, const char *needed, int64_t needed_number) {
     long long value;
+    if (needed_number == 0 && !p->is_accepted) return parse_error(p->ctx, "%s specified without %s", word, needed);
     if (p->at + 1 >= p->argc) return parse_error(p->ctx, "Insufficient arguments, missing model BLOB");
     if (RedisModule_StringToLongLong(p->argv[p->at + 1], &value) == REDISMODULE_ERR || value < 0) {
         return parse_error(p->ctx, "Invalid argument for %s", word);
@@ -75,7 +76,7 @@ static int parse_names(Parser *p, const char *section, const char *noun, Names *
 
 static int parse_options(Parser *p) {
     Model *model = p->model;
-    for (;;) {
+    for (int result = 0; result == 0;) {
         if (at_word(p, "TAG") && p->at + 1 < p->argc) {
             size_t size;
             RedisModule_StringPtrLen(p->argv[p->at + 1], &size);
@@ -84,26 +85,22 @@ static int parse_options(Parser *p) {
             model->base.tag_size = size;
             p->at += 2;
         } else if (at_word(p, "BATCHSIZE")) {
-            if (parse_number(p, "BATCHSIZE", &model->batchsize) == -1) return -1;
+            result = parse_number(p, "BATCHSIZE", &model->batchsize, NULL, 1);
         } else if (at_word(p, "MINBATCHSIZE")) {
-            if (model->batchsize == 0 && !p->is_accepted)
-                return parse_error(p->ctx, "MINBATCHSIZE specified without BATCHSIZE");
-            if (parse_number(p, "MINBATCHSIZE", &model->minbatchsize) == -1) return -1;
+            result = parse_number(p, "MINBATCHSIZE", &model->minbatchsize, "BATCHSIZE", model->batchsize);
         } else if (at_word(p, "MINBATCHTIMEOUT")) {
-            if (model->minbatchsize == 0 && !p->is_accepted) {
-                return parse_error(p->ctx, "MINBATCHTIMEOUT specified without MINBATCHSIZE");
-            }
-            if (parse_number(p, "MINBATCHTIMEOUT", &model->minbatchtimeout) == -1) return -1;
+            result = parse_number(p, "MINBATCHTIMEOUT", &model->minbatchtimeout, "MINBATCHSIZE", model->minbatchsize);
         } else if (at_word(p, "INPUTS") && !p->has_inputs) {
             p->has_inputs = 1;
-            if (parse_names(p, "INPUTS", "input", &model->inputs) == -1) return -1;
+            result = parse_names(p, "INPUTS", "input", &model->inputs);
         } else if (at_word(p, "OUTPUTS") && !p->has_outputs) {
             p->has_outputs = 1;
-            if (parse_names(p, "OUTPUTS", "output", &model->outputs) == -1) return -1;
+            result = parse_names(p, "OUTPUTS", "output", &model->outputs);
         } else {
             return 0;
         }
     }
+    return -1;
 }
 
 static int parse_blob(Parser *p) {
@@ -148,25 +145,21 @@ static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialec
     return store_runnable(ctx, argv, &model->base);
 }
 
-static int modelstore_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return store(ctx, argv, argc, MODELSTORE);
-}
+COMMAND_AS(modelstore, store(ctx, argv, argc, MODELSTORE), .name = "AI.MODELSTORE", .flags = "write deny-oom",
+           .arity = -4, .keys = {{"key", KEY_WRITE}},
+           .syntax =
+               "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] [INPUTS "
+               "count name [name ...]] [OUTPUTS count name [name ...]] BLOB chunk [chunk ...]",
+           .summary = "Stores a model; the server goes on while it is compiled", .complexity = "O(1), and compiling it",
+           .since = "1.2.0");
 
-COMMAND(modelstore, .name = "AI.MODELSTORE", .flags = "write deny-oom", .arity = -4, .keys = {{"key", KEY_WRITE}},
-        .syntax = "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] "
-                  "[INPUTS count name [name ...]] [OUTPUTS count name [name ...]] BLOB chunk [chunk ...]",
-        .summary = "Stores a model; the server goes on while it is compiled", .complexity = "O(1), and compiling it",
-        .since = "1.2.0");
-
-static int modelset_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return store(ctx, argv, argc, MODELSET);
-}
-
-COMMAND(modelset, .name = "AI.MODELSET", .flags = "write deny-oom", .arity = -4, .keys = {{"key", KEY_WRITE}},
-        .syntax = "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] "
-                  "[INPUTS input [input ...]] [OUTPUTS output [output ...]] BLOB chunk [chunk ...]",
-        .summary = "Stores a model (deprecated: use AI.MODELSTORE)", .complexity = "O(1), and compiling it",
-        .since = "1.0.0");
+COMMAND_AS(modelset, store(ctx, argv, argc, MODELSET), .name = "AI.MODELSET", .flags = "write deny-oom", .arity = -4,
+           .keys = {{"key", KEY_WRITE}},
+           .syntax =
+               "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] [INPUTS "
+               "input [input ...]] [OUTPUTS output [output ...]] BLOB chunk [chunk ...]",
+           .summary = "Stores a model (deprecated: use AI.MODELSTORE)", .complexity = "O(1), and compiling it",
+           .since = "1.0.0");
 
 /* ---- AI.MODELGET, AI.MODELDEL ------------------------------------------------------------------------------------ */
 
@@ -215,20 +208,13 @@ COMMAND(modelget, .name = "AI.MODELGET", .flags = "readonly", .arity = -2, .keys
         .syntax = "key [META] [BLOB]", .summary = "Returns a model's metadata and blob",
         .complexity = "O(N) where N is the size of the blob", .since = "1.0.0");
 
-static int modeldel_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    if (argc != 2) return reply_wrong_arity(ctx, argv);
-    return delete_runnable(ctx, argv, KIND_MODEL);
-}
+COMMAND_AS(modeldel, argc == 2 ? delete_runnable(ctx, argv, KIND_MODEL) : reply_wrong_arity(ctx, argv),
+           .name = "AI.MODELDEL", .flags = "write", .arity = 2, .keys = {{"key", KEY_DELETE}}, .syntax = "key",
+           .summary = "Deletes a model", .complexity = "O(1)", .since = "1.0.0");
 
-COMMAND(modeldel, .name = "AI.MODELDEL", .flags = "write", .arity = 2, .keys = {{"key", KEY_DELETE}}, .syntax = "key",
-        .summary = "Deletes a model", .complexity = "O(1)", .since = "1.0.0");
-
-static int modelscan_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return argc == 1 ? scan_runnables(ctx, ModelType) : reply_wrong_arity(ctx, argv);
-}
-
-COMMAND(modelscan, .name = "AI._MODELSCAN", .flags = "readonly", .arity = 1,
-        .summary = "Returns the keys and tags of all models", .complexity = "O(N) where N is the number of keys",
-        .since = "1.0.0");
+COMMAND_AS(modelscan, argc == 1 ? scan_runnables(ctx, ModelType) : reply_wrong_arity(ctx, argv),
+           .name = "AI._MODELSCAN", .flags = "readonly", .arity = 1,
+           .summary = "Returns the keys and tags of all models", .complexity = "O(N) where N is the number of keys",
+           .since = "1.0.0");
 
 const Command *const model_commands[] = {&modelstore, &modelset, &modelget, &modeldel, &modelscan, NULL};

@@ -66,28 +66,23 @@ static int parse_modelrun(RunParser *p) {
     return check_count(p, "OUTPUTS", known_outputs(p), pos->noutputs);
 }
 
-static int modelexecute_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return execute(ctx, argv, argc, &modelexecute_grammar);
-}
-
-COMMAND(modelexecute, .name = "AI.MODELEXECUTE", .flags = "write deny-oom getkeys-api", .arity = -3,
-        .keys = {{"key", KEY_READ}, {"input", KEY_READ, "INPUTS"}, {"output", KEY_WRITE, "OUTPUTS"}},
-        .syntax =
-            "key INPUTS input_count input [input ...] OUTPUTS output_count output [output ...] [TIMEOUT milliseconds]",
-        .summary = "Runs a model on tensors and stores its outputs", .complexity = "O(1), and running it",
-        .since = "1.2.0");
+COMMAND_AS(
+    modelexecute, execute(ctx, argv, argc, &modelexecute_grammar), .name = "AI.MODELEXECUTE",
+    .flags = "write deny-oom getkeys-api", .arity = -3,
+    .keys = {{"key", KEY_READ}, {"input", KEY_READ, "INPUTS"}, {"output", KEY_WRITE, "OUTPUTS"}},
+    .syntax =
+        "key INPUTS input_count input [input ...] OUTPUTS output_count output [output ...] [TIMEOUT milliseconds]",
+    .summary = "Runs a model on tensors and stores its outputs", .complexity = "O(1), and running it",
+    .since = "1.2.0");
 
 const RunGrammar modelexecute_grammar = {.command = &modelexecute, .kind = KIND_MODEL, .parse = parse_modelexecute};
 
-static int modelrun_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return execute(ctx, argv, argc, &modelrun_grammar);
-}
-
-COMMAND(modelrun, .name = "AI.MODELRUN", .flags = "write deny-oom getkeys-api", .arity = -2,
-        .keys = {{"key", KEY_READ}, {"input", KEY_READ, ANYWHERE}, {"output", KEY_WRITE, ANYWHERE}},
-        .syntax = "key [TIMEOUT milliseconds] INPUTS input [input ...] OUTPUTS output [output ...]",
-        .summary = "Runs a model on tensors and stores its outputs (deprecated: use AI.MODELEXECUTE)",
-        .complexity = "O(1), and running it", .since = "1.0.0");
+COMMAND_AS(modelrun, execute(ctx, argv, argc, &modelrun_grammar), .name = "AI.MODELRUN",
+           .flags = "write deny-oom getkeys-api", .arity = -2,
+           .keys = {{"key", KEY_READ}, {"input", KEY_READ, ANYWHERE}, {"output", KEY_WRITE, ANYWHERE}},
+           .syntax = "key [TIMEOUT milliseconds] INPUTS input [input ...] OUTPUTS output [output ...]",
+           .summary = "Runs a model on tensors and stores its outputs (deprecated: use AI.MODELEXECUTE)",
+           .complexity = "O(1), and running it", .since = "1.0.0");
 
 const RunGrammar modelrun_grammar = {.command = &modelrun, .kind = KIND_MODEL, .parse = parse_modelrun};
 

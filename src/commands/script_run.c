@@ -18,9 +18,9 @@ static int parse_section(RunParser *p, const Section *section) {
         return parse_error(p->ctx, "Already Encountered %s scope in AI.SCRIPTEXECUTE command", section->word);
     }
     if (++p->at == p->argc) {
-        return parse_error(p->ctx, strcmp(section->word, "KEYS") == 0
-                                       ? "Missing arguments after KEYS keyword"
-                                       : "Invalid arguments provided to AI.SCRIPTEXECUTE");
+        int is_keys = strcmp(section->word, "KEYS") == 0;
+        return parse_error(p->ctx, is_keys ? "Missing arguments after KEYS keyword"
+                                           : "Invalid arguments provided to AI.SCRIPTEXECUTE");
     }
     if (RedisModule_StringToLongLong(p->argv[p->at++], &number) == REDISMODULE_ERR || number < 0) {
         return parse_error(p->ctx, "Invalid argument for %s count in AI.SCRIPTEXECUTE", section->noun_of_count);
@@ -61,6 +61,8 @@ static int parse_scriptexecute(RunParser *p) {
     return p->at == p->argc ? 0 : parse_error(p->ctx, "Encountered problem parsing AI.SCRIPTEXECUTE");
 }
 
+#define MISPLACED_LIST "Encountered a variable size list of tensors outside of input section"
+
 /* INPUTS input ... [$ input ...]: up to OUTPUTS, TIMEOUT or the end. */
 static int parse_listed_inputs(RunParser *p) {
     ArgPositions *pos = &p->positions;
@@ -85,8 +87,7 @@ static int parse_listed_outputs(RunParser *p) {
     pos->output = ++p->at;
     for (; p->at < p->argc && !at_word(p, "INPUTS") && !at_word(p, "TIMEOUT"); p->at++) {
         if (at_word(p, "OUTPUTS")) return parse_error(p->ctx, "Already encountered an OUTPUTS keyword in SCRIPTRUN");
-        if (at_word(p, "$"))
-            return parse_error(p->ctx, "Encountered a variable size list of tensors outside of input section");
+        if (at_word(p, "$")) return parse_error(p->ctx, MISPLACED_LIST);
         pos->noutputs++;
     }
     return 0;
@@ -108,7 +109,7 @@ static int parse_scriptrun(RunParser *p) {
         } else if (at_word(p, "OUTPUTS")) {
             failed = parse_listed_outputs(p);
         } else if (at_word(p, "$")) {
-            return parse_error(p->ctx, "Encountered a variable size list of tensors outside of input section");
+            return parse_error(p->ctx, MISPLACED_LIST);
         } else {
             return parse_error(p->ctx, "Unrecongnized parameter to SCRIPTRUN");
         }
@@ -118,31 +119,25 @@ static int parse_scriptrun(RunParser *p) {
     return 0;
 }
 
-static int scriptexecute_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return execute(ctx, argv, argc, &scriptexecute_grammar);
-}
-
-COMMAND(scriptexecute, .name = "AI.SCRIPTEXECUTE", .flags = "write deny-oom getkeys-api", .arity = -3,
-        .keys = {{"key", KEY_READ},
-                 {"key", KEY_CHANGE, "KEYS"},
-                 {"input", KEY_READ, "INPUTS"},
-                 {"output", KEY_WRITE, "OUTPUTS"}},
-        .syntax = "key function [KEYS key_count key [key ...]] [INPUTS input_count input [input ...]] [ARGS arg_count "
-                  "arg [arg ...]] [OUTPUTS output_count output [output ...]] [TIMEOUT milliseconds]",
-        .summary = "Runs a script's function on tensors, keys and arguments and stores its outputs",
-        .complexity = "O(1), and running it", .since = "1.2.0");
+COMMAND_AS(scriptexecute, execute(ctx, argv, argc, &scriptexecute_grammar), .name = "AI.SCRIPTEXECUTE",
+           .flags = "write deny-oom getkeys-api", .arity = -3,
+           .keys = {{"key", KEY_READ},
+                    {"key", KEY_CHANGE, "KEYS"},
+                    {"input", KEY_READ, "INPUTS"},
+                    {"output", KEY_WRITE, "OUTPUTS"}},
+           .syntax = "key function [KEYS key_count key [key ...]] [INPUTS input_count input [input ...]] [ARGS "
+                     "arg_count arg [arg ...]] [OUTPUTS output_count output [output ...]] [TIMEOUT milliseconds]",
+           .summary = "Runs a script's function on tensors, keys and arguments and stores its outputs",
+           .complexity = "O(1), and running it", .since = "1.2.0");
 
 const RunGrammar scriptexecute_grammar = {.command = &scriptexecute, .kind = KIND_SCRIPT, .parse = parse_scriptexecute};
 
-static int scriptrun_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return execute(ctx, argv, argc, &scriptrun_grammar);
-}
-
-COMMAND(scriptrun, .name = "AI.SCRIPTRUN", .flags = "write deny-oom getkeys-api", .arity = -3,
-        .keys = {{"key", KEY_READ}, {"input", KEY_READ, ANYWHERE}, {"output", KEY_WRITE, ANYWHERE}},
-        .syntax = "key function [TIMEOUT milliseconds] INPUTS input [input ...] OUTPUTS output [output ...]",
-        .summary = "Runs a script's function on tensors (deprecated: use AI.SCRIPTEXECUTE)",
-        .complexity = "O(1), and running it", .since = "1.0.0");
+COMMAND_AS(scriptrun, execute(ctx, argv, argc, &scriptrun_grammar), .name = "AI.SCRIPTRUN",
+           .flags = "write deny-oom getkeys-api", .arity = -3,
+           .keys = {{"key", KEY_READ}, {"input", KEY_READ, ANYWHERE}, {"output", KEY_WRITE, ANYWHERE}},
+           .syntax = "key function [TIMEOUT milliseconds] INPUTS input [input ...] OUTPUTS output [output ...]",
+           .summary = "Runs a script's function on tensors (deprecated: use AI.SCRIPTEXECUTE)",
+           .complexity = "O(1), and running it", .since = "1.0.0");
 
 const RunGrammar scriptrun_grammar = {.command = &scriptrun, .kind = KIND_SCRIPT, .parse = parse_scriptrun};
 

@@ -180,8 +180,8 @@ typedef struct RedisModuleCommandInfo {
     RedisModuleCommandArg *args;
 } RedisModuleCommandInfo;
 
-/* One line a function: FUNCTION(result, name, (arguments)). This list is expanded three times (declaration,
- * definition, binding); three lists by hand would drift apart. */
+/* One line a function: FUNCTION(result, name, (arguments)). The list is expanded three times: declarations,
+ * definitions, binding. */
 #define REDIS_FUNCTIONS(FUNCTION, OPTIONAL)                                                                            \
     FUNCTION(int, SetModuleAttribs, (RedisModuleCtx * ctx, const char *name, int version, int apiver))                 \
     FUNCTION(void, SetModuleOptions, (RedisModuleCtx * ctx, int options))                                              \

@@ -76,17 +76,15 @@ static RedisModuleCommandArg *add(SyntaxParser *p, ArgList *list, const char *na
     return arg;
 }
 
-/* Adds what inner holds as one argument: a block if there are several, called after the first. */
+/* Adds inner's arguments as one: several are a block with the name of the first. */
 static RedisModuleCommandArg *fold(SyntaxParser *p, ArgList *list, ArgList *inner) {
     RedisModuleCommandArg *first = &inner->args[0];
     p->failed |= inner->count == 0;
     if (p->failed) return first;
     const char *name = first->token ? lower_case(first->token) : first->name;
     RedisModuleCommandArg *arg = add(p, list, name, REDISMODULE_ARG_TYPE_BLOCK);
-    if (inner->count == 1)
-        *arg = *first;
-    else
-        arg->subargs = first;
+    arg->subargs = first;
+    if (inner->count == 1) *arg = *first;
     return arg;
 }
 
@@ -178,8 +176,8 @@ static void parse_group(SyntaxParser *p, ArgList *list) {
     } while (accept(p, "|"));
 }
 
-/* first: whether the first argument is a key, too. */
-static RedisModuleCommandKeySpec key_spec(const CommandKey *key, int first) {
+/* Words that count keys come at `from` or later. */
+static RedisModuleCommandKeySpec key_spec(const CommandKey *key, int from) {
     RedisModuleCommandKeySpec spec = {.flags = key->access};
     if (key->counted == NULL) {
         spec.begin_search_type = REDISMODULE_KSPEC_BS_INDEX;
@@ -194,7 +192,7 @@ static RedisModuleCommandKeySpec key_spec(const CommandKey *key, int first) {
     if (*key->counted) {
         spec.begin_search_type = REDISMODULE_KSPEC_BS_KEYWORD;
         spec.bs.keyword.keyword = key->counted;
-        spec.bs.keyword.startfrom = first ? 2 : 1;
+        spec.bs.keyword.startfrom = from;
         spec.find_keys_type = REDISMODULE_KSPEC_FK_KEYNUM;
         spec.fk.keynum.firstkey = spec.fk.keynum.keystep = 1;
     }
@@ -213,13 +211,13 @@ static int register_command(RedisModuleCtx *ctx, const Command *command, const c
         .sizeof_keyspec = sizeof(RedisModuleCommandKeySpec),
         .sizeof_arg = sizeof(RedisModuleCommandArg),
     };
-    int first = command->keys[0].access && command->keys[0].counted == NULL;
+    int first = command->keys[0].access && command->keys[0].counted == NULL; /* the first argument is a key */
     RedisModuleCommandKeySpec specs[COMMAND_MAX_KEYS + 1] = {0};
-    for (int i = 0; command->keys[i].access; i++) specs[i] = key_spec(&command->keys[i], first);
-    SyntaxParser parser = {.command = command, .choice = choice, .rest = command->syntax};
+    for (int i = 0; command->keys[i].access; i++) specs[i] = key_spec(&command->keys[i], 1 + first);
+    SyntaxParser parser = {.command = command, .choice = choice, .rest = command->syntax ? command->syntax : ""};
     ArgList *args = new_list(&parser);
-    if (command->syntax) parse_group(&parser, args);
-    if (parser.failed || (command->syntax && *parser.rest) || command->keys[parser.nkeys].argument) {
+    parse_group(&parser, args);
+    if (parser.failed || *parser.rest || command->keys[parser.nkeys].argument) {
         RedisModule_Log(ctx, "warning", "the syntax of %s is wrong before '%s', or lacks a key", command->name,
                         parser.rest);
         return REDISMODULE_ERR;
@@ -230,7 +228,7 @@ static int register_command(RedisModuleCtx *ctx, const Command *command, const c
                                    .since = command->since,
                                    .arity = command->arity,
                                    .key_specs = specs,
-                                   .args = command->syntax ? args->args : NULL};
+                                   .args = args->count ? args->args : NULL};
     if (RedisModule_CreateCommand(ctx, command->name, command->handler, command->flags, first, first, first)) {
         return REDISMODULE_ERR;
     }

@@ -36,8 +36,15 @@ typedef struct Command {
     const char *summary, *complexity, *since;
 } Command;
 
-/* The description of a command, next to its handler; the handler's name is that of the description and _command. */
+/* The description of the handler id_command, which stands before it. */
 #define COMMAND(id, ...) static const Command id = {.handler = id##_command, __VA_ARGS__}
+
+/* A handler that is only this call, with ctx, argv and argc, and its description. */
+#define COMMAND_AS(id, call, ...)                                                                                      \
+    static int id##_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {                                 \
+        return call;                                                                                                   \
+    }                                                                                                                  \
+    COMMAND(id, __VA_ARGS__)
 
 /* Registers commands, ended by NULL. choice is the syntax of one argument, as `name: A | B`, that others call by its
  * name. Logs what is wrong with a description and returns REDISMODULE_ERR. */
