@@ -2,7 +2,7 @@
  *
  * Who runs where (docs/architecture.md has the picture):
  * - main thread: everything that commands and persistence do; C only; waits for Python in MULTI and Lua only
- * (commands/compile.c)
+ * (commands/stored.c)
  * - loader: the thread that started Python; imports backends, compiles and drops models (engine/interpreter.c,
  * engine/jobs.c)
  * - workers: Python threads, THREADS_PER_QUEUE a device; run models and scripts (run/queue.c, run/op.c)

@@ -229,14 +229,14 @@ static int register_command(RedisModuleCtx *ctx, const Command *command, const c
                                    .arity = command->arity,
                                    .key_specs = specs,
                                    .args = args->count ? args->args : NULL};
-    if (RedisModule_CreateCommand(ctx, command->name, command->handler, command->flags, first, first, first)) {
-        return REDISMODULE_ERR;
+    int refused = RedisModule_CreateCommand(ctx, command->name, command->handler, command->flags, first, first, first);
+    if (!refused) {
+        RedisModuleCommand *created = RedisModule_GetCommand(ctx, command->name);
+        if (RedisModule_SetCommandACLCategories) RedisModule_SetCommandACLCategories(created, categories(command));
+        refused = RedisModule_SetCommandInfo(created, &info);
     }
-    RedisModuleCommand *created = RedisModule_GetCommand(ctx, command->name);
-    if (RedisModule_SetCommandACLCategories) RedisModule_SetCommandACLCategories(created, categories(command));
-    if (RedisModule_SetCommandInfo(created, &info) == REDISMODULE_OK) return REDISMODULE_OK;
-    RedisModule_Log(ctx, "warning", "the server refused the description of %s", command->name);
-    return REDISMODULE_ERR;
+    if (refused) RedisModule_Log(ctx, "warning", "the server refused the command %s", command->name);
+    return refused;
 }
 
 int command_table_register(RedisModuleCtx *ctx, const Command *const *commands, const char *choice) {
