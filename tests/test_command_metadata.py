@@ -98,7 +98,7 @@ def tree(arguments: list[dict[bytes, Any]]) -> list[Any]:
             argument[b"name"].decode(),
             argument[b"type"].decode(),
             argument.get(b"token", b"").decode(),
-            " ".join(flag.decode() for flag in argument.get(b"flags", [])),
+            " ".join(sorted(flag.decode() for flag in argument.get(b"flags", []))),
             tree(argument.get(b"arguments", [])),
         )
         for argument in arguments
@@ -106,9 +106,9 @@ def tree(arguments: list[dict[bytes, Any]]) -> list[Any]:
 
 
 def test_tree_of_arguments(server: Server) -> None:
-    words = [(name.lower(), "pure-token", name, "", []) for name in ("TF", "TFLITE", "TORCH", "ONNX")]
-    names = [("count", "integer", "", "", []), ("name", "string", "", "multiple", [])]
-    timeout = ("milliseconds", "integer", "MINBATCHTIMEOUT", "optional", [])
+    words: list[Any] = [(name.lower(), "pure-token", name, "", []) for name in ("TF", "TFLITE", "TORCH", "ONNX")]
+    names: list[Any] = [("count", "integer", "", "", []), ("name", "string", "", "multiple", [])]
+    timeout: tuple[Any, ...] = ("milliseconds", "integer", "MINBATCHTIMEOUT", "optional", [])
     minimum = ("minbatchsize", "block", "", "optional", [("min", "integer", "MINBATCHSIZE", "", []), timeout])
     assert tree(docs(server, "AI.MODELSTORE")[b"arguments"]) == [
         ("key", "key", "", "", []),
@@ -120,7 +120,7 @@ def test_tree_of_arguments(server: Server) -> None:
         ("outputs", "block", "OUTPUTS", "optional", names),
         ("chunk", "string", "BLOB", "multiple", []),
     ]
-    data = [("blob", "string", "BLOB", "", []), ("value", "string", "VALUES", "multiple", [])]
+    data: list[Any] = [("blob", "string", "BLOB", "", []), ("value", "string", "VALUES", "multiple", [])]
     assert tree(docs(server, "AI.TENSORSET")[b"arguments"])[2:] == [
         ("dimension", "integer", "", "multiple", []),
         ("data", "oneof", "", "optional", data),
