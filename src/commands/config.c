@@ -88,9 +88,8 @@ static int config_command(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
     return reply_error(ctx, "unsupported subcommand");
 }
 
-COMMAND(config, .name = "AI.CONFIG", .flags = "admin", .arity = -2,
+COMMAND(config, .name = "AI.CONFIG", .flags = "admin", .arity = -2, .since = "1.0.0",
         .syntax = "action: GET name | BACKENDSPATH path | LOADBACKEND backend path | MODEL_CHUNK_SIZE bytes",
-        .summary = "Reads and sets options, loads backends", .complexity = "O(1), and loading the backend",
-        .since = "1.0.0");
+        .summary = "Reads and sets options, loads backends", .complexity = "O(1), and loading the backend");
 
 const Command *const config_commands[] = {&config, NULL};

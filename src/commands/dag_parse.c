@@ -171,11 +171,7 @@ static int add_run(Builder *b, ParsedCommand *c) {
     int first_output = b->nslots;
     c->step.op = b->run->nops;
     for (int i = 0; i < positions->noutputs; i++) define(b, p->argv[positions->output + i], c->step.op);
-    Op *op =
-        run_add_op(b->run, runnable_ref(p->runnable), b->inputs, positions->ninputs, first_output, positions->noutputs);
-    if (p->runnable->kind != KIND_SCRIPT) return 0;
-    add_call(p->argv, positions, op);
-    if (b->run->user == NULL) add_caller(b->ctx, b->run);
+    add_op(b->run, p, b->inputs, first_output);
     return 0;
 }
 

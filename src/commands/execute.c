@@ -108,21 +108,26 @@ static Bytes *copy_words(RedisModuleString **argv, int count) {
     return words;
 }
 
-void add_call(RedisModuleString **argv, const ArgPositions *positions, Op *op) {
-    op->function = arg_copy(argv[2]);
-    op->variadic = positions->variadic;
-    op->nkeys = positions->nkeys;
-    op->keys = copy_words(argv + positions->key, positions->nkeys);
-    op->nargs = positions->nargs;
-    op->args = copy_words(argv + positions->arg, positions->nargs);
-}
-
-void add_caller(RedisModuleCtx *ctx, Run *run) {
+/* The user and the database of the run's Redis commands. */
+static void set_caller(RedisModuleCtx *ctx, Run *run) {
     run->db = RedisModule_GetSelectedDb(ctx);
     RedisModuleString *user = RedisModule_GetCurrentUserName(ctx);
     if (user == NULL) return;
     run->user = arg_copy(user);
     RedisModule_FreeString(ctx, user);
+}
+
+void add_op(Run *run, const RunParser *p, const int *inputs, int first_output) {
+    const ArgPositions *pos = &p->positions;
+    Op *op = run_add_op(run, runnable_ref(p->runnable), inputs, pos->ninputs, first_output, pos->noutputs);
+    if (p->runnable->kind == KIND_MODEL) return;
+    op->function = arg_copy(p->argv[2]);
+    op->variadic = pos->variadic;
+    op->nkeys = pos->nkeys;
+    op->keys = copy_words(p->argv + pos->key, pos->nkeys);
+    op->nargs = pos->nargs;
+    op->args = copy_words(p->argv + pos->arg, pos->nargs);
+    if (run->user == NULL) set_caller(p->ctx, run);
 }
 
 /* A run of one op: slots are its inputs, then its outputs. NULL after replying an error. */
@@ -156,11 +161,6 @@ int execute(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const RunGr
     if (parse_execution(&p, grammar) == -1) return REDISMODULE_OK;
     Run *run = new_run(ctx, argv, &p.positions);
     if (run == NULL) return REDISMODULE_OK;
-    Op *op =
-        run_add_op(run, runnable_ref(p.runnable), NULL, p.positions.ninputs, p.positions.ninputs, p.positions.noutputs);
-    if (p.runnable->kind == KIND_SCRIPT) {
-        add_call(argv, &p.positions, op);
-        add_caller(ctx, run);
-    }
+    add_op(run, &p, NULL, p.positions.ninputs);
     return run_submit(ctx, run, p.positions.timeout, reply_run);
 }

@@ -59,9 +59,8 @@ int parse_positions(RunParser *p, const RunGrammar *grammar);
 /* The same, and looks p->runnable up. */
 int parse_execution(RunParser *p, const RunGrammar *grammar);
 
-/* What only scripts have: function, KEYS and ARGS; the user and database of their Redis commands. */
-void add_call(RedisModuleString **argv, const ArgPositions *positions, Op *op);
-void add_caller(RedisModuleCtx *ctx, Run *run);
+/* Adds the op that p has parsed to a run; inputs and outputs as in run_add_op. */
+void add_op(Run *run, const RunParser *p, const int *inputs, int first_output);
 
 /* A reference to the tensor at a key; NULL after replying an error. */
 Tensor *hold_tensor(RedisModuleCtx *ctx, RedisModuleString *key);

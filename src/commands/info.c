@@ -142,9 +142,9 @@ static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
     return REDISMODULE_OK;
 }
 
-COMMAND(info, .name = "AI.INFO", .flags = "readonly", .arity = -2, .keys = {{"key", KEY_READ}},
+COMMAND(info, .name = "AI.INFO", .flags = "readonly", .arity = -2, .since = "1.0.0", .keys = {{"key", KEY_READ}},
         .syntax = "key [action: FULL | RESETSTAT]",
-        .summary = "Returns or resets the run statistics of a model or script", .complexity = "O(1)", .since = "1.0.0");
+        .summary = "Returns or resets the run statistics of a model or script", .complexity = "O(1)");
 
 int info_register(RedisModuleCtx *ctx) {
     return RedisModule_RegisterInfoFunc(ctx, add_sections);

@@ -146,20 +146,17 @@ static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialec
 }
 
 COMMAND_AS(modelstore, store(ctx, argv, argc, MODELSTORE), .name = "AI.MODELSTORE", .flags = "write deny-oom",
-           .arity = -4, .keys = {{"key", KEY_WRITE}},
-           .syntax =
-               "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] [INPUTS "
-               "count name [name ...]] [OUTPUTS count name [name ...]] BLOB chunk [chunk ...]",
-           .summary = "Stores a model; the server goes on while it is compiled", .complexity = "O(1), and compiling it",
-           .since = "1.2.0");
+           .arity = -4, .since = "1.2.0", .keys = {{"key", KEY_WRITE}},
+           .syntax = "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] "
+                     "[INPUTS count name [name ...]] [OUTPUTS count name [name ...]] BLOB chunk [chunk ...]",
+           .summary = "Stores a model; the server goes on while it is compiled",
+           .complexity = "O(1), and compiling it");
 
 COMMAND_AS(modelset, store(ctx, argv, argc, MODELSET), .name = "AI.MODELSET", .flags = "write deny-oom", .arity = -4,
-           .keys = {{"key", KEY_WRITE}},
-           .syntax =
-               "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] [INPUTS "
-               "input [input ...]] [OUTPUTS output [output ...]] BLOB chunk [chunk ...]",
-           .summary = "Stores a model (deprecated: use AI.MODELSTORE)", .complexity = "O(1), and compiling it",
-           .since = "1.0.0");
+           .since = "1.0.0", .keys = {{"key", KEY_WRITE}},
+           .syntax = "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] "
+                     "[INPUTS input [input ...]] [OUTPUTS output [output ...]] BLOB chunk [chunk ...]",
+           .summary = "Stores a model (deprecated: use AI.MODELSTORE)", .complexity = "O(1), and compiling it");
 
 /* ---- AI.MODELGET, AI.MODELDEL ------------------------------------------------------------------------------------ */
 
@@ -204,17 +201,16 @@ static int modelget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int a
     return REDISMODULE_OK;
 }
 
-COMMAND(modelget, .name = "AI.MODELGET", .flags = "readonly", .arity = -2, .keys = {{"key", KEY_READ}},
-        .syntax = "key [META] [BLOB]", .summary = "Returns a model's metadata and blob",
-        .complexity = "O(N) where N is the size of the blob", .since = "1.0.0");
+COMMAND(modelget, .name = "AI.MODELGET", .flags = "readonly", .arity = -2, .since = "1.0.0",
+        .keys = {{"key", KEY_READ}}, .syntax = "key [META] [BLOB]", .summary = "Returns a model's metadata and blob",
+        .complexity = "O(N) where N is the size of the blob");
 
 COMMAND_AS(modeldel, argc == 2 ? delete_runnable(ctx, argv, KIND_MODEL) : reply_wrong_arity(ctx, argv),
-           .name = "AI.MODELDEL", .flags = "write", .arity = 2, .keys = {{"key", KEY_DELETE}}, .syntax = "key",
-           .summary = "Deletes a model", .complexity = "O(1)", .since = "1.0.0");
+           .name = "AI.MODELDEL", .flags = "write", .arity = 2, .since = "1.0.0", .keys = {{"key", KEY_DELETE}},
+           .syntax = "key", .summary = "Deletes a model", .complexity = "O(1)");
 
 COMMAND_AS(modelscan, argc == 1 ? scan_runnables(ctx, ModelType) : reply_wrong_arity(ctx, argv),
-           .name = "AI._MODELSCAN", .flags = "readonly", .arity = 1,
-           .summary = "Returns the keys and tags of all models", .complexity = "O(N) where N is the number of keys",
-           .since = "1.0.0");
+           .name = "AI._MODELSCAN", .flags = "readonly", .arity = 1, .since = "1.0.0",
+           .summary = "Returns the keys and tags of all models", .complexity = "O(N) where N is the number of keys");
 
 const Command *const model_commands[] = {&modelstore, &modelset, &modelget, &modeldel, &modelscan, NULL};

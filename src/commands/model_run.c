@@ -68,21 +68,20 @@ static int parse_modelrun(RunParser *p) {
 
 COMMAND_AS(
     modelexecute, execute(ctx, argv, argc, &modelexecute_grammar), .name = "AI.MODELEXECUTE",
-    .flags = "write deny-oom getkeys-api", .arity = -3,
+    .flags = "write deny-oom getkeys-api", .arity = -3, .since = "1.2.0",
     .keys = {{"key", KEY_READ}, {"input", KEY_READ, "INPUTS"}, {"output", KEY_WRITE, "OUTPUTS"}},
     .syntax =
         "key INPUTS input_count input [input ...] OUTPUTS output_count output [output ...] [TIMEOUT milliseconds]",
-    .summary = "Runs a model on tensors and stores its outputs", .complexity = "O(1), and running it",
-    .since = "1.2.0");
+    .summary = "Runs a model on tensors and stores its outputs", .complexity = "O(1), and running it");
 
 const RunGrammar modelexecute_grammar = {.command = &modelexecute, .kind = KIND_MODEL, .parse = parse_modelexecute};
 
 COMMAND_AS(modelrun, execute(ctx, argv, argc, &modelrun_grammar), .name = "AI.MODELRUN",
-           .flags = "write deny-oom getkeys-api", .arity = -2,
+           .flags = "write deny-oom getkeys-api", .arity = -2, .since = "1.0.0",
            .keys = {{"key", KEY_READ}, {"input", KEY_READ, ANYWHERE}, {"output", KEY_WRITE, ANYWHERE}},
            .syntax = "key [TIMEOUT milliseconds] INPUTS input [input ...] OUTPUTS output [output ...]",
            .summary = "Runs a model on tensors and stores its outputs (deprecated: use AI.MODELEXECUTE)",
-           .complexity = "O(1), and running it", .since = "1.0.0");
+           .complexity = "O(1), and running it");
 
 const RunGrammar modelrun_grammar = {.command = &modelrun, .kind = KIND_MODEL, .parse = parse_modelrun};
 

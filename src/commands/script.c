@@ -62,15 +62,14 @@ static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int co
 }
 
 COMMAND_AS(scriptstore, store(ctx, argv, argc, 1), .name = "AI.SCRIPTSTORE", .flags = "write deny-oom", .arity = -3,
-           .keys = {{"key", KEY_WRITE}},
+           .since = "1.2.0", .keys = {{"key", KEY_WRITE}},
            .syntax = "key device [TAG tag] ENTRY_POINTS count function [function ...] SOURCE source",
            .summary = "Stores a TorchScript; the server goes on while it is compiled",
-           .complexity = "O(1), and compiling it", .since = "1.2.0");
+           .complexity = "O(1), and compiling it");
 
 COMMAND_AS(scriptset, store(ctx, argv, argc, 0), .name = "AI.SCRIPTSET", .flags = "write deny-oom", .arity = -3,
-           .keys = {{"key", KEY_WRITE}}, .syntax = "key device [TAG tag] SOURCE source",
-           .summary = "Stores a TorchScript (deprecated: use AI.SCRIPTSTORE)", .complexity = "O(1), and compiling it",
-           .since = "1.0.0");
+           .since = "1.0.0", .keys = {{"key", KEY_WRITE}}, .syntax = "key device [TAG tag] SOURCE source",
+           .summary = "Stores a TorchScript (deprecated: use AI.SCRIPTSTORE)", .complexity = "O(1), and compiling it");
 
 static int scriptget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (argc < 2) return reply_wrong_arity(ctx, argv);
@@ -95,17 +94,16 @@ static int scriptget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
     return REDISMODULE_OK;
 }
 
-COMMAND(scriptget, .name = "AI.SCRIPTGET", .flags = "readonly", .arity = -2, .keys = {{"key", KEY_READ}},
-        .syntax = "key [META] [SOURCE]", .summary = "Returns a script's metadata and source",
-        .complexity = "O(N) where N is the size of the source", .since = "1.0.0");
+COMMAND(scriptget, .name = "AI.SCRIPTGET", .flags = "readonly", .arity = -2, .since = "1.0.0",
+        .keys = {{"key", KEY_READ}}, .syntax = "key [META] [SOURCE]",
+        .summary = "Returns a script's metadata and source", .complexity = "O(N) where N is the size of the source");
 
 COMMAND_AS(scriptdel, argc == 2 ? delete_runnable(ctx, argv, KIND_SCRIPT) : reply_wrong_arity(ctx, argv),
-           .name = "AI.SCRIPTDEL", .flags = "write", .arity = 2, .keys = {{"key", KEY_DELETE}}, .syntax = "key",
-           .summary = "Deletes a script", .complexity = "O(1)", .since = "1.0.0");
+           .name = "AI.SCRIPTDEL", .flags = "write", .arity = 2, .since = "1.0.0", .keys = {{"key", KEY_DELETE}},
+           .syntax = "key", .summary = "Deletes a script", .complexity = "O(1)");
 
 COMMAND_AS(scriptscan, argc == 1 ? scan_runnables(ctx, ScriptType) : reply_wrong_arity(ctx, argv),
-           .name = "AI._SCRIPTSCAN", .flags = "readonly", .arity = 1,
-           .summary = "Returns the keys and tags of all scripts", .complexity = "O(N) where N is the number of keys",
-           .since = "1.0.0");
+           .name = "AI._SCRIPTSCAN", .flags = "readonly", .arity = 1, .since = "1.0.0",
+           .summary = "Returns the keys and tags of all scripts", .complexity = "O(N) where N is the number of keys");
 
 const Command *const script_commands[] = {&scriptstore, &scriptset, &scriptget, &scriptdel, &scriptscan, NULL};

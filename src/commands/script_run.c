@@ -120,24 +120,24 @@ static int parse_scriptrun(RunParser *p) {
 }
 
 COMMAND_AS(scriptexecute, execute(ctx, argv, argc, &scriptexecute_grammar), .name = "AI.SCRIPTEXECUTE",
-           .flags = "write deny-oom getkeys-api", .arity = -3,
+           .flags = "write deny-oom getkeys-api", .arity = -3, .since = "1.2.0",
            .keys = {{"key", KEY_READ},
                     {"key", KEY_CHANGE, "KEYS"},
                     {"input", KEY_READ, "INPUTS"},
                     {"output", KEY_WRITE, "OUTPUTS"}},
-           .syntax = "key function [KEYS key_count key [key ...]] [INPUTS input_count input [input ...]] [ARGS "
-                     "arg_count arg [arg ...]] [OUTPUTS output_count output [output ...]] [TIMEOUT milliseconds]",
+           .syntax = "key function [KEYS key_count key [key ...]] [INPUTS input_count input [input ...]] "
+                     "[ARGS arg_count arg [arg ...]] [OUTPUTS output_count output [output ...]] [TIMEOUT milliseconds]",
            .summary = "Runs a script's function on tensors, keys and arguments and stores its outputs",
-           .complexity = "O(1), and running it", .since = "1.2.0");
+           .complexity = "O(1), and running it");
 
 const RunGrammar scriptexecute_grammar = {.command = &scriptexecute, .kind = KIND_SCRIPT, .parse = parse_scriptexecute};
 
 COMMAND_AS(scriptrun, execute(ctx, argv, argc, &scriptrun_grammar), .name = "AI.SCRIPTRUN",
-           .flags = "write deny-oom getkeys-api", .arity = -3,
+           .flags = "write deny-oom getkeys-api", .arity = -3, .since = "1.0.0",
            .keys = {{"key", KEY_READ}, {"input", KEY_READ, ANYWHERE}, {"output", KEY_WRITE, ANYWHERE}},
            .syntax = "key function [TIMEOUT milliseconds] INPUTS input [input ...] OUTPUTS output [output ...]",
            .summary = "Runs a script's function on tensors (deprecated: use AI.SCRIPTEXECUTE)",
-           .complexity = "O(1), and running it", .since = "1.0.0");
+           .complexity = "O(1), and running it");
 
 const RunGrammar scriptrun_grammar = {.command = &scriptrun, .kind = KIND_SCRIPT, .parse = parse_scriptrun};
 

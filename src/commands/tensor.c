@@ -173,9 +173,10 @@ static int tensorset_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
     return reply_ok(ctx);
 }
 
-COMMAND(tensorset, .name = "AI.TENSORSET", .flags = "write deny-oom", .arity = -4, .keys = {{"key", KEY_WRITE}},
+COMMAND(tensorset, .name = "AI.TENSORSET", .flags = "write deny-oom", .arity = -4, .since = "1.0.0",
+        .keys = {{"key", KEY_WRITE}},
         .syntax = "key type dimension [dimension ...] [data: BLOB blob | VALUES value [value ...]]",
-        .summary = "Stores a tensor", .complexity = "O(N) where N is the size of the tensor", .since = "1.0.0");
+        .summary = "Stores a tensor", .complexity = "O(N) where N is the size of the tensor");
 
 /* Words that every replicated tensor has, made at load. */
 static RedisModuleString *type_words[DTYPE_STRING + 1], *blob_word;
@@ -276,9 +277,9 @@ static int tensorget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
     return REDISMODULE_OK;
 }
 
-COMMAND(tensorget, .name = "AI.TENSORGET", .flags = "readonly", .arity = -2, .keys = {{"key", KEY_READ}},
-        .syntax = "key [META] [format: BLOB | VALUES]", .summary = "Returns a tensor's metadata and data",
-        .complexity = "O(N) where N is the size of the tensor", .since = "1.0.0");
+COMMAND(tensorget, .name = "AI.TENSORGET", .flags = "readonly", .arity = -2, .since = "1.0.0",
+        .keys = {{"key", KEY_READ}}, .syntax = "key [META] [format: BLOB | VALUES]",
+        .summary = "Returns a tensor's metadata and data", .complexity = "O(N) where N is the size of the tensor");
 
 void tensor_words_init(void) {
     for (int dtype = 0; dtype <= DTYPE_STRING; dtype++) {
