@@ -102,14 +102,15 @@ class Loader:
         )
         session = backend.load(definition, self._settings)
         team = self._open_queue(definition.device)
+        tag = ffi.unpack(runnable.tag, runnable.tag_size).decode(errors="replace") if runnable.tag_size else ""
+        label = f"{definition.backend} model {tag!r}" if tag else f"{definition.backend} model"
         batching = None
         if model.batchsize > 1:
             least = min(model.minbatchsize, model.batchsize)
             timeout = min(model.minbatchtimeout, LONGEST_MS) * 1_000_000
-            tag = ffi.unpack(runnable.tag, runnable.tag_size).decode(errors="replace") if runnable.tag_size else ""
-            label = f"{definition.backend} model {tag!r}" if tag else f"{definition.backend} model"
             batching = Batching(session, Limits(model.batchsize, least, timeout), label, team.judge_anew)
-        self._sessions[runnable.id] = Entry(session, batching, DirectRunner.of(definition.backend, session))
+        direct = DirectRunner.of(runnable.backend, definition.backend, session, label)
+        self._sessions[runnable.id] = Entry(session, batching, direct)
         inputs, outputs = _c_names(session.inputs), _c_names(session.outputs)
         lib.bridge_ready(runnable, team.queue, len(inputs), inputs, len(outputs), outputs)
 

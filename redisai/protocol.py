@@ -8,7 +8,7 @@ that of ScriptBackend.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -77,11 +77,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Direct:
-    """A session as its library's C API has it, which the engine can run without Python (src/direct.c): one of numbers
+    """A session as its library's C API has it, which the engine can run without Python (src/direct/): one of numbers
     only, that neither keeps nor changes its inputs. What the cdata refer to lives as long as this.
     """
 
-    functions: Mapping[str, int]  # addresses by the library's names: those of OnnxApi or TfApi (src/bridge.h)
+    # A function of the library by its name, as cdata of the type that the backend declares. The engine asks for those
+    # of the struct in src/bridge.h that is named after the backend: OnnxApi, TfApi.
+    function: Callable[[str], Any]
     session: Any
     memory: Any  # None where the library has no such thing
     inputs: Any

@@ -168,8 +168,7 @@ class Worker:
                     self._finish(ops + first, done - first)
                 ran = 0
                 if isinstance(entry, Entry) and entry.direct is not None:
-                    with contextlib.suppress(Exception):  # then Python runs it, and says what is wrong
-                        ran = entry.run_direct(ops + done, count - done, (oldest if done > returned else begin) + limit)
+                    ran = entry.run_direct(ops + done, count - done, (oldest if done > returned else begin) + limit)
                 if not ran:
                     ran = 1
                     if slowest <= SHARE or _is_awaited(op):  # after that long it may not be wanted any more

@@ -17,6 +17,7 @@ typedef struct Stats {
     int64_t duration; /* us */
     int64_t samples;
     int64_t executions;            /* a batch counts once */
+    int64_t direct_executions;     /* those that C ran by the library's C API (direct/) */
     struct Histogram *queue_times; /* us; NULL until first needed */
     struct Histogram *run_times;
 } Stats;

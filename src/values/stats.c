@@ -69,6 +69,10 @@ void stats_count(Runnable *runnable, const Execution *execution) {
     record(&runnable->state->stats.run_times, execution->duration);
 }
 
+void stats_count_direct(Runnable *runnable, int64_t executions) {
+    add(&runnable->state->stats.direct_executions, executions);
+}
+
 static void clear(int64_t *counter) {
     __atomic_store_n(counter, 0, __ATOMIC_RELAXED);
 }
@@ -87,6 +91,7 @@ void stats_reset(Runnable *runnable) {
     clear(&runnable->state->stats.duration);
     clear(&runnable->state->stats.samples);
     clear(&runnable->state->stats.executions);
+    clear(&runnable->state->stats.direct_executions);
     clear_histogram(__atomic_load_n(&runnable->state->stats.queue_times, __ATOMIC_ACQUIRE));
     clear_histogram(__atomic_load_n(&runnable->state->stats.run_times, __ATOMIC_ACQUIRE));
 }
@@ -138,6 +143,7 @@ static void reply_full(RedisModuleCtx *ctx, const Runnable *runnable) {
     int64_t executions = get(&runnable->state->stats.executions);
     double batch = executions ? (double)get(&runnable->state->stats.samples) / executions : 0;
     reply_number(ctx, "executions", executions);
+    reply_number(ctx, "direct_executions", get(&runnable->state->stats.direct_executions));
     RedisModule_ReplyWithCString(ctx, "average_batch");
     RedisModule_ReplyWithDouble(ctx, runnable->kind == KIND_MODEL ? batch : -1);
     reply_times(ctx, queue, &runnable->state->stats.queue_times);
@@ -146,7 +152,7 @@ static void reply_full(RedisModuleCtx *ctx, const Runnable *runnable) {
 
 void stats_reply(RedisModuleCtx *ctx, RedisModuleString *key, const Runnable *runnable, int full) {
     int is_model = runnable->kind == KIND_MODEL;
-    RedisModule_ReplyWithArray(ctx, full ? 18 + 20 : 18);
+    RedisModule_ReplyWithArray(ctx, full ? 18 + 22 : 18);
     RedisModule_ReplyWithCString(ctx, "key");
     RedisModule_ReplyWithString(ctx, key);
     reply_text(ctx, "type", is_model ? "MODEL" : "SCRIPT");

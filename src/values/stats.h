@@ -14,6 +14,9 @@ typedef struct Execution {
 } Execution;
 
 void stats_count(Runnable *runnable, const Execution *execution);
+
+/* So many of its executions, each counted by stats_count() too, took the direct path (direct/). */
+void stats_count_direct(Runnable *runnable, int64_t executions);
 void stats_reset(Runnable *runnable);
 void stats_free(Runnable *runnable);
 
