@@ -101,7 +101,8 @@ def api_of(backend: str, function: Callable[[str], Any]) -> CData:
 def _declaration(kind: Any) -> str:
     """A C type as text: a pointer to a struct as void *, and without const, which cffi does not keep."""
     if kind.kind == "function":
-        return f"{_declaration(kind.result)} (*)({', '.join(map(_declaration, kind.args))})"
+        arguments = [*map(_declaration, kind.args), *(["..."] if kind.ellipsis else [])]
+        return f"{_declaration(kind.result)} (*)({', '.join(arguments)})"
     if kind.kind == "pointer":
         return "void *" if kind.item.kind == "struct" else f"{_declaration(kind.item)} *"
     return str(kind.cname)
