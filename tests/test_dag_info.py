@@ -158,7 +158,7 @@ def test_resetstat(stored: Wire) -> None:
         average = float(found.pop(b"average_batch"))
         assert average == (-1 if key == "old" else 0)
         assert [found[name] for name in (b"duration", b"calls", b"errors")] == [0, 0, 0]
-        assert [found[name] for name in MORE if name in found] == [0] * 9
+        assert [found[name] for name in MORE if name in found] == [0] * 10
     check(ask(stored, CHAIN), [OK] * 5)
     assert full(stored, "add")[b"executions"] == 2
 
