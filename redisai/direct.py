@@ -53,7 +53,7 @@ class DirectRunner:
     def run(self, ops: CData, count: int, until: int) -> int:
         """Runs the first of count begun ops, as bridge_run_direct does. How many are done, with outputs or errors.
 
-        Nothing is raised: what goes wrong around the runs is logged once, and Python runs the ops that are not done."""
+        Nothing is raised. The first error around a run is logged, and Python runs the ops that are not done."""
         done = 0
         try:
             direct = self._direct
@@ -79,7 +79,8 @@ class DirectRunner:
         if self._has_failed:
             return
         self._has_failed = True
-        text = f"{self._label}: Python runs what the direct path cannot: {type(problem).__name__}: {one_line(problem)}"
+        reason = f"{type(problem).__name__}: {one_line(problem)}"
+        text = f"{self._label}: the direct path failed, Python takes over (logged once): {reason}"
         lib.bridge_log(b"warning", text.encode(errors="replace"))
 
 

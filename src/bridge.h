@@ -129,9 +129,9 @@ typedef struct Op {
     int32_t nkeys;
     int32_t nargs;
     int32_t variadic;      /* AI.SCRIPTRUN: index of the first input after `$`, where a list starts; -1: no `$` */
-    int64_t duration;      /* us that the worker took, from tensors to tensors: the library's run, with what converts
-                              inputs for it and copies outputs out of it. Alike in C, in Python, and for a batch, for
-                              which it is that of the whole. -1: not executed, AI.INFO does not count it */
+    int64_t duration;      /* us that the worker took to convert the inputs for the library, to run it, and to copy the
+                              outputs into tensors; the same on the direct path and in Python. In a batch, us of the
+                              whole batch. -1: not executed, AI.INFO does not count it */
     struct OpState *state; /* C's own part (run/state.h) */
 } Op;
 
@@ -237,9 +237,10 @@ void bridge_push_ops(Op **ops, int n);
 
 /* ---- runs without Python (direct/) -------------------------------------------------------------------------------
  *
- * A library that C can run has a file in direct/, and here a struct of the functions that a run takes: named after its
- * backend, with the library's own names and declarations (pointers to its structs are void *). Python fills it with
- * what the backend found in the library, and refuses what the backend declares otherwise (redisai/direct.py). */
+ * A library that C can run has a file in direct/ and a struct here, which holds the functions that a run takes. The
+ * struct is named after the backend. Its functions have the library's names and declarations, but pointers to the
+ * library's structs are void *. Python fills the struct with the addresses that the backend found. It refuses a backend
+ * that declares a function differently (redisai/direct.py). */
 
 typedef struct OnnxApi {
     void *(*CreateTensorWithDataAsOrtValue)(const void *memory, void *data, size_t size, const int64_t *shape,

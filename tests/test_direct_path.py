@@ -205,7 +205,7 @@ def test_what_goes_wrong_is_logged_once_for_each_model(broken: Callable[[bool], 
                 assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"6"]
             check_path(server, python=5, key=key)
     logged = [line.partition("ONNX model")[2] for line in server.log().splitlines() if "no options" in line]
-    text = ": Python runs what the direct path cannot: RuntimeError: no options are left"
+    text = ": the direct path failed, Python takes over (logged once): RuntimeError: no options are left"
     assert logged == [" 'v1'" + text, text]
 
 

@@ -1,8 +1,8 @@
 /* direct/direct.c - runs of models by the C API of their library, without Python (bridge.h): what all libraries share.
  *
- * Workers enter, without the GIL; no locks, no state. A worker's own part of a run of a tiny model falls from 5 us to
- * 1 us so, and the workers of several queues do not wait for each other. Numbers in, numbers out, no errors: everything
- * else is Python's to run or to explain. */
+ * Workers enter, without the GIL; no locks, no state. A worker's own part of a run of a tiny model takes 1 us here and
+ * 5 us in Python, and the workers of several queues do not wait for each other. Numbers go in, numbers come out, there
+ * are no errors: Python runs or explains everything else. */
 #include "direct/direct.h"
 
 #include "redis/clock.h"
@@ -35,6 +35,7 @@ static int fits(const Direct *direct, const Op *op) {
 int bridge_run_direct(const Direct *direct, Op **ops, int n, int64_t until, const void *options, char **error) {
     DirectRun *run = run_of(direct->backend);
     if (run == NULL) return 0;
+
     uint64_t id = ops[0]->id;
     int64_t begin = monotonic_ns();
     int done = 0, ran = 0;

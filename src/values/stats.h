@@ -15,7 +15,7 @@ typedef struct Execution {
 
 void stats_count(Runnable *runnable, const Execution *execution);
 
-/* So many of its executions, each counted by stats_count() too, took the direct path (direct/). */
+/* This many of its executions took the direct path (direct/). stats_count() counts each of them too, later. */
 void stats_count_direct(Runnable *runnable, int64_t executions);
 void stats_reset(Runnable *runnable);
 void stats_free(Runnable *runnable);
