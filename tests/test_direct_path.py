@@ -3,6 +3,7 @@ others, that a backend which declares a function wrongly is refused, and that wh
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import tf_models
 from batches import Clients, info, store_witness
 from conftest import StartServer
 from paths import both_paths, check_path
-from server import Server
+from server import Server, module_path
 from wire import Error, Wire, Word
 
 
@@ -207,6 +208,25 @@ def test_what_goes_wrong_is_logged_once_for_each_model(broken: Callable[[bool], 
     logged = [line.partition("ONNX model")[2] for line in server.log().splitlines() if "no options" in line]
     text = ": the direct path failed, Python takes over (logged once): RuntimeError: no options are left"
     assert logged == [" 'v1'" + text, text]
+
+
+def test_an_error_after_a_run_is_logged_too(start_server: StartServer, tmp_path: Path) -> None:
+    """The run has its outputs and is done; where the library failed as well, the client is told."""
+    folder = tmp_path / "backends" / "redisai_onnxruntime"
+    shutil.copytree(module_path().parent / "backends" / "redisai_onnxruntime", folder)
+    with (folder / "redisai_onnxruntime.py").open("a") as file:
+        file.write("\ndef _end(*_):\n    raise RuntimeError('no end')\n\nRuns.end = _end\n")
+    server = start_server(options=["BACKENDSPATH", str(folder.parent)])
+    with server.wire() as wire:
+        wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add(("n", 2)))
+        wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", 1, 2)
+        wire.ask("AI.TENSORSET", "bad", "FLOAT", 3)
+        for _ in range(3):
+            assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y") == b"OK"
+            assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"2", b"4"]
+        assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "bad", "x", "OUTPUTS", 1, "y") == "ERR no end"
+        check_path(server, direct=4)
+    assert server.log().count("ONNX model: the direct path failed") == 1
 
 
 def test_a_backend_that_declares_a_function_otherwise_is_refused(broken: Callable[[bool], Server]) -> None:
