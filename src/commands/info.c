@@ -135,6 +135,7 @@ static void reply_full(RedisModuleCtx *ctx, const Stats *stats, int is_model) {
     int64_t executions = stats_get(&stats->executions);
     double batch = executions ? (double)stats_get(&stats->samples) / executions : 0;
     reply_number(ctx, "executions", executions);
+    reply_number(ctx, "direct_executions", stats_get(&stats->direct_executions));
     RedisModule_ReplyWithCString(ctx, "average_batch");
     RedisModule_ReplyWithDouble(ctx, is_model ? batch : -1);
     reply_times(ctx, "queue", stats_times(&stats->queue_times));
@@ -144,7 +145,7 @@ static void reply_full(RedisModuleCtx *ctx, const Stats *stats, int is_model) {
 static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runnable *runnable, int full) {
     const Stats *stats = &runnable->state->stats;
     int is_model = runnable->kind == KIND_MODEL;
-    RedisModule_ReplyWithArray(ctx, full ? 18 + 20 : 18);
+    RedisModule_ReplyWithArray(ctx, full ? 18 + 22 : 18);
     RedisModule_ReplyWithCString(ctx, "key");
     RedisModule_ReplyWithString(ctx, key);
     reply_text(ctx, "type", is_model ? "MODEL" : "SCRIPT");
