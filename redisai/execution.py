@@ -106,23 +106,23 @@ class ModelEntry:
         if noutputs != self.noutputs and self.noutputs >= 0:
             lib.bridge_fail(op, OUTPUTS_MISMATCH)
             return False
-        tensors = op.inputs
-        inputs = [as_array(tensors[0])] if ninputs == 1 else [as_array(tensors[index]) for index in range(ninputs)]
         begin = perf_counter_ns()
         try:
+            tensors = op.inputs
+            inputs = [as_array(tensors[0])] if ninputs == 1 else [as_array(tensors[index]) for index in range(ninputs)]
             outputs = self.run(inputs)
+            if len(outputs) < noutputs:
+                lib.bridge_fail(op, OUTPUTS_MISMATCH)
+                return False
+            names = self.outputs
+            for index in range(noutputs):
+                array = outputs[index]
+                if array is not None and not set_output(op, index, array, names[index] if names else ""):
+                    return False
+            return True
         finally:
             self.duration = duration = perf_counter_ns() - begin
             op.duration = duration // 1000
-        if len(outputs) < noutputs:
-            lib.bridge_fail(op, OUTPUTS_MISMATCH)
-            return False
-        names = self.outputs
-        for index in range(noutputs):
-            array = outputs[index]
-            if array is not None and not set_output(op, index, array, names[index] if names else ""):
-                return False
-        return True
 
     def run_direct(self, ops: CData, count: int, until: int) -> int:
         """Runs the first of count begun ops without Python, as long as that is possible and `until` (ns) has not
@@ -153,6 +153,7 @@ class ModelEntry:
             return ""
         if len({op.noutputs for op in ops}) > 1:
             return ""
+        begin = perf_counter_ns()
         rows = sum([op.rows for op in ops])
         inputs = []
         for index in range(ninputs):
@@ -161,13 +162,10 @@ class ModelEntry:
                 return ""
             inputs.append(gathered)
 
-        begin = perf_counter_ns()
         try:
             outputs = self.run(inputs)
-            self.duration = perf_counter_ns() - begin
             _check(outputs, noutputs, rows)
         except BaseException as failure:
-            self.duration = perf_counter_ns() - begin
             if self.batching is None or not self.batching.proven:
                 return one_line(failure)
             for op in ops:
@@ -178,7 +176,8 @@ class ModelEntry:
                 output = outputs[index]
                 if output is not None:
                     scatter(c_ops, ops, index, output, names[index] if names else "")
-        lib.bridge_batch_ran(c_ops, len(ops), self.duration // 1000)
+        self.duration = duration = perf_counter_ns() - begin
+        lib.bridge_batch_ran(c_ops, len(ops), duration // 1000)
         return None
 
 

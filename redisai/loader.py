@@ -103,15 +103,16 @@ class Loader:
         )
         session = backend.load(definition, self._settings)
         pool = self._open_pool(definition.device)
+        tag = ffi.unpack(runnable.tag, runnable.tag_size).decode(errors="replace") if runnable.tag_size else ""
+        label = f"{definition.backend} model {tag!r}" if tag else f"{definition.backend} model"
         batching = None
         if model.batchsize > 1:
             minbatchsize = min(model.minbatchsize, model.batchsize)
             timeout = min(model.minbatchtimeout, MAX_TIMEOUT_MS) * 1_000_000
-            tag = ffi.unpack(runnable.tag, runnable.tag_size).decode(errors="replace") if runnable.tag_size else ""
-            label = f"{definition.backend} model {tag!r}" if tag else f"{definition.backend} model"
             limits = Limits(model.batchsize, minbatchsize, timeout)
             batching = Batching(session, limits, label, pool.apply_new_limits)
-        self._entries[runnable.id] = ModelEntry(session, batching, DirectRunner.of(definition.backend, session))
+        direct = DirectRunner.of(runnable.backend, definition.backend, session, label)
+        self._entries[runnable.id] = ModelEntry(session, batching, direct)
         inputs, outputs = _c_names(session.inputs), _c_names(session.outputs)
         lib.bridge_ready(runnable, pool.queue, len(inputs), inputs, len(outputs), outputs)
 

@@ -7,7 +7,7 @@ bridge, so any backend, in any folder, can import it: `from redisai.protocol imp
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -82,7 +82,9 @@ class Direct:
     to must live as long as this object.
     """
 
-    functions: Mapping[str, int]  # addresses by name, for OnnxApi or TfApi of src/bridge.h
+    # Gives a function of the library by its name, as cdata of the type that the backend declares. The engine asks for
+    # the members of the struct in src/bridge.h that is named after the backend: OnnxApi, TfApi.
+    function: Callable[[str], Any]
     session: Any
     memory: Any  # None for TF, which has no such thing
     inputs: Any

@@ -34,23 +34,23 @@ class ScriptEntry:
         self.duration = 0
 
     def execute(self, op: Op) -> bool:
-        tensors = op.inputs
-        call = Call(
-            ffi.string(op.function).decode(errors="replace"),
-            [as_array(tensors[index]) for index in range(op.ninputs)],
-            _words(op.keys, op.nkeys),
-            _words(op.args, op.nargs),
-            op.variadic if op.variadic >= 0 else None,
-            op.noutputs,
-            OpRedis(op, self._entries),
-        )
         begin = perf_counter_ns()
         try:
+            tensors = op.inputs
+            call = Call(
+                ffi.string(op.function).decode(errors="replace"),
+                [as_array(tensors[index]) for index in range(op.ninputs)],
+                _words(op.keys, op.nkeys),
+                _words(op.args, op.nargs),
+                op.variadic if op.variadic >= 0 else None,
+                op.noutputs,
+                OpRedis(op, self._entries),
+            )
             outputs = self._run(call)
+            return all(set_output(op, index, array, "") for index, array in enumerate(outputs))
         finally:
             self.duration = duration = perf_counter_ns() - begin
             op.duration = duration // 1000
-        return all(set_output(op, index, array, "") for index, array in enumerate(outputs))
 
 
 def _words(words: CBytes, count: int) -> list[bytes]:

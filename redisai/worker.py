@@ -168,8 +168,7 @@ class Worker:
                     self._finish(ops + first, done - first)
                 ran = 0
                 if isinstance(entry, ModelEntry) and entry.direct is not None:
-                    with contextlib.suppress(Exception):  # then Python runs it, and reports what is wrong
-                        ran = entry.run_direct(ops + done, count - done, (oldest if done > returned else begin) + limit)
+                    ran = entry.run_direct(ops + done, count - done, (oldest if done > returned else begin) + limit)
                 if not ran:
                     ran = 1
                     if slowest <= CHUNK_NS or _is_awaited(op):  # after a slow op the client may have given up

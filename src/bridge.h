@@ -129,7 +129,9 @@ typedef struct Op {
     int32_t nkeys;
     int32_t nargs;
     int32_t variadic;      /* AI.SCRIPTRUN: index of the first input after `$`, where a list starts; -1: no `$` */
-    int64_t duration;      /* us, set by the worker; -1: not executed, AI.INFO does not count it */
+    int64_t duration;      /* us that the worker took to convert the inputs for the library, to run it, and to copy the
+                              outputs into tensors; the same on the direct path and in Python. In a batch, us of the
+                              whole batch. -1: not executed, AI.INFO does not count it */
     struct OpState *state; /* C's own part (run/state.h) */
 } Op;
 
@@ -235,8 +237,10 @@ void bridge_push_ops(Op **ops, int n);
 
 /* ---- runs without Python (direct/) -------------------------------------------------------------------------------
  *
- * The functions of ONNX Runtime's and TensorFlow's C API that a run takes, by the libraries' own names and as these
- * declare them (pointers to their structs are void * here). Python finds them in the libraries. */
+ * A library that C can run has a file in direct/ and a struct here, which holds the functions that a run takes. The
+ * struct is named after the backend. Its functions have the library's names and declarations, but pointers to the
+ * library's structs are void *. Python fills the struct with the addresses that the backend found. It refuses a backend
+ * that declares a function differently (redisai/direct.py). */
 
 typedef struct OnnxApi {
     void *(*CreateTensorWithDataAsOrtValue)(const void *memory, void *data, size_t size, const int64_t *shape,
@@ -277,12 +281,12 @@ typedef struct TfApi {
 
 /* A compiled model that takes and gives numbers only. Python keeps alive all that this points to. */
 typedef struct Direct {
-    const OnnxApi *onnx; /* either this or tf is set */
-    const TfApi *tf;
+    const void *api; /* the functions of the backend's library: OnnxApi, TfApi */
     void *session;
     void *memory;        /* ONNX: what describes the CPU's memory */
     const void *inputs;  /* ONNX: names, const char *[]; TF: TF_Output[] */
     const void *outputs; /* the same */
+    int32_t backend;     /* BACKEND_... */
     int32_t ninputs;
     int32_t noutputs;
     int32_t types[DIRECT_MAX]; /* DTYPE_... of each input */
@@ -292,7 +296,7 @@ typedef struct Direct {
  * of the right types, none that has to be copied) and `until` (ns of the monotonic clock) has not come; one at least
  * where it can. Returns how many are done: they must be given to bridge_finish_ops, and those whose client has gone
  * meanwhile are among them. *error is set where the next one has failed in the library, to its text; free it with
- * bridge_free. options: OrtRunOptions for ONNX. */
+ * bridge_free. options: OrtRunOptions for ONNX; NULL for TF. */
 int bridge_run_direct(const Direct *direct, Op **ops, int n, int64_t until, const void *options, char **error);
 
 /* ---- jobs of the loader ------------------------------------------------------------------------------------------ */

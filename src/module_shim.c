@@ -69,10 +69,6 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
     import_backends(ctx);
     tensor_max_bytes(ctx, UINT64_MAX);
     if (tensor_type_register(ctx) || model_type_register(ctx) || script_type_register(ctx)) return REDISMODULE_ERR;
-    if (tensor_commands_register(ctx) || model_commands_register(ctx) || model_run_commands_register(ctx) ||
-        script_commands_register(ctx) || script_run_commands_register(ctx) || dag_commands_register(ctx) ||
-        info_register(ctx) || config_command_register(ctx) || command_info_register(ctx)) {
-        return REDISMODULE_ERR;
-    }
+    if (commands_register(ctx) || info_register(ctx)) return REDISMODULE_ERR;
     return REDISMODULE_OK;
 }

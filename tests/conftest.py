@@ -10,6 +10,7 @@ import pytest
 
 import models
 from batches import Clients
+from paths import WITHOUT_DIRECT
 from server import Client, Server, ServerExit, module_path
 from wire import Wire, Word
 
@@ -42,9 +43,21 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     assert server.stop() == 0, server.log_tail()
 
 
+@pytest.fixture(scope="session")
+def shared_without_direct(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("without_direct")
+    server = Server(folder, module=module_path(), environment=WITHOUT_DIRECT).start()
+    yield server
+    assert server.stop() == 0, server.log_tail()
+
+
 @pytest.fixture
-def server(shared: Server, request: pytest.FixtureRequest) -> Iterator[Server]:
-    """The server all tests share, flushed. A test that ends it fails, and the next one gets a new one."""
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """The server all tests share, flushed. A test that ends it fails, and the next one gets a new one.
+
+    The parameter "python" (paths.py) chooses the one that runs all models by Python."""
+    path = getattr(request, "param", "direct")
+    shared: Server = request.getfixturevalue("shared_without_direct" if path == "python" else "shared")
     request.node.stash.setdefault(SERVERS, []).append(shared)
     with shared.client() as client:
         client.flushall()

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sysconfig
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ class ServerExit(RuntimeError):
 
 
 class Server:
-    """One redis-server with the module. arguments: for redis-server; options: load-time options of the module.
+    """One redis-server with the module. arguments: for redis-server; options: load-time options of the module;
+    environment: what it has beyond ours.
 
     module=None starts it without the module. The folder holds everything that it writes, and start() after stop() or
     kill() starts it again there.
@@ -82,11 +83,13 @@ class Server:
         arguments: Sequence[str] = (),
         options: Sequence[str | int] = (),
         module: Path | None = None,
+        environment: Mapping[str, str] = {},
     ) -> None:
         self.folder = folder
         self.arguments = list(arguments)
         self.options = [str(option) for option in options]
         self.module = module
+        self.environment = environment
         self.log_file = folder / "redis.log"
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
@@ -111,7 +114,13 @@ class Server:
         for attempt in range(5):
             self.port = free_port()
             with self.log_file.open("ab") as output:
-                self.process = subprocess.Popen(self.command(), stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+                self.process = subprocess.Popen(
+                    self.command(),
+                    stdout=output,
+                    stderr=output,
+                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, **self.environment},
+                )
             try:
                 wait_for(self.answers, START_SECONDS, "the server answers PING")
                 return self

@@ -13,7 +13,7 @@ from server import Server
 from wire import Error, Wire
 
 TIMES = [f"{what}_{which}" for what in ("queue_time", "run_time") for which in ("mean", "p50", "p99", "max")]
-NAMES = ["executions", "average_batch", *TIMES]
+NAMES = ["executions", "direct_executions", "average_batch", *TIMES]
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
@@ -24,7 +24,7 @@ def test_what_follows_the_eighteen_elements(server: Server, wire: Wire, protocol
         full = client.ask("ai.info", "m", "full")
         assert full[:18] == plain and len(plain) == 18
         assert full[18::2] == [name.encode() for name in NAMES]
-        assert full[19::2] == [0, 0.0 if protocol == 3 else b"0", *[0] * 8]
+        assert full[19::2] == [0, 0, 0.0 if protocol == 3 else b"0", *[0] * 8]
 
 
 def test_wrong_arguments(wire: Wire) -> None:
@@ -122,7 +122,7 @@ def test_resetstat(wire: Wire, clients: Clients) -> None:
     assert [request.result().rows for request in requests] == [2, 2]
     assert wire.ask("AI.INFO", "m", "RESETSTAT") == b"OK"
     found = info(wire)
-    assert [found[name] for name in ("duration", "samples", "calls", "errors", *NAMES)] == [0] * 14
+    assert [found[name] for name in ("duration", "samples", "calls", "errors", *NAMES)] == [0] * 15
 
 
 def test_runs_that_fail(wire: Wire) -> None:

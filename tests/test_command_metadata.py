@@ -91,6 +91,51 @@ def test_arguments_name_every_keyword(server: Server, name: str, words: bytes) -
     assert set(words.split()) <= tokens(docs(server, name)[b"arguments"])
 
 
+def tree(arguments: list[dict[bytes, Any]]) -> list[Any]:
+    """Of each argument: name, type, token, flags, and the same of those inside."""
+    return [
+        (
+            argument[b"name"].decode(),
+            argument[b"type"].decode(),
+            argument.get(b"token", b"").decode(),
+            " ".join(sorted(flag.decode() for flag in argument.get(b"flags", []))),
+            tree(argument.get(b"arguments", [])),
+        )
+        for argument in arguments
+    ]
+
+
+def test_tree_of_arguments(server: Server) -> None:
+    words: list[Any] = [(name.lower(), "pure-token", name, "", []) for name in ("TF", "TFLITE", "TORCH", "ONNX")]
+    names: list[Any] = [("count", "integer", "", "", []), ("name", "string", "", "multiple", [])]
+    timeout: tuple[Any, ...] = ("milliseconds", "integer", "MINBATCHTIMEOUT", "optional", [])
+    minimum = ("minbatchsize", "block", "", "optional", [("min", "integer", "MINBATCHSIZE", "", []), timeout])
+    assert tree(docs(server, "AI.MODELSTORE")[b"arguments"]) == [
+        ("key", "key", "", "", []),
+        ("backend", "oneof", "", "", words),
+        ("device", "string", "", "", []),
+        ("tag", "string", "TAG", "optional", []),
+        ("batchsize", "block", "", "optional", [("max", "integer", "BATCHSIZE", "", []), minimum]),
+        ("inputs", "block", "INPUTS", "optional", names),
+        ("outputs", "block", "OUTPUTS", "optional", names),
+        ("chunk", "string", "BLOB", "multiple", []),
+    ]
+    data: list[Any] = [("blob", "string", "BLOB", "", []), ("value", "string", "VALUES", "multiple", [])]
+    assert tree(docs(server, "AI.TENSORSET")[b"arguments"])[2:] == [
+        ("dimension", "integer", "", "multiple", []),
+        ("data", "oneof", "", "optional", data),
+    ]
+    last = tree(docs(server, "AI.DAGEXECUTE")[b"arguments"])[-1]
+    assert last == ("command", "string", "|>", "multiple multiple_token", [])
+
+
+def test_arguments_that_are_keys_name_their_specification(server: Server) -> None:
+    found = docs(server, "AI.SCRIPTEXECUTE")[b"arguments"]
+    flat = found + [inner for argument in found for inner in argument.get(b"arguments", [])]
+    keys = [(argument[b"name"], argument[b"key_spec_index"]) for argument in flat if argument[b"type"] == b"key"]
+    assert keys == [(b"key", 0), (b"key", 1), (b"input", 2), (b"output", 3)]
+
+
 @pytest.mark.parametrize("name", KEYED)
 def test_key_specs_are_declared(wire: Wire, name: str) -> None:
     specs = info(wire, name)[8]

@@ -10,14 +10,16 @@ from onnx import TensorProto
 
 import models
 from conftest import StartServer
-from server import Client
+from paths import both_paths, check_path
+from server import Client, Server
 from wire import Error, Wire
 
 
+@both_paths
 @pytest.mark.parametrize("command", ["AI.MODELEXECUTE m INPUTS 2 a b OUTPUTS 1 y", "AI.MODELRUN m INPUTS a b OUTPUTS y",
                                      "ai.modelexecute m inputs 2 a b outputs 1 y timeout 10000",
                                      "ai.modelrun m timeout 10000 inputs a b outputs y"])  # fmt: skip
-def test_every_way_to_run(wire: Wire, command: str) -> None:
+def test_every_way_to_run(server: Server, wire: Wire, command: str) -> None:
     wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_mul())
     wire.ask("AI.TENSORSET", "a", "FLOAT", 2, 2, "VALUES", 1, 2, 3, 4)
     wire.ask("AI.TENSORSET", "b", "FLOAT", 2, 2, "VALUES", 5, 6, 7, 8)
@@ -26,16 +28,19 @@ def test_every_way_to_run(wire: Wire, command: str) -> None:
     assert wire.ask("AI.TENSORGET", "y", "META", "VALUES") == [
         b"dtype", b"FLOAT", b"shape", [2, 2], b"values", [b"5", b"12", b"21", b"32"],
     ]  # fmt: skip
+    check_path(server, direct=1)
 
 
+@both_paths
 @pytest.mark.parametrize("device", ["CPU", "cpu", "CPU:1", "cpu:0"])
-def test_on_every_cpu_queue(r: Client, device: str) -> None:
+def test_on_every_cpu_queue(server: Server, r: Client, device: str) -> None:
     r.execute_command("AI.MODELSTORE", "m", "ONNX", device, "BLOB", models.onnx_linear())
     x = np.arange(12, dtype=np.float32).reshape(3, 4)
     r.execute_command("AI.TENSORSET", "x", "FLOAT", 3, 4, "BLOB", x.tobytes())
     r.execute_command("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
     wanted = x @ np.arange(16, dtype=np.float32).reshape(4, 4) + 1
     assert r.execute_command("AI.TENSORGET", "y", "BLOB") == wanted.tobytes()
+    check_path(server, direct=1)
 
 
 def test_very_many_devices(start_server: StartServer) -> None:
@@ -69,9 +74,10 @@ DATA = {
 }
 
 
+@both_paths
 @pytest.mark.parametrize("dtype", list(DATA))
 @pytest.mark.parametrize("shape", [(2,), (1, 2), (2, 1, 1)])
-def test_every_type_through_identity(r: Client, dtype: str, shape: tuple[int, ...]) -> None:
+def test_every_type_through_identity(server: Server, r: Client, dtype: str, shape: tuple[int, ...]) -> None:
     names: tuple[str, ...] = tuple(f"d{i}" for i in range(len(shape)))
     r.execute_command("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_identity(dtype, names))
     r.execute_command("AI.TENSORSET", "x", dtype, *shape, "BLOB", DATA[dtype])
@@ -79,41 +85,49 @@ def test_every_type_through_identity(r: Client, dtype: str, shape: tuple[int, ..
     assert r.execute_command("AI.TENSORGET", "y") == [
         b"dtype", dtype.encode(), b"shape", list(shape), b"blob", DATA[dtype],
     ]  # fmt: skip
+    check_path(server, direct=dtype != "STRING", python=dtype == "STRING")
 
 
+@both_paths
 @pytest.mark.parametrize("dtype", list(DATA))
-def test_a_scalar_in_and_out(wire: Wire, dtype: str) -> None:
+def test_a_scalar_in_and_out(server: Server, wire: Wire, dtype: str) -> None:
     data = {"STRING": b"one\0"}.get(dtype, DATA[dtype][: len(DATA[dtype]) // 2])
     wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_identity(dtype, ()))
     assert wire.ask("AI.TENSORSET", "x", dtype, "BLOB", data) == b"OK"
     assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y") == b"OK"
     assert wire.ask("AI.TENSORGET", "y") == [b"dtype", dtype.encode(), b"shape", [], b"blob", data]
+    check_path(server, direct=dtype != "STRING", python=dtype == "STRING")
 
 
-def test_an_output_of_rank_0(r: Client) -> None:
+@both_paths
+def test_an_output_of_rank_0(server: Server, r: Client) -> None:
     r.execute_command("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_total())
     r.execute_command("AI.TENSORSET", "x", "FLOAT", 3, "VALUES", 1, 2, 3)
     assert r.execute_command("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y") == b"OK"
     assert r.execute_command("AI.TENSORGET", "y", "META", "VALUES") == [
         b"dtype", b"FLOAT", b"shape", [], b"values", [b"6"],
     ]  # fmt: skip
+    check_path(server, direct=1)
 
 
-def test_an_empty_output(wire: Wire) -> None:
+@both_paths
+def test_an_empty_output(server: Server, wire: Wire) -> None:
     wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_nonzero())
     wire.ask("AI.TENSORSET", "x", "FLOAT", 3)
     assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y") == b"OK"
+    check_path(server, direct=1)
     assert wire.ask("AI.TENSORGET", "y") == [b"dtype", b"INT64", b"shape", [1, 0], b"blob", b""]
     assert wire.ask("AI.TENSORGET", "y", "VALUES") == []
     assert wire.ask("DEBUG", "RELOAD") == b"OK"
     assert wire.ask("AI.TENSORGET", "y") == [b"dtype", b"INT64", b"shape", [1, 0], b"blob", b""]
 
 
+@both_paths
 @pytest.mark.parametrize(
     ("kind", "name"),
     [(TensorProto.FLOAT16, "float16"), (TensorProto.UINT32, "uint32"), (TensorProto.UINT64, "uint64")],
 )
-def test_an_output_of_a_type_without_a_name(wire: Wire, kind: int, name: str) -> None:
+def test_an_output_of_a_type_without_a_name(server: Server, wire: Wire, kind: int, name: str) -> None:
     wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_cast(kind))
     wire.ask("AI.TENSORSET", "x", "FLOAT", 2, "VALUES", 1, 2)
     reply = wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "out")
@@ -122,23 +136,27 @@ def test_an_output_of_a_type_without_a_name(wire: Wire, kind: int, name: str) ->
     assert name in reply.lower(), "the type is named"
     assert "y" in reply.replace("type", ""), "the output is named"
     assert wire.ask("EXISTS", "out") == 0
+    check_path(server, python=1)
 
 
-def test_an_output_that_is_no_tensor_is_not_stored(wire: Wire) -> None:
+@both_paths
+def test_an_output_that_is_no_tensor_is_not_stored(server: Server, wire: Wire) -> None:
     wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_sequence())
     wire.ask("AI.TENSORSET", "x", "FLOAT", 2, "VALUES", 1, 2)
     assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 2, "seq", "sum") == b"OK"
     assert wire.ask("EXISTS", "seq") == 0
     assert wire.ask("AI.TENSORGET", "sum", "VALUES") == [b"2", b"4"]
+    check_path(server, python=1)
 
 
+@both_paths
 @pytest.mark.parametrize(
     ("dtype", "shape", "word"),
     [("INT64", [1, 2], "float"), ("DOUBLE", [1, 2], "float"), ("STRING", [1, 2], "float"), ("BOOL", [1, 2], "float"),
      ("FLOAT", [1, 3], "3"), ("FLOAT", [2], "rank|dim|shape"), ("FLOAT", [1, 2, 1], "rank|dim|shape"),
      ("FLOAT", [1] * 64, "rank|dim|shape"), ("FLOAT", [], "rank|dim|shape")],
 )  # fmt: skip
-def test_an_input_that_does_not_fit(wire: Wire, dtype: str, shape: list[int], word: str) -> None:
+def test_an_input_that_does_not_fit(server: Server, wire: Wire, dtype: str, shape: list[int], word: str) -> None:
     wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add(("n", 2)))
     wire.ask("AI.TENSORSET", "good", "FLOAT", 1, 2, "VALUES", 1, 2)
     values = [1] * int(np.prod(shape, initial=1))
@@ -149,24 +167,33 @@ def test_an_input_that_does_not_fit(wire: Wire, dtype: str, shape: list[int], wo
     assert re.search(word, reply.lower()), "the error says what is wrong"
     assert wire.ask("EXISTS", "y") == 0
     assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "good", "good", "OUTPUTS", 1, "y") == b"OK"
+    if dtype == "FLOAT":  # the library refuses it
+        check_path(server, direct=2)
+    else:
+        check_path(server, direct=1, python=1)
 
 
-def test_the_result_outlives_its_input_and_model(wire: Wire) -> None:
+@both_paths
+def test_the_result_outlives_its_input_and_model(server: Server, wire: Wire) -> None:
     wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_identity())
     wire.ask("AI.TENSORSET", "x", "FLOAT", 2, "VALUES", 1, 2)
     wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
+    check_path(server, direct=1)
     wire.ask("DEL", "m", "x")
     assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"1", b"2"]
 
 
-def test_a_single_run_of_a_model_with_a_batch_size(wire: Wire) -> None:
+@both_paths
+def test_a_single_run_of_a_model_with_a_batch_size(server: Server, wire: Wire) -> None:
     wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BATCHSIZE", 8, "BLOB", models.onnx_linear())
     wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 4, "VALUES", 1, 0, 0, 0)
     assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y") == b"OK"
     assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"1", b"2", b"3", b"4"]
+    check_path(server, python=1)
 
 
-def test_many_runs_down_one_connection(wire: Wire) -> None:
+@both_paths
+def test_many_runs_down_one_connection(server: Server, wire: Wire) -> None:
     """Pipelined: every reply in its turn, every result its own."""
     wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add())
     for i in range(200):
@@ -175,3 +202,4 @@ def test_many_runs_down_one_connection(wire: Wire) -> None:
         wire.send("AI.TENSORGET", "y", "VALUES")
     for i in range(200):
         assert [wire.read(), wire.read(), wire.read()] == [b"OK", b"OK", [b"%d" % (2 * i)] * 2]
+    check_path(server, direct=200)

@@ -11,7 +11,8 @@ import pytest
 
 import tf_models
 from conftest import StartServer
-from server import Client
+from paths import both_paths, check_path
+from server import Client, Server
 from test_info_modules import sections
 from wire import Error, Wire, Word
 
@@ -22,9 +23,10 @@ def store(wire: Wire, blob: bytes, inputs: str, outputs: str, device: str = "CPU
     return wire.ask("AI.MODELSTORE", "m", "TF", device, *given, *wanted, "BLOB", blob)
 
 
+@both_paths
 @pytest.mark.parametrize("command", ["AI.MODELEXECUTE m INPUTS 2 a b OUTPUTS 1 y", "AI.MODELRUN m INPUTS a b OUTPUTS y",
                                      "ai.modelexecute m inputs 2 a b outputs 1 y timeout 10000"])  # fmt: skip
-def test_every_way_to_run(wire: Wire, command: str) -> None:
+def test_every_way_to_run(server: Server, wire: Wire, command: str) -> None:
     assert store(wire, tf_models.tf_mul(), "a b", "mul") == b"OK"
     wire.ask("AI.TENSORSET", "a", "FLOAT", 2, 2, "VALUES", 1, 2, 3, 4)
     wire.ask("AI.TENSORSET", "b", "FLOAT", 2, 2, "VALUES", 5, 6, 7, 8)
@@ -32,14 +34,17 @@ def test_every_way_to_run(wire: Wire, command: str) -> None:
     assert wire.ask("AI.TENSORGET", "y", "META", "VALUES") == [
         b"dtype", b"FLOAT", b"shape", [2, 2], b"values", [b"5", b"12", b"21", b"32"],
     ]  # fmt: skip
+    check_path(server, direct=1)
 
 
-def test_stored_the_old_way(wire: Wire) -> None:
+@both_paths
+def test_stored_the_old_way(server: Server, wire: Wire) -> None:
     blob = tf_models.tf_mul()
     assert wire.ask("AI.MODELSET", "m", "TF", "CPU", "INPUTS", "a", "b", "OUTPUTS", "mul", "BLOB", blob) == b"OK"
     wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", 2, 3)
     assert wire.ask("AI.MODELRUN", "m", "INPUTS", "x", "x", "OUTPUTS", "y") == b"OK"
     assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"4", b"9"]
+    check_path(server, direct=1)
 
 
 @pytest.mark.parametrize("device", ["CPU", "cpu", "CPU:1"])
@@ -88,16 +93,19 @@ DATA = {
 }
 
 
+@both_paths
 @pytest.mark.parametrize("dtype", list(DATA))
 @pytest.mark.parametrize("shape", [(2,), (1, 2, 1)])
-def test_every_type_through_identity(wire: Wire, dtype: str, shape: tuple[int, ...]) -> None:
+def test_every_type_through_identity(server: Server, wire: Wire, dtype: str, shape: tuple[int, ...]) -> None:
     assert store(wire, tf_models.tf_identity(dtype), "x", "y") == b"OK"
     wire.ask("AI.TENSORSET", "x", dtype, *shape, "BLOB", DATA[dtype])
     assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y") == b"OK"
     assert wire.ask("AI.TENSORGET", "y") == [b"dtype", dtype.encode(), b"shape", list(shape), b"blob", DATA[dtype]]
+    check_path(server, direct=dtype != "STRING", python=dtype == "STRING")
 
 
-def test_odd_outputs(wire: Wire) -> None:
+@both_paths
+def test_odd_outputs(server: Server, wire: Wire) -> None:
     assert store(wire, tf_models.tf_many(), "x", "total where text positive parts:2") == b"OK"
     wire.ask("AI.TENSORSET", "x", "FLOAT", 3, "VALUES", 0, -1, -2)
     outputs = ["total", "where", "text", "positive", "part"]
@@ -110,17 +118,21 @@ def test_odd_outputs(wire: Wire) -> None:
         "positive": [b"BOOL", [3], [0, 0, 0]],
         "part": [b"FLOAT", [1], [b"-2"]],
     }
+    check_path(server, python=1)
 
 
+@both_paths
 @pytest.mark.parametrize(("output", "kind"), [("half", "half"), ("complex", "complex64")])
-def test_an_output_of_a_type_without_a_name(wire: Wire, output: str, kind: str) -> None:
+def test_an_output_of_a_type_without_a_name(server: Server, wire: Wire, output: str, kind: str) -> None:
     assert store(wire, tf_models.tf_many(), "x", output) == b"OK"
     wire.ask("AI.TENSORSET", "x", "FLOAT", 3)
     reply = wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
     assert reply == f"ERR output '{output}' has type {kind}, which tensors cannot have"
     assert wire.ask("EXISTS", "y") == 0
+    check_path(server, python=1)
 
 
+@both_paths
 @pytest.mark.parametrize(
     ("dtype", "shape", "text"),
     [
@@ -129,7 +141,7 @@ def test_an_output_of_a_type_without_a_name(wire: Wire, output: str, kind: str) 
         ("FLOAT", [1, 3], "ERR Incompatible shapes: [1,2] vs. [1,3]"),
     ],
 )
-def test_an_input_that_does_not_fit(wire: Wire, dtype: str, shape: list[int], text: str) -> None:
+def test_an_input_that_does_not_fit(server: Server, wire: Wire, dtype: str, shape: list[int], text: str) -> None:
     assert store(wire, tf_models.tf_mul(), "a b", "mul") == b"OK"
     wire.ask("AI.TENSORSET", "good", "FLOAT", 1, 2, "VALUES", 1, 2)
     wire.ask("AI.TENSORSET", "bad", dtype, *shape, "VALUES", *[1] * int(np.prod(shape)))
@@ -137,26 +149,35 @@ def test_an_input_that_does_not_fit(wire: Wire, dtype: str, shape: list[int], te
     assert isinstance(reply, Error) and reply.startswith(text)
     assert wire.ask("EXISTS", "y") == 0
     assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "good", "good", "OUTPUTS", 1, "y") == b"OK"
+    if dtype == "FLOAT":  # the library refuses it
+        check_path(server, direct=2)
+    else:
+        check_path(server, direct=1, python=1)
 
 
-def test_an_input_may_contradict_its_declared_shape(wire: Wire) -> None:
+@both_paths
+def test_an_input_may_contradict_its_declared_shape(server: Server, wire: Wire) -> None:
     blob = tf_models.graph(lambda tf: tf.reshape(tf_models.placeholder(shape=[4]), [2, 2], name="y"))
     assert store(wire, blob, "x", "y") == b"OK"
     wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 4, "VALUES", 1, 2, 3, 4)
     assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y") == b"OK"
     assert wire.ask("AI.TENSORGET", "y", "META")[3] == [2, 2]
+    check_path(server, direct=1)
 
 
-def test_the_number_of_inputs_and_outputs(wire: Wire) -> None:
+@both_paths
+def test_the_number_of_inputs_and_outputs(server: Server, wire: Wire) -> None:
     assert store(wire, tf_models.tf_mul(), "a b", "mul") == b"OK"
     wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2)
     for given, wanted, wrong in ((["x"], ["y"], "INPUTS"), (["x", "x"], ["y", "z"], "OUTPUTS")):
         words: list[Word] = ["INPUTS", len(given), *given, "OUTPUTS", len(wanted), *wanted]
         reply = wire.ask("AI.MODELEXECUTE", "m", *words)
         assert reply == f"ERR Number of keys given as {wrong} here does not match model definition"
+    check_path(server)
 
 
-def test_a_stored_tensor_is_never_changed(wire: Wire) -> None:
+@both_paths
+def test_a_stored_tensor_is_never_changed(server: Server, wire: Wire) -> None:
     """Not by operations that write in place, nor by a variable that keeps an input from run to run."""
 
     def build(tf: Any) -> None:
@@ -177,9 +198,11 @@ def test_a_stored_tensor_is_never_changed(wire: Wire) -> None:
         assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"6", b"2", b"3"]
         assert wire.ask("AI.TENSORGET", "z", "VALUES") == [b"2", b"4", b"6"]
         assert wire.ask("AI.TENSORGET", "x", "VALUES") == [b"1", b"2", b"3"]
+    check_path(server, python=3)
 
 
-def test_a_keras_network_gives_its_own_outputs(r: Client) -> None:
+@both_paths
+def test_a_keras_network_gives_its_own_outputs(server: Server, r: Client) -> None:
     network = tf_models.keras_network()
     blob, output = tf_models.frozen(network, tf_models.spec([None, 8, 8, 2]))
     images = np.random.default_rng(2).random((5, 8, 8, 2), dtype=np.float32)
@@ -188,6 +211,7 @@ def test_a_keras_network_gives_its_own_outputs(r: Client) -> None:
     r.execute_command("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
     answer = np.frombuffer(r.execute_command("AI.TENSORGET", "y", "BLOB"), np.float32).reshape(5, 4)
     np.testing.assert_allclose(answer, network(images).numpy(), atol=1e-6)
+    check_path(server, direct=1)
 
 
 def read_file() -> bytes:

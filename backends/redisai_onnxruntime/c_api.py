@@ -132,13 +132,13 @@ def _checked(function: Any) -> Any:
     return call
 
 
-def _function(place: int, kind: str) -> Any:
-    function = ffi.cast(kind, _table[place])
-    return _checked(function) if kind.startswith(STATUS) else function
-
-
-addresses = {name: int(ffi.cast("uintptr_t", _table[place])) for name, (place, _) in FUNCTIONS.items()}
-api: Any = SimpleNamespace(**{name: _function(place, kind) for name, (place, kind) in FUNCTIONS.items()})
+functions = {name: ffi.cast(kind, _table[place]) for name, (place, kind) in FUNCTIONS.items()}
+api: Any = SimpleNamespace(
+    **{
+        name: _checked(functions[name]) if kind.startswith(STATUS) else functions[name]
+        for name, (_, kind) in FUNCTIONS.items()
+    }
+)
 
 
 def version() -> str:

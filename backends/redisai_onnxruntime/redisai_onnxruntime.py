@@ -15,7 +15,7 @@ import numpy as np
 
 from redisai.protocol import Array, Definition, Direct, Settings
 
-from .c_api import addresses, allocator, api, cpu_memory, ffi, made, version
+from .c_api import allocator, api, cpu_memory, ffi, functions, made, version
 from .environment import new_session, shrink_arena
 from .external_data import refuse_external_data
 from .values import DTYPES, STRING, as_array, new_value, type_name
@@ -147,7 +147,7 @@ class Session:
         self.direct = None
         if all(kind in DTYPES and kind != STRING for _, kind in (*inputs, *outputs)):
             self.direct = Direct(
-                addresses,
+                functions.__getitem__,
                 session,
                 cpu_memory,
                 self._input_names,

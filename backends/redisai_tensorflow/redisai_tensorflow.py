@@ -12,7 +12,7 @@ from typing import Any
 
 from redisai.protocol import Array, Definition, Direct, Settings
 
-from .c_api import Status, addresses, ffi, lib
+from .c_api import Status, ffi, function, lib
 from .graph_ops import check_operations, keeps_inputs
 from .tensors import DTYPES, NUMBERS, QINT32, STRING, as_array, new_tensor, type_name
 
@@ -61,7 +61,7 @@ class Session:
         self.direct = None
         if not copies and all(number in DTYPES and number != STRING for number in (*self._types, *types)):
             self.direct = Direct(
-                addresses,
+                function,
                 self._session,
                 None,
                 self._feeds,

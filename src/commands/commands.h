@@ -2,17 +2,18 @@
 #ifndef COMMANDS_COMMANDS_H
 #define COMMANDS_COMMANDS_H
 
-#include "redis/api.h"
+#include "redis/command_table.h"
 
-/* At load. Each registers the commands of its family. */
-int tensor_commands_register(RedisModuleCtx *ctx);
-int model_commands_register(RedisModuleCtx *ctx);
-int model_run_commands_register(RedisModuleCtx *ctx);
-int script_commands_register(RedisModuleCtx *ctx);
-int script_run_commands_register(RedisModuleCtx *ctx);
-int dag_commands_register(RedisModuleCtx *ctx);
-int info_register(RedisModuleCtx *ctx); /* and the module's sections of INFO */
-int config_command_register(RedisModuleCtx *ctx);
-int command_info_register(RedisModuleCtx *ctx);
+/* Those of each family, ended by NULL. */
+extern const Command *const tensor_commands[], *const model_commands[], *const model_run_commands[];
+extern const Command *const script_commands[], *const script_run_commands[], *const dag_commands[];
+extern const Command *const info_commands[], *const config_commands[];
+
+void tensor_words_init(void); /* at load */
+
+int info_register(RedisModuleCtx *ctx); /* at load: the module's sections of INFO */
+
+/* At load: all commands. */
+int commands_register(RedisModuleCtx *ctx);
 
 #endif

@@ -18,7 +18,7 @@ static int config_get(RedisModuleCtx *ctx, RedisModuleString *name) {
     return REDISMODULE_OK;
 }
 
-/* The text is the one that clients know; the administrator finds the reason in the log. */
+/* Clients know this text. The administrator finds the reason in the log. */
 static int reply_import(RedisModuleCtx *ctx, const LoaderJob *job) {
     if (job->error == NULL) return reply_ok(ctx);
     RedisModule_Log(ctx, "warning", "AI.CONFIG LOADBACKEND: %s", job->error);
@@ -46,8 +46,8 @@ static int config_loadbackend(RedisModuleCtx *ctx, RedisModuleString **argv) {
     return REDISMODULE_OK;
 }
 
-/* Whether the caller may run CONFIG SET. Redis 7.0 knows no ACL categories for commands of modules, so a user without
- * @admin could otherwise make the server import Python files. */
+/* Whether the caller may run CONFIG SET. Redis 7.0 has no ACL categories for commands of modules. Without this check, a
+ * user without @admin could make the server import Python files. */
 static int is_administrator(RedisModuleCtx *ctx) {
     RedisModuleString *name = RedisModule_GetCurrentUserName(ctx);
     RedisModuleUser *user = name ? RedisModule_GetModuleUserFromUserName(name) : NULL;
@@ -88,6 +88,8 @@ static int config_command(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
     return reply_error(ctx, "unsupported subcommand");
 }
 
-int config_command_register(RedisModuleCtx *ctx) {
-    return RedisModule_CreateCommand(ctx, "AI.CONFIG", config_command, "admin", 0, 0, 0);
-}
+COMMAND(config, .name = "AI.CONFIG", .flags = "admin", .arity = -2, .since = "1.0.0",
+        .syntax = "action: GET name | BACKENDSPATH path | LOADBACKEND backend path | MODEL_CHUNK_SIZE bytes",
+        .summary = "Reads and sets options, loads backends", .complexity = "O(1), and loading the backend");
+
+const Command *const config_commands[] = {&config, NULL};

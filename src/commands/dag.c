@@ -1,10 +1,11 @@
-/* commands/dag.c - AI.DAGEXECUTE, AI.DAGRUN and their read-only forms: what they answer. Main thread only. */
+/* dag.c - AI.DAGEXECUTE, AI.DAGRUN and their read-only forms: what they answer. Main thread only. */
 #include "commands/dag.h"
 
 #include "commands/commands.h"
 #include "commands/execute.h"
+#include "redis/command.h"
 
-/* The first command, as written, that failed; nsteps: none. */
+/* The first command that failed, in the order of the client's words; nsteps: none. */
 static int first_failure(const Run *run) {
     for (int i = 0; i < run->nsteps; i++) {
         const Step *step = &run->steps[i];
@@ -52,15 +53,16 @@ static int reply_finished(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
     return run ? reply_dag(ctx, argv, run) : REDISMODULE_OK;
 }
 
-static int dag(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagCommand *command) {
-    if (RedisModule_IsKeysPositionRequest(ctx)) return dag_report_keys(ctx, argv, argc, command);
-    if (command->is_deprecated && argc < 4) return reply_wrong_arity(ctx, argv);
-    if (argc < 6 && !command->is_deprecated)
-        return reply_error(ctx, "missing arguments for '%s' command", command->name);
+static int dag(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagGrammar *grammar) {
+    if (RedisModule_IsKeysPositionRequest(ctx)) return dag_report_keys(ctx, argv, argc, grammar);
+    if (grammar->is_deprecated && argc < 4) return reply_wrong_arity(ctx, argv);
+    if (argc < 6 && !grammar->is_deprecated) {
+        return reply_error(ctx, "missing arguments for '%s' command", grammar->command);
+    }
     if (wait_mode(ctx) != WAIT_BLOCK) return reply_error(ctx, CANNOT_BLOCK);
 
     long long timeout;
-    Run *run = dag_parse(ctx, argv, argc, command, &timeout);
+    Run *run = dag_parse(ctx, argv, argc, grammar, &timeout);
     if (run == NULL) return REDISMODULE_OK;
     if (run->nops) return run_submit(ctx, run, timeout, reply_finished);
     reply_dag(ctx, argv, run);
@@ -68,41 +70,37 @@ static int dag(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const Da
     return REDISMODULE_OK;
 }
 
-static int dagexecute(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
-static int dagexecute_ro(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
-static int dagrun(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
-static int dagrun_ro(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+/* ---- the commands: no key is at a fixed place, the first word may be LOAD, PERSIST, ROUTING or none ----------------
+ */
 
-static const DagCommand commands[] = {
-    {"AI.DAGEXECUTE", 0, 0, dagexecute},
-    {"AI.DAGEXECUTE_RO", 0, 1, dagexecute_ro},
-    {"AI.DAGRUN", 1, 0, dagrun},
-    {"AI.DAGRUN_RO", 1, 1, dagrun_ro},
-};
+COMMAND_AS(dagexecute, dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGEXECUTE"}), .name = "AI.DAGEXECUTE",
+           .flags = "write deny-oom getkeys-api", .arity = -1, .since = "1.2.0",
+           .keys = {{"load", KEY_READ, "LOAD"}, {"persist", KEY_WRITE, "PERSIST"}, {NULL, KEY_READ, ANYWHERE}},
+           .syntax = "[LOAD load_count load [load ...]] [PERSIST persist_count persist [persist ...]] "
+                     "[ROUTING routing] [TIMEOUT milliseconds] |> command [|> command ...]",
+           .summary = "Runs a graph of models and scripts on local tensors", .complexity = "O(1), and running it");
 
-static int dagexecute(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return dag(ctx, argv, argc, &commands[0]);
-}
+COMMAND_AS(
+    dagexecute_ro, dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGEXECUTE_RO", .is_read_only = 1}),
+    .name = "AI.DAGEXECUTE_RO", .flags = "readonly getkeys-api", .arity = -1, .since = "1.2.0",
+    .keys = {{"load", KEY_READ, "LOAD"}, {NULL, KEY_READ, ANYWHERE}},
+    .syntax = "[LOAD load_count load [load ...]] [ROUTING routing] [TIMEOUT milliseconds] |> command [|> command ...]",
+    .summary = "Runs a graph of models, also on a read-only replica", .complexity = "O(1), and running it");
 
-static int dagexecute_ro(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return dag(ctx, argv, argc, &commands[1]);
-}
+COMMAND_AS(dagrun, dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGRUN", .is_deprecated = 1}), .name = "AI.DAGRUN",
+           .flags = "write deny-oom getkeys-api", .arity = -1, .since = "1.0.0",
+           .keys = {{"load", KEY_READ, "LOAD"}, {"persist", KEY_WRITE, "PERSIST"}, {NULL, KEY_READ, ANYWHERE}},
+           .syntax = "[LOAD load_count load [load ...]] [PERSIST persist_count persist [persist ...]] "
+                     "[TIMEOUT milliseconds] |> command [|> command ...]",
+           .summary = "Runs a graph of models and scripts (deprecated: use AI.DAGEXECUTE)",
+           .complexity = "O(1), and running it");
 
-static int dagrun(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return dag(ctx, argv, argc, &commands[2]);
-}
+COMMAND_AS(dagrun_ro,
+           dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGRUN_RO", .is_deprecated = 1, .is_read_only = 1}),
+           .name = "AI.DAGRUN_RO", .flags = "readonly getkeys-api", .arity = -1, .since = "1.0.0",
+           .keys = {{"load", KEY_READ, "LOAD"}, {NULL, KEY_READ, ANYWHERE}},
+           .syntax = "[LOAD load_count load [load ...]] [TIMEOUT milliseconds] |> command [|> command ...]",
+           .summary = "Runs a graph of models and scripts (deprecated: use AI.DAGEXECUTE_RO)",
+           .complexity = "O(1), and running it");
 
-static int dagrun_ro(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return dag(ctx, argv, argc, &commands[3]);
-}
-
-int dag_commands_register(RedisModuleCtx *ctx) {
-    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
-        const char *flags = commands[i].is_read_only ? "readonly getkeys-api" : "write deny-oom getkeys-api";
-        /* No first key: what comes first may be LOAD, PERSIST, ROUTING or none. */
-        if (RedisModule_CreateCommand(ctx, commands[i].name, commands[i].handler, flags, 0, 0, 0)) {
-            return REDISMODULE_ERR;
-        }
-    }
-    return REDISMODULE_OK;
-}
+const Command *const dag_commands[] = {&dagexecute, &dagexecute_ro, &dagrun, &dagrun_ro, NULL};

@@ -1,9 +1,10 @@
-/* commands/dag_parse.c - the grammar of DAGs: from words to a run (commands/dag.h). Main thread only.
+/* dag_parse.c - the grammar of DAGs: from words to a run (dag.h). Main thread only.
  *
- * Two passes over the commands of a DAG: the first parses each of them, the second makes slots of names. So all room is
- * known before the run is made. */
+ * There are two passes over the commands of a DAG. The first parses each command, the second turns names into slots. So
+ * the run is made with its final capacity. */
 #include "commands/dag.h"
 #include "commands/execute.h"
+#include "redis/command.h"
 #include "values/runnable.h"
 
 #define PIPE "|>"
@@ -17,68 +18,68 @@ typedef struct Sections {
     int routing;
 } Sections;
 
-/* LOAD or PERSIST: a count, and as many keys. Those end at the first pipe, so that a wrong count is found. */
+/* LOAD or PERSIST: a count, and as many keys. They end at the first pipe, so that a wrong count is noticed. */
 static int parse_keys(RunParser *p, const char *word, const char *purpose, int *first, int *count) {
     long long number;
-    if (++p->at == p->argc) return FAIL(p, "missing arguments after %s keyword in DAG command", word);
+    if (++p->at == p->argc) return parse_error(p->ctx, "missing arguments after %s keyword in DAG command", word);
     if (RedisModule_StringToLongLong(p->argv[p->at], &number) == REDISMODULE_ERR || number <= 0) {
-        return FAIL(p, "invalid or negative value found in number of keys to %s", word);
+        return parse_error(p->ctx, "invalid or negative value found in number of keys to %s", word);
     }
     *first = ++p->at;
     while (p->at < p->argc && p->at - *first < number && !at_word(p, PIPE)) p->at++;
     *count = p->at - *first;
     if (*count == number) return 0;
-    return FAIL(p, "number of keys to %s does not match the number of given arguments", purpose);
+    return parse_error(p->ctx, "number of keys to %s does not match the number of given arguments", purpose);
 }
 
-static int parse_section(RunParser *p, const DagCommand *command, Sections *s) {
+static int parse_section(RunParser *p, const DagGrammar *dag, Sections *s) {
     if (at_word(p, "LOAD") && s->load == 0) return parse_keys(p, "LOAD", "LOAD into DAG", &s->load, &s->nload);
     if (at_word(p, "PERSIST") && s->persist == 0) {
-        if (command->is_read_only) return FAIL(p, "PERSIST cannot be specified in a read-only DAG");
+        if (dag->is_read_only) return parse_error(p->ctx, "PERSIST cannot be specified in a read-only DAG");
         return parse_keys(p, "PERSIST", "PERSIST after DAG execution", &s->persist, &s->npersist);
     }
-    if (at_word(p, "TIMEOUT") && p->layout.timeout == 0) return parse_timeout(p, "No value provided for TIMEOUT");
-    if (at_word(p, "ROUTING") && s->routing == 0 && !command->is_deprecated) {
+    if (at_word(p, "TIMEOUT") && p->positions.timeout == 0) return parse_timeout(p, "No value provided for TIMEOUT");
+    if (at_word(p, "ROUTING") && s->routing == 0 && !dag->is_deprecated) {
         s->routing = ++p->at;
         if (p->at == p->argc || at_word(p, PIPE)) {
             s->routing = 0;
-            return FAIL(p, "Missing ROUTING value");
+            return parse_error(p->ctx, "Missing ROUTING value");
         }
         p->at++;
         return 0;
     }
-    return FAIL(p, "Invalid DAG command. Unexpected argument:  %s", RedisModule_StringPtrLen(p->argv[p->at], NULL));
+    return parse_error(p->ctx, "Invalid DAG command. Unexpected argument:  %s", arg_text(p->argv[p->at]));
 }
 
 /* Up to the first pipe. */
-static int parse_sections(RunParser *p, const DagCommand *command, Sections *s) {
+static int parse_sections(RunParser *p, const DagGrammar *dag, Sections *s) {
     *s = (Sections){0};
     while (p->at < p->argc && !at_word(p, PIPE)) {
-        if (parse_section(p, command, s) == -1) return -1;
+        if (parse_section(p, dag, s) == -1) return -1;
     }
-    if (!command->is_deprecated && !s->load && !s->persist && !s->routing) {
-        return FAIL(p, "AI.DAGEXECUTE and AI.DAGEXECUTE_RO commands must contain at least one out of ROUTING, LOAD, "
-                       "PERSIST keywords");
+    if (!dag->is_deprecated && !s->load && !s->persist && !s->routing) {
+        return parse_error(p->ctx, "AI.DAGEXECUTE and AI.DAGEXECUTE_RO commands must contain at least one out of "
+                                   "ROUTING, LOAD, PERSIST keywords");
     }
-    if (p->at >= p->argc - 1) return FAIL(p, "DAG is empty");
+    if (p->at >= p->argc - 1) return parse_error(p->ctx, "DAG is empty");
     return 0;
 }
 
 /* ---- the commands of a DAG --------------------------------------------------------------------------------------- */
 
 /* A command as it is parsed. */
-typedef struct Command {
+typedef struct ParsedCommand {
     Step step;
-    RunParser p;            /* its words; for STEP_RUN also where its arguments are */
-    const Executable *what; /* STEP_RUN */
-    Tensor *tensor;         /* STEP_SET: a reference, until it goes to the run */
-} Command;
+    RunParser p;               /* its words; for STEP_RUN also where its arguments are */
+    const RunGrammar *grammar; /* STEP_RUN */
+    Tensor *tensor;            /* STEP_SET: a reference, until it goes to the run */
+} ParsedCommand;
 
-/* The words of the next command, behind the pipe at which p is: p moves to the next pipe or the end. What comes behind
- * BLOB in AI.TENSORSET is no pipe, though two elements may well have the same bytes. */
+/* The words of the next command, after the pipe at which p is. p moves to the next pipe or the end. The word after BLOB
+ * in AI.TENSORSET is data, never a pipe, even if it has the same two bytes. */
 static RunParser next_command(RunParser *p) {
     RunParser command = {.ctx = p->ctx, .argv = p->argv + ++p->at, .in_dag = 1};
-    int data = at_word(p, "AI.TENSORSET") ? p->at + 3 : p->argc; /* behind the command, the name and the type */
+    int data = at_word(p, "AI.TENSORSET") ? p->at + 3 : p->argc; /* after the command, the name and the type */
     while (p->at < p->argc && !at_word(p, PIPE)) {
         if (p->at >= data && at_word(p, "VALUES")) data = p->argc;
         p->at += p->at >= data && at_word(p, "BLOB") && p->at + 1 < p->argc ? 2 : 1;
@@ -93,57 +94,57 @@ static int count_commands(RunParser p) {
     return count;
 }
 
-static const Executable *executable_named(const RedisModuleString *word) {
-    static const Executable *const all[] = {&modelexecute, &modelrun, &scriptexecute, &scriptrun};
+static const RunGrammar *grammar_named(const RedisModuleString *word) {
+    static const RunGrammar *const all[] = {&modelexecute_grammar, &modelrun_grammar, &scriptexecute_grammar,
+                                            &scriptrun_grammar};
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
-        if (arg_is(word, all[i]->command)) return all[i];
+        if (arg_is(word, all[i]->command->name)) return all[i];
     }
     return NULL;
 }
 
-static int parse_run(Command *c, const DagCommand *dag) {
+static int parse_run(ParsedCommand *c, const DagGrammar *dag) {
     RunParser *p = &c->p;
-    int is_deprecated = c->what == &modelrun || c->what == &scriptrun;
+    int is_deprecated = c->grammar == &modelrun_grammar || c->grammar == &scriptrun_grammar;
     if (is_deprecated && !dag->is_deprecated) {
-        return FAIL(p, "Deprecated %s cannot be used in AI.DAGEXECUTE command", c->what->command);
+        return parse_error(p->ctx, "Deprecated %s cannot be used in AI.DAGEXECUTE command", c->grammar->command->name);
     }
     if (!is_deprecated && dag->is_deprecated) {
-        return FAIL(p, "%s cannot be used in a deprecated AI.DAGRUN command", c->what->command);
+        return parse_error(p->ctx, "%s cannot be used in a deprecated AI.DAGRUN command", c->grammar->command->name);
     }
-    if (c->what == &scriptexecute && dag->is_read_only) {
-        return FAIL(p, "AI.SCRIPTEXECUTE command cannot be specified in a read-only DAG");
+    if (c->grammar == &scriptexecute_grammar && dag->is_read_only) {
+        return parse_error(p->ctx, "AI.SCRIPTEXECUTE command cannot be specified in a read-only DAG");
     }
     c->step.kind = STEP_RUN;
-    return parse_execution(p, c->what);
+    return parse_execution(p, c->grammar);
 }
 
-static int parse_command(Command *c, const DagCommand *dag) {
+static int parse_command(ParsedCommand *c, const DagGrammar *dag) {
     RunParser *p = &c->p;
-    if (p->argc == 0) return FAIL(p, "Unsupported command within DAG");
+    if (p->argc == 0) return parse_error(p->ctx, "Unsupported command within DAG");
     if (arg_is(p->argv[0], "AI.TENSORSET")) {
-        if (p->argc < 4) return reply_wrong_arity(p->ctx, p->argv), -1;
+        if (p->argc < 4) return parse_error(p->ctx, WRONG_ARITY, arg_text(p->argv[0]));
         c->step.kind = STEP_SET;
-        c->tensor = tensor_parse(p->ctx, p->argv + 2, p->argc - 2);
-        return c->tensor ? 0 : -1;
+        return tensor_parse(p->ctx, p->argv + 2, p->argc - 2, &c->tensor);
     }
     if (arg_is(p->argv[0], "AI.TENSORGET")) {
-        if (p->argc < 2) return reply_wrong_arity(p->ctx, p->argv), -1;
+        if (p->argc < 2) return parse_error(p->ctx, WRONG_ARITY, arg_text(p->argv[0]));
         c->step.kind = STEP_GET;
         return tensor_parse_format(p->ctx, p->argv + 2, p->argc - 2, &c->step.format);
     }
-    c->what = executable_named(p->argv[0]);
-    return c->what ? parse_run(c, dag) : FAIL(p, "Unsupported command within DAG");
+    c->grammar = grammar_named(p->argv[0]);
+    return c->grammar ? parse_run(c, dag) : parse_error(p->ctx, "Unsupported command within DAG");
 }
 
 /* ---- slots ------------------------------------------------------------------------------------------------------- */
 
-/* The run while it is made, and where the local names lead. */
+/* The run while it is made, and what the local names mean. */
 typedef struct Builder {
     RedisModuleCtx *ctx;
     Run *run;
-    RedisModuleDict *slots; /* name: its latest slot + 1, for a stored NULL would look like none */
+    RedisModuleDict *slots; /* name: its latest slot + 1, since 0 would read as NULL, for no such name */
     int *producers;         /* by slot: the op that gives it, or -1 */
-    int *inputs;            /* room for the slots of one op's inputs */
+    int *inputs;            /* the slots of one op's inputs */
     int nslots;
 } Builder;
 
@@ -154,35 +155,27 @@ static int define(Builder *b, RedisModuleString *name, int producer) {
     return slot;
 }
 
-/* -1: no such name. */
-static int slot_of(Builder *b, RedisModuleString *name) {
-    return (int)(intptr_t)RedisModule_DictGet(b->slots, name, NULL) - 1;
+/* The slot of a name; -1 after replying an error. */
+static int find_slot(Builder *b, RedisModuleString *name, const char *section) {
+    int slot = (int)(intptr_t)RedisModule_DictGet(b->slots, name, NULL) - 1;
+    return slot >= 0 ? slot : parse_error(b->ctx, "%s key cannot be found in DAG", section);
 }
 
-static int find_input(Builder *b, RedisModuleString *name) {
-    int slot = slot_of(b, name);
-    if (slot == -1) reply_error(b->ctx, "INPUT key cannot be found in DAG");
-    return slot;
-}
-
-static int add_run(Builder *b, Command *c) {
+static int add_run(Builder *b, ParsedCommand *c) {
     const RunParser *p = &c->p;
-    const Layout *layout = &p->layout;
-    for (int i = 0; i < layout->ninputs; i++) {
-        b->inputs[i] = find_input(b, p->argv[input_at(layout, i)]);
+    const ArgPositions *positions = &p->positions;
+    for (int i = 0; i < positions->ninputs; i++) {
+        b->inputs[i] = find_slot(b, p->argv[input_position(positions, i)], "INPUT");
         if (b->inputs[i] == -1) return -1;
     }
     int first_output = b->nslots;
     c->step.op = b->run->nops;
-    for (int i = 0; i < layout->noutputs; i++) define(b, p->argv[layout->output + i], c->step.op);
-    Op *op = run_add_op(b->run, runnable_ref(p->runnable), b->inputs, layout->ninputs, first_output, layout->noutputs);
-    if (p->runnable->kind != KIND_SCRIPT) return 0;
-    add_call(p->argv, layout, op);
-    if (b->run->user == NULL) add_caller(b->ctx, b->run);
+    for (int i = 0; i < positions->noutputs; i++) define(b, p->argv[positions->output + i], c->step.op);
+    add_op(b->run, p, b->inputs, first_output);
     return 0;
 }
 
-static int add_command(Builder *b, Command *c) {
+static int add_command(Builder *b, ParsedCommand *c) {
     c->step.op = -1;
     if (c->step.kind == STEP_RUN) return add_run(b, c);
     if (c->step.kind == STEP_SET) {
@@ -191,7 +184,7 @@ static int add_command(Builder *b, Command *c) {
         c->tensor = NULL;
         return 0;
     }
-    c->step.slot = find_input(b, c->p.argv[1]);
+    c->step.slot = find_slot(b, c->p.argv[1], "INPUT");
     if (c->step.slot == -1) return -1;
     c->step.op = b->producers[c->step.slot];
     return 0;
@@ -206,11 +199,10 @@ static int add_loaded(Builder *b, RedisModuleString **argv, const Sections *s) {
     return 0;
 }
 
-static int add_stores(Builder *b, RedisModuleString **argv, const Sections *s) {
+static int add_saves(Builder *b, RedisModuleString **argv, const Sections *s) {
     for (int i = s->persist; i < s->persist + s->npersist; i++) {
-        int slot = slot_of(b, argv[i]);
-        if (slot == -1) return reply_error(b->ctx, "PERSIST key cannot be found in DAG"), -1;
-        if (!accepts_tensor(b->ctx, argv[i])) return -1;
+        int slot = find_slot(b, argv[i], "PERSIST");
+        if (slot == -1 || !key_accepts(b->ctx, argv[i], TensorType)) return -1;
         b->run->saves[b->run->nsaves++] = (Save){.key = i, .slot = slot};
     }
     return 0;
@@ -224,26 +216,27 @@ static Bytes routing_of(RedisModuleString **argv, const Sections *s) {
 }
 
 /* The run of parsed commands, or NULL after replying an error. */
-static Run *build(RedisModuleCtx *ctx, RedisModuleString **argv, const Sections *s, Command *commands, int count) {
-    int nops = 0, ninputs = 0, most_inputs = 0, nslots = s->nload;
+static Run *build(RedisModuleCtx *ctx, RedisModuleString **argv, const Sections *s, ParsedCommand *commands,
+                  int count) {
+    int nops = 0, ninputs = 0, max_inputs = 0, nslots = s->nload;
     for (int i = 0; i < count; i++) {
-        const Layout *layout = &commands[i].p.layout;
+        const ArgPositions *positions = &commands[i].p.positions;
         nops += commands[i].step.kind == STEP_RUN;
         nslots += commands[i].step.kind == STEP_SET;
         if (commands[i].step.kind != STEP_RUN) continue;
-        nslots += layout->noutputs;
-        ninputs += layout->ninputs;
-        if (layout->ninputs > most_inputs) most_inputs = layout->ninputs;
+        nslots += positions->noutputs;
+        ninputs += positions->ninputs;
+        if (positions->ninputs > max_inputs) max_inputs = positions->ninputs;
     }
     Builder b = {.ctx = ctx,
                  .run = run_new(nops, nslots, ninputs, s->npersist),
                  .slots = RedisModule_CreateDict(NULL),
-                 .producers = RedisModule_Alloc(((size_t)nslots + most_inputs) * sizeof(int))};
+                 .producers = RedisModule_Alloc(((size_t)nslots + max_inputs) * sizeof(int))};
     b.inputs = b.producers + nslots;
 
     int failed = add_loaded(&b, argv, s);
     for (int i = 0; i < count && !failed; i++) failed = add_command(&b, &commands[i]);
-    if (!failed) failed = add_stores(&b, argv, s);
+    if (!failed) failed = add_saves(&b, argv, s);
     if (!failed) {
         Run *run = b.run;
         run->routing = routing_of(argv, s);
@@ -268,22 +261,22 @@ static int are_unique(RedisModuleString **keys, int count) {
     return unique;
 }
 
-Run *dag_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagCommand *command, long long *timeout) {
+Run *dag_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagGrammar *dag, long long *timeout) {
     Sections s;
     RunParser p = {.ctx = ctx, .argv = argv, .argc = argc, .at = 1};
-    if (parse_sections(&p, command, &s) == -1) return NULL;
-    *timeout = p.layout.timeout;
+    if (parse_sections(&p, dag, &s) == -1) return NULL;
+    *timeout = p.positions.timeout;
     if (!are_unique(argv + s.persist, s.npersist)) {
         reply_error(ctx, "PERSIST keys must be unique");
         return NULL;
     }
 
     int count = count_commands(p);
-    Command *commands = RedisModule_Calloc(count, sizeof(*commands));
+    ParsedCommand *commands = RedisModule_Calloc(count, sizeof(*commands));
     int failed = 0, parsed = 0;
     while (parsed < count && !failed) {
         commands[parsed].p = next_command(&p);
-        failed = parse_command(&commands[parsed++], command);
+        failed = parse_command(&commands[parsed++], dag);
     }
     Run *run = failed ? NULL : build(ctx, argv, &s, commands, count);
     for (int i = 0; i < parsed; i++) {
@@ -293,28 +286,22 @@ Run *dag_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const Da
     return run;
 }
 
-int dag_report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagCommand *command) {
+int dag_report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagGrammar *dag) {
     Sections s;
     RunParser p = {.argv = argv, .argc = argc, .at = 1};
-    parse_sections(&p, command, &s);
-    for (int i = 0; i < s.nload; i++) {
-        RedisModule_KeyAtPosWithFlags(ctx, s.load + i, REDISMODULE_CMD_KEY_RO | REDISMODULE_CMD_KEY_ACCESS);
-    }
-    for (int i = 0; i < s.npersist; i++) {
-        RedisModule_KeyAtPosWithFlags(ctx, s.persist + i, REDISMODULE_CMD_KEY_OW | REDISMODULE_CMD_KEY_UPDATE);
-    }
+    parse_sections(&p, dag, &s);
+    for (int i = 0; i < s.nload; i++) RedisModule_KeyAtPosWithFlags(ctx, s.load + i, KEY_READ);
+    for (int i = 0; i < s.npersist; i++) RedisModule_KeyAtPosWithFlags(ctx, s.persist + i, KEY_WRITE);
     if (s.routing) RedisModule_KeyAtPosWithFlags(ctx, s.routing, REDISMODULE_CMD_KEY_RO);
     while (p.at < argc && !at_word(&p, PIPE)) p.at++;
     while (p.at < argc) {
         RunParser c = next_command(&p);
-        const Executable *what = c.argc > 1 ? executable_named(c.argv[0]) : NULL;
-        if (what == NULL) continue;
+        const RunGrammar *grammar = c.argc > 1 ? grammar_named(c.argv[0]) : NULL;
+        if (grammar == NULL) continue;
         int at = (int)(c.argv - argv);
-        RedisModule_KeyAtPosWithFlags(ctx, at + 1, REDISMODULE_CMD_KEY_RO | REDISMODULE_CMD_KEY_ACCESS);
-        c.at = what->at;
-        c.layout.variadic = -1;
-        if (c.argc > what->at) what->parse(&c);
-        report_script_keys(ctx, &c.layout, at);
+        parse_positions(&c, grammar);
+        RedisModule_KeyAtPosWithFlags(ctx, at + 1, KEY_READ);
+        report_script_keys(ctx, &c.positions, at);
     }
     return REDISMODULE_OK;
 }

@@ -1,88 +1,82 @@
-/* commands/execute.c - what the commands that run something share (commands/execute.h). Main thread only. */
+/* execute.c - what the commands that run something share (execute.h). Main thread only. */
 #include "commands/execute.h"
 
+#include "commands/stored.h"
 #include "commands/tensor.h"
+#include "redis/command.h"
 #include "values/runnable.h"
 
-#define MAX_TIMEOUT (1LL << 40) /* ms, 35 years: Redis's timers overflow on what a client may ask for */
+#define MAX_TIMEOUT (1LL << 40) /* ms, 35 years; with more, Redis's timers may overflow */
 
 int at_word(const RunParser *p, const char *word) {
     return p->at < p->argc && arg_is(p->argv[p->at], word);
 }
 
 int parse_timeout(RunParser *p, const char *missing) {
-    if (p->in_dag) return FAIL(p, "TIMEOUT not allowed within a DAG command");
+    if (p->in_dag) return parse_error(p->ctx, "TIMEOUT not allowed within a DAG command");
     p->at++;
-    if (p->at == p->argc) return FAIL(p, "%s", missing);
-    if (RedisModule_StringToLongLong(p->argv[p->at], &p->layout.timeout) == REDISMODULE_ERR || p->layout.timeout <= 0) {
-        return FAIL(p, "Invalid value for TIMEOUT");
+    if (p->at == p->argc) return parse_error(p->ctx, "%s", missing);
+    if (RedisModule_StringToLongLong(p->argv[p->at], &p->positions.timeout) == REDISMODULE_ERR ||
+        p->positions.timeout <= 0) {
+        return parse_error(p->ctx, "Invalid value for TIMEOUT");
     }
-    if (p->layout.timeout > MAX_TIMEOUT) p->layout.timeout = MAX_TIMEOUT;
+    if (p->positions.timeout > MAX_TIMEOUT) p->positions.timeout = MAX_TIMEOUT;
     p->at++;
     return 0;
 }
 
-int input_at(const Layout *layout, int i) {
-    return layout->input + i + (layout->variadic >= 0 && i >= layout->variadic);
+int input_position(const ArgPositions *positions, int i) {
+    return positions->input + i + (positions->variadic >= 0 && i >= positions->variadic);
 }
 
-void report_script_keys(RedisModuleCtx *ctx, const Layout *layout, int offset) {
-    for (int i = 0; i < layout->nkeys; i++) {
-        /* A script may read and write them; each command in it is checked again when it comes. */
-        RedisModule_KeyAtPosWithFlags(ctx, offset + layout->key + i,
-                                      REDISMODULE_CMD_KEY_RW | REDISMODULE_CMD_KEY_ACCESS | REDISMODULE_CMD_KEY_UPDATE);
+void report_script_keys(RedisModuleCtx *ctx, const ArgPositions *positions, int offset) {
+    /* A script may read and write them. Each command in it is checked again when it comes. */
+    for (int i = 0; i < positions->nkeys; i++) {
+        RedisModule_KeyAtPosWithFlags(ctx, offset + positions->key + i, KEY_CHANGE);
     }
 }
 
-int report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const Executable *what) {
-    RunParser p = {.argv = argv, .argc = argc, .at = what->at, .layout.variadic = -1};
-    if (argc > what->at) what->parse(&p);
-    RedisModule_KeyAtPosWithFlags(ctx, 1, REDISMODULE_CMD_KEY_RO | REDISMODULE_CMD_KEY_ACCESS);
-    report_script_keys(ctx, &p.layout, 0);
-    for (int i = 0; i < p.layout.ninputs; i++) {
-        RedisModule_KeyAtPosWithFlags(ctx, input_at(&p.layout, i), REDISMODULE_CMD_KEY_RO | REDISMODULE_CMD_KEY_ACCESS);
+int parse_positions(RunParser *p, const RunGrammar *grammar) {
+    p->at = grammar->kind == KIND_MODEL ? 2 : 3; /* a script's function follows its key */
+    p->positions = (ArgPositions){.variadic = -1};
+    return p->argc < p->at ? -1 : grammar->parse(p);
+}
+
+static int report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const RunGrammar *grammar) {
+    RunParser p = {.argv = argv, .argc = argc};
+    parse_positions(&p, grammar);
+    RedisModule_KeyAtPosWithFlags(ctx, 1, KEY_READ);
+    report_script_keys(ctx, &p.positions, 0);
+    for (int i = 0; i < p.positions.ninputs; i++) {
+        RedisModule_KeyAtPosWithFlags(ctx, input_position(&p.positions, i), KEY_READ);
     }
-    for (int i = 0; i < p.layout.noutputs; i++) {
-        RedisModule_KeyAtPosWithFlags(ctx, p.layout.output + i, REDISMODULE_CMD_KEY_OW | REDISMODULE_CMD_KEY_UPDATE);
+    for (int i = 0; i < p.positions.noutputs; i++) {
+        RedisModule_KeyAtPosWithFlags(ctx, p.positions.output + i, KEY_WRITE);
     }
     return REDISMODULE_OK;
 }
 
-int parse_execution(RunParser *p, const Executable *what) {
-    int replied;
-    if (p->argc < what->least) return reply_wrong_arity(p->ctx, p->argv), -1;
-    p->runnable = lookup_value(p->ctx, p->argv[1], *what->type, &replied);
-    if (replied) return -1;
-    if (p->runnable == NULL) return FAIL(p, "%s", what->empty);
-    p->at = what->at;
-    p->layout = (Layout){.variadic = -1};
-    return what->parse(p);
+int parse_execution(RunParser *p, const RunGrammar *grammar) {
+    if (p->argc < -grammar->command->arity) return parse_error(p->ctx, WRONG_ARITY, arg_text(p->argv[0]));
+    p->runnable = find_runnable(p->ctx, p->argv[1], grammar->kind);
+    return p->runnable ? parse_positions(p, grammar) : -1;
 }
 
 Tensor *hold_tensor(RedisModuleCtx *ctx, RedisModuleString *key) {
-    int replied;
-    Tensor *tensor = lookup_value(ctx, key, TensorType, &replied);
-    if (tensor) return tensor_ref(tensor);
-    if (!replied) reply_error(ctx, NO_TENSOR);
-    return NULL;
-}
-
-int accepts_tensor(RedisModuleCtx *ctx, RedisModuleString *key) {
-    if (key_accepts(ctx, key, TensorType)) return 1;
-    reply_wrong_type(ctx);
-    return 0;
+    Tensor *tensor = lookup_value(ctx, key, TensorType, NO_TENSOR);
+    return tensor ? tensor_ref(tensor) : NULL;
 }
 
 int save_outputs(RedisModuleCtx *ctx, RedisModuleString **argv, const Run *run) {
     for (int i = 0; i < run->nsaves; i++) {
         RedisModuleString *key = argv[run->saves[i].key];
-        if (!key_is_here(ctx, key) || !accepts_tensor(ctx, key)) return 0;
+        if (!key_is_here(ctx, key) || !key_accepts(ctx, key, TensorType)) return 0;
     }
     for (int i = 0; i < run->nsaves; i++) {
         RedisModuleString *key = argv[run->saves[i].key];
         Tensor *tensor = run->slots[run->saves[i].slot];
         if (tensor == NULL) continue;
-        store_value(ctx, key, TensorType, tensor_ref(tensor));
+        key_set_value(ctx, key, TensorType, tensor_ref(tensor));
         tensor_replicate(ctx, key, tensor);
     }
     return 1;
@@ -103,7 +97,7 @@ static int reply_run(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     return save_outputs(ctx, argv, run) ? reply_ok(ctx) : REDISMODULE_OK;
 }
 
-/* Copies, for the arguments are the client's, who may be gone while the script runs. */
+/* Copies: the arguments are the client's, which may be gone while the script runs. */
 static Bytes *copy_words(RedisModuleString **argv, int count) {
     Bytes *words = count ? RedisModule_Alloc(count * sizeof(*words)) : NULL;
     for (int i = 0; i < count; i++) {
@@ -114,16 +108,8 @@ static Bytes *copy_words(RedisModuleString **argv, int count) {
     return words;
 }
 
-void add_call(RedisModuleString **argv, const Layout *layout, Op *op) {
-    op->function = arg_copy(argv[2]);
-    op->variadic = layout->variadic;
-    op->nkeys = layout->nkeys;
-    op->keys = copy_words(argv + layout->key, layout->nkeys);
-    op->nargs = layout->nargs;
-    op->args = copy_words(argv + layout->arg, layout->nargs);
-}
-
-void add_caller(RedisModuleCtx *ctx, Run *run) {
+/* The user and the database of the run's Redis commands. */
+static void set_caller(RedisModuleCtx *ctx, Run *run) {
     run->db = RedisModule_GetSelectedDb(ctx);
     RedisModuleString *user = RedisModule_GetCurrentUserName(ctx);
     if (user == NULL) return;
@@ -131,12 +117,25 @@ void add_caller(RedisModuleCtx *ctx, Run *run) {
     RedisModule_FreeString(ctx, user);
 }
 
+void add_op(Run *run, const RunParser *p, const int *inputs, int first_output) {
+    const ArgPositions *pos = &p->positions;
+    Op *op = run_add_op(run, runnable_ref(p->runnable), inputs, pos->ninputs, first_output, pos->noutputs);
+    if (p->runnable->kind == KIND_MODEL) return;
+    op->function = arg_copy(p->argv[2]);
+    op->variadic = pos->variadic;
+    op->nkeys = pos->nkeys;
+    op->keys = copy_words(p->argv + pos->key, pos->nkeys);
+    op->nargs = pos->nargs;
+    op->args = copy_words(p->argv + pos->arg, pos->nargs);
+    if (run->user == NULL) set_caller(p->ctx, run);
+}
+
 /* A run of one op: slots are its inputs, then its outputs. NULL after replying an error. */
-static Run *new_run(RedisModuleCtx *ctx, RedisModuleString **argv, const Layout *layout) {
-    int ninputs = layout->ninputs, noutputs = layout->noutputs;
+static Run *new_run(RedisModuleCtx *ctx, RedisModuleString **argv, const ArgPositions *positions) {
+    int ninputs = positions->ninputs, noutputs = positions->noutputs;
     Run *run = run_new(1, ninputs + noutputs, ninputs, noutputs);
     for (int i = 0; i < ninputs; i++) {
-        Tensor *tensor = hold_tensor(ctx, argv[input_at(layout, i)]);
+        Tensor *tensor = hold_tensor(ctx, argv[input_position(positions, i)]);
         if (tensor == NULL) {
             run_unref(run);
             return NULL;
@@ -144,28 +143,24 @@ static Run *new_run(RedisModuleCtx *ctx, RedisModuleString **argv, const Layout 
         run_set_slot(run, i, tensor);
     }
     for (int i = 0; i < noutputs; i++) {
-        if (!accepts_tensor(ctx, argv[layout->output + i])) {
+        if (!key_accepts(ctx, argv[positions->output + i], TensorType)) {
             run_unref(run);
             return NULL;
         }
-        run->saves[run->nsaves++] = (Save){.key = layout->output + i, .slot = ninputs + i};
+        run->saves[run->nsaves++] = (Save){.key = positions->output + i, .slot = ninputs + i};
     }
     return run;
 }
 
-int execute(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const Executable *what) {
-    if (RedisModule_IsKeysPositionRequest(ctx)) return report_keys(ctx, argv, argc, what);
-    if (argc < what->least) return reply_wrong_arity(ctx, argv);
+int execute(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const RunGrammar *grammar) {
+    if (RedisModule_IsKeysPositionRequest(ctx)) return report_keys(ctx, argv, argc, grammar);
+    if (argc < -grammar->command->arity) return reply_wrong_arity(ctx, argv);
     if (wait_mode(ctx) != WAIT_BLOCK) return reply_error(ctx, CANNOT_BLOCK);
 
     RunParser p = {.ctx = ctx, .argv = argv, .argc = argc};
-    if (parse_execution(&p, what) == -1) return REDISMODULE_OK;
-    Run *run = new_run(ctx, argv, &p.layout);
+    if (parse_execution(&p, grammar) == -1) return REDISMODULE_OK;
+    Run *run = new_run(ctx, argv, &p.positions);
     if (run == NULL) return REDISMODULE_OK;
-    Op *op = run_add_op(run, runnable_ref(p.runnable), NULL, p.layout.ninputs, p.layout.ninputs, p.layout.noutputs);
-    if (p.runnable->kind == KIND_SCRIPT) {
-        add_call(argv, &p.layout, op);
-        add_caller(ctx, run);
-    }
-    return run_submit(ctx, run, p.layout.timeout, reply_run);
+    add_op(run, &p, NULL, p.positions.ninputs);
+    return run_submit(ctx, run, p.positions.timeout, reply_run);
 }

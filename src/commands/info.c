@@ -1,7 +1,7 @@
-/* commands/info.c - the sections that the module adds to INFO, and AI.INFO.
+/* info.c - the sections that the module adds to INFO, and AI.INFO.
  *
- * Main thread. Figures that Python knows are reported by the engine as they change (the bridge functions) and kept here
- * as atomics: INFO never waits for Python. */
+ * Main thread, except bridge_onnx_figures, which the loader calls. It keeps Python's figures here as atomics, so INFO
+ * never waits for Python. */
 #include <ctype.h>
 #include <stdio.h>
 #include <sys/resource.h>
@@ -32,8 +32,8 @@ static double seconds(struct timeval time) {
     return time.tv_sec + time.tv_usec / 1e6;
 }
 
-/* Bytes of memory that is not Redis's: of libraries and Python, and what allocators keep in reserve. Which allocator
- * the libraries use differs from server to server, so nothing but the process as a whole can be asked. */
+/* Bytes of memory that is not Redis's: of libraries and Python, and what allocators keep in reserve. The libraries'
+ * allocator differs from server to server, so the memory of the whole process is read. */
 static int64_t memory_beyond_redis(void) {
     char line[128];
     long long resident = 0;
@@ -67,7 +67,7 @@ static void add_cpu(RedisModuleInfoCtx *ctx) {
             double used = queue_worker_cpu(queue_at(i), n);
             char field[64];
             if (used < 0) continue;
-            /* "_n1" for the first: the numbering that dashboards know. */
+            /* The first is "_n1": dashboards know this numbering. */
             snprintf(field, sizeof(field), "queue_%s_bthread_n%d_used_cpu_total", queue_device(queue_at(i)), n + 1);
             RedisModule_InfoAddFieldDouble(ctx, field, used);
         }
@@ -119,11 +119,6 @@ static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
 
 /* ---- AI.INFO ----------------------------------------------------------------------------------------------------- */
 
-static void reply_text(RedisModuleCtx *ctx, const char *field, const char *text) {
-    RedisModule_ReplyWithCString(ctx, field);
-    RedisModule_ReplyWithCString(ctx, text);
-}
-
 static void reply_times(RedisModuleCtx *ctx, const char *what, Times times) {
     const struct {
         const char *name;
@@ -140,6 +135,7 @@ static void reply_full(RedisModuleCtx *ctx, const Stats *stats, int is_model) {
     int64_t executions = stats_get(&stats->executions);
     double batch = executions ? (double)stats_get(&stats->samples) / executions : 0;
     reply_number(ctx, "executions", executions);
+    reply_number(ctx, "direct_executions", stats_get(&stats->direct_executions));
     RedisModule_ReplyWithCString(ctx, "average_batch");
     RedisModule_ReplyWithDouble(ctx, is_model ? batch : -1);
     reply_times(ctx, "queue", stats_times(&stats->queue_times));
@@ -149,7 +145,7 @@ static void reply_full(RedisModuleCtx *ctx, const Stats *stats, int is_model) {
 static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runnable *runnable, int full) {
     const Stats *stats = &runnable->state->stats;
     int is_model = runnable->kind == KIND_MODEL;
-    RedisModule_ReplyWithArray(ctx, full ? 18 + 20 : 18);
+    RedisModule_ReplyWithArray(ctx, full ? 18 + 22 : 18);
     RedisModule_ReplyWithCString(ctx, "key");
     RedisModule_ReplyWithString(ctx, key);
     reply_text(ctx, "type", is_model ? "MODEL" : "SCRIPT");
@@ -186,7 +182,12 @@ static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
     return REDISMODULE_OK;
 }
 
+COMMAND(info, .name = "AI.INFO", .flags = "readonly", .arity = -2, .since = "1.0.0", .keys = {{"key", KEY_READ}},
+        .syntax = "key [action: FULL | RESETSTAT]",
+        .summary = "Returns or resets the run statistics of a model or script", .complexity = "O(1)");
+
 int info_register(RedisModuleCtx *ctx) {
-    if (RedisModule_RegisterInfoFunc(ctx, add_sections) == REDISMODULE_ERR) return REDISMODULE_ERR;
-    return RedisModule_CreateCommand(ctx, "AI.INFO", info_command, "readonly", 1, 1, 1);
+    return RedisModule_RegisterInfoFunc(ctx, add_sections);
 }
+
+const Command *const info_commands[] = {&info, NULL};

@@ -1,10 +1,10 @@
-/* commands/model.c - AI.MODELSTORE, AI.MODELSET, AI.MODELGET, AI.MODELDEL, AI._MODELSCAN. Main thread only.
+/* model.c - AI.MODELSTORE, AI.MODELSET, AI.MODELGET, AI.MODELDEL, AI._MODELSCAN. Main thread only.
  *
  * The blob is the command's own argument, held: copying it would make every client wait. */
 #include <string.h>
 
 #include "commands/commands.h"
-#include "commands/compile.h"
+#include "commands/stored.h"
 #include "redis/command.h"
 #include "values/backend.h"
 #include "values/device.h"
@@ -22,34 +22,35 @@ typedef struct Parser {
     Dialect dialect;
     Model *model;
     int has_inputs, has_outputs;
-    int is_accepted; /* comes from the AOF or the master: a saved database may hold what clients cannot store */
+    int is_accepted; /* from the AOF or the master, which may hold what clients cannot store */
 } Parser;
 
 static int at_word(const Parser *p, const char *word) {
     return p->at < p->argc && arg_is(p->argv[p->at], word);
 }
 
-/* BATCHSIZE and its like: the word, then a number of 0 or more. */
-static int parse_number(Parser *p, const char *word, int64_t *number) {
+/* BATCHSIZE and its like: the word, then a number of 0 or more. It needs another such number, which may not be 0. */
+static int parse_number(Parser *p, const char *word, int64_t *number, const char *needed, int64_t needed_number) {
     long long value;
-    if (p->at + 1 >= p->argc) return reply_error(p->ctx, "Insufficient arguments, missing model BLOB"), -1;
+    if (needed_number == 0 && !p->is_accepted) return parse_error(p->ctx, "%s specified without %s", word, needed);
+    if (p->at + 1 >= p->argc) return parse_error(p->ctx, "Insufficient arguments, missing model BLOB");
     if (RedisModule_StringToLongLong(p->argv[p->at + 1], &value) == REDISMODULE_ERR || value < 0) {
-        return reply_error(p->ctx, "Invalid argument for %s", word), -1;
+        return parse_error(p->ctx, "Invalid argument for %s", word);
     }
     *number = value;
     p->at += 2;
     return 0;
 }
 
-static int parse_counted_names(Parser *p, const char *what, Names *names) {
+static int parse_counted_names(Parser *p, const char *noun, Names *names) {
     long long count;
     if (p->at >= p->argc || RedisModule_StringToLongLong(p->argv[p->at], &count) == REDISMODULE_ERR ||
         count < (p->is_accepted ? 0 : 1)) {
-        return reply_error(p->ctx, "Invalid argument for %s_count", what), -1;
+        return parse_error(p->ctx, "Invalid argument for %s_count", noun);
     }
     p->at++;
     if (count > p->argc - p->at) {
-        return reply_error(p->ctx, "number of model %ss does not match the number of given arguments", what), -1;
+        return parse_error(p->ctx, "number of model %ss does not match the number of given arguments", noun);
     }
     for (long long i = 0; i < count; i++) names_append(names, arg_copy(p->argv[p->at++]));
     return 0;
@@ -61,21 +62,21 @@ static void parse_listed_names(Parser *p, Names *names) {
     }
 }
 
-static int parse_names(Parser *p, const char *section, const char *what, Names *names) {
+static int parse_names(Parser *p, const char *section, const char *noun, Names *names) {
     int takes_names = backend_row(p->model->base.backend)->takes_names;
     p->at++;
     if (p->dialect == MODELSET) {
         parse_listed_names(p, names);
         if (takes_names || names->count == 0) return 0;
     } else if (takes_names) {
-        return parse_counted_names(p, what, names);
+        return parse_counted_names(p, noun, names);
     }
-    return reply_error(p->ctx, "%s argument should not be specified for this backend", section), -1;
+    return parse_error(p->ctx, "%s argument should not be specified for this backend", section);
 }
 
 static int parse_options(Parser *p) {
     Model *model = p->model;
-    for (;;) {
+    for (int result = 0; result == 0;) {
         if (at_word(p, "TAG") && p->at + 1 < p->argc) {
             size_t size;
             RedisModule_StringPtrLen(p->argv[p->at + 1], &size);
@@ -84,80 +85,78 @@ static int parse_options(Parser *p) {
             model->base.tag_size = size;
             p->at += 2;
         } else if (at_word(p, "BATCHSIZE")) {
-            if (parse_number(p, "BATCHSIZE", &model->batchsize) == -1) return -1;
+            result = parse_number(p, "BATCHSIZE", &model->batchsize, NULL, 1);
         } else if (at_word(p, "MINBATCHSIZE")) {
-            if (model->batchsize == 0 && !p->is_accepted)
-                return reply_error(p->ctx, "MINBATCHSIZE specified without BATCHSIZE"), -1;
-            if (parse_number(p, "MINBATCHSIZE", &model->minbatchsize) == -1) return -1;
+            result = parse_number(p, "MINBATCHSIZE", &model->minbatchsize, "BATCHSIZE", model->batchsize);
         } else if (at_word(p, "MINBATCHTIMEOUT")) {
-            if (model->minbatchsize == 0 && !p->is_accepted) {
-                return reply_error(p->ctx, "MINBATCHTIMEOUT specified without MINBATCHSIZE"), -1;
-            }
-            if (parse_number(p, "MINBATCHTIMEOUT", &model->minbatchtimeout) == -1) return -1;
+            result = parse_number(p, "MINBATCHTIMEOUT", &model->minbatchtimeout, "MINBATCHSIZE", model->minbatchsize);
         } else if (at_word(p, "INPUTS") && !p->has_inputs) {
             p->has_inputs = 1;
-            if (parse_names(p, "INPUTS", "input", &model->inputs) == -1) return -1;
+            result = parse_names(p, "INPUTS", "input", &model->inputs);
         } else if (at_word(p, "OUTPUTS") && !p->has_outputs) {
             p->has_outputs = 1;
-            if (parse_names(p, "OUTPUTS", "output", &model->outputs) == -1) return -1;
+            result = parse_names(p, "OUTPUTS", "output", &model->outputs);
         } else {
             return 0;
         }
     }
+    return -1;
 }
 
 static int parse_blob(Parser *p) {
     if (backend_row(p->model->base.backend)->takes_names && !p->is_accepted) {
-        if (p->model->inputs.count == 0) return reply_error(p->ctx, "INPUTS not specified for TF"), -1;
-        if (p->model->outputs.count == 0) return reply_error(p->ctx, "OUTPUTS not specified for TF"), -1;
+        if (p->model->inputs.count == 0) return parse_error(p->ctx, "INPUTS not specified for TF");
+        if (p->model->outputs.count == 0) return parse_error(p->ctx, "OUTPUTS not specified for TF");
     }
-    if (p->at >= p->argc) return reply_error(p->ctx, "Insufficient arguments, missing model BLOB"), -1;
-    if (!at_word(p, "BLOB")) return reply_error(p->ctx, "Invalid argument, expected BLOB"), -1;
-    if (p->at + 1 == p->argc) return reply_error(p->ctx, "Insufficient arguments, missing model BLOB"), -1;
+    if (p->at >= p->argc) return parse_error(p->ctx, "Insufficient arguments, missing model BLOB");
+    if (!at_word(p, "BLOB")) return parse_error(p->ctx, "Invalid argument, expected BLOB");
+    if (p->at + 1 == p->argc) return parse_error(p->ctx, "Insufficient arguments, missing model BLOB");
     for (int i = p->at + 1; i < p->argc; i++) model_hold_piece(p->model, p->argv[i]);
     return 0;
 }
 
-/* Parses `<backend> <device> [options] BLOB <chunk>...`. Returns a model, or NULL after replying an error. */
-static Model *parse_model(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialect dialect) {
+/* Parses `backend device [options] BLOB chunk ...` and makes the model; -1 after replying an error. */
+static int parse_model(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialect dialect, Model **model) {
     int backend = backend_from_name(argv[0]);
-    if (backend == -1) return reply_error(ctx, "unsupported backend"), NULL;
+    if (backend == -1) return parse_error(ctx, "unsupported backend");
     size_t device_size;
     const char *device = RedisModule_StringPtrLen(argv[1], &device_size);
-    if (!device_is_valid(device, device_size)) return reply_error(ctx, "Invalid DEVICE"), NULL;
+    if (!device_is_valid(device, device_size)) return parse_error(ctx, "Invalid DEVICE");
 
     Parser p = {.ctx = ctx, .argv = argv, .argc = argc, .at = 2, .dialect = dialect, .model = model_new(backend)};
     p.is_accepted = wait_mode(ctx) == WAIT_NOT;
     p.model->base.device = arg_copy(argv[1]);
     p.model->base.tag = RedisModule_Strdup("");
-    int good = parse_options(&p) == 0 && parse_blob(&p) == 0;
-    if (good && dialect == MODELSET && p.model->batchsize && !backend_row(backend)->modelset_batches) {
-        reply_error(ctx, "Auto-batching not supported by the TFLITE backend");
-        good = 0;
+    int result = parse_options(&p) == -1 ? -1 : parse_blob(&p);
+    if (result == 0 && dialect == MODELSET && p.model->batchsize && !backend_row(backend)->modelset_batches) {
+        result = parse_error(ctx, "Auto-batching not supported by the TFLITE backend");
     }
-    if (good) return p.model;
-    runnable_unref(&p.model->base);
-    return NULL;
+    if (result == -1) runnable_unref(&p.model->base);
+    *model = p.model;
+    return result;
 }
 
 static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialect dialect) {
     if (argc < 4) return reply_wrong_arity(ctx, argv);
-    if (!key_accepts(ctx, argv[1], ModelType)) {
-        reply_wrong_type(ctx);
-        return refuse_to_store(ctx, argv);
+    Model *model = NULL;
+    if (!key_accepts(ctx, argv[1], ModelType) || parse_model(ctx, argv + 2, argc - 2, dialect, &model) == -1) {
+        return log_lost_value(ctx, argv);
     }
-    Model *model = parse_model(ctx, argv + 2, argc - 2, dialect);
-    if (model == NULL) return refuse_to_store(ctx, argv);
     return store_runnable(ctx, argv, &model->base);
 }
 
-static int modelstore_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return store(ctx, argv, argc, MODELSTORE);
-}
+COMMAND_AS(modelstore, store(ctx, argv, argc, MODELSTORE), .name = "AI.MODELSTORE", .flags = "write deny-oom",
+           .arity = -4, .since = "1.2.0", .keys = {{"key", KEY_WRITE}},
+           .syntax = "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] "
+                     "[INPUTS count name [name ...]] [OUTPUTS count name [name ...]] BLOB chunk [chunk ...]",
+           .summary = "Stores a model; the server goes on while it is compiled",
+           .complexity = "O(1), and compiling it");
 
-static int modelset_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return store(ctx, argv, argc, MODELSET);
-}
+COMMAND_AS(modelset, store(ctx, argv, argc, MODELSET), .name = "AI.MODELSET", .flags = "write deny-oom", .arity = -4,
+           .since = "1.0.0", .keys = {{"key", KEY_WRITE}},
+           .syntax = "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] "
+                     "[INPUTS input [input ...]] [OUTPUTS output [output ...]] BLOB chunk [chunk ...]",
+           .summary = "Stores a model (deprecated: use AI.MODELSTORE)", .complexity = "O(1), and compiling it");
 
 /* ---- AI.MODELGET, AI.MODELDEL ------------------------------------------------------------------------------------ */
 
@@ -181,29 +180,14 @@ static void reply_names(RedisModuleCtx *ctx, const char *field, const Names *nam
 
 static int modelget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (argc < 2) return reply_wrong_arity(ctx, argv);
-    int replied;
-    Model *model = lookup_value(ctx, argv[1], ModelType, &replied);
-    if (replied) return REDISMODULE_OK;
-    if (model == NULL) return reply_error(ctx, "model key is empty");
-
-    int meta = 0, blob = 0;
-    for (int i = 2; i < argc; i++) {
-        if (arg_is(argv[i], "META")) {
-            meta = 1;
-        } else if (arg_is(argv[i], "BLOB")) {
-            blob = 1;
-        } else {
-            return reply_error(ctx, "Invalid argument: %s", RedisModule_StringPtrLen(argv[i], NULL));
-        }
-    }
-    if (!meta && !blob) meta = blob = 1;
+    Model *model = find_runnable(ctx, argv[1], KIND_MODEL);
+    int meta, blob;
+    if (model == NULL || parse_reply_words(ctx, argv + 2, argc - 2, "BLOB", &meta, &blob) == -1) return REDISMODULE_OK;
 
     if (meta) {
         RedisModule_ReplyWithArray(ctx, blob ? 18 : 16);
-        RedisModule_ReplyWithCString(ctx, "backend");
-        RedisModule_ReplyWithCString(ctx, backend_name(model->base.backend));
-        RedisModule_ReplyWithCString(ctx, "device");
-        RedisModule_ReplyWithCString(ctx, model->base.device);
+        reply_text(ctx, "backend", backend_name(model->base.backend));
+        reply_text(ctx, "device", model->base.device);
         RedisModule_ReplyWithCString(ctx, "tag");
         RedisModule_ReplyWithStringBuffer(ctx, model->base.tag, model->base.tag_size);
         reply_number(ctx, "batchsize", model->batchsize);
@@ -217,22 +201,16 @@ static int modelget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int a
     return REDISMODULE_OK;
 }
 
-static int modeldel_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    if (argc != 2) return reply_wrong_arity(ctx, argv);
-    return delete_runnable(ctx, argv, ModelType, "model key is empty");
-}
+COMMAND(modelget, .name = "AI.MODELGET", .flags = "readonly", .arity = -2, .since = "1.0.0",
+        .keys = {{"key", KEY_READ}}, .syntax = "key [META] [BLOB]", .summary = "Returns a model's metadata and blob",
+        .complexity = "O(N) where N is the size of the blob");
 
-static int modelscan_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return argc == 1 ? scan_runnables(ctx, ModelType) : reply_wrong_arity(ctx, argv);
-}
+COMMAND_AS(modeldel, argc == 2 ? delete_runnable(ctx, argv, KIND_MODEL) : reply_wrong_arity(ctx, argv),
+           .name = "AI.MODELDEL", .flags = "write", .arity = 2, .since = "1.0.0", .keys = {{"key", KEY_DELETE}},
+           .syntax = "key", .summary = "Deletes a model", .complexity = "O(1)");
 
-int model_commands_register(RedisModuleCtx *ctx) {
-    if (RedisModule_CreateCommand(ctx, "AI.MODELSTORE", modelstore_command, "write deny-oom", 1, 1, 1) ||
-        RedisModule_CreateCommand(ctx, "AI.MODELSET", modelset_command, "write deny-oom", 1, 1, 1) ||
-        RedisModule_CreateCommand(ctx, "AI.MODELGET", modelget_command, "readonly", 1, 1, 1) ||
-        RedisModule_CreateCommand(ctx, "AI.MODELDEL", modeldel_command, "write", 1, 1, 1) ||
-        RedisModule_CreateCommand(ctx, "AI._MODELSCAN", modelscan_command, "readonly", 0, 0, 0)) {
-        return REDISMODULE_ERR;
-    }
-    return REDISMODULE_OK;
-}
+COMMAND_AS(modelscan, argc == 1 ? scan_runnables(ctx, ModelType) : reply_wrong_arity(ctx, argv),
+           .name = "AI._MODELSCAN", .flags = "readonly", .arity = 1, .since = "1.0.0",
+           .summary = "Returns the keys and tags of all models", .complexity = "O(N) where N is the number of keys");
+
+const Command *const model_commands[] = {&modelstore, &modelset, &modelget, &modeldel, &modelscan, NULL};

@@ -1,11 +1,12 @@
-/* commands/model_run.c - AI.MODELEXECUTE and AI.MODELRUN: their grammars. Main thread only. */
+/* model_run.c - AI.MODELEXECUTE and AI.MODELRUN: their grammars. Main thread only. */
 #include "commands/commands.h"
 #include "commands/execute.h"
+#include "redis/command.h"
 #include "values/model.h"
 
 static int check_count(RunParser *p, const char *section, int64_t known, int given) {
     if (known < 0 || known == given) return 0;
-    return FAIL(p, "Number of keys given as %s here does not match model definition", section);
+    return parse_error(p->ctx, "Number of keys given as %s here does not match model definition", section);
 }
 
 static int64_t known_inputs(const RunParser *p) {
@@ -16,20 +17,20 @@ static int64_t known_outputs(const RunParser *p) {
     return p->runnable ? model_output_count((const Model *)p->runnable) : -1;
 }
 
-/* `INPUTS <count> <key>...`, or the same with OUTPUTS. */
-static int parse_counted_keys(RunParser *p, const char *section, const char *what, const char *title, int64_t known,
+/* `INPUTS count key ...`, or the same with OUTPUTS. */
+static int parse_counted_keys(RunParser *p, const char *section, const char *noun, const char *title, int64_t known,
                               int *first, int *count) {
     long long number;
-    if (!at_word(p, section)) return FAIL(p, "%s not specified", section);
+    if (!at_word(p, section)) return parse_error(p->ctx, "%s not specified", section);
     p->at++;
     if (p->at == p->argc || RedisModule_StringToLongLong(p->argv[p->at], &number) == REDISMODULE_ERR) {
-        return FAIL(p, "Invalid argument for %s_count", what);
+        return parse_error(p->ctx, "Invalid argument for %s_count", noun);
     }
-    if (number <= 0) return FAIL(p, "%s count must be a positive integer", title);
+    if (number <= 0) return parse_error(p->ctx, "%s count must be a positive integer", title);
     p->at++;
     if (number > p->argc - p->at) {
-        return FAIL(p, "number of %s keys to AI.MODELEXECUTE command does not match the number of given arguments",
-                    what);
+        return parse_error(
+            p->ctx, "number of %s keys to AI.MODELEXECUTE command does not match the number of given arguments", noun);
     }
     *first = p->at;
     *count = (int)number;
@@ -37,50 +38,51 @@ static int parse_counted_keys(RunParser *p, const char *section, const char *wha
     return check_count(p, section, known, *count);
 }
 
-/* <key> INPUTS <count> <input>... OUTPUTS <count> <output>... [TIMEOUT t] */
+/* key INPUTS n input ... OUTPUTS n output ... [TIMEOUT t] */
 static int parse_modelexecute(RunParser *p) {
-    Layout *l = &p->layout;
-    if (parse_counted_keys(p, "INPUTS", "input", "Input", known_inputs(p), &l->input, &l->ninputs) == -1 ||
-        parse_counted_keys(p, "OUTPUTS", "output", "Output", known_outputs(p), &l->output, &l->noutputs) == -1) {
+    ArgPositions *pos = &p->positions;
+    if (parse_counted_keys(p, "INPUTS", "input", "Input", known_inputs(p), &pos->input, &pos->ninputs) == -1 ||
+        parse_counted_keys(p, "OUTPUTS", "output", "Output", known_outputs(p), &pos->output, &pos->noutputs) == -1) {
         return -1;
     }
     if (at_word(p, "TIMEOUT") && parse_timeout(p, "No value provided for TIMEOUT") == -1) return -1;
-    if (p->at < p->argc) return FAIL(p, "Invalid argument: %s", RedisModule_StringPtrLen(p->argv[p->at], NULL));
+    if (p->at < p->argc) return parse_error(p->ctx, "Invalid argument: %s", arg_text(p->argv[p->at]));
     return 0;
 }
 
-/* <key> [TIMEOUT t] INPUTS <input>... OUTPUTS <output>... */
+/* key [TIMEOUT t] INPUTS input ... OUTPUTS output ... */
 static int parse_modelrun(RunParser *p) {
-    Layout *l = &p->layout;
+    ArgPositions *pos = &p->positions;
     if (at_word(p, "TIMEOUT") && parse_timeout(p, "No value provided for TIMEOUT") == -1) return -1;
-    if (p->at == p->argc) return FAIL(p, "Insufficient arguments, INPUTS and OUTPUTS not specified");
-    if (!at_word(p, "INPUTS")) return FAIL(p, "INPUTS not specified");
-    l->input = ++p->at;
+    if (p->at == p->argc) return parse_error(p->ctx, "Insufficient arguments, INPUTS and OUTPUTS not specified");
+    if (!at_word(p, "INPUTS")) return parse_error(p->ctx, "INPUTS not specified");
+    pos->input = ++p->at;
     while (p->at < p->argc && !at_word(p, "OUTPUTS")) p->at++;
-    l->ninputs = p->at - l->input;
-    if (p->at == p->argc) return FAIL(p, "OUTPUTS not specified");
-    l->output = ++p->at;
-    l->noutputs = p->argc - l->output;
-    if (check_count(p, "INPUTS", known_inputs(p), l->ninputs) == -1) return -1;
-    return check_count(p, "OUTPUTS", known_outputs(p), l->noutputs);
+    pos->ninputs = p->at - pos->input;
+    if (p->at == p->argc) return parse_error(p->ctx, "OUTPUTS not specified");
+    pos->output = ++p->at;
+    pos->noutputs = p->argc - pos->output;
+    if (check_count(p, "INPUTS", known_inputs(p), pos->ninputs) == -1) return -1;
+    return check_count(p, "OUTPUTS", known_outputs(p), pos->noutputs);
 }
 
-const Executable modelexecute = {"AI.MODELEXECUTE", parse_modelexecute, 2, 3, &ModelType, "model key is empty"};
-const Executable modelrun = {"AI.MODELRUN", parse_modelrun, 2, 2, &ModelType, "model key is empty"};
+COMMAND_AS(
+    modelexecute, execute(ctx, argv, argc, &modelexecute_grammar), .name = "AI.MODELEXECUTE",
+    .flags = "write deny-oom getkeys-api", .arity = -3, .since = "1.2.0",
+    .keys = {{"key", KEY_READ}, {"input", KEY_READ, "INPUTS"}, {"output", KEY_WRITE, "OUTPUTS"}},
+    .syntax =
+        "key INPUTS input_count input [input ...] OUTPUTS output_count output [output ...] [TIMEOUT milliseconds]",
+    .summary = "Runs a model on tensors and stores its outputs", .complexity = "O(1), and running it");
 
-static int modelexecute_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return execute(ctx, argv, argc, &modelexecute);
-}
+const RunGrammar modelexecute_grammar = {.command = &modelexecute, .kind = KIND_MODEL, .parse = parse_modelexecute};
 
-static int modelrun_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return execute(ctx, argv, argc, &modelrun);
-}
+COMMAND_AS(modelrun, execute(ctx, argv, argc, &modelrun_grammar), .name = "AI.MODELRUN",
+           .flags = "write deny-oom getkeys-api", .arity = -2, .since = "1.0.0",
+           .keys = {{"key", KEY_READ}, {"input", KEY_READ, ANYWHERE}, {"output", KEY_WRITE, ANYWHERE}},
+           .syntax = "key [TIMEOUT milliseconds] INPUTS input [input ...] OUTPUTS output [output ...]",
+           .summary = "Runs a model on tensors and stores its outputs (deprecated: use AI.MODELEXECUTE)",
+           .complexity = "O(1), and running it");
 
-int model_run_commands_register(RedisModuleCtx *ctx) {
-    const char *flags = "write deny-oom getkeys-api";
-    if (RedisModule_CreateCommand(ctx, modelexecute.command, modelexecute_command, flags, 1, 1, 1) ||
-        RedisModule_CreateCommand(ctx, modelrun.command, modelrun_command, flags, 1, 1, 1)) {
-        return REDISMODULE_ERR;
-    }
-    return REDISMODULE_OK;
-}
+const RunGrammar modelrun_grammar = {.command = &modelrun, .kind = KIND_MODEL, .parse = parse_modelrun};
+
+const Command *const model_run_commands[] = {&modelexecute, &modelrun, NULL};

@@ -1,33 +1,33 @@
-/* commands/script.c - AI.SCRIPTSTORE, AI.SCRIPTSET, AI.SCRIPTGET, AI.SCRIPTDEL, AI._SCRIPTSCAN. Main thread only. */
+/* script.c - AI.SCRIPTSTORE, AI.SCRIPTSET, AI.SCRIPTGET, AI.SCRIPTDEL, AI._SCRIPTSCAN. Main thread only. */
 #include <string.h>
 
 #include "commands/commands.h"
-#include "commands/compile.h"
+#include "commands/stored.h"
 #include "redis/command.h"
 #include "values/device.h"
 #include "values/names.h"
 #include "values/script.h"
 
-/* `ENTRY_POINTS <count> <name>...` at *at. -1 after replying an error. */
+/* `ENTRY_POINTS count function ...` at *at; -1 after replying an error. */
 static int parse_entry_points(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int *at, Names *names) {
     long long count;
     if (*at + 1 >= argc || !arg_is(argv[*at], "ENTRY_POINTS")) {
-        return reply_error(ctx, "Insufficient arguments, missing script entry points"), -1;
+        return parse_error(ctx, "Insufficient arguments, missing script entry points");
     }
     if (RedisModule_StringToLongLong(argv[*at + 1], &count) == REDISMODULE_ERR || count <= 0) {
-        return reply_error(ctx, "Non numeric entry points number provided to AI.SCRIPTSTORE command"), -1;
+        return parse_error(ctx, "Non numeric entry points number provided to AI.SCRIPTSTORE command");
     }
     *at += 2;
-    if (count > argc - *at) return reply_error(ctx, "Insufficient arguments, missing script SOURCE"), -1;
+    if (count > argc - *at) return parse_error(ctx, "Insufficient arguments, missing script SOURCE");
     for (long long i = 0; i < count; i++) names_append(names, arg_copy(argv[(*at)++]));
     return 0;
 }
 
-/* Parses `<device> [TAG tag] [ENTRY_POINTS ...] SOURCE <source>`. -1 after replying an error. */
+/* Parses `device [TAG tag] [ENTRY_POINTS ...] SOURCE source`; -1 after replying an error. */
 static int parse_script(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int counted, Script *script) {
     size_t size;
     const char *device = RedisModule_StringPtrLen(argv[0], &size);
-    if (!device_is_valid(device, size)) return reply_error(ctx, "Invalid DEVICE"), -1;
+    if (!device_is_valid(device, size)) return parse_error(ctx, "Invalid DEVICE");
     script->base.device = arg_copy(argv[0]);
 
     int at = 1;
@@ -41,60 +41,46 @@ static int parse_script(RedisModuleCtx *ctx, RedisModuleString **argv, int argc,
     }
     if (counted && parse_entry_points(ctx, argv, argc, &at, &script->entry_points) == -1) return -1;
     if (at + 1 >= argc || !arg_is(argv[at], "SOURCE")) {
-        return reply_error(ctx, "Insufficient arguments, missing script SOURCE"), -1;
+        return parse_error(ctx, "Insufficient arguments, missing script SOURCE");
     }
-    if (at + 2 < argc) return reply_error(ctx, "a single argument should come after SOURCE"), -1;
+    if (at + 2 < argc) return parse_error(ctx, "a single argument should come after SOURCE");
     const char *source = RedisModule_StringPtrLen(argv[at + 1], &size);
-    if (memchr(source, '\0', size)) return reply_error(ctx, "script SOURCE contains null character"), -1;
+    if (memchr(source, '\0', size)) return parse_error(ctx, "script SOURCE contains null character");
     script->source = arg_copy(argv[at + 1]);
     return 0;
 }
 
 static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int counted) {
     if (argc < 3) return reply_wrong_arity(ctx, argv);
-    if (!key_accepts(ctx, argv[1], ScriptType)) {
-        reply_wrong_type(ctx);
-        return refuse_to_store(ctx, argv);
-    }
+    if (!key_accepts(ctx, argv[1], ScriptType)) return log_lost_value(ctx, argv);
     Script *script = script_new();
     if (parse_script(ctx, argv + 2, argc - 2, counted, script) == -1) {
         runnable_unref(&script->base);
-        return refuse_to_store(ctx, argv);
+        return log_lost_value(ctx, argv);
     }
     return store_runnable(ctx, argv, &script->base);
 }
 
-static int scriptstore_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return store(ctx, argv, argc, 1);
-}
+COMMAND_AS(scriptstore, store(ctx, argv, argc, 1), .name = "AI.SCRIPTSTORE", .flags = "write deny-oom", .arity = -3,
+           .since = "1.2.0", .keys = {{"key", KEY_WRITE}},
+           .syntax = "key device [TAG tag] ENTRY_POINTS count function [function ...] SOURCE source",
+           .summary = "Stores a TorchScript; the server goes on while it is compiled",
+           .complexity = "O(1), and compiling it");
 
-static int scriptset_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return store(ctx, argv, argc, 0);
-}
+COMMAND_AS(scriptset, store(ctx, argv, argc, 0), .name = "AI.SCRIPTSET", .flags = "write deny-oom", .arity = -3,
+           .since = "1.0.0", .keys = {{"key", KEY_WRITE}}, .syntax = "key device [TAG tag] SOURCE source",
+           .summary = "Stores a TorchScript (deprecated: use AI.SCRIPTSTORE)", .complexity = "O(1), and compiling it");
 
 static int scriptget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (argc < 2) return reply_wrong_arity(ctx, argv);
-    int replied;
-    Script *script = lookup_value(ctx, argv[1], ScriptType, &replied);
-    if (replied) return REDISMODULE_OK;
-    if (script == NULL) return reply_error(ctx, "script key is empty");
-
-    int meta = 0, source = 0;
-    for (int i = 2; i < argc; i++) {
-        if (arg_is(argv[i], "META")) {
-            meta = 1;
-        } else if (arg_is(argv[i], "SOURCE")) {
-            source = 1;
-        } else {
-            return reply_error(ctx, "Invalid argument: %s", RedisModule_StringPtrLen(argv[i], NULL));
-        }
-    }
-    if (!meta && !source) meta = source = 1;
+    Script *script = find_runnable(ctx, argv[1], KIND_SCRIPT);
+    int meta, source;
+    if (script == NULL || parse_reply_words(ctx, argv + 2, argc - 2, "SOURCE", &meta, &source) == -1)
+        return REDISMODULE_OK;
 
     if (meta) {
         RedisModule_ReplyWithArray(ctx, source ? 8 : 6);
-        RedisModule_ReplyWithCString(ctx, "device");
-        RedisModule_ReplyWithCString(ctx, script->base.device);
+        reply_text(ctx, "device", script->base.device);
         RedisModule_ReplyWithCString(ctx, "tag");
         RedisModule_ReplyWithStringBuffer(ctx, script->base.tag, script->base.tag_size);
         RedisModule_ReplyWithCString(ctx, "Entry Points");
@@ -108,22 +94,16 @@ static int scriptget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
     return REDISMODULE_OK;
 }
 
-static int scriptdel_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    if (argc != 2) return reply_wrong_arity(ctx, argv);
-    return delete_runnable(ctx, argv, ScriptType, "script key is empty");
-}
+COMMAND(scriptget, .name = "AI.SCRIPTGET", .flags = "readonly", .arity = -2, .since = "1.0.0",
+        .keys = {{"key", KEY_READ}}, .syntax = "key [META] [SOURCE]",
+        .summary = "Returns a script's metadata and source", .complexity = "O(N) where N is the size of the source");
 
-static int scriptscan_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return argc == 1 ? scan_runnables(ctx, ScriptType) : reply_wrong_arity(ctx, argv);
-}
+COMMAND_AS(scriptdel, argc == 2 ? delete_runnable(ctx, argv, KIND_SCRIPT) : reply_wrong_arity(ctx, argv),
+           .name = "AI.SCRIPTDEL", .flags = "write", .arity = 2, .since = "1.0.0", .keys = {{"key", KEY_DELETE}},
+           .syntax = "key", .summary = "Deletes a script", .complexity = "O(1)");
 
-int script_commands_register(RedisModuleCtx *ctx) {
-    if (RedisModule_CreateCommand(ctx, "AI.SCRIPTSTORE", scriptstore_command, "write deny-oom", 1, 1, 1) ||
-        RedisModule_CreateCommand(ctx, "AI.SCRIPTSET", scriptset_command, "write deny-oom", 1, 1, 1) ||
-        RedisModule_CreateCommand(ctx, "AI.SCRIPTGET", scriptget_command, "readonly", 1, 1, 1) ||
-        RedisModule_CreateCommand(ctx, "AI.SCRIPTDEL", scriptdel_command, "write", 1, 1, 1) ||
-        RedisModule_CreateCommand(ctx, "AI._SCRIPTSCAN", scriptscan_command, "readonly", 0, 0, 0)) {
-        return REDISMODULE_ERR;
-    }
-    return REDISMODULE_OK;
-}
+COMMAND_AS(scriptscan, argc == 1 ? scan_runnables(ctx, ScriptType) : reply_wrong_arity(ctx, argv),
+           .name = "AI._SCRIPTSCAN", .flags = "readonly", .arity = 1, .since = "1.0.0",
+           .summary = "Returns the keys and tags of all scripts", .complexity = "O(N) where N is the number of keys");
+
+const Command *const script_commands[] = {&scriptstore, &scriptset, &scriptget, &scriptdel, &scriptscan, NULL};

@@ -1,146 +1,144 @@
-/* commands/script_run.c - AI.SCRIPTEXECUTE and AI.SCRIPTRUN: their grammars. Main thread only. */
+/* script_run.c - AI.SCRIPTEXECUTE and AI.SCRIPTRUN: their grammars. Main thread only. */
+#include <string.h>
+
 #include "commands/commands.h"
 #include "commands/execute.h"
+#include "redis/command.h"
 #include "values/script.h"
 
-#define NO_TIMEOUT_VALUE "No value provided for TIMEOUT in AI.SCRIPTEXECUTE"
-
-/* A section of AI.SCRIPTEXECUTE. The wrong name in ARGS's error is what clients know. */
+/* A section of AI.SCRIPTEXECUTE. The wrong noun in the error for ARGS's count is what clients know. */
 typedef struct Section {
-    const char *word, *counted, *bad_count;
+    const char *word, *noun, *noun_of_count;
+    int *first, *count;
 } Section;
 
-static const Section sections[] = {{"KEYS", "keys", "keys"},
-                                   {"INPUTS", "inputs", "inputs"},
-                                   {"ARGS", "args", "keys"},
-                                   {"OUTPUTS", "outputs", "outputs"}};
-#define KEYS 0
-#define INPUTS 1
-#define ARGS 2
-#define OUTPUTS 3
-#define SECTIONS 4
-
-static int parse_section(RunParser *p, int which, int *first, int *count) {
-    const Section *section = &sections[which];
+static int parse_section(RunParser *p, const Section *section) {
     long long number;
-    if (*first) return FAIL(p, "Already Encountered %s scope in AI.SCRIPTEXECUTE command", section->word);
-    p->at++;
-    if (p->at == p->argc) {
-        if (which == KEYS) return FAIL(p, "Missing arguments after KEYS keyword");
-        return FAIL(p, "Invalid arguments provided to AI.SCRIPTEXECUTE");
+    if (*section->first) {
+        return parse_error(p->ctx, "Already Encountered %s scope in AI.SCRIPTEXECUTE command", section->word);
     }
-    if (RedisModule_StringToLongLong(p->argv[p->at], &number) == REDISMODULE_ERR || number < 0) {
-        return FAIL(p, "Invalid argument for %s count in AI.SCRIPTEXECUTE", section->bad_count);
+    if (++p->at == p->argc) {
+        int is_keys = strcmp(section->word, "KEYS") == 0;
+        return parse_error(p->ctx, is_keys ? "Missing arguments after KEYS keyword"
+                                           : "Invalid arguments provided to AI.SCRIPTEXECUTE");
     }
-    p->at++;
+    if (RedisModule_StringToLongLong(p->argv[p->at++], &number) == REDISMODULE_ERR || number < 0) {
+        return parse_error(p->ctx, "Invalid argument for %s count in AI.SCRIPTEXECUTE", section->noun_of_count);
+    }
     if (number > p->argc - p->at) {
-        return FAIL(p, "number of %s to AI.SCRIPTEXECUTE command does not match the number of given arguments",
-                    section->counted);
+        return parse_error(p->ctx,
+                           "number of %s to AI.SCRIPTEXECUTE command does not match the number of given arguments",
+                           section->noun);
     }
-    *first = p->at;
-    *count = (int)number;
-    p->at += *count;
+    *section->first = p->at;
+    *section->count = (int)number;
+    p->at += *section->count;
     return 0;
 }
 
-/* <key> <function> [KEYS n ...] [INPUTS n ...] [ARGS n ...] [OUTPUTS n ...] [TIMEOUT t] */
+/* key function [KEYS n ...] [INPUTS n ...] [ARGS n ...] [OUTPUTS n ...] [TIMEOUT t] */
 static int parse_scriptexecute(RunParser *p) {
-    Layout *l = &p->layout;
-    int *firsts[SECTIONS] = {&l->key, &l->input, &l->arg, &l->output};
-    int *counts[SECTIONS] = {&l->nkeys, &l->ninputs, &l->nargs, &l->noutputs};
-
+    ArgPositions *pos = &p->positions;
+    const Section sections[] = {{"KEYS", "keys", "keys", &pos->key, &pos->nkeys},
+                                {"INPUTS", "inputs", "inputs", &pos->input, &pos->ninputs},
+                                {"ARGS", "args", "keys", &pos->arg, &pos->nargs},
+                                {"OUTPUTS", "outputs", "outputs", &pos->output, &pos->noutputs},
+                                {NULL}};
     if (!at_word(p, "KEYS") && !at_word(p, "INPUTS")) {
-        return FAIL(p, "KEYS or INPUTS scope must be provided first for AI.SCRIPTEXECUTE command");
+        return parse_error(p->ctx, "KEYS or INPUTS scope must be provided first for AI.SCRIPTEXECUTE command");
     }
-    while (p->at < p->argc) {
-        if (at_word(p, "TIMEOUT")) {
-            if (parse_timeout(p, NO_TIMEOUT_VALUE) == -1) return -1;
-            if (p->at < p->argc) return FAIL(p, "Encountered problem parsing AI.SCRIPTEXECUTE");
-            return 0;
+    while (p->at < p->argc && !at_word(p, "TIMEOUT")) {
+        const Section *section = sections;
+        while (section->word && !at_word(p, section->word)) section++;
+        if (section->word == NULL) {
+            return parse_error(p->ctx, "Invalid AI.SCRIPTEXECUTE command. Unexpected argument: %s",
+                               arg_text(p->argv[p->at]));
         }
-        int which = 0;
-        while (which < SECTIONS && !at_word(p, sections[which].word)) which++;
-        if (which == SECTIONS) {
-            return FAIL(p, "Invalid AI.SCRIPTEXECUTE command. Unexpected argument: %s",
-                        RedisModule_StringPtrLen(p->argv[p->at], NULL));
-        }
-        if (parse_section(p, which, firsts[which], counts[which]) == -1) return -1;
+        if (parse_section(p, section) == -1) return -1;
     }
-    return 0;
+    if (p->at == p->argc) return 0;
+    if (parse_timeout(p, "No value provided for TIMEOUT in AI.SCRIPTEXECUTE") == -1) return -1;
+    return p->at == p->argc ? 0 : parse_error(p->ctx, "Encountered problem parsing AI.SCRIPTEXECUTE");
 }
 
-/* INPUTS <input>... [$ <input>...]: up to OUTPUTS, TIMEOUT or the end. */
+#define MISPLACED_LIST "Encountered a variable size list of tensors outside of input section"
+
+/* INPUTS input ... [$ input ...]: up to OUTPUTS, TIMEOUT or the end. */
 static int parse_listed_inputs(RunParser *p) {
-    Layout *l = &p->layout;
-    if (l->input) return FAIL(p, "Already encountered an INPUTS section in SCRIPTRUN");
-    l->input = ++p->at;
+    ArgPositions *pos = &p->positions;
+    if (pos->input) return parse_error(p->ctx, "Already encountered an INPUTS section in SCRIPTRUN");
+    pos->input = ++p->at;
     for (; p->at < p->argc && !at_word(p, "OUTPUTS") && !at_word(p, "TIMEOUT"); p->at++) {
-        if (at_word(p, "INPUTS")) return FAIL(p, "Already encountered an INPUTS section in SCRIPTRUN");
+        if (at_word(p, "INPUTS")) return parse_error(p->ctx, "Already encountered an INPUTS section in SCRIPTRUN");
         if (!at_word(p, "$")) {
-            l->ninputs++;
-        } else if (l->variadic >= 0) {
-            return FAIL(p, "Already encountered a variable size list of tensors");
+            pos->ninputs++;
+        } else if (pos->variadic >= 0) {
+            return parse_error(p->ctx, "Already encountered a variable size list of tensors");
         } else {
-            l->variadic = l->ninputs;
+            pos->variadic = pos->ninputs;
         }
     }
     return 0;
 }
 
 static int parse_listed_outputs(RunParser *p) {
-    Layout *l = &p->layout;
-    if (l->output) return FAIL(p, "Already encountered an OUTPUTS keyword in SCRIPTRUN");
-    l->output = ++p->at;
+    ArgPositions *pos = &p->positions;
+    if (pos->output) return parse_error(p->ctx, "Already encountered an OUTPUTS keyword in SCRIPTRUN");
+    pos->output = ++p->at;
     for (; p->at < p->argc && !at_word(p, "INPUTS") && !at_word(p, "TIMEOUT"); p->at++) {
-        if (at_word(p, "OUTPUTS")) return FAIL(p, "Already encountered an OUTPUTS keyword in SCRIPTRUN");
-        if (at_word(p, "$")) return FAIL(p, "Encountered a variable size list of tensors outside of input section");
-        l->noutputs++;
+        if (at_word(p, "OUTPUTS")) return parse_error(p->ctx, "Already encountered an OUTPUTS keyword in SCRIPTRUN");
+        if (at_word(p, "$")) return parse_error(p->ctx, MISPLACED_LIST);
+        pos->noutputs++;
     }
     return 0;
 }
 
-/* <key> <function> [TIMEOUT t] INPUTS <input>... [$ <input>...] OUTPUTS <output>... */
+/* key function [TIMEOUT t] INPUTS input ... [$ input ...] OUTPUTS output ... */
 static int parse_scriptrun(RunParser *p) {
-    Layout *l = &p->layout;
+    ArgPositions *pos = &p->positions;
     if (arg_is(p->argv[2], "INPUTS") || arg_is(p->argv[2], "OUTPUTS") || arg_is(p->argv[2], "TIMEOUT")) {
-        return FAIL(p, "function name not specified");
+        return parse_error(p->ctx, "function name not specified");
     }
     while (p->at < p->argc) {
         int failed;
         if (at_word(p, "TIMEOUT")) {
-            if (l->timeout) return FAIL(p, "Already encountered an TIMEOUT section in SCRIPTRUN");
+            if (pos->timeout) return parse_error(p->ctx, "Already encountered an TIMEOUT section in SCRIPTRUN");
             failed = parse_timeout(p, "No value provided for TIMEOUT");
         } else if (at_word(p, "INPUTS")) {
             failed = parse_listed_inputs(p);
         } else if (at_word(p, "OUTPUTS")) {
             failed = parse_listed_outputs(p);
         } else if (at_word(p, "$")) {
-            return FAIL(p, "Encountered a variable size list of tensors outside of input section");
+            return parse_error(p->ctx, MISPLACED_LIST);
         } else {
-            return FAIL(p, "Unrecongnized parameter to SCRIPTRUN");
+            return parse_error(p->ctx, "Unrecongnized parameter to SCRIPTRUN");
         }
         if (failed) return -1;
     }
-    if (l->input == 0) return FAIL(p, "INPUTS not specified");
+    if (pos->input == 0) return parse_error(p->ctx, "INPUTS not specified");
     return 0;
 }
 
-const Executable scriptexecute = {"AI.SCRIPTEXECUTE", parse_scriptexecute, 3, 3, &ScriptType, "script key is empty"};
-const Executable scriptrun = {"AI.SCRIPTRUN", parse_scriptrun, 3, 3, &ScriptType, "script key is empty"};
+COMMAND_AS(scriptexecute, execute(ctx, argv, argc, &scriptexecute_grammar), .name = "AI.SCRIPTEXECUTE",
+           .flags = "write deny-oom getkeys-api", .arity = -3, .since = "1.2.0",
+           .keys = {{"key", KEY_READ},
+                    {"key", KEY_CHANGE, "KEYS"},
+                    {"input", KEY_READ, "INPUTS"},
+                    {"output", KEY_WRITE, "OUTPUTS"}},
+           .syntax = "key function [KEYS key_count key [key ...]] [INPUTS input_count input [input ...]] "
+                     "[ARGS arg_count arg [arg ...]] [OUTPUTS output_count output [output ...]] [TIMEOUT milliseconds]",
+           .summary = "Runs a script's function on tensors, keys and arguments and stores its outputs",
+           .complexity = "O(1), and running it");
 
-static int scriptexecute_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return execute(ctx, argv, argc, &scriptexecute);
-}
+const RunGrammar scriptexecute_grammar = {.command = &scriptexecute, .kind = KIND_SCRIPT, .parse = parse_scriptexecute};
 
-static int scriptrun_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return execute(ctx, argv, argc, &scriptrun);
-}
+COMMAND_AS(scriptrun, execute(ctx, argv, argc, &scriptrun_grammar), .name = "AI.SCRIPTRUN",
+           .flags = "write deny-oom getkeys-api", .arity = -3, .since = "1.0.0",
+           .keys = {{"key", KEY_READ}, {"input", KEY_READ, ANYWHERE}, {"output", KEY_WRITE, ANYWHERE}},
+           .syntax = "key function [TIMEOUT milliseconds] INPUTS input [input ...] OUTPUTS output [output ...]",
+           .summary = "Runs a script's function on tensors (deprecated: use AI.SCRIPTEXECUTE)",
+           .complexity = "O(1), and running it");
 
-int script_run_commands_register(RedisModuleCtx *ctx) {
-    const char *flags = "write deny-oom getkeys-api";
-    if (RedisModule_CreateCommand(ctx, scriptexecute.command, scriptexecute_command, flags, 1, 1, 1) ||
-        RedisModule_CreateCommand(ctx, scriptrun.command, scriptrun_command, flags, 1, 1, 1)) {
-        return REDISMODULE_ERR;
-    }
-    return REDISMODULE_OK;
-}
+const RunGrammar scriptrun_grammar = {.command = &scriptrun, .kind = KIND_SCRIPT, .parse = parse_scriptrun};
+
+const Command *const script_run_commands[] = {&scriptexecute, &scriptrun, NULL};

@@ -1,4 +1,4 @@
-/* commands/tensor.c - AI.TENSORSET and AI.TENSORGET. Main thread only. */
+/* tensor.c - AI.TENSORSET and AI.TENSORGET. Main thread only. */
 #include "commands/tensor.h"
 
 #include <string.h>
@@ -6,6 +6,8 @@
 #include "commands/commands.h"
 #include "redis/command.h"
 #include "values/tensor.h"
+
+#define NO_MEMORY "not enough memory for a tensor of %llu bytes"
 
 static void store_number(Tensor *tensor, int64_t index, long long integer, double real) {
     switch (tensor->dtype) {
@@ -57,42 +59,35 @@ static void fill_strings(Tensor *tensor, RedisModuleString **values) {
     }
 }
 
-static Tensor *tensor_from_values(RedisModuleCtx *ctx, int dtype, int ndim, const int64_t *shape, int64_t length,
-                                  uint64_t size, RedisModuleString **values, int count) {
-    if (length != count) {
-        reply_error(ctx, "wrong number of values was given in 'AI.TENSORSET' command");
-        return NULL;
-    }
+static int tensor_from_values(RedisModuleCtx *ctx, int dtype, int ndim, const int64_t *shape, int64_t length,
+                              uint64_t size, RedisModuleString **values, int count, Tensor **tensor) {
+    if (length != count) return parse_error(ctx, "wrong number of values was given in 'AI.TENSORSET' command");
     if (dtype == DTYPE_STRING) {
         size = 0;
         for (int i = 0; i < count; i++) {
             size_t len;
             const char *text = RedisModule_StringPtrLen(values[i], &len);
-            if (memchr(text, '\0', len)) {
-                reply_error(ctx, "C-string value contains null character");
-                return NULL;
-            }
+            if (memchr(text, '\0', len)) return parse_error(ctx, "C-string value contains null character");
             size += len + 1;
         }
     }
-    Tensor *tensor = tensor_new(dtype, ndim, shape, length, size, 0);
-    if (tensor == NULL) {
-        reply_error(ctx, "not enough memory for a tensor of %llu bytes", (unsigned long long)size);
-        return NULL;
-    }
+    Tensor *made = tensor_new(dtype, ndim, shape, length, size, 0);
+    if (made == NULL) return parse_error(ctx, NO_MEMORY, (unsigned long long)size);
     const char *error = NULL;
     if (dtype == DTYPE_STRING) {
-        fill_strings(tensor, values);
+        fill_strings(made, values);
     } else {
-        error = fill_numbers(tensor, values);
+        error = fill_numbers(made, values);
     }
-    if (error == NULL) return tensor;
-    tensor_unref(tensor);
-    reply_error(ctx, "%s", error);
-    return NULL;
+    if (error) {
+        tensor_unref(made);
+        return parse_error(ctx, "%s", error);
+    }
+    *tensor = made;
+    return 0;
 }
 
-/* Deployed servers did not check a BOOL blob's last byte: what their AOFs and masters send is true or false all the
+/* Deployed servers did not check a BOOL blob's last byte. What their AOFs and masters send is true or false all the
  * same. */
 static Tensor *lenient_bools(int ndim, const int64_t *shape, const char *data, size_t size, const char **error) {
     char *bools = RedisModule_Alloc(size + 1);
@@ -102,8 +97,8 @@ static Tensor *lenient_bools(int ndim, const int64_t *shape, const char *data, s
     return tensor;
 }
 
-/* In MULTI and Lua the argument lives on behind this command, while another may hand the tensor to the lazy-free
- * thread: there it is copied. */
+/* In MULTI and Lua the argument outlives this command, and a later command may hand the tensor to the lazy-free thread.
+ * So it is copied there. */
 static Tensor *tensor_from_argument(RedisModuleCtx *ctx, int dtype, int ndim, const int64_t *shape,
                                     RedisModuleString *arg, const char **error) {
     size_t size;
@@ -116,74 +111,72 @@ static Tensor *tensor_from_argument(RedisModuleCtx *ctx, int dtype, int ndim, co
     return tensor_from_string(dtype, ndim, shape, RedisModule_HoldString(NULL, arg), error);
 }
 
-Tensor *tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+/* The dimensions from argv[*at] on, up to BLOB, VALUES or the end. */
+static int parse_shape(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, long long min_dim, int *at,
+                       int64_t *shape, int *ndim) {
+    for (; *at < argc && !arg_is(argv[*at], "BLOB") && !arg_is(argv[*at], "VALUES"); (*at)++) {
+        long long dim;
+        if (RedisModule_StringToLongLong(argv[*at], &dim) == REDISMODULE_ERR || dim < min_dim) {
+            return parse_error(ctx, "invalid or negative value found in tensor shape");
+        }
+        if (*ndim == TENSOR_MAX_DIMS) return parse_error(ctx, "tensor has more than %d dimensions", TENSOR_MAX_DIMS);
+        shape[(*ndim)++] = dim;
+    }
+    return 0;
+}
+
+int tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Tensor **tensor) {
     size_t name_len;
     const char *name = RedisModule_StringPtrLen(argv[0], &name_len);
     int dtype = dtype_from_name(name, name_len);
-    if (dtype == -1) {
-        reply_error(ctx, "invalid data type");
-        return NULL;
-    }
+    if (dtype == -1) return parse_error(ctx, "invalid data type");
 
-    /* Clients cannot set an empty tensor, but models give them, and those come back from the AOF and the master. What
-     * they send was accepted once, so no limit holds for it either. */
-    int accepted = wait_mode(ctx) == WAIT_NOT;
-    long long smallest = accepted ? 0 : 1;
+    /* Clients cannot set an empty tensor. But models give them, and those come back from the AOF and the master. What
+     * these send was accepted once, so no limit holds for it either. */
+    int is_accepted = wait_mode(ctx) == WAIT_NOT;
     int64_t shape[TENSOR_MAX_DIMS];
     int ndim = 0, at = 1;
-    for (; at < argc && !arg_is(argv[at], "BLOB") && !arg_is(argv[at], "VALUES"); at++) {
-        long long dim;
-        if (RedisModule_StringToLongLong(argv[at], &dim) == REDISMODULE_ERR || dim < smallest) {
-            reply_error(ctx, "invalid or negative value found in tensor shape");
-            return NULL;
-        }
-        if (ndim == TENSOR_MAX_DIMS) {
-            reply_error(ctx, "tensor has more than %d dimensions", TENSOR_MAX_DIMS);
-            return NULL;
-        }
-        shape[ndim++] = dim;
-    }
+    if (parse_shape(ctx, argv, argc, is_accepted ? 0 : 1, &at, shape, &ndim) == -1) return -1;
 
     int64_t length;
     uint64_t size;
     int overflows = tensor_measure(dtype, ndim, shape, &length, &size) == -1;
     uint64_t memory = overflows ? 0 : tensor_memory(dtype, length, size);
-    if (overflows || (!accepted && memory > tensor_max_bytes(ctx, memory))) {
-        reply_error(ctx, "tensor size exceeds the limit of %llu bytes (proto-max-bulk-len)",
-                    (unsigned long long)bridge_max_tensor_bytes());
-        return NULL;
+    if (overflows || (!is_accepted && memory > tensor_max_bytes(ctx, memory))) {
+        return parse_error(ctx, "tensor size exceeds the limit of %llu bytes (proto-max-bulk-len)",
+                           (unsigned long long)bridge_max_tensor_bytes());
     }
 
     if (at == argc) {
-        Tensor *tensor = tensor_new(dtype, ndim, shape, length, size, 1);
-        if (tensor == NULL) reply_error(ctx, "not enough memory for a tensor of %llu bytes", (unsigned long long)size);
-        return tensor;
+        *tensor = tensor_new(dtype, ndim, shape, length, size, 1);
+        return *tensor ? 0 : parse_error(ctx, NO_MEMORY, (unsigned long long)size);
     }
     if (arg_is(argv[at], "VALUES")) {
-        return tensor_from_values(ctx, dtype, ndim, shape, length, size, argv + at + 1, argc - at - 1);
+        return tensor_from_values(ctx, dtype, ndim, shape, length, size, argv + at + 1, argc - at - 1, tensor);
     }
     if (at + 2 != argc) {
-        reply_error(ctx, "a single binary string should come after the BLOB argument in 'AI.TENSORSET' command");
-        return NULL;
+        return parse_error(ctx, "a single binary string should come after the BLOB argument in 'AI.TENSORSET' command");
     }
     const char *error;
-    Tensor *tensor = tensor_from_argument(ctx, dtype, ndim, shape, argv[at + 1], &error);
-    if (tensor == NULL) reply_error(ctx, "%s", error);
-    return tensor;
+    *tensor = tensor_from_argument(ctx, dtype, ndim, shape, argv[at + 1], &error);
+    return *tensor ? 0 : parse_error(ctx, "%s", error);
 }
 
 static int tensorset_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (argc < 4) return reply_wrong_arity(ctx, argv);
-    if (!key_accepts(ctx, argv[1], TensorType)) {
-        reply_wrong_type(ctx);
-        return refuse_to_store(ctx, argv);
+    Tensor *tensor;
+    if (!key_accepts(ctx, argv[1], TensorType) || tensor_parse(ctx, argv + 2, argc - 2, &tensor) == -1) {
+        return log_lost_value(ctx, argv);
     }
-    Tensor *tensor = tensor_parse(ctx, argv + 2, argc - 2);
-    if (tensor == NULL) return refuse_to_store(ctx, argv);
-    store_value(ctx, argv[1], TensorType, tensor);
+    key_set_value(ctx, argv[1], TensorType, tensor);
     RedisModule_ReplicateVerbatim(ctx);
     return reply_ok(ctx);
 }
+
+COMMAND(tensorset, .name = "AI.TENSORSET", .flags = "write deny-oom", .arity = -4, .since = "1.0.0",
+        .keys = {{"key", KEY_WRITE}},
+        .syntax = "key type dimension [dimension ...] [data: BLOB blob | VALUES value [value ...]]",
+        .summary = "Stores a tensor", .complexity = "O(N) where N is the size of the tensor");
 
 /* Words that every replicated tensor has, made at load. */
 static RedisModuleString *type_words[DTYPE_STRING + 1], *blob_word;
@@ -253,9 +246,9 @@ int tensor_parse_format(RedisModuleCtx *ctx, RedisModuleString **argv, int argc,
         } else if (arg_is(argv[i], "VALUES")) {
             format->values = 1;
         } else {
-            return reply_error(ctx, "unsupported data format"), -1;
+            return parse_error(ctx, "unsupported data format");
         }
-        if (format->blob && format->values) return reply_error(ctx, "both BLOB and VALUES specified"), -1;
+        if (format->blob && format->values) return parse_error(ctx, "both BLOB and VALUES specified");
     }
     if (argc == 0) *format = (TensorFormat){.meta = 1, .blob = 1};
     return 0;
@@ -264,8 +257,7 @@ int tensor_parse_format(RedisModuleCtx *ctx, RedisModuleString **argv, int argc,
 void tensor_reply(RedisModuleCtx *ctx, const Tensor *tensor, TensorFormat format) {
     if (format.meta) {
         RedisModule_ReplyWithArray(ctx, format.blob || format.values ? 6 : 4);
-        RedisModule_ReplyWithCString(ctx, "dtype");
-        RedisModule_ReplyWithCString(ctx, element_types[tensor->dtype].name);
+        reply_text(ctx, "dtype", element_types[tensor->dtype].name);
         RedisModule_ReplyWithCString(ctx, "shape");
         RedisModule_ReplyWithArray(ctx, tensor->ndim);
         for (int i = 0; i < tensor->ndim; i++) RedisModule_ReplyWithLongLong(ctx, tensor->shape[i]);
@@ -278,24 +270,23 @@ void tensor_reply(RedisModuleCtx *ctx, const Tensor *tensor, TensorFormat format
 
 static int tensorget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (argc < 2) return reply_wrong_arity(ctx, argv);
-    int replied;
-    Tensor *tensor = lookup_value(ctx, argv[1], TensorType, &replied);
-    if (replied) return REDISMODULE_OK;
-    if (tensor == NULL) return reply_error(ctx, NO_TENSOR);
+    Tensor *tensor = lookup_value(ctx, argv[1], TensorType, NO_TENSOR);
+    if (tensor == NULL) return REDISMODULE_OK;
     TensorFormat format;
     if (tensor_parse_format(ctx, argv + 2, argc - 2, &format) == 0) tensor_reply(ctx, tensor, format);
     return REDISMODULE_OK;
 }
 
-int tensor_commands_register(RedisModuleCtx *ctx) {
+COMMAND(tensorget, .name = "AI.TENSORGET", .flags = "readonly", .arity = -2, .since = "1.0.0",
+        .keys = {{"key", KEY_READ}}, .syntax = "key [META] [format: BLOB | VALUES]",
+        .summary = "Returns a tensor's metadata and data", .complexity = "O(N) where N is the size of the tensor");
+
+void tensor_words_init(void) {
     for (int dtype = 0; dtype <= DTYPE_STRING; dtype++) {
         const char *name = element_types[dtype].name;
         type_words[dtype] = RedisModule_CreateString(NULL, name, strlen(name));
     }
     blob_word = RedisModule_CreateString(NULL, "BLOB", 4);
-    if (RedisModule_CreateCommand(ctx, "AI.TENSORSET", tensorset_command, "write deny-oom", 1, 1, 1) ||
-        RedisModule_CreateCommand(ctx, "AI.TENSORGET", tensorget_command, "readonly", 1, 1, 1)) {
-        return REDISMODULE_ERR;
-    }
-    return REDISMODULE_OK;
 }
+
+const Command *const tensor_commands[] = {&tensorset, &tensorget, NULL};

@@ -4,8 +4,8 @@
 
 #include "values/tensor.h"
 
-/* Parses `<type> <shape>... [BLOB data | VALUES v...]`. Returns a tensor, or NULL after replying an error. */
-Tensor *tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+/* Parses `type dimension ... [BLOB blob | VALUES value ...]` and makes the tensor; -1 after replying an error. */
+int tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Tensor **tensor);
 
 typedef struct TensorFormat {
     int meta, blob, values;

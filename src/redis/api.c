@@ -1,4 +1,4 @@
-/* redis/api.c - finds the functions of the Redis module API by name, once, on the main thread, at load. */
+/* api.c - finds the functions of the Redis module API by name, once, on the main thread, at load. */
 #include "redis/api.h"
 
 #define DEFINE(result, name, arguments) result(*RedisModule_##name) arguments;

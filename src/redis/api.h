@@ -1,4 +1,4 @@
-/* redis/api.h - the part of the Redis module API that we use, declared here.
+/* api.h - the part of the Redis module API that we use, declared here.
  *
  * No package ships redismodule.h, so the functions are listed once, in REDIS_FUNCTIONS below, and bound by name when
  * the module loads. Names and meanings are those of the Redis documentation ("Modules API reference"). A function
@@ -106,42 +106,24 @@ typedef struct RedisModuleTypeMethods {
     void *(*copy2)(void *ctx, const void *value);
 } RedisModuleTypeMethods;
 
-/* What RedisModule_SetCommandInfo takes. */
-typedef enum {
-    REDISMODULE_ARG_TYPE_STRING,
-    REDISMODULE_ARG_TYPE_INTEGER,
-    REDISMODULE_ARG_TYPE_DOUBLE,
-    REDISMODULE_ARG_TYPE_KEY,
-    REDISMODULE_ARG_TYPE_PATTERN,
-    REDISMODULE_ARG_TYPE_UNIX_TIME,
-    REDISMODULE_ARG_TYPE_PURE_TOKEN,
-    REDISMODULE_ARG_TYPE_ONEOF,
-    REDISMODULE_ARG_TYPE_BLOCK
-} RedisModuleCommandArgType;
-
-typedef enum {
-    REDISMODULE_KSPEC_BS_INVALID,
-    REDISMODULE_KSPEC_BS_UNKNOWN,
-    REDISMODULE_KSPEC_BS_INDEX,
-    REDISMODULE_KSPEC_BS_KEYWORD
-} RedisModuleKeySpecBeginSearchType;
-
-typedef enum {
-    REDISMODULE_KSPEC_FK_OMITTED,
-    REDISMODULE_KSPEC_FK_UNKNOWN,
-    REDISMODULE_KSPEC_FK_RANGE,
-    REDISMODULE_KSPEC_FK_KEYNUM
-} RedisModuleKeySpecFindKeysType;
-
-typedef struct RedisModuleCommandHistoryEntry {
-    const char *since;
-    const char *changes;
-} RedisModuleCommandHistoryEntry;
+/* What RedisModule_SetCommandInfo takes: types of arguments, where keys begin, how they go on. */
+#define REDISMODULE_ARG_TYPE_STRING 0
+#define REDISMODULE_ARG_TYPE_INTEGER 1
+#define REDISMODULE_ARG_TYPE_KEY 3
+#define REDISMODULE_ARG_TYPE_PURE_TOKEN 6
+#define REDISMODULE_ARG_TYPE_ONEOF 7
+#define REDISMODULE_ARG_TYPE_BLOCK 8
+#define REDISMODULE_KSPEC_BS_UNKNOWN 1
+#define REDISMODULE_KSPEC_BS_INDEX 2
+#define REDISMODULE_KSPEC_BS_KEYWORD 3
+#define REDISMODULE_KSPEC_FK_UNKNOWN 1
+#define REDISMODULE_KSPEC_FK_RANGE 2
+#define REDISMODULE_KSPEC_FK_KEYNUM 3
 
 typedef struct RedisModuleCommandKeySpec {
     const char *notes;
     uint64_t flags;
-    RedisModuleKeySpecBeginSearchType begin_search_type;
+    int begin_search_type;
     union {
         struct {
             int pos;
@@ -151,7 +133,7 @@ typedef struct RedisModuleCommandKeySpec {
             int startfrom;
         } keyword;
     } bs;
-    RedisModuleKeySpecFindKeysType find_keys_type;
+    int find_keys_type;
     union {
         struct {
             int lastkey;
@@ -168,7 +150,7 @@ typedef struct RedisModuleCommandKeySpec {
 
 typedef struct RedisModuleCommandArg {
     const char *name;
-    RedisModuleCommandArgType type;
+    int type;
     int key_spec_index;
     const char *token;
     const char *summary;
@@ -191,15 +173,15 @@ typedef struct RedisModuleCommandInfo {
     const char *summary;
     const char *complexity;
     const char *since;
-    RedisModuleCommandHistoryEntry *history;
+    struct RedisModuleCommandHistoryEntry *history; /* pairs of strings */
     const char *tips;
     int arity;
     RedisModuleCommandKeySpec *key_specs;
     RedisModuleCommandArg *args;
 } RedisModuleCommandInfo;
 
-/* One line a function: FUNCTION(result, name, (arguments)). This list is expanded three times (declaration,
- * definition, binding); three lists by hand would drift apart. */
+/* One line a function: FUNCTION(result, name, (arguments)). The list is expanded three times: declarations,
+ * definitions, binding. */
 #define REDIS_FUNCTIONS(FUNCTION, OPTIONAL)                                                                            \
     FUNCTION(int, SetModuleAttribs, (RedisModuleCtx * ctx, const char *name, int version, int apiver))                 \
     FUNCTION(void, SetModuleOptions, (RedisModuleCtx * ctx, int options))                                              \

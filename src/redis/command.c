@@ -1,4 +1,4 @@
-/* redis/command.c - what every command handler needs (redis/command.h). Main thread only. */
+/* command.c - what every command handler needs (command.h). Main thread only. */
 #include "redis/command.h"
 
 #include <stdarg.h>
@@ -21,32 +21,51 @@ char *arg_copy(const RedisModuleString *arg) {
     return copy;
 }
 
-/* The latest error replied. */
-static char text[4096];
+const char *arg_text(const RedisModuleString *arg) {
+    return RedisModule_StringPtrLen(arg, NULL);
+}
+
+static char latest_error[4096]; /* that was replied */
+
+static void reply_formatted(RedisModuleCtx *ctx, const char *format, va_list args) {
+    int prefix = snprintf(latest_error, sizeof(latest_error), "ERR ");
+    vsnprintf(latest_error + prefix, sizeof(latest_error) - prefix, format, args);
+    /* A client's own bytes may be in the text; a line break would end the reply early. */
+    for (char *c = latest_error; *c; c++) {
+        if (*c == '\r' || *c == '\n') *c = ' ';
+    }
+    RedisModule_ReplyWithError(ctx, latest_error);
+}
 
 int reply_error(RedisModuleCtx *ctx, const char *format, ...) {
     va_list args;
-    int prefix = snprintf(text, sizeof(text), "ERR ");
     va_start(args, format);
-    vsnprintf(text + prefix, sizeof(text) - prefix, format, args);
+    reply_formatted(ctx, format, args);
     va_end(args);
-    /* A client's own bytes may be in the text; a line break would end the reply early. */
-    for (char *c = text; *c; c++) {
-        if (*c == '\r' || *c == '\n') *c = ' ';
-    }
-    RedisModule_ReplyWithError(ctx, text);
     return REDISMODULE_OK;
 }
 
-int reply_wrong_type(RedisModuleCtx *ctx) {
-    strcpy(text, REDISMODULE_ERRORMSG_WRONGTYPE);
-    return RedisModule_ReplyWithError(ctx, text);
+int parse_error(RedisModuleCtx *ctx, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    if (ctx) reply_formatted(ctx, format, args);
+    va_end(args);
+    return -1;
 }
 
-int refuse_to_store(RedisModuleCtx *ctx, RedisModuleString **argv) {
+int reply_wrong_arity(RedisModuleCtx *ctx, RedisModuleString **argv) {
+    return reply_error(ctx, WRONG_ARITY, arg_text(argv[0]));
+}
+
+static void reply_wrong_type(RedisModuleCtx *ctx) {
+    strcpy(latest_error, REDISMODULE_ERRORMSG_WRONGTYPE);
+    RedisModule_ReplyWithError(ctx, latest_error);
+}
+
+int log_lost_value(RedisModuleCtx *ctx, RedisModuleString **argv) {
     if (wait_mode(ctx) == WAIT_NOT) {
         RedisModule_Log(ctx, "warning", "%s from the AOF or the master cannot be stored at key '%s': %s",
-                        RedisModule_StringPtrLen(argv[0], NULL), RedisModule_StringPtrLen(argv[1], NULL), text);
+                        arg_text(argv[0]), arg_text(argv[1]), latest_error);
     }
     return REDISMODULE_OK;
 }
@@ -60,41 +79,54 @@ void reply_number(RedisModuleCtx *ctx, const char *field, int64_t number) {
     RedisModule_ReplyWithLongLong(ctx, number);
 }
 
-int reply_wrong_arity(RedisModuleCtx *ctx, RedisModuleString **argv) {
-    return reply_error(ctx, "wrong number of arguments for '%s' command", RedisModule_StringPtrLen(argv[0], NULL));
+void reply_text(RedisModuleCtx *ctx, const char *field, const char *text) {
+    RedisModule_ReplyWithCString(ctx, field);
+    RedisModule_ReplyWithCString(ctx, text);
 }
 
-void *lookup_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, int *replied) {
-    *replied = 0;
-    RedisModuleKey *key = RedisModule_OpenKey(ctx, name, REDISMODULE_READ);
-    if (key == NULL) return NULL;
+int parse_reply_words(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const char *data, int *wants_meta,
+                      int *wants_data) {
+    *wants_meta = *wants_data = argc == 0;
+    for (int i = 0; i < argc; i++) {
+        int *wanted = arg_is(argv[i], "META") ? wants_meta : arg_is(argv[i], data) ? wants_data : NULL;
+        if (wanted == NULL) return parse_error(ctx, "Invalid argument: %s", arg_text(argv[i]));
+        *wanted = 1;
+    }
+    return 0;
+}
 
-    void *value = NULL;
-    if (RedisModule_KeyType(key) != REDISMODULE_KEYTYPE_EMPTY) {
-        if (RedisModule_ModuleTypeGetType(key) == type) {
-            value = RedisModule_ModuleTypeGetValue(key);
-        } else {
-            reply_wrong_type(ctx);
-            *replied = 1;
-        }
+/* 1 with the key's value where it is of this type; 0 where the key is empty; -1 after replying WRONGTYPE. */
+static int look_up(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, void **value) {
+    *value = NULL;
+    RedisModuleKey *key = RedisModule_OpenKey(ctx, name, REDISMODULE_READ);
+    if (key == NULL) return 0;
+    int found = RedisModule_KeyType(key) != REDISMODULE_KEYTYPE_EMPTY;
+    if (found && RedisModule_ModuleTypeGetType(key) == type) {
+        *value = RedisModule_ModuleTypeGetValue(key);
+    } else if (found) {
+        reply_wrong_type(ctx);
+        found = -1;
     }
     RedisModule_CloseKey(key);
+    return found;
+}
+
+void *lookup_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, const char *missing) {
+    void *value;
+    if (look_up(ctx, name, type, &value) == 0) reply_error(ctx, "%s", missing);
     return value;
 }
 
 int key_accepts(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type) {
-    RedisModuleKey *key = RedisModule_OpenKey(ctx, name, REDISMODULE_READ);
-    if (key == NULL) return 1;
-    int accepts = RedisModule_KeyType(key) == REDISMODULE_KEYTYPE_EMPTY || RedisModule_ModuleTypeGetType(key) == type;
-    RedisModule_CloseKey(key);
-    return accepts;
+    void *value;
+    return look_up(ctx, name, type, &value) >= 0;
 }
 
 int key_is_here(RedisModuleCtx *ctx, RedisModuleString *name) {
-    static int in_cluster = -1; /* for the life of the server; to ask costs 0.1 us */
+    static int in_cluster = -1; /* never changes; asking costs 0.1 us */
     if (in_cluster < 0) in_cluster = (RedisModule_GetContextFlags(ctx) & REDISMODULE_CTX_FLAGS_CLUSTER) != 0;
     if (!in_cluster) return 1;
-    /* The API tells nothing about slots, but a call is refused where the client's command would be redirected. */
+    /* The API has no function for slots. But Redis refuses a call where it would redirect the client's command. */
     RedisModuleCallReply *reply = RedisModule_Call(ctx, "EXISTS", "s", name);
     if (reply) {
         RedisModule_FreeCallReply(reply);
@@ -104,7 +136,7 @@ int key_is_here(RedisModuleCtx *ctx, RedisModuleString *name) {
     return 0;
 }
 
-void store_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, void *value) {
+void key_set_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, void *value) {
     RedisModuleKey *key = RedisModule_OpenKey(ctx, name, REDISMODULE_READ | REDISMODULE_WRITE);
     RedisModule_ModuleTypeSetValue(key, type, value);
     RedisModule_CloseKey(key);

@@ -1,41 +1,55 @@
-/* redis/command.h - what every command handler needs: reading arguments, looking values up, answering errors.
- *
- * Main thread only. */
-#ifndef COMMAND_H
-#define COMMAND_H
+/* command.h - what every command handler needs: reading arguments, reading and setting keys, answering. Main thread
+ * only. */
+#ifndef REDIS_COMMAND_H
+#define REDIS_COMMAND_H
 
 #include "redis/api.h"
 
 /* Whether an argument is this word, in any case. */
 int arg_is(const RedisModuleString *arg, const char *word);
 
+/* Its bytes up to the first NUL, as long as the argument lives. */
+const char *arg_text(const RedisModuleString *arg);
+
 /* A NUL-terminated copy; the caller frees it with RedisModule_Free. */
 char *arg_copy(const RedisModuleString *arg);
 
-/* Replies "ERR " and the formatted text, as one line; returns REDISMODULE_OK, what a handler must return. */
+/* Replies "ERR " and the formatted text, as one line. For handlers: returns REDISMODULE_OK, which they must return. */
 int reply_error(RedisModuleCtx *ctx, const char *format, ...) __attribute__((format(printf, 2, 3)));
-int reply_wrong_type(RedisModuleCtx *ctx); /* WRONGTYPE */
-int reply_ok(RedisModuleCtx *ctx);
-void reply_number(RedisModuleCtx *ctx, const char *field, int64_t number); /* a pair of an array */
+
+/* The same for parsers: returns -1. ctx NULL: replies nothing, for Redis only asks where the keys are. */
+int parse_error(RedisModuleCtx *ctx, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+#define WRONG_ARITY "wrong number of arguments for '%s' command" /* and the command's name as the client typed it */
 int reply_wrong_arity(RedisModuleCtx *ctx, RedisModuleString **argv);
 
-/* What a handler returns that has replied an error instead of storing at the key argv[1]. While an AOF loads, and on
- * the link to a master, nobody reads errors: then the log tells what is lost. */
-int refuse_to_store(RedisModuleCtx *ctx, RedisModuleString **argv);
+int reply_ok(RedisModuleCtx *ctx);
+void reply_number(RedisModuleCtx *ctx, const char *field, int64_t number); /* a pair of an array */
+void reply_text(RedisModuleCtx *ctx, const char *field, const char *text); /* the same */
 
-/* The value of a key, if it is of this type: NULL without a reply when the key does not exist; when it holds another
- * type, WRONGTYPE is replied and *replied set. The value stays the keyspace's. */
-void *lookup_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, int *replied);
+/* Reads the words that follow a key and say what to reply: META, and `data`, the word for the value itself. Without
+ * any, both are wanted. -1 after replying an error. */
+int parse_reply_words(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const char *data, int *wants_meta,
+                      int *wants_data);
 
-/* Whether a value of this type may be stored at the key: it is empty or holds the same type. */
+/* What a handler returns that has replied an error and not set the key argv[1]. While an AOF loads, and on the link to
+ * a master, nobody reads errors: then the log tells what is lost. */
+int log_lost_value(RedisModuleCtx *ctx, RedisModuleString **argv);
+
+/* The value of a key; it stays the keyspace's. NULL after replying an error: WRONGTYPE for another type, `missing`
+ * where the key does not exist. */
+void *lookup_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, const char *missing);
+
+/* Whether the key may be set to a value of this type: it is empty or holds the same type. 0 after replying WRONGTYPE.
+ */
 int key_accepts(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type);
 
 /* Whether the key may still be written here: a slot may move to another master while a client is blocked. 0 after
  * replying an error on which cluster clients ask again, and are told where. */
 int key_is_here(RedisModuleCtx *ctx, RedisModuleString *name);
 
-/* Stores a value that the keyspace owns from now on. */
-void store_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, void *value);
+/* Sets the key to a value, which the keyspace owns from now on. */
+void key_set_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, void *value);
 
 /* How this command may wait for the engine. */
 typedef enum {

@@ -67,6 +67,10 @@ void stats_count(Stats *stats, const Execution *execution) {
     record(&stats->run_times, execution->duration);
 }
 
+void stats_count_direct(Stats *stats, int64_t executions) {
+    add(&stats->direct_executions, executions);
+}
+
 static void clear(int64_t *counter) {
     __atomic_store_n(counter, 0, __ATOMIC_RELAXED);
 }
@@ -85,6 +89,7 @@ void stats_reset(Stats *stats) {
     clear(&stats->duration);
     clear(&stats->samples);
     clear(&stats->executions);
+    clear(&stats->direct_executions);
     clear_histogram(__atomic_load_n(&stats->queue_times, __ATOMIC_ACQUIRE));
     clear_histogram(__atomic_load_n(&stats->run_times, __ATOMIC_ACQUIRE));
 }

@@ -11,6 +11,7 @@ typedef struct Stats {
     int64_t duration; /* us */
     int64_t samples;
     int64_t executions;            /* a batch counts once */
+    int64_t direct_executions;     /* those that C ran by the library's C API (direct/) */
     struct Histogram *queue_times; /* us; NULL until first needed: most of many stored models may never run */
     struct Histogram *run_times;
 } Stats;
@@ -29,6 +30,10 @@ typedef struct Times {
 } Times;
 
 void stats_count(Stats *stats, const Execution *execution);
+
+/* This many executions took the direct path. stats_count() counts each of them too, later. */
+void stats_count_direct(Stats *stats, int64_t executions);
+
 void stats_reset(Stats *stats);
 void stats_free(Stats *stats); /* what it points to */
 

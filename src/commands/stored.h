@@ -1,0 +1,19 @@
+/* stored.h - stored models and scripts: storing, finding, deleting, listing. Main thread only. */
+#ifndef COMMANDS_STORED_H
+#define COMMANDS_STORED_H
+
+#include "values/runnable.h"
+
+/* The model or script (KIND_...) at a key, which stays the keyspace's; NULL after replying an error. */
+void *find_runnable(RedisModuleCtx *ctx, RedisModuleString *name, int kind);
+
+/* Compiles it and makes it the value of argv[1], whose type has been checked; takes the reference over and replies. */
+int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, Runnable *runnable);
+
+/* Deletes the model or script at argv[1], and replies. */
+int delete_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int kind);
+
+/* Replies keys and tags of all values of this type in the database (scan.c). */
+int scan_runnables(RedisModuleCtx *ctx, RedisModuleType *type);
+
+#endif

@@ -1,0 +1,17 @@
+/* direct.h - what the libraries' files share. Each has one run function, named in the switch of direct.c. */
+#ifndef DIRECT_DIRECT_H
+#define DIRECT_DIRECT_H
+
+#include "bridge.h"
+
+/* Runs one op that fits, and sets its outputs. Returns NULL, or the library's error, allocated by RedisModule_Strdup.
+ * options: as the backend's begin() gave them. */
+typedef char *DirectRun(const Direct *direct, Op *op, const void *options);
+
+DirectRun onnx_run; /* onnxruntime.c */
+DirectRun tf_run;   /* tensorflow.c */
+
+/* The DTYPE_... to which a library gives this number, in its table of numbers by DTYPE_...; -1: none. */
+int direct_dtype(const int *numbers, int number);
+
+#endif

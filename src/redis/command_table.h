@@ -1,0 +1,53 @@
+/* command_table.h - descriptions of commands, and their registration. Main thread, at load.
+ *
+ * COMMAND INFO, COMMAND DOCS, COMMAND GETKEYS, ACLs, cluster clients and redis-cli's hints are answered from what a
+ * command's description says. */
+#ifndef REDIS_COMMAND_TABLE_H
+#define REDIS_COMMAND_TABLE_H
+
+#include "redis/api.h"
+
+/* What a command does with a key. */
+#define KEY_READ (REDISMODULE_CMD_KEY_RO | REDISMODULE_CMD_KEY_ACCESS)
+#define KEY_WRITE (REDISMODULE_CMD_KEY_OW | REDISMODULE_CMD_KEY_UPDATE)
+#define KEY_CHANGE (REDISMODULE_CMD_KEY_RW | REDISMODULE_CMD_KEY_ACCESS | REDISMODULE_CMD_KEY_UPDATE)
+#define KEY_DELETE (REDISMODULE_CMD_KEY_RM | REDISMODULE_CMD_KEY_DELETE)
+
+/* One key, or several, among the arguments. Clients are told that any but the first argument may be elsewhere. The
+ * server asks the command itself (getkeys-api), which a key named OUTPUTS cannot mislead. */
+typedef struct CommandKey {
+    const char *argument; /* its name in the syntax; NULL: not there */
+    uint64_t access;      /* KEY_...; 0: no more keys */
+    const char *counted;  /* a count and as many keys follow this word; or ANYWHERE; NULL: the first argument */
+} CommandKey;
+#define ANYWHERE ""
+
+#define COMMAND_MAX_KEYS 4
+
+typedef struct Command {
+    const char *name;
+    RedisModuleCmdFunc handler;
+    const char *flags; /* as RedisModule_CreateCommand takes them; ACL categories follow from them */
+    int arity;         /* words, with the name; negative: so many or more */
+    CommandKey keys[COMMAND_MAX_KEYS + 1];
+    /* TOKEN value [optional] repeated [repeated ...] [choice: A | B value]. A choice and a key are known by name;
+     * count, dimension and the like are integers (command_table.c has the list). NULL: no arguments. */
+    const char *syntax;
+    const char *summary, *complexity, *since;
+} Command;
+
+/* The description of the handler id_command, which stands before it. */
+#define COMMAND(id, ...) static const Command id = {.handler = id##_command, __VA_ARGS__}
+
+/* A handler that is only this call, with ctx, argv and argc, and its description. */
+#define COMMAND_AS(id, call, ...)                                                                                      \
+    static int id##_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {                                 \
+        return call;                                                                                                   \
+    }                                                                                                                  \
+    COMMAND(id, __VA_ARGS__)
+
+/* Registers commands, ended by NULL. choice is the syntax of one argument, as `name: A | B`, that others call by its
+ * name. Logs what is wrong with a description and returns REDISMODULE_ERR. */
+int command_table_register(RedisModuleCtx *ctx, const Command *const *commands, const char *choice);
+
+#endif
