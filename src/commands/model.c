@@ -7,7 +7,6 @@
 #include "commands/stored.h"
 #include "redis/command.h"
 #include "values/backend.h"
-#include "values/device.h"
 #include "values/model.h"
 #include "values/names.h"
 

@@ -4,7 +4,6 @@
 #include "commands/commands.h"
 #include "commands/stored.h"
 #include "redis/command.h"
-#include "values/device.h"
 #include "values/names.h"
 #include "values/script.h"
 

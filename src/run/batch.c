@@ -1,11 +1,9 @@
-/* batch.c - the tensors of batches, joined and split (batch.h, bridge.h).
+/* batch.c - the tensors of batches, joined and split (run.h, bridge.h).
  *
  * batch_describe: whoever queues the op. The rest: the worker that has the ops. No state. */
-#include "run/batch.h"
-
 #include <string.h>
 
-#include "run/state.h"
+#include "run/run.h"
 #include "values/model.h"
 #include "values/tensor.h"
 

@@ -4,7 +4,6 @@
  * No locks: `status`, `waits_for` and the run's counters are atomic. */
 #include "engine/jobs.h"
 #include "redis/clock.h"
-#include "run/batch.h"
 #include "run/queue.h"
 #include "run/run.h"
 #include "values/runnable.h"
@@ -181,20 +180,20 @@ static void wait_for_loader(Op *op) {
     job_post(job);
 }
 
-void op_push(Op *op) {
+static void send(Op *op, void (*to)(Queue *queue, Op *op)) {
     if (runnable_is_ready(op->runnable)) {
-        queue_push(op->runnable->queue, op);
+        to(op->runnable->queue, op);
     } else {
         wait_for_loader(op);
     }
 }
 
+void op_push(Op *op) {
+    send(op, queue_push);
+}
+
 void op_submit(Op *op) {
-    if (runnable_is_ready(op->runnable)) {
-        queue_submit(op->runnable->queue, op);
-    } else {
-        wait_for_loader(op);
-    }
+    send(op, queue_submit);
 }
 
 void bridge_push_ops(Op **ops, int n) {

@@ -29,6 +29,9 @@ void run_end_wait(Run *run, RunState reason);
 
 /* ---- the workers' side: op.c ------------------------------------------------------------------------------------- */
 
+/* Sets batch_key and rows of an op whose inputs are complete (batch.c). */
+void batch_describe(Op *op);
+
 /* The inputs are complete: the op is active from now on, and holds its run. It must be pushed or given to a worker. */
 void op_queue(Op *op, int64_t now);
 

@@ -1,10 +1,23 @@
 /* runnable.c - what models and scripts have in common (runnable.h). Any thread. No locks: counters are atomic. */
 #include "values/runnable.h"
 
+#include <strings.h>
+
 static const RunnableHooks *hooks; /* set at load */
 
 void runnable_set_hooks(const RunnableHooks *given) {
     hooks = given;
+}
+
+int device_is_valid(const char *text, size_t len) {
+    if (len < 3 || len >= 10) return 0;
+    if (strncasecmp(text, "CPU", 3) != 0 && strncasecmp(text, "GPU", 3) != 0) return 0;
+    if (len == 3) return 1;
+    if (text[3] != ':' || len == 4) return 0;
+    for (size_t i = 4; i < len; i++) {
+        if (text[i] < '0' || text[i] > '9') return 0;
+    }
+    return 1;
 }
 
 void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Runnable *runnable)) {

@@ -25,6 +25,9 @@ typedef struct RunnableHooks {
 } RunnableHooks;
 void runnable_set_hooks(const RunnableHooks *hooks);
 
+/* Whether text names a device: CPU, GPU, CPU:n or GPU:n in any case, under 10 characters. */
+int device_is_valid(const char *text, size_t len);
+
 /* Gives a new, zeroed value its id and one reference, the caller's. */
 void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Runnable *runnable));
 Runnable *runnable_ref(Runnable *runnable);

@@ -5,8 +5,6 @@
 
 #include <string.h>
 
-#include "values/device.h"
-
 const char *runnable_load(RedisModuleIO *io, Runnable *runnable, int encver) {
     runnable->device = rdb_load_text(io);
     if (runnable->device == NULL || !device_is_valid(runnable->device, strlen(runnable->device))) return "not a device";
