@@ -1,7 +1,7 @@
 """Executes scripts, and lets them call Redis and run models. Workers enter; no state.
 
-A script calls Redis from its worker's thread, and the bridge takes the Redis lock. A model that a script executes runs
-on the same worker, without a queue, so scripts never wait for each other.
+A script's call of Redis is performed by the main thread while its worker waits. A model that a script executes runs on
+the same worker, without a queue, so scripts never wait for each other.
 """
 
 from __future__ import annotations

@@ -16,8 +16,6 @@
 #include "engine/options.h"
 #include "redis/event_loop.h"
 #include "run/queue.h"
-#include "run/script_calls.h"
-#include "run/unblock.h"
 #include "values/backend.h"
 #include "values/model.h"
 #include "values/script.h"
@@ -61,10 +59,8 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
                                  REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD);
 
     jobs_init();
-    script_calls_init();
-    unblock_init();
-    queue_init();
-    if (options_parse(ctx, argv, argc) || event_loop_init(ctx) || engine_start(ctx)) return REDISMODULE_ERR;
+    if (options_parse(ctx, argv, argc) || event_loop_init(ctx, &queue_listener) || engine_start(ctx))
+        return REDISMODULE_ERR;
     allocator_init();
     import_backends(ctx);
     tensor_max_bytes(ctx, UINT64_MAX);

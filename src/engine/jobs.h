@@ -1,7 +1,7 @@
 /* jobs.h - the queue of jobs for the loader, the one thread that imports backends and compiles models and scripts.
  *
  * The main thread and workers post jobs. The loader (redisai/loader.py) takes them in order, urgent ones first. It
- * never takes the Redis lock, so the main thread may wait for a job where Redis forbids blocking the client. */
+ * never waits for the main thread, so that one may wait for a job where Redis forbids blocking the client. */
 #ifndef ENGINE_JOBS_H
 #define ENGINE_JOBS_H
 

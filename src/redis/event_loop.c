@@ -1,49 +1,102 @@
-/* event_loop.c - tells listeners when an iteration of Redis's event loop begins and ends (event_loop.h).
+/* event_loop.c - performs tasks in the iterations of Redis's event loop (event_loop.h).
  *
- * Main thread only, except event_loop_wake. No locks. */
+ * Any thread posts, the main thread performs. Lock: tasks.mutex, a leaf, held for a few pointer moves. `first` is
+ * atomic too: the main thread reads it in each iteration without the lock. */
 #include "redis/event_loop.h"
 
-#define MAX_LISTENERS 4
-#define MAX_ITERATIONS 4 /* that may follow each other before listeners are told that one is the last */
+#include <pthread.h>
 
-static const LoopListener *listeners[MAX_LISTENERS];
-static int count;
-static int iterations; /* that have followed each other without a sleep */
-static int continues;
+#define RETRY_MS 5
+
+/* Workers post many tasks at once. If one iteration performed them all, other clients would wait: GET beside 50 clients
+ * of a tiny model took 300 us at the 99th percentile, and takes 200. With 8 it would take 100, but a tenth of the runs
+ * would be lost. */
+#define MAX_PER_ITERATION 16
+#define MAX_ITERATIONS 4 /* that may follow each other before the listener is told that one ends */
+
+static const LoopListener *listener;
+
+static struct {
+    pthread_mutex_t mutex;
+    Task *first;
+    Task *last;
+    int has_timer;  /* main thread only, like the next */
+    int iterations; /* that have left tasks for the next, one after the other */
+} tasks = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
 static void do_nothing(void *unused) {
     (void)unused;
 }
 
-void event_loop_wake(void) {
+static void wake(void) {
     RedisModule_EventLoopAddOneShot(do_nothing, NULL);
 }
 
-void event_loop_continue(void) {
-    continues = 1;
-    event_loop_wake();
+void event_loop_post(Task *task) {
+    task->next = NULL;
+    pthread_mutex_lock(&tasks.mutex);
+    int was_empty = tasks.first == NULL;
+    if (was_empty) {
+        __atomic_store_n(&tasks.first, task, __ATOMIC_RELEASE);
+    } else {
+        tasks.last->next = task;
+    }
+    tasks.last = task;
+    pthread_mutex_unlock(&tasks.mutex);
+    if (was_empty) wake(); /* the loop may sleep; one iteration sees all */
 }
 
-void event_loop_subscribe(const LoopListener *listener) {
-    listeners[count++] = listener;
+static int has_tasks(void) {
+    return __atomic_load_n(&tasks.first, __ATOMIC_ACQUIRE) != NULL;
+}
+
+/* Takes the tasks of this iteration off the list. */
+static Task *take_tasks(void) {
+    pthread_mutex_lock(&tasks.mutex);
+    Task *first = tasks.first, *last = first;
+    for (int i = 1; i < MAX_PER_ITERATION && last->next; i++) last = last->next;
+    __atomic_store_n(&tasks.first, last->next, __ATOMIC_RELEASE);
+    last->next = NULL;
+    pthread_mutex_unlock(&tasks.mutex);
+    return first;
+}
+
+static void perform_tasks(void) {
+    for (Task *task = take_tasks(), *next; task; task = next) {
+        next = task->next;
+        task->perform(task);
+    }
+}
+
+static void retry(RedisModuleCtx *ctx, void *unused) {
+    (void)ctx;
+    (void)unused;
+    tasks.has_timer = 0; /* the timer has started an iteration, which is all that is needed */
+}
+
+static void end_iteration(RedisModuleCtx *ctx) {
+    int may_write = has_tasks() && !RedisModule_AvoidReplicaTraffic();
+    if (may_write) perform_tasks();
+    int more = may_write && has_tasks();
+    if (more) wake();
+    tasks.iterations = more ? tasks.iterations + 1 : 0;
+    if (tasks.iterations % MAX_ITERATIONS == 0) listener->end();
+    if (more || tasks.has_timer || !has_tasks()) return;
+    RedisModule_CreateTimer(ctx, RETRY_MS, retry, NULL);
+    tasks.has_timer = 1;
 }
 
 static void on_event(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
     (void)event;
     (void)data;
-    if (subevent != REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP) {
-        for (int i = 0; i < count; i++) {
-            if (listeners[i]->begin) listeners[i]->begin();
-        }
-        return;
+    if (subevent == REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP) {
+        end_iteration(ctx);
+    } else {
+        listener->begin();
     }
-    continues = 0;
-    for (int i = 0; i < count; i++) {
-        listeners[i]->end(ctx, !continues || (iterations + 1) % MAX_ITERATIONS == 0);
-    }
-    iterations = continues ? iterations + 1 : 0;
 }
 
-int event_loop_init(RedisModuleCtx *ctx) {
+int event_loop_init(RedisModuleCtx *ctx, const LoopListener *given) {
+    listener = given;
     return RedisModule_SubscribeToServerEvent(ctx, (RedisModuleEvent){REDISMODULE_EVENT_EVENTLOOP, 1}, on_event);
 }

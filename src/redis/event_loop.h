@@ -1,26 +1,26 @@
-/* event_loop.h - what others do once in each iteration of Redis's event loop. Main thread only. */
+/* event_loop.h - what the module does in each iteration of Redis's event loop. */
 #ifndef REDIS_EVENT_LOOP_H
 #define REDIS_EVENT_LOOP_H
 
 #include "redis/api.h"
 
 typedef struct LoopListener {
-    void (*begin)(void); /* the loop has slept, commands come next; NULL: not needed */
-    /* The loop is about to sleep, or to run the reply callbacks of unblocked clients. is_last: no other iteration
-     * follows at once. */
-    void (*end)(RedisModuleCtx *ctx, int is_last);
+    void (*begin)(void); /* the loop has slept, commands come next */
+    void (*end)(void);   /* the loop is about to sleep */
 } LoopListener;
 
-/* At load; REDISMODULE_ERR where the server cannot tell. */
-int event_loop_init(RedisModuleCtx *ctx);
+/* At load; REDISMODULE_ERR where the server cannot tell. The listener must stay. */
+int event_loop_init(RedisModuleCtx *ctx, const LoopListener *listener);
 
-/* At load. Listeners are called in the order in which they subscribe; the struct must stay. */
-void event_loop_subscribe(const LoopListener *listener);
+/* What the main thread shall do when writing is allowed. Whoever embeds it owns the memory. */
+typedef struct Task {
+    void (*perform)(struct Task *task); /* may free it */
+    struct Task *next;
+} Task;
 
-/* Wakes the loop if it sleeps. Any thread. */
-void event_loop_wake(void);
-
-/* Called by a listener's end: the loop does not sleep, another iteration follows at once. */
-void event_loop_continue(void);
+/* Has the main thread perform the task at the end of an iteration, in the order of posting. Any thread. While writes
+ * are paused (CLIENT PAUSE, a failover, a shutdown that waits for replicas) it waits: Redis aborts when something is
+ * replicated then. */
+void event_loop_post(Task *task);
 
 #endif

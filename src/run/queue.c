@@ -13,7 +13,6 @@
 #include "engine/allocator.h"
 #include "engine/options.h"
 #include "redis/clock.h"
-#include "redis/event_loop.h"
 #include "run/state.h"
 
 #define MAX_QUEUES 64 /* clients may name any device: this bounds the threads that they can make us start */
@@ -159,9 +158,7 @@ void queue_submit(Queue *queue, Op *op) {
     unlock_and_wake(queue, !queue->is_unannounced && announce(queue));
 }
 
-static void end_iteration(RedisModuleCtx *ctx, int is_last) {
-    (void)ctx;
-    if (!is_last) return;
+static void end_iteration(void) {
     in_iteration = 0;
     int count = queue_count();
     for (int i = 0; i < count; i++) {
@@ -176,10 +173,7 @@ static void end_iteration(RedisModuleCtx *ctx, int is_last) {
     }
 }
 
-void queue_init(void) {
-    static const LoopListener listener = {.begin = begin_iteration, .end = end_iteration};
-    event_loop_subscribe(&listener);
-}
+const LoopListener queue_listener = {.begin = begin_iteration, .end = end_iteration};
 
 /* ---- what the batcher holds -------------------------------------------------------------------------------------- */
 

@@ -7,10 +7,11 @@
 #define RUN_QUEUE_H
 
 #include "bridge.h"
+#include "redis/event_loop.h"
 
 typedef struct Queue Queue;
 
-void queue_init(void); /* at load */
+extern const LoopListener queue_listener;
 
 void queue_push(Queue *queue, Op *op);
 

@@ -1,89 +1,43 @@
 /* script_calls.c - Redis from scripts: redis.execute and redisAI.model_execute (bridge.h).
  *
- * Newer servers check that whatever touches clients runs on the main thread. So a worker posts its call and sleeps; the
- * main thread performs the calls of all workers at the end of an iteration of its loop. A call posted on an idle server
- * costs 30 us for the two threads to wake each other, and 2 us under load. The loader never enters: the main thread may
- * wait for it. Lock: calls.mutex, a leaf, held for a few pointer moves. */
+ * Newer servers check that whatever touches clients runs on the main thread. So a worker posts a call and sleeps until
+ * the main thread has performed it. The loader never enters: the main thread may wait for it. Lock: calls.mutex, a
+ * leaf, held for a few instructions. */
 #include <pthread.h>
 #include <string.h>
 #include <strings.h>
 
 #include "engine/jobs.h"
 #include "redis/event_loop.h"
-#include "run/script_calls.h"
 #include "run/state.h"
 #include "values/model.h"
 
-#define RETRY_MS 5
 #define GONE "ERR the client that called the script does not wait any more"
 
-/* What a worker asks of the main thread. On the worker's stack until it is done. */
+/* On the worker's stack until it is done. */
 typedef struct Call {
+    Task task;
     const Op *op;
-    void (*perform)(RedisModuleCtx *ctx, RedisModuleUser *user, struct Call *call);
+    void (*act)(RedisModuleCtx *ctx, RedisModuleUser *user, struct Call *call);
     const Bytes *words; /* redis.execute */
     int count;
     Bytes key; /* redisAI.model_execute */
     Reply *reply;
     Model *model;
-    const char *error; /* a constant; the call was not performed, or found no model */
+    const char *error; /* a constant: the call was not performed, or found no model */
     int is_done;
-    pthread_cond_t done;
-    struct Call *next;
 } Call;
 
 static struct {
     pthread_mutex_t mutex;
-    Call *first; /* atomic too: the main thread reads it in each iteration without the lock */
-    Call *last;
-    int has_timer; /* main thread only */
-} calls = {.mutex = PTHREAD_MUTEX_INITIALIZER};
-
-/* ---- the worker's side ------------------------------------------------------------------------------------------- */
-
-static void ask(Call *call) {
-    pthread_cond_init(&call->done, NULL);
-    pthread_mutex_lock(&calls.mutex);
-    int was_empty = calls.first == NULL;
-    if (was_empty) {
-        __atomic_store_n(&calls.first, call, __ATOMIC_RELEASE);
-    } else {
-        calls.last->next = call;
-    }
-    calls.last = call;
-    if (was_empty) event_loop_wake();
-    while (!call->is_done) pthread_cond_wait(&call->done, &calls.mutex);
-    pthread_mutex_unlock(&calls.mutex);
-    pthread_cond_destroy(&call->done);
-}
-
-/* ---- the main thread's side -------------------------------------------------------------------------------------- */
-
-static void retry(RedisModuleCtx *ctx, void *unused) {
-    (void)ctx;
-    (void)unused;
-    calls.has_timer = 0; /* the timer has started an iteration, which is all that is needed */
-}
-
-static Call *take_calls(void) {
-    pthread_mutex_lock(&calls.mutex);
-    Call *first = calls.first;
-    __atomic_store_n(&calls.first, NULL, __ATOMIC_RELEASE);
-    pthread_mutex_unlock(&calls.mutex);
-    return first;
-}
-
-static void finish(Call *call) {
-    pthread_mutex_lock(&calls.mutex);
-    call->is_done = 1;
-    pthread_cond_signal(&call->done);
-    pthread_mutex_unlock(&calls.mutex);
-}
+    pthread_cond_t done; /* of any call */
+} calls = {.mutex = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
 
 /* Acts as the run's user, in its database. Clients time out and disconnect on this thread: nothing changes meanwhile.
  */
-static void perform(Call *call) {
-    /* Not in the event's own context: Redis 7.0 crashes when it logs a denial by ACLs for a client without a user. */
+static void act(Call *call) {
+    /* Not in the event's own context: Redis 7.0 crashes when it logs a denial by ACLs for a client without a user. What
+     * is written is propagated when that context ends. */
     static RedisModuleCtx *ctx;
     if (ctx == NULL) ctx = RedisModule_GetDetachedThreadSafeContext(log_context);
     const Run *run = call->op->run;
@@ -96,31 +50,26 @@ static void perform(Call *call) {
     call->error = NULL;
     RedisModule_SelectDb(ctx, run->db);
     RedisModule_SetContextUser(ctx, user);
-    call->perform(ctx, user, call);
+    call->act(ctx, user, call);
     RedisModule_SetContextUser(ctx, NULL);
     RedisModule_FreeModuleUser(user);
 }
 
-/* Redis propagates what the calls have written when this event's context ends. */
-static void perform_calls(RedisModuleCtx *ctx, int is_last) {
-    (void)is_last;
-    if (__atomic_load_n(&calls.first, __ATOMIC_ACQUIRE) == NULL) return;
-    /* Redis aborts when something is replicated while writes are paused (CLIENT PAUSE, a failover). */
-    if (RedisModule_AvoidReplicaTraffic()) {
-        if (!calls.has_timer) RedisModule_CreateTimer(ctx, RETRY_MS, retry, NULL);
-        calls.has_timer = 1;
-        return;
-    }
-    for (Call *call = take_calls(), *next; call; call = next) {
-        next = call->next;
-        perform(call);
-        finish(call);
-    }
+static void perform(Task *task) {
+    Call *call = (Call *)task;
+    act(call);
+    pthread_mutex_lock(&calls.mutex);
+    call->is_done = 1;
+    pthread_cond_broadcast(&calls.done);
+    pthread_mutex_unlock(&calls.mutex);
 }
 
-void script_calls_init(void) {
-    static const LoopListener listener = {.end = perform_calls};
-    event_loop_subscribe(&listener);
+static void ask(Call *call) {
+    call->task.perform = perform;
+    event_loop_post(&call->task);
+    pthread_mutex_lock(&calls.mutex);
+    while (!call->is_done) pthread_cond_wait(&calls.done, &calls.mutex);
+    pthread_mutex_unlock(&calls.mutex);
 }
 
 /* ---- declared keys ----------------------------------------------------------------------------------------------- */
@@ -276,7 +225,7 @@ static Reply *call_redis(RedisModuleCtx *ctx, const Call *call, RedisModuleStrin
     return reply;
 }
 
-static void perform_command(RedisModuleCtx *ctx, RedisModuleUser *user, Call *call) {
+static void call_command(RedisModuleCtx *ctx, RedisModuleUser *user, Call *call) {
     (void)user;
     RedisModuleString **argv = RedisModule_Alloc(call->count * sizeof(*argv));
     for (int i = 0; i < call->count; i++) {
@@ -289,7 +238,7 @@ static void perform_command(RedisModuleCtx *ctx, RedisModuleUser *user, Call *ca
 
 Reply *bridge_call(Op *op, const Bytes *words, int count) {
     if (count == 0) return error_reply("ERR no command given");
-    Call call = {.op = op, .perform = perform_command, .words = words, .count = count};
+    Call call = {.op = op, .act = call_command, .words = words, .count = count};
     ask(&call);
     return call.error ? error_reply(call.error) : call.reply;
 }
@@ -329,7 +278,7 @@ static char *await_ready(Model *model) {
 }
 
 Model *bridge_hold_model(Op *op, Bytes key, char **error) {
-    Call call = {.op = op, .perform = find_model, .key = key};
+    Call call = {.op = op, .act = find_model, .key = key};
     ask(&call);
     if (call.error) {
         *error = RedisModule_Strdup(call.error);

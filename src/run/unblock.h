@@ -5,15 +5,11 @@
 #include "engine/jobs.h"
 #include "redis/api.h"
 
-/* Unblocks a client whose reply callback writes and replicates. Any thread. The client stays blocked while writes are
- * paused (CLIENT PAUSE, a failover, a shutdown that waits for replicas): Redis aborts when something is replicated
- * then. */
+/* Unblocks a client whose reply callback writes and replicates, once writing is allowed. Any thread. */
 void unblock_to_write(RedisModuleBlockedClient *blocked, void *privdata);
 
 /* Blocks the client, posts the job, and calls reply on the main thread when the job is finished, with the job as
  * private data. Replies an error when the client cannot be blocked. Main thread. */
 int block_on_job(RedisModuleCtx *ctx, LoaderJob *job, RedisModuleCmdFunc reply);
-
-void unblock_init(void); /* at load */
 
 #endif
