@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from _redisai_bridge import ffi, lib
 
-from .tensors import CODES, fail
+from .dtypes import NUMBERS
+from .tensors import fail
 
 if TYPE_CHECKING:
     from _redisai_bridge import CData
@@ -30,7 +31,7 @@ class DirectRunner:
         struct.memory = _pointer(direct.memory)
         struct.inputs, struct.outputs = _pointer(direct.inputs), _pointer(direct.outputs)
         struct.ninputs, struct.noutputs = len(direct.dtypes), direct.noutputs
-        struct.types = [CODES[dtype] for dtype in direct.dtypes]
+        struct.types = [NUMBERS[dtype] for dtype in direct.dtypes]
 
     @classmethod
     def of(cls, backend: str, session: object) -> DirectRunner | None:

@@ -19,20 +19,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from dtypes import DTYPES
+
 Shape = Sequence[int | str | None]
 
-ONNX_TYPES = {
-    "FLOAT": TensorProto.FLOAT,
-    "DOUBLE": TensorProto.DOUBLE,
-    "INT8": TensorProto.INT8,
-    "INT16": TensorProto.INT16,
-    "INT32": TensorProto.INT32,
-    "INT64": TensorProto.INT64,
-    "UINT8": TensorProto.UINT8,
-    "UINT16": TensorProto.UINT16,
-    "BOOL": TensorProto.BOOL,
-    "STRING": TensorProto.STRING,
-}
+ONNX_TYPES = {name: dtype.onnx for name, dtype in DTYPES.items()}
 
 
 def value(name: str, kind: int, shape: Shape) -> onnx.ValueInfoProto:
@@ -216,9 +207,13 @@ class Many(nn.Module):
         return [x, x + 1]
 
 
-class Half(nn.Module):
+class Cast(nn.Module):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
     def forward(self, x: Tensor) -> Tensor:
-        return x.half()
+        return x.to(self.dtype)
 
 
 class Complex(nn.Module):

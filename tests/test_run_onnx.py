@@ -111,7 +111,7 @@ def test_an_empty_output(wire: Wire) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(TensorProto.FLOAT16, "float16"), (TensorProto.UINT32, "uint32"), (TensorProto.UINT64, "uint64")],
+    [(TensorProto.UINT32, "uint32"), (TensorProto.UINT64, "uint64")],
 )
 def test_an_output_of_a_type_without_a_name(wire: Wire, kind: int, name: str) -> None:
     wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_cast(kind))

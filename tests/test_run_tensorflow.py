@@ -112,7 +112,7 @@ def test_odd_outputs(wire: Wire) -> None:
     }
 
 
-@pytest.mark.parametrize(("output", "kind"), [("half", "half"), ("complex", "complex64")])
+@pytest.mark.parametrize(("output", "kind"), [("complex", "complex64")])
 def test_an_output_of_a_type_without_a_name(wire: Wire, output: str, kind: str) -> None:
     assert store(wire, tf_models.tf_many(), "x", output) == b"OK"
     wire.ask("AI.TENSORSET", "x", "FLOAT", 3)

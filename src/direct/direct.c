@@ -10,17 +10,6 @@
 #include "redis/clock.h"
 #include "values/tensor.h"
 
-/* The libraries' numbers of element types, by DTYPE_... */
-static const int onnx_types[] = {1, 11, 3, 5, 6, 7, 2, 4, 9};
-static const int tf_types[] = {1, 2, 6, 5, 3, 9, 4, 17, 10};
-
-static int dtype_of(int type, const int *types) {
-    for (int dtype = 0; dtype < DTYPE_STRING; dtype++) {
-        if (types[dtype] == type) return dtype;
-    }
-    return -1;
-}
-
 /* ---- ONNX Runtime ------------------------------------------------------------------------------------------------ */
 
 static void *onnx_output(const OnnxApi *api, Op *op, int index, void *value) {
@@ -37,7 +26,7 @@ static void *onnx_output(const OnnxApi *api, Op *op, int index, void *value) {
     if (!status) status = api->GetTensorMutableData(value, &data);
     api->ReleaseTensorTypeAndShapeInfo(info);
     if (status) return status;
-    int dtype = dtype_of(type, onnx_types);
+    int dtype = dtype_from_onnx(type);
     uint64_t size = dtype < 0 ? 0 : length * dtype_size(dtype);
     bridge_set_output(op, index, dtype, (int)ndim, shape, data, size);
     return NULL;
@@ -49,7 +38,7 @@ static char *run_onnx(const Direct *direct, Op *op, const void *options) {
     for (int i = 0; i < op->ninputs && !status; i++) {
         const Tensor *tensor = op->inputs[i];
         status = api->CreateTensorWithDataAsOrtValue(direct->memory, tensor->data, tensor->size, tensor->shape,
-                                                     tensor->ndim, onnx_types[tensor->dtype], &inputs[i]);
+                                                     tensor->ndim, bridge_dtype(tensor->dtype)->onnx, &inputs[i]);
     }
     if (!status) {
         status = api->Run(direct->session, options, direct->inputs, (const void *const *)inputs, op->ninputs,
@@ -81,8 +70,8 @@ static void tf_output(const TfApi *api, Op *op, int index, const void *tensor) {
     int64_t shape[TENSOR_MAX_DIMS];
     int ndim = api->TF_NumDims(tensor);
     for (int i = 0; i < ndim && i < TENSOR_MAX_DIMS; i++) shape[i] = api->TF_Dim(tensor, i);
-    bridge_set_output(op, index, dtype_of(api->TF_TensorType(tensor), tf_types), ndim, shape,
-                      api->TF_TensorData(tensor), api->TF_TensorByteSize(tensor));
+    bridge_set_output(op, index, dtype_from_tf(api->TF_TensorType(tensor)), ndim, shape, api->TF_TensorData(tensor),
+                      api->TF_TensorByteSize(tensor));
 }
 
 static char *run_tf(const Direct *direct, Op *op) {
@@ -90,8 +79,8 @@ static char *run_tf(const Direct *direct, Op *op) {
     void *inputs[DIRECT_MAX], *outputs[DIRECT_MAX] = {NULL}, *status = api->TF_NewStatus();
     for (int i = 0; i < op->ninputs; i++) {
         const Tensor *tensor = op->inputs[i];
-        inputs[i] = api->TF_NewTensor(tf_types[tensor->dtype], tensor->shape, tensor->ndim, tensor->data, tensor->size,
-                                      keep, NULL);
+        inputs[i] = api->TF_NewTensor(bridge_dtype(tensor->dtype)->tf, tensor->shape, tensor->ndim, tensor->data,
+                                      tensor->size, keep, NULL);
     }
     api->TF_SessionRun(direct->session, NULL, direct->inputs, inputs, op->ninputs, direct->outputs, outputs,
                        op->noutputs, NULL, 0, NULL, status);
