@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 
@@ -29,6 +30,9 @@ DTYPES = {
     "BOOL": Dtype(6, 8, np.dtype(bool), 9, "bool"),
     "STRING": Dtype(7, 8, np.dtype(object), 8, "string"),
     "FLOAT16": Dtype(2, 16, np.dtype("<f2"), 10, "float16"),
+    "BFLOAT16": Dtype(4, 16, np.dtype(ml_dtypes.bfloat16), 16, "bfloat16"),
+    "UINT32": Dtype(1, 32, np.dtype("<u4"), 12, "uint32"),
+    "UINT64": Dtype(1, 64, np.dtype("<u8"), 13, "uint64"),
 }
 NUMBERS = tuple(name for name in DTYPES if name not in ("BOOL", "STRING"))
 REALS = tuple(name for name, dtype in DTYPES.items() if dtype.code in (2, 4))

@@ -35,11 +35,12 @@ def onnx_model(
     inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto],
     constants: Sequence[onnx.TensorProto] = (),
+    opset: int = 17,
 ) -> bytes:
     graph = helper.make_graph(list(nodes), "g", list(inputs), list(outputs), list(constants))
     # Old versions on purpose: the newest that the onnx package writes can be ahead of the onnxruntime installed.
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8 if opset < 19 else 9)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 
@@ -77,9 +78,10 @@ def onnx_identity(dtype: str = "FLOAT", shape: tuple[int | str | None, ...] = ("
 
 
 @cache
-def onnx_cast(to: int) -> bytes:
+def onnx_cast(to: int, opset: int = 17) -> bytes:
     """x FLOAT -> y of another ONNX type."""
-    return onnx_node("Cast", [value("x", TensorProto.FLOAT, ["n"])], [value("y", to, ["n"])], to=to)
+    x, y = value("x", TensorProto.FLOAT, ["n"]), value("y", to, ["n"])
+    return onnx_model([helper.make_node("Cast", ["x"], ["y"], to=to)], [x], [y], opset=opset)
 
 
 @cache

@@ -13,6 +13,7 @@ from wire import Wire
 
 FLOAT32 = [1.0, -2.5, float(np.float32(0.1)), 1e3]
 FLOAT16 = [1.0, -2.5, float(np.float16(0.1)), 1e3]
+BFLOAT16 = [1.0, -2.5, 0.10009765625, 1000.0]
 FLOAT64 = [1.0, -2.5, 0.1, 1e300]
 STRINGS = ["a", "", "two words", "ünï"]
 
@@ -33,6 +34,9 @@ TYPES: list[tuple[str, list[str], bytes, list[Any]]] = [
     numbers("UINT16", "<u2", 0, 1, 40000, 65535),
     numbers("BOOL", "u1", 0, 1, 1, 0),
     ("FLOAT16", ["1", "-2.5", "0.1", "1e3"], np.array(FLOAT16, "<f2").tobytes(), FLOAT16),
+    ("BFLOAT16", ["1", "-2.5", "0.1", "1e3"], bytes.fromhex("803f 20c0 cd3d 7a44"), BFLOAT16),
+    numbers("UINT32", "<u4", 0, 1, 40000, 2**32 - 1),
+    numbers("UINT64", "<u8", 0, 1, 40000, 2**63 - 1),
     ("STRING", STRINGS, b"".join(s.encode() + b"\0" for s in STRINGS), [s.encode() for s in STRINGS]),
 ]
 SIZES = {name: dtype.bits // 8 for name, dtype in DTYPES.items()}

@@ -199,6 +199,9 @@ static const DtypeRow dtypes[] = {
     {{"BOOL", CODE_BOOL, 8, 9, 10}, parse_bool, reply_unsigned, 0},
     {{"STRING", CODE_STRING, 8, 8, 7}, NULL, reply_strings, 0},
     {{"FLOAT16", CODE_FLOAT, 16, 10, 19}, parse_real, reply_real, 5},
+    {{"BFLOAT16", CODE_BFLOAT, 16, 16, 14}, parse_real, reply_real, 8},
+    {{"UINT32", CODE_UINT, 32, 12, 22}, parse_unsigned, reply_unsigned, 0},
+    {{"UINT64", CODE_UINT, 64, 13, 23}, parse_unsigned, reply_unsigned, 0},
 };
 
 const DtypeRow *dtype_row(int64_t number) {
