@@ -4,6 +4,7 @@
  * memory, as in blobs and RDB files. */
 #include "values/dtype.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,40 +20,19 @@ static int parse_signed(const DtypeRow *row, const RedisModuleString *text, char
     return 0;
 }
 
-/* Numbers above 2^63-1, which StringToLongLong refuses, as strictly as it parses the others. */
-static int parse_large(const RedisModuleString *text, uint64_t *value) {
+/* As strict as StringToLongLong, which ends at 2^63-1. */
+static int parse_unsigned(const DtypeRow *row, const RedisModuleString *text, char *element) {
+    uint64_t value = 0, max = row->python.code == CODE_BOOL ? 1 : UINT64_MAX >> (64 - row->python.bits);
     size_t len;
     const char *digits = RedisModule_StringPtrLen(text, &len);
-    if (len == 0 || digits[0] == '0') return -1;
-    *value = 0;
+    if (len == 0 || (len > 1 && digits[0] == '0')) return -1;
     for (size_t i = 0; i < len; i++) {
-        if (digits[i] < '0' || digits[i] > '9' || __builtin_mul_overflow(*value, 10, value) ||
-            __builtin_add_overflow(*value, (uint64_t)(digits[i] - '0'), value)) {
-            return -1;
-        }
+        uint64_t digit = (uint64_t)digits[i] - '0';
+        if (digit > 9 || __builtin_mul_overflow(value, 10, &value)) return -1;
+        if (__builtin_add_overflow(value, digit, &value)) return -1;
     }
-    return 0;
-}
-
-static int parse_unsigned(const DtypeRow *row, const RedisModuleString *text, char *element) {
-    long long small;
-    uint64_t value;
-    if (RedisModule_StringToLongLong(text, &small) == REDISMODULE_OK) {
-        if (small < 0) return -1;
-        value = (uint64_t)small;
-    } else if (parse_large(text, &value) == -1) {
-        return -1;
-    }
-    if (value > UINT64_MAX >> (64 - row->python.bits)) return -1;
+    if (value > max) return -1;
     memcpy(element, &value, row->python.bits / 8);
-    return 0;
-}
-
-static int parse_bool(const DtypeRow *row, const RedisModuleString *text, char *element) {
-    (void)row;
-    long long value;
-    if (RedisModule_StringToLongLong(text, &value) == REDISMODULE_ERR || (value != 0 && value != 1)) return -1;
-    *element = (char)value;
     return 0;
 }
 
@@ -72,41 +52,19 @@ static void reply_signed(const DtypeRow *row, RedisModuleCtx *ctx, const char *d
 }
 
 /* An integer of the protocol has 64 bits with its sign. */
-static void reply_large(RedisModuleCtx *ctx, uint64_t value) {
-    char digits[24];
-    int len = snprintf(digits, sizeof(digits), "%llu", (unsigned long long)value);
-    RedisModule_ReplyWithBigNumber(ctx, digits, len);
-}
-
 static void reply_unsigned(const DtypeRow *row, RedisModuleCtx *ctx, const char *data, int64_t length) {
+    char digits[24];
     for (int64_t i = 0; i < length; i++) {
         uint64_t value = load_word(data, i, row->python.bits);
-        if (value > INT64_MAX) {
-            reply_large(ctx, value);
-        } else {
+        if (value <= INT64_MAX) {
             RedisModule_ReplyWithLongLong(ctx, (int64_t)value);
+        } else {
+            RedisModule_ReplyWithBigNumber(ctx, digits, snprintf(digits, sizeof(digits), "%" PRIu64, value));
         }
     }
 }
 
 /* ---- floating point ---------------------------------------------------------------------------------------------- */
-
-static int parse_float(const DtypeRow *row, const RedisModuleString *text, char *element) {
-    (void)row;
-    double real;
-    if (RedisModule_StringToDouble(text, &real) == REDISMODULE_ERR) return -1;
-    float single = (float)real;
-    memcpy(element, &single, sizeof(single));
-    return 0;
-}
-
-static int parse_double(const DtypeRow *row, const RedisModuleString *text, char *element) {
-    (void)row;
-    double real;
-    if (RedisModule_StringToDouble(text, &real) == REDISMODULE_ERR) return -1;
-    memcpy(element, &real, sizeof(real));
-    return 0;
-}
 
 /* A number in IEEE 754's layout, rounded to the nearest, ties to even. What is too large becomes infinite, as with
  * FLOAT. */
@@ -140,38 +98,34 @@ static double decode_real(uint64_t word, int bits, int exponent_bits) {
     return word >> (bits - 1) & 1 ? -real : real;
 }
 
-/* StringToDouble gives no NaN. */
+/* StringToDouble gives no NaN. C has types for 32 and 64 bits. */
 static int parse_real(const DtypeRow *row, const RedisModuleString *text, char *element) {
     double real;
     if (RedisModule_StringToDouble(text, &real) == REDISMODULE_ERR) return -1;
-    uint64_t word = encode_real(real, row->python.bits, row->exponent_bits);
-    memcpy(element, &word, row->python.bits / 8);
+    if (row->python.bits == 64) {
+        memcpy(element, &real, sizeof(real));
+    } else if (row->python.bits == 32) {
+        float single = (float)real;
+        memcpy(element, &single, sizeof(single));
+    } else {
+        uint64_t word = encode_real(real, row->python.bits, row->exponent_bits);
+        memcpy(element, &word, row->python.bits / 8);
+    }
     return 0;
 }
 
-static void reply_float(const DtypeRow *row, RedisModuleCtx *ctx, const char *data, int64_t length) {
-    (void)row;
-    for (int64_t i = 0; i < length; i++) {
-        float single;
-        memcpy(&single, data + i * sizeof(single), sizeof(single));
-        RedisModule_ReplyWithDouble(ctx, single);
-    }
-}
-
-static void reply_double(const DtypeRow *row, RedisModuleCtx *ctx, const char *data, int64_t length) {
-    (void)row;
-    for (int64_t i = 0; i < length; i++) {
-        double real;
-        memcpy(&real, data + i * sizeof(real), sizeof(real));
-        RedisModule_ReplyWithDouble(ctx, real);
+static double load_real(const DtypeRow *row, const char *data, int64_t index) {
+    float single;
+    double real;
+    switch (row->python.bits) {
+    case 64: memcpy(&real, data + index * sizeof(real), sizeof(real)); return real;
+    case 32: memcpy(&single, data + index * sizeof(single), sizeof(single)); return single;
+    default: return decode_real(load_word(data, index, row->python.bits), row->python.bits, row->exponent_bits);
     }
 }
 
 static void reply_real(const DtypeRow *row, RedisModuleCtx *ctx, const char *data, int64_t length) {
-    int bits = row->python.bits;
-    for (int64_t i = 0; i < length; i++) {
-        RedisModule_ReplyWithDouble(ctx, decode_real(load_word(data, i, bits), bits, row->exponent_bits));
-    }
+    for (int64_t i = 0; i < length; i++) RedisModule_ReplyWithDouble(ctx, load_real(row, data, i));
 }
 
 /* ---- strings ----------------------------------------------------------------------------------------------------- */
@@ -188,15 +142,15 @@ static void reply_strings(const DtypeRow *row, RedisModuleCtx *ctx, const char *
 
 static const DtypeRow dtypes[] = {
     /* name, code, bits, ONNX's number, TensorFlow's */
-    {{"FLOAT", CODE_FLOAT, 32, 1, 1}, parse_float, reply_float, 8},
-    {{"DOUBLE", CODE_FLOAT, 64, 11, 2}, parse_double, reply_double, 11},
+    {{"FLOAT", CODE_FLOAT, 32, 1, 1}, parse_real, reply_real, 8},
+    {{"DOUBLE", CODE_FLOAT, 64, 11, 2}, parse_real, reply_real, 11},
     {{"INT8", CODE_INT, 8, 3, 6}, parse_signed, reply_signed, 0},
     {{"INT16", CODE_INT, 16, 5, 5}, parse_signed, reply_signed, 0},
     {{"INT32", CODE_INT, 32, 6, 3}, parse_signed, reply_signed, 0},
     {{"INT64", CODE_INT, 64, 7, 9}, parse_signed, reply_signed, 0},
     {{"UINT8", CODE_UINT, 8, 2, 4}, parse_unsigned, reply_unsigned, 0},
     {{"UINT16", CODE_UINT, 16, 4, 17}, parse_unsigned, reply_unsigned, 0},
-    {{"BOOL", CODE_BOOL, 8, 9, 10}, parse_bool, reply_unsigned, 0},
+    {{"BOOL", CODE_BOOL, 8, 9, 10}, parse_unsigned, reply_unsigned, 0},
     {{"STRING", CODE_STRING, 8, 8, 7}, NULL, reply_strings, 0},
     {{"FLOAT16", CODE_FLOAT, 16, 10, 19}, parse_real, reply_real, 5},
     {{"BFLOAT16", CODE_BFLOAT, 16, 16, 14}, parse_real, reply_real, 8},
