@@ -222,7 +222,7 @@ def test_through_a_model(wire: Wire, backend: str, dtype: str) -> None:
     words = (*run, "x", "OUTPUTS", 1, "a", *run, "a", "OUTPUTS", 1, "b", "|>", "AI.TENSORGET", "b", "META", "BLOB")
     assert wire.ask("AI.DAGEXECUTE", "LOAD", 1, "x", *words) == [b"OK", b"OK", wanted]
 
-    # a batch of one, which Python gathers and scatters
+    # by Python: the first run of a model with BATCHSIZE
     store_identity(wire, "m", backend, dtype, "BATCHSIZE", 8, "MINBATCHSIZE", 4, "MINBATCHTIMEOUT", 1)
     assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y") == b"OK"
     assert wire.ask("AI.TENSORGET", "y") == wanted
