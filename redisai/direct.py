@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from _redisai_bridge import ffi, lib
 
+from .dtypes import NUMBERS
 from .protocol import one_line
-from .tensors import CODES, fail
+from .tensors import fail
 
 if TYPE_CHECKING:
     from _redisai_bridge import CData
@@ -40,7 +41,7 @@ class DirectRunner:
         struct.memory = _pointer(direct.memory)
         struct.inputs, struct.outputs = _pointer(direct.inputs), _pointer(direct.outputs)
         struct.ninputs, struct.noutputs = len(direct.dtypes), direct.noutputs
-        struct.types = [CODES[dtype] for dtype in direct.dtypes]
+        struct.types = [NUMBERS[dtype] for dtype in direct.dtypes]
 
     @classmethod
     def of(cls, number: int, backend: str, session: object, label: str) -> DirectRunner | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from _redisai_bridge import ffi, lib
 
+from .dtypes import DTYPES, NUMBERS, STRING
 from .protocol import one_line
 
 if TYPE_CHECKING:
@@ -20,10 +21,8 @@ if TYPE_CHECKING:
 
     from .protocol import Array
 
-# In the order of the DTYPE_... numbers of bridge.h; STRING, the last, has no NumPy type of its own.
-_DTYPES = tuple(np.dtype(char) for char in "fdbhilBH?")
-CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
-_STRING = len(_DTYPES)
+_ARRAY_TYPES = tuple(dtype.numpy for dtype in DTYPES)  # by number
+_STRING = NUMBERS[STRING]
 
 _unpack, _buffer, _from_buffer, _array = ffi.unpack, ffi.buffer, ffi.from_buffer, np.ndarray
 _set_output, _gather, _scatter = lib.bridge_set_output, lib.bridge_gather, lib.bridge_scatter
@@ -33,10 +32,10 @@ def as_array(tensor: Tensor) -> Array:
     """A tensor as an array. A view takes 0.5 us."""
     ndim = tensor.ndim
     shape = _unpack(tensor.shape, ndim) if ndim else ()
-    code = tensor.dtype
-    if code == _STRING:
+    number = tensor.dtype
+    if number == _STRING:
         return _strings(tensor).reshape(shape)
-    view: Array = _array(shape, _DTYPES[code], _buffer(tensor.data, tensor.size))
+    view: Array = _array(shape, _ARRAY_TYPES[number], _buffer(tensor.data, tensor.size))
     return _aligned_copy(view) if tensor.owner else view
 
 
@@ -66,12 +65,12 @@ def _strings(tensor: Tensor) -> Array:
 def gather(c_ops: CData, ops: Sequence[Op], index: int, rows: int) -> Array | None:
     """One input of a batch with this many rows; None where the ops do not fit together. c_ops: ops as a C array."""
     tensor = ops[0].inputs[index]
-    code = tensor.dtype
-    if code == _STRING:
+    number = tensor.dtype
+    if number == _STRING:
         return _gather_strings(ops, index)
     shape = _unpack(tensor.shape, tensor.ndim)
     size = tensor.size // shape[0] * rows
-    inputs = _aligned((rows, *shape[1:]), _DTYPES[code], size)
+    inputs = _aligned((rows, *shape[1:]), _ARRAY_TYPES[number], size)
     return inputs if _gather(c_ops, len(ops), index, _from_buffer(inputs), size) == 0 else None
 
 
@@ -89,10 +88,10 @@ def _gather_strings(ops: Sequence[Op], index: int) -> Array | None:
 
 def scatter(c_ops: CData, ops: Sequence[Op], index: int, output: Array, name: str) -> None:
     """Gives each op its rows of one output of a batch. The 0th dimension must be the sum of the ops' rows."""
-    code = CODES.get(output.dtype)
-    if code is not None and output.flags.c_contiguous:
+    number = NUMBERS.get(output.dtype, _STRING)
+    if number != _STRING and output.flags.c_contiguous:
         shape = output.shape
-        _scatter(c_ops, len(ops), index, code, len(shape), shape, _from_buffer(output), output.nbytes)
+        _scatter(c_ops, len(ops), index, number, len(shape), shape, _from_buffer(output), output.nbytes)
         return
     start = 0
     for op in ops:
@@ -111,16 +110,15 @@ def fail(op: Op, error: BaseException) -> None:
 def set_output(op: Op, index: int, array: Array, name: str) -> bool:
     """Gives one output to C, in 0.6 us plus the copy. False: C refused it, and has failed the op."""
     shape = array.shape
-    code = CODES.get(array.dtype)
-    if code is None:
-        code = _STRING
+    number = NUMBERS.get(array.dtype, _STRING)
+    if number == _STRING:
         array = _join(index, array, name)
     elif not array.flags.c_contiguous:
         # A model may expand one element to any size. C would refuse the result, but only after the copy below.
         if array.nbytes > lib.bridge_max_tensor_bytes():
             raise MemoryError(f"output {index} of {array.nbytes} bytes exceeds the limit for one tensor")
         array = np.ascontiguousarray(array)
-    return _set_output(op, index, code, len(shape), shape, _from_buffer(array), array.nbytes) == 0
+    return _set_output(op, index, number, len(shape), shape, _from_buffer(array), array.nbytes) == 0
 
 
 def _join(index: int, array: Array, name: str) -> Array:

@@ -14,16 +14,24 @@
 
 /* ---- values ------------------------------------------------------------------------------------------------------ */
 
-#define DTYPE_FLOAT 0
-#define DTYPE_DOUBLE 1
-#define DTYPE_INT8 2
-#define DTYPE_INT16 3
-#define DTYPE_INT32 4
-#define DTYPE_INT64 5
-#define DTYPE_UINT8 6
-#define DTYPE_UINT16 7
-#define DTYPE_BOOL 8
-#define DTYPE_STRING 9
+#define CODE_INT 0 /* DLPack's, as saved in RDB files */
+#define CODE_UINT 1
+#define CODE_FLOAT 2
+#define CODE_BFLOAT 4
+#define CODE_BOOL 6
+#define CODE_STRING 7 /* not DLPack's */
+
+/* A type of elements; values/dtype.c has the table. */
+typedef struct Dtype {
+    const char *name; /* as commands call it */
+    int32_t code;     /* CODE_... */
+    int32_t bits;     /* of an element; STRING: of its NUL */
+    int32_t onnx;     /* ONNX's number of the type */
+    int32_t tf;       /* TensorFlow's */
+} Dtype;
+
+/* The dtype of this number; NULL: there is none. */
+const Dtype *bridge_dtype(int number);
 
 #define BACKEND_TF 0 /* as saved in RDB files; values/backend.c has the table */
 #define BACKEND_TFLITE 1
@@ -47,7 +55,7 @@ typedef struct Tensor {
     int64_t *shape;    /* ndim dimensions */
     uint64_t *offsets; /* STRING: length byte offsets into data; NULL for every other type */
     struct RedisModuleString *owner; /* of a large tensor: the string that data lies in, unaligned; else NULL */
-    int32_t dtype;                   /* DTYPE_... */
+    int32_t dtype;                   /* number of its Dtype */
     int32_t ndim;
 } Tensor;
 
@@ -206,7 +214,7 @@ int bridge_sweep_ops(Op **ops, int n);
 /* The same. The ops that it keeps are running from now on: give each to bridge_finish_ops. */
 int bridge_begin_ops(Op **ops, int n);
 
-/* Copies one output: data holds size bytes in C order; shape holds ndim dimensions. For DTYPE_STRING data is the
+/* Copies one output: data holds size bytes in C order; shape holds ndim dimensions. For STRING data is the
  * NUL-terminated strings one after another. Returns 0, or -1 after failing the op with a message that says why
  * (index out of range, sizes that do not agree, no memory). */
 int bridge_set_output(Op *op, int index, int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size);
@@ -289,7 +297,7 @@ typedef struct Direct {
     int32_t backend;     /* BACKEND_... */
     int32_t ninputs;
     int32_t noutputs;
-    int32_t types[DIRECT_MAX]; /* DTYPE_... of each input */
+    int32_t types[DIRECT_MAX]; /* of each input: number of its Dtype */
 } Direct;
 
 /* Runs the first of n begun ops one by one, as long as they are of the model of the first, can be run so (all inputs

@@ -19,20 +19,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from dtypes import DTYPES
+
 Shape = Sequence[int | str | None]
 
-ONNX_TYPES = {
-    "FLOAT": TensorProto.FLOAT,
-    "DOUBLE": TensorProto.DOUBLE,
-    "INT8": TensorProto.INT8,
-    "INT16": TensorProto.INT16,
-    "INT32": TensorProto.INT32,
-    "INT64": TensorProto.INT64,
-    "UINT8": TensorProto.UINT8,
-    "UINT16": TensorProto.UINT16,
-    "BOOL": TensorProto.BOOL,
-    "STRING": TensorProto.STRING,
-}
+ONNX_TYPES = {name: dtype.onnx for name, dtype in DTYPES.items()}
 
 
 def value(name: str, kind: int, shape: Shape) -> onnx.ValueInfoProto:
@@ -44,11 +35,12 @@ def onnx_model(
     inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto],
     constants: Sequence[onnx.TensorProto] = (),
+    opset: int = 17,
 ) -> bytes:
     graph = helper.make_graph(list(nodes), "g", list(inputs), list(outputs), list(constants))
     # Old versions on purpose: the newest that the onnx package writes can be ahead of the onnxruntime installed.
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8 if opset < 19 else 9)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 
@@ -86,9 +78,10 @@ def onnx_identity(dtype: str = "FLOAT", shape: tuple[int | str | None, ...] = ("
 
 
 @cache
-def onnx_cast(to: int) -> bytes:
+def onnx_cast(to: int, opset: int = 17) -> bytes:
     """x FLOAT -> y of another ONNX type."""
-    return onnx_node("Cast", [value("x", TensorProto.FLOAT, ["n"])], [value("y", to, ["n"])], to=to)
+    x, y = value("x", TensorProto.FLOAT, ["n"]), value("y", to, ["n"])
+    return onnx_model([helper.make_node("Cast", ["x"], ["y"], to=to)], [x], [y], opset=opset)
 
 
 @cache
@@ -216,9 +209,13 @@ class Many(nn.Module):
         return [x, x + 1]
 
 
-class Half(nn.Module):
+class Cast(nn.Module):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
     def forward(self, x: Tensor) -> Tensor:
-        return x.half()
+        return x.to(self.dtype)
 
 
 class Complex(nn.Module):

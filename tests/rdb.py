@@ -11,24 +11,14 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dtypes import DTYPES
+
 TENSOR_TYPE = "AI_TENSOR"
 MODEL_TYPE = "AI__MODEL"
 SCRIPT_TYPE = "AI_SCRIPT"
 VERSIONS = (0, 1, 2, 3, 4)
 
-# name: (code, bits)
-ELEMENT_TYPES = {
-    "INT8": (0, 8),
-    "INT16": (0, 16),
-    "INT32": (0, 32),
-    "INT64": (0, 64),
-    "UINT8": (1, 8),
-    "UINT16": (1, 16),
-    "FLOAT": (2, 32),
-    "DOUBLE": (2, 64),
-    "BOOL": (6, 8),
-    "STRING": (7, 8),
-}
+ELEMENT_TYPES = {name: (dtype.code, dtype.bits) for name, dtype in DTYPES.items()}
 BACKENDS = {"TF": 0, "TFLITE": 1, "TORCH": 2, "ONNX": 3}
 
 # What a module value is made of. Redis writes signed integers with the opcode for unsigned ones, as two's complement.

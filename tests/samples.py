@@ -13,22 +13,12 @@ import numpy as np
 
 import models
 import rdb
+from dtypes import DTYPES, NUMBERS
 from server import wait_for
 from wire import Wire
 
-DTYPES = {
-    "FLOAT": "<f4",
-    "DOUBLE": "<f8",
-    "INT8": "<i1",
-    "INT16": "<i2",
-    "INT32": "<i4",
-    "INT64": "<i8",
-    "UINT8": "<u1",
-    "UINT16": "<u2",
-}
-
 TENSORS = {
-    **{name: rdb.Tensor(name, (2, 3), (np.arange(6) * 3 + 1).astype(kind).tobytes()) for name, kind in DTYPES.items()},
+    **{name: rdb.Tensor(name, (2, 3), (np.arange(6) * 3 + 1).astype(DTYPES[name].numpy).tobytes()) for name in NUMBERS},
     "BOOL": rdb.Tensor("BOOL", (3, 1), b"\1\0\1"),
     "STRING": rdb.Tensor("STRING", (2, 2), "one\0\0drei\0vi\u0113r\0".encode()),
     "one element": rdb.Tensor("DOUBLE", (1,), np.float64(0.1).tobytes()),

@@ -27,7 +27,7 @@ FUNCTIONS: dict[str, str] = {
     "out_of_range": "return tensors[100]",
     "not_a_number": "return torch.tensor(int(args[0]))",
     "shapes": "return torch.cat(tensors)",
-    "half": "return tensors[0].half()",
+    "complex": "return torch.complex(tensors[0], tensors[0])",
     "view": "return tensors[0].t()",
     "itself": "return tensors[0]",
     "empty": "return tensors[0][0:0]",

@@ -122,7 +122,7 @@ def test_odd_outputs(server: Server, wire: Wire) -> None:
 
 
 @both_paths
-@pytest.mark.parametrize(("output", "kind"), [("half", "half"), ("complex", "complex64")])
+@pytest.mark.parametrize(("output", "kind"), [("complex", "complex64")])
 def test_an_output_of_a_type_without_a_name(server: Server, wire: Wire, output: str, kind: str) -> None:
     assert store(wire, tf_models.tf_many(), "x", output) == b"OK"
     wire.ask("AI.TENSORSET", "x", "FLOAT", 3)

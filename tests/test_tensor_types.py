@@ -1,4 +1,4 @@
-"""AI.TENSORSET and AI.TENSORGET: the ten element types in every format, in RESP2 and RESP3."""
+"""AI.TENSORSET and AI.TENSORGET: the dtypes in every format, in RESP2 and RESP3."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dtypes import DTYPES, REALS
 from server import Client, Server
 from wire import Wire
 
 FLOAT32 = [1.0, -2.5, float(np.float32(0.1)), 1e3]
+FLOAT16 = [1.0, -2.5, float(np.float16(0.1)), 1e3]
+BFLOAT16 = [1.0, -2.5, 0.10009765625, 1000.0]
 FLOAT64 = [1.0, -2.5, 0.1, 1e300]
 STRINGS = ["a", "", "two words", "ünï"]
 
@@ -30,12 +33,15 @@ TYPES: list[tuple[str, list[str], bytes, list[Any]]] = [
     numbers("UINT8", "u1", 0, 1, 128, 255),
     numbers("UINT16", "<u2", 0, 1, 40000, 65535),
     numbers("BOOL", "u1", 0, 1, 1, 0),
+    ("FLOAT16", ["1", "-2.5", "0.1", "1e3"], np.array(FLOAT16, "<f2").tobytes(), FLOAT16),
+    ("BFLOAT16", ["1", "-2.5", "0.1", "1e3"], bytes.fromhex("803f 20c0 cd3d 7a44"), BFLOAT16),
+    numbers("UINT32", "<u4", 0, 1, 40000, 2**32 - 1),
+    numbers("UINT64", "<u8", 0, 1, 40000, 2**63 - 1),
     ("STRING", STRINGS, b"".join(s.encode() + b"\0" for s in STRINGS), [s.encode() for s in STRINGS]),
 ]
-SIZES = {"FLOAT": 4, "DOUBLE": 8, "INT8": 1, "INT16": 2, "INT32": 4, "INT64": 8, "UINT8": 1, "UINT16": 2, "BOOL": 1,
-         "STRING": 1}  # fmt: skip
+SIZES = {name: dtype.bits // 8 for name, dtype in DTYPES.items()}
 NAMES = [row[0] for row in TYPES]
-FLOATS = ("FLOAT", "DOUBLE")
+assert set(NAMES) == set(DTYPES)
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
@@ -49,7 +55,7 @@ def test_every_format(
         assert wire.ask("AI.TENSORSET", "t", dtype, 2, 2, by, *data) == b"OK"
 
         wanted: list[Any] = values
-        if dtype in FLOATS:
+        if dtype in REALS:
             wanted = [b"%.17g" % x for x in values] if protocol == 2 else values
         meta = [b"dtype", dtype.encode(), b"shape", [2, 2]]
         assert wire.ask("AI.TENSORGET", "t") == [*meta, b"blob", blob]
@@ -66,7 +72,7 @@ def test_every_format(
 def test_uninitialised_is_zeros(wire: Wire, dtype: str, size: int) -> None:
     assert wire.ask("AI.TENSORSET", "t", dtype, 3, 2) == b"OK"
     assert wire.ask("AI.TENSORGET", "t", "BLOB") == bytes(6 * size)
-    zero = {"STRING": b"", "FLOAT": b"0", "DOUBLE": b"0"}.get(dtype, 0)
+    zero: Any = b"" if dtype == "STRING" else b"0" if dtype in REALS else 0
     assert wire.ask("AI.TENSORGET", "t", "VALUES") == [zero] * 6
 
 
@@ -74,7 +80,7 @@ def test_uninitialised_is_zeros(wire: Wire, dtype: str, size: int) -> None:
 def test_scalar(wire: Wire, dtype: str, given: list[str], blob: bytes, values: list[Any]) -> None:
     assert wire.ask("AI.TENSORSET", "t", dtype, "VALUES", given[1]) == b"OK"
     reply = wire.ask("AI.TENSORGET", "t", "META", "VALUES")
-    wanted = b"%.17g" % values[1] if dtype in FLOATS else values[1]
+    wanted = b"%.17g" % values[1] if dtype in REALS else values[1]
     assert reply == [b"dtype", dtype.encode(), b"shape", [], b"values", [wanted]]
 
     data = wire.ask("AI.TENSORGET", "t", "BLOB")

@@ -11,18 +11,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-TF_TYPES = {
-    "FLOAT": "float32",
-    "DOUBLE": "float64",
-    "INT8": "int8",
-    "INT16": "int16",
-    "INT32": "int32",
-    "INT64": "int64",
-    "UINT8": "uint8",
-    "UINT16": "uint16",
-    "BOOL": "bool",
-    "STRING": "string",
-}
+from dtypes import DTYPES
+
+TF_TYPES = {name: dtype.tf for name, dtype in DTYPES.items()}
 
 
 @cache
@@ -56,6 +47,18 @@ def tf_mul(shape: tuple[int | None, ...] | None = (None, 2)) -> bytes:
 def tf_identity(dtype: str = "FLOAT") -> bytes:
     """x -> y, the same, of any shape, for any of our type names."""
     return graph(lambda tf: tf.identity(placeholder("x", TF_TYPES[dtype]), name="y"))
+
+
+@cache
+def tf_cast(kind: str) -> bytes:
+    """x FLOAT -> y of another of TensorFlow's types."""
+    return graph(lambda tf: tf.identity(tf.cast(placeholder("x"), kind), name="y"))
+
+
+@cache
+def tf_add(kind: str) -> bytes:
+    """a, b -> sum, of one of TensorFlow's types."""
+    return graph(lambda tf: tf.add(placeholder("a", kind), placeholder("b", kind), name="sum"))
 
 
 @cache

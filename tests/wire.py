@@ -59,7 +59,7 @@ class Wire:
             return Simple(rest)
         if kind == b"-":
             return Error(rest.decode("utf-8", "surrogateescape"))
-        if kind in b":":
+        if kind in b":(":
             return int(rest)
         if kind == b",":
             return float(rest)

@@ -96,6 +96,13 @@ class Option(CData, Protocol):
     name: CData
     value: int
 
+class Dtype(CData, Protocol):
+    name: CData
+    code: int
+    bits: int
+    onnx: int
+    tf: int
+
 class Backend(CData, Protocol):
     name: CData
     folder: CData
@@ -112,6 +119,11 @@ class _FFI:
     def from_buffer(self, value: object) -> Any: ...
 
 class _Lib:
+    CODE_INT: int
+    CODE_UINT: int
+    CODE_FLOAT: int
+    CODE_BOOL: int
+    CODE_STRING: int
     BACKEND_ONNX: int
     TAKE_PLAIN: int
     DIRECT_MAX: int
@@ -159,6 +171,7 @@ class _Lib:
     def bridge_open_queue(self, device: bytes) -> Queue: ...
     def bridge_max_tensor_bytes(self) -> int: ...
     def bridge_option(self, index: int) -> Option: ...
+    def bridge_dtype(self, number: int) -> Dtype: ...
     def bridge_backend(self, number: int) -> Backend: ...
     def bridge_backends_path(self) -> CData: ...
     def bridge_free(self, text: CData) -> None: ...

@@ -6,25 +6,22 @@ from typing import Any
 
 import numpy as np
 
+from redisai.dtypes import DTYPES as ROWS
+from redisai.dtypes import STRING as OBJECT
 from redisai.protocol import Array
 
 from .c_api import allocator, api, cpu_memory, ffi, made
 
+# NumPy's type by the library's number, and the reverse.
+DTYPES = {row.onnx: row.numpy for row in ROWS}
+NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
+STRING = NUMBERS[OBJECT]
 # The library's number of each element type, and its name in error texts.
-STRING = 8
 TYPES = {
-    **{1: "float", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", STRING: "string", 9: "bool"},
+    **{1: "float", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool"},
     **{10: "float16", 11: "double", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128", 16: "bfloat16"},
     **{17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2", 20: "float8e5m2fnuz", 21: "uint4", 22: "int4"},
 }
-DTYPES = {
-    number: np.dtype(name)
-    for number, name in (
-        *((1, "f4"), (2, "u1"), (3, "i1"), (4, "u2"), (5, "i2"), (6, "i4"), (7, "i8"), (9, "?"), (11, "f8")),
-        (STRING, "O"),
-    )
-}
-NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
 
 
 def type_name(number: int) -> str:

@@ -9,30 +9,30 @@ from typing import Any
 
 import numpy as np
 
+from redisai.dtypes import DTYPES as ROWS
+from redisai.dtypes import STRING as OBJECT
 from redisai.protocol import Array
 
 from .c_api import ffi, lib
 
-# TensorFlow's number of each element type. TYPES has the types of our tensors, by NumPy's names. UNNAMED has the
-# others, by TensorFlow's names.
-STRING = 7
+# NumPy's type by TensorFlow's number, and the reverse.
+DTYPES = {row.tf: row.numpy for row in ROWS}
+NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
+STRING = NUMBERS[OBJECT]
 QINT32 = 13
+# The names in error texts: NumPy's for types that tensors can have, TensorFlow's for the others.
 TYPES = {
-    **{1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 9: "int64", 10: "bool", 17: "uint16"},
+    **{8: "complex64", 11: "qint8", 12: "quint8", QINT32: "qint32", 15: "qint16", 16: "quint16", 18: "complex128"},
+    **{20: "resource", 21: "variant"},
+    **{number: dtype.name for number, dtype in DTYPES.items()},
     STRING: "string",
 }
-UNNAMED = {
-    **{8: "complex64", 11: "qint8", 12: "quint8", QINT32: "qint32", 14: "bfloat16", 15: "qint16", 16: "quint16"},
-    **{18: "complex128", 19: "half", 20: "resource", 21: "variant", 22: "uint32", 23: "uint64"},
-}
-DTYPES = {number: np.dtype(object if number == STRING else name) for number, name in TYPES.items()}
-NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
 
 ELEMENT = ffi.sizeof("TF_TString")
 
 
 def type_name(number: int) -> str:
-    return TYPES.get(number) or UNNAMED.get(number) or f"number {number}"
+    return TYPES.get(number) or f"number {number}"
 
 
 def new_tensor(array: Array, number: int, copy: bool) -> Any:

@@ -20,7 +20,7 @@ import torch
 from redisai.protocol import Array, Redis, Reply, one_line
 
 from .sandbox import Namespace
-from .tensors import to_array
+from .tensors import to_array, to_tensor
 
 CALL = "redisai::call"
 RUN_MODEL = "redisai::run_model"
@@ -156,10 +156,11 @@ def _run_model(key: str, numbers: list[list[int]], inputs: list[torch.Tensor], o
 
 def _output(index: int, array: Array | None, device: torch.device | None) -> torch.Tensor:
     """An output as a tensor, copied: a script may write to it, and it may be an input or a weight of the model."""
-    if array is None or array.dtype.kind not in "biufc":
+    if array is None or array.dtype.kind in "OSU":
         kind = "nothing" if array is None else array.dtype
         raise TypeError(f"redisAI.model_execute: output {index} of the model is no tensor of numbers: {kind}")
-    return torch.from_numpy(np.array(array, order="C")).to(device)
+    tensor: torch.Tensor = to_tensor(np.array(array, order="C"), device, False)
+    return tensor
 
 
 _library: Any = torch.library.Library("redisai", "DEF")  # type: ignore[no-untyped-call]

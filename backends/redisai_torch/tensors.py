@@ -12,25 +12,41 @@ from typing import Any
 
 import torch
 
+from redisai.dtypes import DTYPES
 from redisai.protocol import Array, Settings
 
 
 def to_tensor(array: Array, device: torch.device | None, copies: bool) -> Any:
     """The array as a tensor on the device. On the CPU (None) it shares the array's memory, unless copies is set."""
-    if array.dtype.hasobject:  # a comparison with object would cost 0.1 us more
-        raise TypeError("TORCH models and scripts take no STRING tensors")
-    tensor = torch.from_numpy(array)
+    try:
+        tensor = torch.from_numpy(array)
+    except TypeError:
+        tensor = _from_bits(array)
     if device is not None:
         return tensor.to(device)
     return tensor.clone() if copies else tensor
+
+
+# Types of ml_dtypes. The library has types of the same names, but knows NumPy's own arrays only.
+_EXTENSIONS = {dtype.numpy.name: dtype.numpy for dtype in DTYPES if dtype.numpy.isbuiltin == 2}
+
+
+def _from_bits(array: Array) -> torch.Tensor:
+    name = array.dtype.name
+    if name not in _EXTENSIONS:
+        raise TypeError("TORCH models and scripts take no STRING tensors")
+    return torch.from_numpy(array.view(f"i{array.itemsize}")).view(getattr(torch, name))
 
 
 def to_array(index: int, tensor: torch.Tensor) -> Array:
     try:
         return tensor.numpy(force=True)
     except TypeError:
-        kind = str(tensor.dtype).removeprefix("torch.")
-        raise TypeError(f"output {index} has type {kind}, which tensors cannot have") from None
+        name = str(tensor.dtype).removeprefix("torch.")
+        if name not in _EXTENSIONS:
+            raise TypeError(f"output {index} has type {name}, which tensors cannot have") from None
+        bits: Array = tensor.view(getattr(torch, f"int{8 * tensor.itemsize}")).numpy(force=True)
+        return bits.view(_EXTENSIONS[name])
 
 
 def flatten(result: Any) -> Iterator[torch.Tensor]:

@@ -9,42 +9,14 @@
 
 #define NO_MEMORY "not enough memory for a tensor of %llu bytes"
 
-static void store_number(Tensor *tensor, int64_t index, long long integer, double real) {
-    switch (tensor->dtype) {
-    case DTYPE_FLOAT: ((float *)tensor->data)[index] = (float)real; break;
-    case DTYPE_DOUBLE: ((double *)tensor->data)[index] = real; break;
-    case DTYPE_INT8: ((int8_t *)tensor->data)[index] = (int8_t)integer; break;
-    case DTYPE_INT16: ((int16_t *)tensor->data)[index] = (int16_t)integer; break;
-    case DTYPE_INT32: ((int32_t *)tensor->data)[index] = (int32_t)integer; break;
-    case DTYPE_INT64: ((int64_t *)tensor->data)[index] = integer; break;
-    case DTYPE_UINT16: ((uint16_t *)tensor->data)[index] = (uint16_t)integer; break;
-    default: ((uint8_t *)tensor->data)[index] = (uint8_t)integer; break;
+static int fill_numbers(Tensor *tensor, RedisModuleString **values) {
+    const DtypeRow *row = dtype_row(tensor->dtype);
+    uint64_t size = dtype_size(tensor->dtype);
+    char *element = tensor->data;
+    for (int64_t i = 0; i < tensor->length; i++, element += size) {
+        if (row->parse(row, values[i], element) == -1) return -1;
     }
-}
-
-/* Signed types take -(2^(b-1)-1) .. 2^(b-1)-1: clients rely on the most negative value being refused. */
-static int integer_fits(int dtype, long long value) {
-    if (dtype == DTYPE_BOOL) return value == 0 || value == 1;
-    int bits = element_types[dtype].bits;
-    if (dtype == DTYPE_UINT8 || dtype == DTYPE_UINT16) return value >= 0 && value < 1LL << bits;
-    long long most = (long long)((1ULL << (bits - 1)) - 1);
-    return value >= -most && value <= most;
-}
-
-static const char *fill_numbers(Tensor *tensor, RedisModuleString **values) {
-    int is_real = tensor->dtype == DTYPE_FLOAT || tensor->dtype == DTYPE_DOUBLE;
-    for (int64_t i = 0; i < tensor->length; i++) {
-        long long integer = 0;
-        double real = 0;
-        if (is_real) {
-            if (RedisModule_StringToDouble(values[i], &real) == REDISMODULE_ERR) return "invalid value";
-        } else {
-            if (RedisModule_StringToLongLong(values[i], &integer) == REDISMODULE_ERR) return "invalid value";
-            if (!integer_fits(tensor->dtype, integer)) return "invalid value";
-        }
-        store_number(tensor, i, integer, real);
-    }
-    return NULL;
+    return 0;
 }
 
 static void fill_strings(Tensor *tensor, RedisModuleString **values) {
@@ -62,7 +34,7 @@ static void fill_strings(Tensor *tensor, RedisModuleString **values) {
 static int tensor_from_values(RedisModuleCtx *ctx, int dtype, int ndim, const int64_t *shape, int64_t length,
                               uint64_t size, RedisModuleString **values, int count, Tensor **tensor) {
     if (length != count) return parse_error(ctx, "wrong number of values was given in 'AI.TENSORSET' command");
-    if (dtype == DTYPE_STRING) {
+    if (dtype_is_string(dtype)) {
         size = 0;
         for (int i = 0; i < count; i++) {
             size_t len;
@@ -73,15 +45,11 @@ static int tensor_from_values(RedisModuleCtx *ctx, int dtype, int ndim, const in
     }
     Tensor *made = tensor_new(dtype, ndim, shape, length, size, 0);
     if (made == NULL) return parse_error(ctx, NO_MEMORY, (unsigned long long)size);
-    const char *error = NULL;
-    if (dtype == DTYPE_STRING) {
+    if (made->offsets) {
         fill_strings(made, values);
-    } else {
-        error = fill_numbers(made, values);
-    }
-    if (error) {
+    } else if (fill_numbers(made, values) == -1) {
         tensor_unref(made);
-        return parse_error(ctx, "%s", error);
+        return parse_error(ctx, "invalid value");
     }
     *tensor = made;
     return 0;
@@ -89,10 +57,11 @@ static int tensor_from_values(RedisModuleCtx *ctx, int dtype, int ndim, const in
 
 /* Deployed servers did not check a BOOL blob's last byte. What their AOFs and masters send is true or false all the
  * same. */
-static Tensor *lenient_bools(int ndim, const int64_t *shape, const char *data, size_t size, const char **error) {
+static Tensor *lenient_bools(int dtype, int ndim, const int64_t *shape, const char *data, size_t size,
+                             const char **error) {
     char *bools = RedisModule_Alloc(size + 1);
     for (size_t i = 0; i < size; i++) bools[i] = data[i] != 0;
-    Tensor *tensor = tensor_from_data(DTYPE_BOOL, ndim, shape, bools, size, error);
+    Tensor *tensor = tensor_from_data(dtype, ndim, shape, bools, size, error);
     RedisModule_Free(bools);
     return tensor;
 }
@@ -105,7 +74,9 @@ static Tensor *tensor_from_argument(RedisModuleCtx *ctx, int dtype, int ndim, co
     const char *data = RedisModule_StringPtrLen(arg, &size);
     int outlives = RedisModule_GetContextFlags(ctx) &
                    (REDISMODULE_CTX_FLAGS_MULTI | REDISMODULE_CTX_FLAGS_LUA | REDISMODULE_CTX_FLAGS_DENY_BLOCKING);
-    if (dtype == DTYPE_BOOL && wait_mode(ctx) == WAIT_NOT) return lenient_bools(ndim, shape, data, size, error);
+    if (dtype_is_bool(dtype) && wait_mode(ctx) == WAIT_NOT) {
+        return lenient_bools(dtype, ndim, shape, data, size, error);
+    }
     if (size < TENSOR_LARGE || outlives) return tensor_from_data(dtype, ndim, shape, data, size, error);
     RedisModule_TrimStringAllocation(arg);
     return tensor_from_string(dtype, ndim, shape, RedisModule_HoldString(NULL, arg), error);
@@ -179,7 +150,7 @@ COMMAND(tensorset, .name = "AI.TENSORSET", .flags = "write deny-oom", .arity = -
         .summary = "Stores a tensor", .complexity = "O(N) where N is the size of the tensor");
 
 /* Words that every replicated tensor has, made at load. */
-static RedisModuleString *type_words[DTYPE_STRING + 1], *blob_word;
+static RedisModuleString **type_words, *blob_word; /* type_words: by dtype */
 
 void tensor_replicate(RedisModuleCtx *ctx, RedisModuleString *key, const Tensor *tensor) {
     RedisModuleString *shape[TENSOR_MAX_DIMS];
@@ -196,45 +167,6 @@ void tensor_replicate(RedisModuleCtx *ctx, RedisModuleString *key, const Tensor 
 }
 
 /* ---- AI.TENSORGET ------------------------------------------------------------------------------------------------ */
-
-static double real_at(const Tensor *tensor, int64_t index) {
-    float single;
-    double real;
-    if (tensor->dtype == DTYPE_DOUBLE) {
-        memcpy(&real, tensor->data + index * sizeof(real), sizeof(real));
-        return real;
-    }
-    memcpy(&single, tensor->data + index * sizeof(single), sizeof(single));
-    return single;
-}
-
-/* Numbers are little-endian here and in memory; a large tensor's data is not aligned. */
-static long long integer_at(const Tensor *tensor, int64_t index) {
-    uint64_t size = dtype_size(tensor->dtype);
-    uint64_t bits = 0;
-    memcpy(&bits, tensor->data + index * size, size);
-    switch (tensor->dtype) {
-    case DTYPE_INT8: return (int8_t)bits;
-    case DTYPE_INT16: return (int16_t)bits;
-    case DTYPE_INT32: return (int32_t)bits;
-    default: return (int64_t)bits;
-    }
-}
-
-static void reply_value(RedisModuleCtx *ctx, const Tensor *tensor, int64_t index) {
-    if (tensor->dtype == DTYPE_STRING) {
-        RedisModule_ReplyWithCString(ctx, tensor->data + tensor->offsets[index]);
-    } else if (tensor->dtype == DTYPE_FLOAT || tensor->dtype == DTYPE_DOUBLE) {
-        RedisModule_ReplyWithDouble(ctx, real_at(tensor, index));
-    } else {
-        RedisModule_ReplyWithLongLong(ctx, integer_at(tensor, index));
-    }
-}
-
-static void reply_values(RedisModuleCtx *ctx, const Tensor *tensor) {
-    RedisModule_ReplyWithArray(ctx, tensor->length);
-    for (int64_t i = 0; i < tensor->length; i++) reply_value(ctx, tensor, i);
-}
 
 int tensor_parse_format(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, TensorFormat *format) {
     *format = (TensorFormat){0};
@@ -257,7 +189,7 @@ int tensor_parse_format(RedisModuleCtx *ctx, RedisModuleString **argv, int argc,
 void tensor_reply(RedisModuleCtx *ctx, const Tensor *tensor, TensorFormat format) {
     if (format.meta) {
         RedisModule_ReplyWithArray(ctx, format.blob || format.values ? 6 : 4);
-        reply_text(ctx, "dtype", element_types[tensor->dtype].name);
+        reply_text(ctx, "dtype", bridge_dtype(tensor->dtype)->name);
         RedisModule_ReplyWithCString(ctx, "shape");
         RedisModule_ReplyWithArray(ctx, tensor->ndim);
         for (int i = 0; i < tensor->ndim; i++) RedisModule_ReplyWithLongLong(ctx, tensor->shape[i]);
@@ -265,7 +197,11 @@ void tensor_reply(RedisModuleCtx *ctx, const Tensor *tensor, TensorFormat format
         if (format.values) RedisModule_ReplyWithCString(ctx, "values");
     }
     if (format.blob) RedisModule_ReplyWithStringBuffer(ctx, tensor->data, tensor->size);
-    if (format.values) reply_values(ctx, tensor);
+    if (format.values) {
+        const DtypeRow *row = dtype_row(tensor->dtype);
+        RedisModule_ReplyWithArray(ctx, tensor->length);
+        row->reply(row, ctx, tensor->data, tensor->length);
+    }
 }
 
 static int tensorget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
@@ -282,9 +218,10 @@ COMMAND(tensorget, .name = "AI.TENSORGET", .flags = "readonly", .arity = -2, .si
         .summary = "Returns a tensor's metadata and data", .complexity = "O(N) where N is the size of the tensor");
 
 void tensor_words_init(void) {
-    for (int dtype = 0; dtype <= DTYPE_STRING; dtype++) {
-        const char *name = element_types[dtype].name;
-        type_words[dtype] = RedisModule_CreateString(NULL, name, strlen(name));
+    for (int i = 0; bridge_dtype(i); i++) {
+        const char *name = bridge_dtype(i)->name;
+        type_words = RedisModule_Realloc(type_words, (i + 1) * sizeof(*type_words));
+        type_words[i] = RedisModule_CreateString(NULL, name, strlen(name));
     }
     blob_word = RedisModule_CreateString(NULL, "BLOB", 4);
 }

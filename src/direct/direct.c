@@ -17,13 +17,6 @@ static DirectRun *run_of(int backend) {
     }
 }
 
-int direct_dtype(const int *numbers, int number) {
-    for (int dtype = 0; dtype < DTYPE_STRING; dtype++) {
-        if (numbers[dtype] == number) return dtype;
-    }
-    return -1;
-}
-
 static int fits(const Direct *direct, const Op *op) {
     if (op->ninputs != direct->ninputs || op->noutputs != direct->noutputs) return 0;
     for (int i = 0; i < op->ninputs; i++) {

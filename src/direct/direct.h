@@ -11,7 +11,4 @@ typedef char *DirectRun(const Direct *direct, Op *op, const void *options);
 DirectRun onnx_run; /* onnxruntime.c */
 DirectRun tf_run;   /* tensorflow.c */
 
-/* The DTYPE_... to which a library gives this number, in its table of numbers by DTYPE_...; -1: none. */
-int direct_dtype(const int *numbers, int number);
-
 #endif

@@ -1,12 +1,9 @@
-/* direct/onnxruntime.c - runs by ONNX Runtime's C API (direct/direct.h). Workers, without the GIL; no state.
+/* onnxruntime.c - runs by ONNX Runtime's C API (direct.h). Workers, without the GIL; no state.
  *
  * A status, NULL where all went well, is what functions return. */
 #include "direct/direct.h"
 #include "redis/api.h"
 #include "values/tensor.h"
-
-/* ONNX Runtime's numbers of element types, by DTYPE_... */
-static const int types[] = {1, 11, 3, 5, 6, 7, 2, 4, 9};
 
 static void *set_output(const OnnxApi *api, Op *op, int index, void *value) {
     void *info, *data = NULL;
@@ -22,7 +19,7 @@ static void *set_output(const OnnxApi *api, Op *op, int index, void *value) {
     if (!status) status = api->GetTensorMutableData(value, &data);
     api->ReleaseTensorTypeAndShapeInfo(info);
     if (status) return status;
-    int dtype = direct_dtype(types, type);
+    int dtype = dtype_from_onnx(type);
     uint64_t size = dtype < 0 ? 0 : length * dtype_size(dtype);
     bridge_set_output(op, index, dtype, (int)ndim, shape, data, size);
     return NULL;
@@ -34,7 +31,7 @@ char *onnx_run(const Direct *direct, Op *op, const void *options) {
     for (int i = 0; i < op->ninputs && !status; i++) {
         const Tensor *tensor = op->inputs[i];
         status = api->CreateTensorWithDataAsOrtValue(direct->memory, tensor->data, tensor->size, tensor->shape,
-                                                     tensor->ndim, types[tensor->dtype], &inputs[i]);
+                                                     tensor->ndim, bridge_dtype(tensor->dtype)->onnx, &inputs[i]);
     }
     if (!status) {
         status = api->Run(direct->session, options, direct->inputs, (const void *const *)inputs, op->ninputs,

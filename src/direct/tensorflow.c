@@ -1,10 +1,7 @@
-/* direct/tensorflow.c - runs by TensorFlow's C API (direct/direct.h). Workers, without the GIL; no state. */
+/* tensorflow.c - runs by TensorFlow's C API (direct.h). Workers, without the GIL; no state. */
 #include "direct/direct.h"
 #include "redis/api.h"
 #include "values/tensor.h"
-
-/* TensorFlow's numbers of element types, by DTYPE_... */
-static const int types[] = {1, 2, 6, 5, 3, 9, 4, 17, 10};
 
 /* The memory of an input stays the tensor's. */
 static void keep(void *data, size_t size, void *unused) {
@@ -17,8 +14,8 @@ static void set_output(const TfApi *api, Op *op, int index, const void *tensor) 
     int64_t shape[TENSOR_MAX_DIMS];
     int ndim = api->TF_NumDims(tensor);
     for (int i = 0; i < ndim && i < TENSOR_MAX_DIMS; i++) shape[i] = api->TF_Dim(tensor, i);
-    bridge_set_output(op, index, direct_dtype(types, api->TF_TensorType(tensor)), ndim, shape,
-                      api->TF_TensorData(tensor), api->TF_TensorByteSize(tensor));
+    bridge_set_output(op, index, dtype_from_tf(api->TF_TensorType(tensor)), ndim, shape, api->TF_TensorData(tensor),
+                      api->TF_TensorByteSize(tensor));
 }
 
 char *tf_run(const Direct *direct, Op *op, const void *options) {
@@ -26,8 +23,8 @@ char *tf_run(const Direct *direct, Op *op, const void *options) {
     void *inputs[DIRECT_MAX], *outputs[DIRECT_MAX] = {NULL}, *status = api->TF_NewStatus();
     for (int i = 0; i < op->ninputs; i++) {
         const Tensor *tensor = op->inputs[i];
-        inputs[i] = api->TF_NewTensor(types[tensor->dtype], tensor->shape, tensor->ndim, tensor->data, tensor->size,
-                                      keep, NULL);
+        inputs[i] = api->TF_NewTensor(bridge_dtype(tensor->dtype)->tf, tensor->shape, tensor->ndim, tensor->data,
+                                      tensor->size, keep, NULL);
     }
     api->TF_SessionRun(direct->session, options, direct->inputs, inputs, op->ninputs, direct->outputs, outputs,
                        op->noutputs, NULL, 0, NULL, status);

@@ -237,6 +237,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(int, ReplyWithSimpleString, (RedisModuleCtx * ctx, const char *text))                                     \
     FUNCTION(int, ReplyWithLongLong, (RedisModuleCtx * ctx, long long ll))                                             \
     FUNCTION(int, ReplyWithDouble, (RedisModuleCtx * ctx, double d))                                                   \
+    FUNCTION(int, ReplyWithBigNumber, (RedisModuleCtx * ctx, const char *digits, size_t len))                          \
     FUNCTION(int, ReplyWithNull, (RedisModuleCtx * ctx))                                                               \
     FUNCTION(int, ReplyWithArray, (RedisModuleCtx * ctx, long len))                                                    \
     FUNCTION(int, ReplyWithCString, (RedisModuleCtx * ctx, const char *text))                                          \

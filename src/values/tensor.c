@@ -1,39 +1,11 @@
-/* tensor.c - the tensor value: its memory and element types (tensor.h). Any thread. */
+/* tensor.c - the tensor value: its memory (tensor.h). Any thread. */
 #include "values/tensor.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #define ALIGNMENT 64
 #define STRINGS_MISMATCH "Number of string elements in data blob does not match tensor length"
-
-const ElementType element_types[] = {
-    [DTYPE_FLOAT] = {"FLOAT", 2, 32},  [DTYPE_DOUBLE] = {"DOUBLE", 2, 64}, [DTYPE_INT8] = {"INT8", 0, 8},
-    [DTYPE_INT16] = {"INT16", 0, 16},  [DTYPE_INT32] = {"INT32", 0, 32},   [DTYPE_INT64] = {"INT64", 0, 64},
-    [DTYPE_UINT8] = {"UINT8", 1, 8},   [DTYPE_UINT16] = {"UINT16", 1, 16}, [DTYPE_BOOL] = {"BOOL", 6, 8},
-    [DTYPE_STRING] = {"STRING", 7, 8},
-};
-#define DTYPES ((int)(sizeof(element_types) / sizeof(element_types[0])))
-
-int dtype_from_name(const char *name, size_t len) {
-    for (int i = 0; i < DTYPES; i++) {
-        const char *known = element_types[i].name;
-        if (strlen(known) == len && strncasecmp(name, known, len) == 0) return i;
-    }
-    return -1;
-}
-
-int dtype_from_code(uint64_t code, uint64_t bits) {
-    for (int i = 0; i < DTYPES; i++) {
-        if (code == (uint64_t)element_types[i].code && bits == (uint64_t)element_types[i].bits) return i;
-    }
-    return -1;
-}
-
-uint64_t dtype_size(int dtype) {
-    return element_types[dtype].bits / 8;
-}
 
 int tensor_measure(int dtype, int ndim, const int64_t *shape, int64_t *length, uint64_t *size) {
     int64_t elements = 1;
@@ -46,7 +18,7 @@ int tensor_measure(int dtype, int ndim, const int64_t *shape, int64_t *length, u
 
 uint64_t tensor_memory(int dtype, int64_t length, uint64_t size) {
     uint64_t offsets, total;
-    if (dtype != DTYPE_STRING) return size;
+    if (!dtype_is_string(dtype)) return size;
     if (__builtin_mul_overflow((uint64_t)length, sizeof(uint64_t), &offsets)) return UINT64_MAX;
     return __builtin_add_overflow(size, offsets, &total) ? UINT64_MAX : total;
 }
@@ -87,7 +59,7 @@ typedef struct Counted {
 Tensor *tensor_new(int dtype, int ndim, const int64_t *shape, int64_t length, uint64_t size, int zeroed) {
     uint64_t total = sizeof(Counted) + ndim * sizeof(int64_t) + ALIGNMENT;
     uint64_t offsets = 0;
-    if (dtype == DTYPE_STRING && __builtin_mul_overflow((uint64_t)length, sizeof(uint64_t), &offsets)) return NULL;
+    if (dtype_is_string(dtype) && __builtin_mul_overflow((uint64_t)length, sizeof(uint64_t), &offsets)) return NULL;
     if (__builtin_add_overflow(total, offsets, &total) || __builtin_add_overflow(total, size, &total)) return NULL;
 
     char *block;
@@ -108,7 +80,7 @@ Tensor *tensor_new(int dtype, int ndim, const int64_t *shape, int64_t length, ui
     tensor->size = size;
     tensor->shape = (int64_t *)(block + sizeof(Counted));
     if (ndim) memcpy(tensor->shape, shape, ndim * sizeof(int64_t));
-    tensor->offsets = dtype == DTYPE_STRING ? (uint64_t *)(tensor->shape + ndim) : NULL;
+    tensor->offsets = dtype_is_string(dtype) ? (uint64_t *)(tensor->shape + ndim) : NULL;
     uintptr_t data = (uintptr_t)(tensor->shape + ndim) + offsets;
     tensor->data = (char *)((data + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1));
     if (zeroed && tensor->offsets) {
@@ -149,9 +121,9 @@ static const char *check_data(int dtype, int ndim, const int64_t *shape, const v
     uint64_t expected;
     if (tensor_measure(dtype, ndim, shape, length, &expected) == -1) return "tensor shape overflows";
     /* STRING: every element takes a NUL at least, which also bounds the offsets by the data that is really there. */
-    if (dtype == DTYPE_STRING && size < expected) return STRINGS_MISMATCH;
-    if (dtype != DTYPE_STRING && size != expected) return "data length does not match tensor shape and type";
-    if (dtype == DTYPE_BOOL && !all_bools(data, size)) return "BOOL tensor elements must be 0 or 1";
+    if (dtype_is_string(dtype) && size < expected) return STRINGS_MISMATCH;
+    if (!dtype_is_string(dtype) && size != expected) return "data length does not match tensor shape and type";
+    if (dtype_is_bool(dtype) && !all_bools(data, size)) return "BOOL tensor elements must be 0 or 1";
     return NULL;
 }
 
@@ -165,7 +137,7 @@ Tensor *tensor_from_data(int dtype, int ndim, const int64_t *shape, const void *
         *error = "not enough memory for the tensor";
         return NULL;
     }
-    if (dtype == DTYPE_STRING && find_strings(data, size, length, tensor->offsets) == -1) {
+    if (tensor->offsets && find_strings(data, size, length, tensor->offsets) == -1) {
         tensor_unref(tensor);
         *error = STRINGS_MISMATCH;
         return NULL;
@@ -188,7 +160,7 @@ Tensor *tensor_from_string(int dtype, int ndim, const int64_t *shape, RedisModul
     tensor->owner = owner;
     tensor->data = (char *)data;
     tensor->size = size;
-    if (dtype == DTYPE_STRING && find_strings(data, size, length, tensor->offsets) == -1) {
+    if (tensor->offsets && find_strings(data, size, length, tensor->offsets) == -1) {
         tensor_unref(tensor);
         *error = STRINGS_MISMATCH;
         return NULL;

@@ -1,4 +1,4 @@
-/* tensor.h - the tensor value: its memory and element types. The struct is in bridge.h, for Python reads it too.
+/* tensor.h - the tensor value: its memory. bridge.h has the struct.
  *
  * A tensor is immutable once built and shared by counting references, so any thread may read one it holds a reference
  * to, and release it. */
@@ -7,24 +7,12 @@
 
 #include "bridge.h"
 #include "redis/api.h"
+#include "values/dtype.h"
 
 #define TENSOR_MAX_DIMS 64 /* what NumPy and the libraries behind it can take */
 
 /* The error where there is none. */
 #define NO_TENSOR "tensor key is empty or in a different shard"
-
-typedef struct ElementType {
-    const char *name;
-    int code; /* DLPack's type code and bits, as saved in RDB files */
-    int bits;
-} ElementType;
-
-extern const ElementType element_types[];
-
-/* DTYPE_..., or -1. */
-int dtype_from_name(const char *name, size_t len);
-int dtype_from_code(uint64_t code, uint64_t bits);
-uint64_t dtype_size(int dtype); /* bytes of one element; 1 for STRING: its NUL */
 
 /* The number of elements and the bytes they take (STRING: at least). Returns -1 where that overflows. */
 int tensor_measure(int dtype, int ndim, const int64_t *shape, int64_t *length, uint64_t *size);

@@ -23,7 +23,7 @@ static void *load_data(RedisModuleIO *io, int dtype, int ndim, const int64_t *sh
     if (start && tensor_measure(dtype, ndim, shape, &length, &expected) == 0 && size == expected) start = 0;
 
     /* Deployed servers did not check a BOOL blob's last byte: what they saved must load all the same. */
-    for (size_t i = 0; dtype == DTYPE_BOOL && i < size; i++) data[i] = data[i] != 0;
+    for (size_t i = 0; dtype_is_bool(dtype) && i < size; i++) data[i] = data[i] != 0;
 
     const char *error = "byte offset beyond the data";
     Tensor *tensor = NULL;
@@ -67,7 +67,7 @@ static void *load_version_0(RedisModuleIO *io) {
     uint64_t lanes = RedisModule_LoadUnsigned(io);
     uint64_t ndim = RedisModule_LoadUnsigned(io);
     int dtype = dtype_from_code(code, bits);
-    if (RedisModule_IsIOError(io) || dtype == -1 || dtype == DTYPE_STRING || lanes != 1) {
+    if (RedisModule_IsIOError(io) || dtype == -1 || dtype_is_string(dtype) || lanes != 1) {
         return corrupt(io, "unknown element type");
     }
     if (ndim > TENSOR_MAX_DIMS) return corrupt(io, "impossible number of dimensions");
@@ -96,8 +96,9 @@ static void *tensor_rdb_load(RedisModuleIO *io, int encver) {
 
 static void tensor_rdb_save(RedisModuleIO *io, void *value) {
     Tensor *tensor = value;
-    RedisModule_SaveUnsigned(io, element_types[tensor->dtype].code);
-    RedisModule_SaveUnsigned(io, element_types[tensor->dtype].bits);
+    const Dtype *dtype = bridge_dtype(tensor->dtype);
+    RedisModule_SaveUnsigned(io, dtype->code);
+    RedisModule_SaveUnsigned(io, dtype->bits);
     RedisModule_SaveSigned(io, tensor->ndim);
     for (int i = 0; i < tensor->ndim; i++) RedisModule_SaveSigned(io, tensor->shape[i]);
     RedisModule_SaveStringBuffer(io, tensor->data, tensor->size);
@@ -109,7 +110,7 @@ static void tensor_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *
     Tensor *tensor = value;
     RedisModuleString *shape[TENSOR_MAX_DIMS];
     for (int i = 0; i < tensor->ndim; i++) shape[i] = RedisModule_CreateStringFromLongLong(NULL, tensor->shape[i]);
-    RedisModule_EmitAOF(io, "AI.TENSORSET", "scvcb", key, element_types[tensor->dtype].name, shape,
+    RedisModule_EmitAOF(io, "AI.TENSORSET", "scvcb", key, bridge_dtype(tensor->dtype)->name, shape,
                         (size_t)tensor->ndim, "BLOB", tensor->data, (size_t)tensor->size);
     for (int i = 0; i < tensor->ndim; i++) RedisModule_FreeString(NULL, shape[i]);
 }

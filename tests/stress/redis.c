@@ -473,6 +473,11 @@ static int fake_ReplyWithDouble(RedisModuleCtx *ctx, double number) {
     return REDISMODULE_OK;
 }
 
+static int fake_ReplyWithBigNumber(RedisModuleCtx *ctx, const char *digits, size_t len) {
+    add_token(ctx, '(', digits, len, 0);
+    return REDISMODULE_OK;
+}
+
 static int fake_ReplyWithNull(RedisModuleCtx *ctx) {
     add_token(ctx, '_', NULL, 0, 0);
     return REDISMODULE_OK;
@@ -824,6 +829,7 @@ static int get_api(const char *name, void *pointer) {
         HAVE(ReplyWithSimpleString),
         HAVE(ReplyWithLongLong),
         HAVE(ReplyWithDouble),
+        HAVE(ReplyWithBigNumber),
         HAVE(ReplyWithNull),
         HAVE(ReplyWithArray),
         HAVE(ReplyWithStringBuffer),

@@ -15,6 +15,7 @@
 #include "engine/interpreter.h"
 #include "engine/options.h"
 #include "redis.h"
+#include "values/dtype.h"
 #include "values/runnable.h"
 
 #define MAX_SESSIONS (1 << 20)
@@ -90,10 +91,14 @@ static void work(const Session *session) {
     if (session->cost) usleep(session->cost);
 }
 
+static int int64(void) {
+    return dtype_from_name("INT64", strlen("INT64"));
+}
+
 static const Tensor *input_of(const Op *op, int index) {
     const Tensor *tensor = op->inputs[index];
     if (tensor == NULL) FATAL("an op was begun before all of its inputs were there");
-    CHECK(tensor->dtype == DTYPE_INT64 && tensor->ndim == 2);
+    CHECK(tensor->dtype == int64() && tensor->ndim == 2);
     return tensor;
 }
 
@@ -124,7 +129,7 @@ static int run_op(Worker *worker, Op *op, const Session *session) {
     for (int64_t i = 0; i < first->length; i++) sums[i] += session->added;
     int failed = 0;
     for (int k = 0; k < op->noutputs && !failed; k++) {
-        failed = bridge_set_output(op, k, DTYPE_INT64, 2, first->shape, sums, first->length * sizeof(*sums));
+        failed = bridge_set_output(op, k, int64(), 2, first->shape, sums, first->length * sizeof(*sums));
         for (int64_t i = 0; i < first->length; i++) sums[i]++;
     }
     free(sums);
@@ -224,7 +229,7 @@ static void run_batch(Worker *worker, Op **ops, int n) {
         }
         for (int64_t i = 0; i < length; i++) sums[i] += session->added;
         for (int k = 0; k < ops[0]->noutputs; k++) {
-            if (bridge_scatter(ops, n, k, DTYPE_INT64, 2, shape, sums, size) == -1) FATAL("an output was refused");
+            if (bridge_scatter(ops, n, k, int64(), 2, shape, sums, size) == -1) FATAL("an output was refused");
             for (int64_t i = 0; i < length; i++) sums[i]++;
         }
         free(sums);

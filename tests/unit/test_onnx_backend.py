@@ -96,7 +96,7 @@ def test_an_output_that_is_no_tensor_is_none() -> None:
     np.testing.assert_array_equal(y, [1, 1])
 
 
-@pytest.mark.parametrize("kind", ["FLOAT16", "BFLOAT16", "UINT32", "UINT64", "FLOAT8E4M3FN", "INT4"])
+@pytest.mark.parametrize("kind", ["FLOAT8E4M3FN", "INT4"])
 def test_an_output_type_without_name_is_named(kind: str) -> None:
     number = TensorProto.DataType.Value(kind)
     session = load("ONNX", one_op("Cast", FLOAT, number, to=number))

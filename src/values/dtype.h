@@ -1,0 +1,33 @@
+/* dtype.h - the types of elements: one row each, which all of C and Python read. Constant; any thread.
+ *
+ * A tensor holds the number of its row. A new dtype is a new row at the end: digests depend on the numbers. */
+#ifndef VALUES_DTYPE_H
+#define VALUES_DTYPE_H
+
+#include "bridge.h"
+#include "redis/api.h"
+
+typedef struct DtypeRow {
+    Dtype python; /* the part that Python reads: name, code, bits, onnx, tf */
+    /* Writes an element that VALUES gives as text; -1: it is none of this type. NULL for STRING, whose elements have
+     * any size. */
+    int (*parse)(const struct DtypeRow *row, const RedisModuleString *text, char *element);
+    /* Replies length elements, which need not be aligned. */
+    void (*reply)(const struct DtypeRow *row, RedisModuleCtx *ctx, const char *data, int64_t length);
+    int exponent_bits; /* 0 unless floating point */
+} DtypeRow;
+
+/* By number; NULL: no such dtype. */
+const DtypeRow *dtype_row(int64_t number);
+
+/* The number of a dtype, or -1. By a library's number it finds all but STRING. */
+int dtype_from_name(const char *name, size_t len);
+int dtype_from_code(uint64_t code, uint64_t bits);
+int dtype_from_onnx(int onnx);
+int dtype_from_tf(int tf);
+
+uint64_t dtype_size(int dtype); /* bytes of one element; 1 for STRING: its NUL */
+int dtype_is_string(int dtype);
+int dtype_is_bool(int dtype);
+
+#endif
