@@ -62,7 +62,7 @@ class Loader:
             self._entries.pop(job.runnable.id, None)
             self._failures.pop(job.runnable.id, None)
         elif job.kind == lib.JOB_IMPORT:
-            self._registry.load(job.backend, Path(_text(job.path)) if job.path else None)
+            self._registry.load(job.backend, _backends_path() / _text(job.path))
 
     def _load(self, runnable: Runnable) -> None:
         """Compiles a model or script that is not compiled yet. After a failure it tries again only once another backend
@@ -157,7 +157,7 @@ def options() -> Iterator[tuple[str, int]]:
         option = lib.bridge_option(index)
         if not option:
             return
-        yield _text(option.name).lower(), option.value
+        yield _text(option.name), option.value
 
 
 def _text(text: object) -> str:

@@ -6,8 +6,7 @@
  *
  * The loader (redisai/loader.py) and the workers (redisai/worker.py) call these functions with the GIL released.
  * Redis's main thread calls none of them. Strings are NUL-terminated UTF-8. C copies those that it is given. */
-#ifndef BRIDGE_H
-#define BRIDGE_H
+#pragma once
 
 #include <stddef.h>
 #include <stdint.h>
@@ -316,7 +315,7 @@ int bridge_run_direct(const Direct *direct, Op **ops, int n, int64_t until, cons
 typedef struct Job {
     int32_t kind;
     int32_t backend;
-    char *path; /* JOB_IMPORT: absolute; NULL: the default place below the backends path */
+    char *path; /* JOB_IMPORT: absolute, or below the backends path */
     Runnable *runnable;
 } Job;
 
@@ -340,7 +339,7 @@ void bridge_finish_job(Job *job, const char *error);
 struct Queue *bridge_open_queue(const char *device);
 
 typedef struct Option {
-    const char *name; /* upper case */
+    const char *name; /* lower case */
     int64_t value;
 } Option;
 
@@ -363,5 +362,3 @@ void bridge_log(const char *level, const char *message);
 
 /* The engine is up (error NULL) or could not start; called once, before the first job. */
 void bridge_engine_started(const char *error);
-
-#endif

@@ -30,7 +30,7 @@ static void import_backends(RedisModuleCtx *ctx) {
         if (options_backend_to_load(backend) == NULL) continue;
         LoaderJob *job = job_new(JOB_IMPORT, NULL);
         job->job.backend = backend;
-        job->job.path = options_backend_path(options_backend_to_load(backend));
+        job->job.path = RedisModule_Strdup(options_backend_to_load(backend));
         job_post_and_wait(job, 0);
         if (job->error) RedisModule_Log(ctx, "warning", "%s %s: %s", backend_name(backend), job->job.path, job->error);
         job_free(job);
@@ -41,18 +41,13 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
     const char *missing = redis_api_bind(ctx);
     if (RedisModule_SetModuleAttribs == NULL) return REDISMODULE_ERR;
     /* Loading the same file again would reset the memory that the loaded module uses. */
-    if (missing == NULL && RedisModule_IsModuleNameBusy("ai")) {
-        RedisModule_Log(log_context, "warning", "a module named ai is loaded already");
-        return REDISMODULE_ERR;
-    }
+    if (missing == NULL && RedisModule_IsModuleNameBusy("ai"))
+        return log_refusal(log_context, "a module named ai is loaded already");
     RedisModule_SetModuleAttribs(ctx, "ai", MODULE_VERSION, REDISMODULE_APIVER_1);
-    if (missing) {
-        if (RedisModule_Log) {
-            RedisModule_Log(ctx, "warning", "Redis 7.0.6 or later (or Valkey) is needed: this server lacks %s",
-                            missing);
-        }
-        return REDISMODULE_ERR;
+    if (missing && RedisModule_Log) {
+        log_refusal(ctx, "Redis 7.0.6 or later (or Valkey) is needed: this server lacks %s", missing);
     }
+    if (missing) return REDISMODULE_ERR;
     log_context = RedisModule_GetDetachedThreadSafeContext(ctx);
     /* Without these two, Redis switches diskless replication off for the whole server. */
     RedisModule_SetModuleOptions(ctx,

@@ -1,6 +1,5 @@
 /* commands.h - the commands, one file a family. Main thread only. */
-#ifndef COMMANDS_COMMANDS_H
-#define COMMANDS_COMMANDS_H
+#pragma once
 
 #include "redis/command_table.h"
 
@@ -15,5 +14,3 @@ int info_register(RedisModuleCtx *ctx); /* at load: the module's sections of INF
 
 /* At load: all commands. */
 int commands_register(RedisModuleCtx *ctx);
-
-#endif

@@ -12,9 +12,9 @@ static int config_get(RedisModuleCtx *ctx, RedisModuleString *name) {
     OptionRow *option = option_named(name);
     if (option && option->at_run_time) return RedisModule_ReplyWithLongLong(ctx, option->python.value);
     if (!arg_is(name, "BACKENDSPATH")) return RedisModule_ReplyWithNull(ctx);
-    char *path = options_backends_path();
+    char *path = bridge_backends_path();
     RedisModule_ReplyWithCString(ctx, path);
-    RedisModule_Free(path);
+    bridge_free(path);
     return REDISMODULE_OK;
 }
 
@@ -26,8 +26,6 @@ static int reply_import(RedisModuleCtx *ctx, const LoaderJob *job) {
 }
 
 static int reply_imported(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    (void)argv;
-    (void)argc;
     return reply_import(ctx, RedisModule_GetBlockedClientPrivateData(ctx));
 }
 
@@ -36,7 +34,7 @@ static int config_loadbackend(RedisModuleCtx *ctx, RedisModuleString **argv) {
     if (backend == -1) return reply_error(ctx, "unsupported backend");
     LoaderJob *job = job_new(JOB_IMPORT, NULL);
     job->job.backend = backend;
-    job->job.path = options_backend_path(RedisModule_StringPtrLen(argv[3], NULL));
+    job->job.path = arg_copy(argv[3]);
     if (wait_mode(ctx) == WAIT_BLOCK) return block_on_job(ctx, job, reply_imported);
     if (job_post_and_wait(job, JOB_PATIENCE) == -1) {
         return reply_error(ctx, "not loaded within %d s; load it outside of transactions and scripts", JOB_PATIENCE);
@@ -65,7 +63,6 @@ static int is_administrator(RedisModuleCtx *ctx) {
 }
 
 static int config_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    if (argc < 2) return reply_wrong_arity(ctx, argv);
     if (!is_administrator(ctx)) {
         return RedisModule_ReplyWithError(ctx, "NOPERM AI.CONFIG needs a user who may run CONFIG SET");
     }
@@ -88,7 +85,7 @@ static int config_command(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
     return reply_error(ctx, "unsupported subcommand");
 }
 
-COMMAND(config, .name = "AI.CONFIG", .flags = "admin", .arity = -2, .since = "1.0.0",
+COMMAND(config, .name = "AI.CONFIG", .flags = "admin", .arity = -2,
         .syntax = "action: GET name | BACKENDSPATH path | LOADBACKEND backend path | MODEL_CHUNK_SIZE bytes",
         .summary = "Reads and sets options, loads backends", .complexity = "O(1), and loading the backend");
 

@@ -48,7 +48,6 @@ static int reply_dag(RedisModuleCtx *ctx, RedisModuleString **argv, const Run *r
 }
 
 static int reply_finished(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    (void)argc;
     const Run *run = answered_run(ctx);
     return run ? reply_dag(ctx, argv, run) : REDISMODULE_OK;
 }
@@ -70,8 +69,7 @@ static int dag(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const Da
     return REDISMODULE_OK;
 }
 
-/* ---- the commands: no key is at a fixed place, the first word may be LOAD, PERSIST, ROUTING or none ----------------
- */
+/* No key has a fixed place: the first word may be LOAD, PERSIST, ROUTING or none. */
 
 COMMAND_AS(dagexecute, dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGEXECUTE"}), .name = "AI.DAGEXECUTE",
            .flags = "write deny-oom getkeys-api", .arity = -1, .since = "1.2.0",
@@ -88,7 +86,7 @@ COMMAND_AS(
     .summary = "Runs a graph of models, also on a read-only replica", .complexity = "O(1), and running it");
 
 COMMAND_AS(dagrun, dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGRUN", .is_deprecated = 1}), .name = "AI.DAGRUN",
-           .flags = "write deny-oom getkeys-api", .arity = -1, .since = "1.0.0",
+           .flags = "write deny-oom getkeys-api", .arity = -1,
            .keys = {{"load", KEY_READ, "LOAD"}, {"persist", KEY_WRITE, "PERSIST"}, {NULL, KEY_READ, ANYWHERE}},
            .syntax = "[LOAD load_count load [load ...]] [PERSIST persist_count persist [persist ...]] "
                      "[TIMEOUT milliseconds] |> command [|> command ...]",
@@ -97,7 +95,7 @@ COMMAND_AS(dagrun, dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGRUN", .i
 
 COMMAND_AS(dagrun_ro,
            dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGRUN_RO", .is_deprecated = 1, .is_read_only = 1}),
-           .name = "AI.DAGRUN_RO", .flags = "readonly getkeys-api", .arity = -1, .since = "1.0.0",
+           .name = "AI.DAGRUN_RO", .flags = "readonly getkeys-api", .arity = -1,
            .keys = {{"load", KEY_READ, "LOAD"}, {NULL, KEY_READ, ANYWHERE}},
            .syntax = "[LOAD load_count load [load ...]] [TIMEOUT milliseconds] |> command [|> command ...]",
            .summary = "Runs a graph of models and scripts (deprecated: use AI.DAGEXECUTE_RO)",

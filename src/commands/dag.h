@@ -3,12 +3,9 @@
  * AI.TENSORSET and AI.TENSORGET never leave the main thread: the tensor of the one is made while the DAG is parsed, the
  * reply of the other when all is done. Names are local to the command and become slots while it is parsed. A name that
  * is given again gets a new slot. */
-#ifndef COMMANDS_DAG_H
-#define COMMANDS_DAG_H
+#pragma once
 
-#include "bridge.h"
 #include "commands/tensor.h"
-#include "redis/api.h"
 #include "run/state.h"
 
 /* How the four commands differ. */
@@ -34,5 +31,3 @@ Run *dag_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const Da
 
 /* Tells Redis where the keys are: LOAD, PERSIST, ROUTING, models, scripts and their KEYS. */
 int dag_report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagGrammar *grammar);
-
-#endif

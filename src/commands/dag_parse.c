@@ -179,7 +179,7 @@ static int add_command(Builder *b, ParsedCommand *c) {
     c->step.op = -1;
     if (c->step.kind == STEP_RUN) return add_run(b, c);
     if (c->step.kind == STEP_SET) {
-        run_set_slot(b->run, define(b, c->p.argv[1], -1), c->tensor);
+        b->run->slots[define(b, c->p.argv[1], -1)] = c->tensor;
         if (c->tensor->owner) b->run->owns_args = 1;
         c->tensor = NULL;
         return 0;
@@ -194,7 +194,7 @@ static int add_loaded(Builder *b, RedisModuleString **argv, const Sections *s) {
     for (int i = s->load; i < s->load + s->nload; i++) {
         Tensor *tensor = hold_tensor(b->ctx, argv[i]);
         if (tensor == NULL) return -1;
-        run_set_slot(b->run, define(b, argv[i], -1), tensor);
+        b->run->slots[define(b, argv[i], -1)] = tensor;
     }
     return 0;
 }

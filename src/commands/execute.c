@@ -8,9 +8,7 @@
 
 #define MAX_TIMEOUT (1LL << 40) /* ms, 35 years; with more, Redis's timers may overflow */
 
-int at_word(const RunParser *p, const char *word) {
-    return p->at < p->argc && arg_is(p->argv[p->at], word);
-}
+int at_word(const RunParser *p, const char *word) { return p->at < p->argc && arg_is(p->argv[p->at], word); }
 
 int parse_timeout(RunParser *p, const char *missing) {
     if (p->in_dag) return parse_error(p->ctx, "TIMEOUT not allowed within a DAG command");
@@ -90,7 +88,6 @@ const Run *answered_run(RedisModuleCtx *ctx) {
 }
 
 static int reply_run(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    (void)argc;
     const Run *run = answered_run(ctx);
     if (run == NULL) return REDISMODULE_OK;
     if (run->ops[0].state->error) return reply_error(ctx, "%s", run->ops[0].state->error);
@@ -140,7 +137,7 @@ static Run *new_run(RedisModuleCtx *ctx, RedisModuleString **argv, const ArgPosi
             run_unref(run);
             return NULL;
         }
-        run_set_slot(run, i, tensor);
+        run->slots[i] = tensor;
     }
     for (int i = 0; i < noutputs; i++) {
         if (!key_accepts(ctx, argv[positions->output + i], TensorType)) {
@@ -154,7 +151,6 @@ static Run *new_run(RedisModuleCtx *ctx, RedisModuleString **argv, const ArgPosi
 
 int execute(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const RunGrammar *grammar) {
     if (RedisModule_IsKeysPositionRequest(ctx)) return report_keys(ctx, argv, argc, grammar);
-    if (argc < -grammar->command->arity) return reply_wrong_arity(ctx, argv);
     if (wait_mode(ctx) != WAIT_BLOCK) return reply_error(ctx, CANNOT_BLOCK);
 
     RunParser p = {.ctx = ctx, .argv = argv, .argc = argc};

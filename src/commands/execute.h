@@ -1,7 +1,6 @@
 /* execute.h - what the commands that run something share: finding words, looking keys up, submitting the run, saving
  * its outputs into keys. Main thread only. */
-#ifndef COMMANDS_EXECUTE_H
-#define COMMANDS_EXECUTE_H
+#pragma once
 
 #include "redis/command_table.h"
 #include "run/run.h"
@@ -70,5 +69,3 @@ const Run *answered_run(RedisModuleCtx *ctx);
 
 /* Saves a run's outputs into their keys and replicates them: all, or none after replying an error (0). */
 int save_outputs(RedisModuleCtx *ctx, RedisModuleString **argv, const Run *run);
-
-#endif

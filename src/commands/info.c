@@ -2,7 +2,6 @@
  *
  * Main thread, except bridge_onnx_figures, which the loader calls. It keeps Python's figures here as atomics, so INFO
  * never waits for Python. */
-#include <ctype.h>
 #include <stdio.h>
 #include <sys/resource.h>
 
@@ -28,9 +27,7 @@ void bridge_onnx_figures(int64_t memory, int64_t accesses, int64_t sessions) {
 
 /* ---- INFO -------------------------------------------------------------------------------------------------------- */
 
-static double seconds(struct timeval time) {
-    return time.tv_sec + time.tv_usec / 1e6;
-}
+static double seconds(struct timeval time) { return time.tv_sec + time.tv_usec / 1e6; }
 
 /* Bytes of memory that is not Redis's: of libraries and Python, and what allocators keep in reserve. The libraries'
  * allocator differs from server to server, so the memory of the whole process is read. */
@@ -49,18 +46,20 @@ static int64_t memory_beyond_redis(void) {
     return resident * 1024 > used ? resident * 1024 - used : 0;
 }
 
-static void add_cpu(RedisModuleInfoCtx *ctx) {
-    struct rusage self, children, thread;
-    getrusage(RUSAGE_SELF, &self);
-    getrusage(RUSAGE_CHILDREN, &children);
-    getrusage(RUSAGE_THREAD, &thread);
-    RedisModule_InfoAddFieldDouble(ctx, "self_used_cpu_sys", seconds(self.ru_stime));
-    RedisModule_InfoAddFieldDouble(ctx, "self_used_cpu_user", seconds(self.ru_utime));
-    RedisModule_InfoAddFieldDouble(ctx, "children_used_cpu_sys", seconds(children.ru_stime));
-    RedisModule_InfoAddFieldDouble(ctx, "children_used_cpu_user", seconds(children.ru_utime));
-    RedisModule_InfoAddFieldDouble(ctx, "main_thread_used_cpu_sys", seconds(thread.ru_stime));
-    RedisModule_InfoAddFieldDouble(ctx, "main_thread_used_cpu_user", seconds(thread.ru_utime));
+static void add_usage(RedisModuleInfoCtx *ctx, const char *name, int who) {
+    char field[64];
+    struct rusage usage;
+    getrusage(who, &usage);
+    snprintf(field, sizeof(field), "%s_used_cpu_sys", name);
+    RedisModule_InfoAddFieldDouble(ctx, field, seconds(usage.ru_stime));
+    snprintf(field, sizeof(field), "%s_used_cpu_user", name);
+    RedisModule_InfoAddFieldDouble(ctx, field, seconds(usage.ru_utime));
+}
 
+static void add_cpu(RedisModuleInfoCtx *ctx) {
+    add_usage(ctx, "self", RUSAGE_SELF);
+    add_usage(ctx, "children", RUSAGE_CHILDREN);
+    add_usage(ctx, "main_thread", RUSAGE_THREAD);
     int queues = queue_count();
     for (int i = 0; i < queues; i++) {
         for (int n = 0; n < threads_per_queue(); n++) {
@@ -86,15 +85,7 @@ static void add_backends(RedisModuleInfoCtx *ctx) {
                                      __atomic_load_n(&onnx.sessions, __ATOMIC_RELAXED));
 }
 
-static const char *lower_case(const char *name, char *text, size_t size) {
-    size_t i = 0;
-    for (; name[i] && i + 1 < size; i++) text[i] = (char)tolower(name[i]);
-    text[i] = '\0';
-    return text;
-}
-
 static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
-    char field[64];
     if (RedisModule_InfoAddSection(ctx, "versions") == REDISMODULE_OK) {
         RedisModule_InfoAddFieldCString(ctx, "RedisAI_version", REDISAI_VERSION);
         RedisModule_InfoAddFieldCString(ctx, "low_level_API_version", "1");
@@ -106,7 +97,7 @@ static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
     if (RedisModule_InfoAddSection(ctx, "load_time_configs") == REDISMODULE_OK) {
         for (int i = 0; option_row(i); i++) {
             const Option *option = &option_row(i)->python;
-            RedisModule_InfoAddFieldLongLong(ctx, lower_case(option->name, field, sizeof(field)), option->value);
+            RedisModule_InfoAddFieldLongLong(ctx, option->name, option->value);
         }
     }
     if (RedisModule_InfoAddSection(ctx, "backends_info") == REDISMODULE_OK) add_backends(ctx);
@@ -161,7 +152,7 @@ static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runna
 }
 
 static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    if (argc < 2 || argc > 3) return reply_wrong_arity(ctx, argv);
+    if (argc > 3) return reply_wrong_arity(ctx, argv);
     Runnable *runnable = NULL;
     RedisModuleKey *key = RedisModule_OpenKey(ctx, argv[1], REDISMODULE_READ);
     if (key) {
@@ -182,12 +173,10 @@ static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
     return REDISMODULE_OK;
 }
 
-COMMAND(info, .name = "AI.INFO", .flags = "readonly", .arity = -2, .since = "1.0.0", .keys = {{"key", KEY_READ}},
+COMMAND(info, .name = "AI.INFO", .flags = "readonly", .arity = -2, .keys = {{"key", KEY_READ}},
         .syntax = "key [action: FULL | RESETSTAT]",
-        .summary = "Returns or resets the run statistics of a model or script", .complexity = "O(1)");
+        .summary = "Returns or resets the run statistics of a model or script");
 
-int info_register(RedisModuleCtx *ctx) {
-    return RedisModule_RegisterInfoFunc(ctx, add_sections);
-}
+int info_register(RedisModuleCtx *ctx) { return RedisModule_RegisterInfoFunc(ctx, add_sections); }
 
 const Command *const info_commands[] = {&info, NULL};

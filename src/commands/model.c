@@ -24,9 +24,7 @@ typedef struct Parser {
     int is_accepted; /* from the AOF or the master, which may hold what clients cannot store */
 } Parser;
 
-static int at_word(const Parser *p, const char *word) {
-    return p->at < p->argc && arg_is(p->argv[p->at], word);
-}
+static int at_word(const Parser *p, const char *word) { return p->at < p->argc && arg_is(p->argv[p->at], word); }
 
 /* BATCHSIZE and its like: the word, then a number of 0 or more. It needs another such number, which may not be 0. */
 static int parse_number(Parser *p, const char *word, int64_t *number, const char *needed, int64_t needed_number) {
@@ -136,7 +134,6 @@ static int parse_model(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, 
 }
 
 static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialect dialect) {
-    if (argc < 4) return reply_wrong_arity(ctx, argv);
     Model *model = NULL;
     if (!key_accepts(ctx, argv[1], ModelType) || parse_model(ctx, argv + 2, argc - 2, dialect, &model) == -1) {
         return log_lost_value(ctx, argv);
@@ -152,7 +149,7 @@ COMMAND_AS(modelstore, store(ctx, argv, argc, MODELSTORE), .name = "AI.MODELSTOR
            .complexity = "O(1), and compiling it");
 
 COMMAND_AS(modelset, store(ctx, argv, argc, MODELSET), .name = "AI.MODELSET", .flags = "write deny-oom", .arity = -4,
-           .since = "1.0.0", .keys = {{"key", KEY_WRITE}},
+           .keys = {{"key", KEY_WRITE}},
            .syntax = "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] "
                      "[INPUTS input [input ...]] [OUTPUTS output [output ...]] BLOB chunk [chunk ...]",
            .summary = "Stores a model (deprecated: use AI.MODELSTORE)", .complexity = "O(1), and compiling it");
@@ -178,7 +175,6 @@ static void reply_names(RedisModuleCtx *ctx, const char *field, const Names *nam
 }
 
 static int modelget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    if (argc < 2) return reply_wrong_arity(ctx, argv);
     Model *model = find_runnable(ctx, argv[1], KIND_MODEL);
     int meta, blob;
     if (model == NULL || parse_reply_words(ctx, argv + 2, argc - 2, "BLOB", &meta, &blob) == -1) return REDISMODULE_OK;
@@ -200,16 +196,14 @@ static int modelget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int a
     return REDISMODULE_OK;
 }
 
-COMMAND(modelget, .name = "AI.MODELGET", .flags = "readonly", .arity = -2, .since = "1.0.0",
-        .keys = {{"key", KEY_READ}}, .syntax = "key [META] [BLOB]", .summary = "Returns a model's metadata and blob",
+COMMAND(modelget, .name = "AI.MODELGET", .flags = "readonly", .arity = -2, .keys = {{"key", KEY_READ}},
+        .syntax = "key [META] [BLOB]", .summary = "Returns a model's metadata and blob",
         .complexity = "O(N) where N is the size of the blob");
 
-COMMAND_AS(modeldel, argc == 2 ? delete_runnable(ctx, argv, KIND_MODEL) : reply_wrong_arity(ctx, argv),
-           .name = "AI.MODELDEL", .flags = "write", .arity = 2, .since = "1.0.0", .keys = {{"key", KEY_DELETE}},
-           .syntax = "key", .summary = "Deletes a model", .complexity = "O(1)");
+COMMAND_AS(modeldel, delete_runnable(ctx, argv, KIND_MODEL), .name = "AI.MODELDEL", .flags = "write", .arity = 2,
+           .keys = {{"key", KEY_DELETE}}, .syntax = "key", .summary = "Deletes a model");
 
-COMMAND_AS(modelscan, argc == 1 ? scan_runnables(ctx, ModelType) : reply_wrong_arity(ctx, argv),
-           .name = "AI._MODELSCAN", .flags = "readonly", .arity = 1, .since = "1.0.0",
+COMMAND_AS(modelscan, scan_runnables(ctx, ModelType), .name = "AI._MODELSCAN", .flags = "readonly", .arity = 1,
            .summary = "Returns the keys and tags of all models", .complexity = "O(N) where N is the number of keys");
 
 const Command *const model_commands[] = {&modelstore, &modelset, &modelget, &modeldel, &modelscan, NULL};

@@ -77,7 +77,7 @@ COMMAND_AS(
 const RunGrammar modelexecute_grammar = {.command = &modelexecute, .kind = KIND_MODEL, .parse = parse_modelexecute};
 
 COMMAND_AS(modelrun, execute(ctx, argv, argc, &modelrun_grammar), .name = "AI.MODELRUN",
-           .flags = "write deny-oom getkeys-api", .arity = -2, .since = "1.0.0",
+           .flags = "write deny-oom getkeys-api", .arity = -2,
            .keys = {{"key", KEY_READ}, {"input", KEY_READ, ANYWHERE}, {"output", KEY_WRITE, ANYWHERE}},
            .syntax = "key [TIMEOUT milliseconds] INPUTS input [input ...] OUTPUTS output [output ...]",
            .summary = "Runs a model on tensors and stores its outputs (deprecated: use AI.MODELEXECUTE)",

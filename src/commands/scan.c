@@ -25,7 +25,6 @@ typedef struct KeyScan {
 } KeyScan;
 
 static void check_key(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleKey *key, void *data) {
-    (void)ctx;
     KeyScan *scan = data;
     if (key == NULL || RedisModule_ModuleTypeGetType(key) != scan->type) return;
     if ((scan->count & (scan->count - 1)) == 0) {
@@ -57,14 +56,11 @@ static void reply_found(RedisModuleCtx *ctx, const KeyScan *scan) {
 }
 
 static int reply_scan(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    (void)argv;
-    (void)argc;
     reply_found(ctx, RedisModule_GetBlockedClientPrivateData(ctx));
     return REDISMODULE_OK;
 }
 
 static void free_scan(RedisModuleCtx *ctx, void *data) {
-    (void)ctx;
     KeyScan *scan = data;
     for (size_t i = 0; i < scan->count; i++) {
         RedisModule_FreeString(NULL, scan->found[i].key);

@@ -50,7 +50,6 @@ static int parse_script(RedisModuleCtx *ctx, RedisModuleString **argv, int argc,
 }
 
 static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int counted) {
-    if (argc < 3) return reply_wrong_arity(ctx, argv);
     if (!key_accepts(ctx, argv[1], ScriptType)) return log_lost_value(ctx, argv);
     Script *script = script_new();
     if (parse_script(ctx, argv + 2, argc - 2, counted, script) == -1) {
@@ -67,11 +66,10 @@ COMMAND_AS(scriptstore, store(ctx, argv, argc, 1), .name = "AI.SCRIPTSTORE", .fl
            .complexity = "O(1), and compiling it");
 
 COMMAND_AS(scriptset, store(ctx, argv, argc, 0), .name = "AI.SCRIPTSET", .flags = "write deny-oom", .arity = -3,
-           .since = "1.0.0", .keys = {{"key", KEY_WRITE}}, .syntax = "key device [TAG tag] SOURCE source",
+           .keys = {{"key", KEY_WRITE}}, .syntax = "key device [TAG tag] SOURCE source",
            .summary = "Stores a TorchScript (deprecated: use AI.SCRIPTSTORE)", .complexity = "O(1), and compiling it");
 
 static int scriptget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    if (argc < 2) return reply_wrong_arity(ctx, argv);
     Script *script = find_runnable(ctx, argv[1], KIND_SCRIPT);
     int meta, source;
     if (script == NULL || parse_reply_words(ctx, argv + 2, argc - 2, "SOURCE", &meta, &source) == -1)
@@ -93,16 +91,14 @@ static int scriptget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
     return REDISMODULE_OK;
 }
 
-COMMAND(scriptget, .name = "AI.SCRIPTGET", .flags = "readonly", .arity = -2, .since = "1.0.0",
-        .keys = {{"key", KEY_READ}}, .syntax = "key [META] [SOURCE]",
-        .summary = "Returns a script's metadata and source", .complexity = "O(N) where N is the size of the source");
+COMMAND(scriptget, .name = "AI.SCRIPTGET", .flags = "readonly", .arity = -2, .keys = {{"key", KEY_READ}},
+        .syntax = "key [META] [SOURCE]", .summary = "Returns a script's metadata and source",
+        .complexity = "O(N) where N is the size of the source");
 
-COMMAND_AS(scriptdel, argc == 2 ? delete_runnable(ctx, argv, KIND_SCRIPT) : reply_wrong_arity(ctx, argv),
-           .name = "AI.SCRIPTDEL", .flags = "write", .arity = 2, .since = "1.0.0", .keys = {{"key", KEY_DELETE}},
-           .syntax = "key", .summary = "Deletes a script", .complexity = "O(1)");
+COMMAND_AS(scriptdel, delete_runnable(ctx, argv, KIND_SCRIPT), .name = "AI.SCRIPTDEL", .flags = "write", .arity = 2,
+           .keys = {{"key", KEY_DELETE}}, .syntax = "key", .summary = "Deletes a script");
 
-COMMAND_AS(scriptscan, argc == 1 ? scan_runnables(ctx, ScriptType) : reply_wrong_arity(ctx, argv),
-           .name = "AI._SCRIPTSCAN", .flags = "readonly", .arity = 1, .since = "1.0.0",
+COMMAND_AS(scriptscan, scan_runnables(ctx, ScriptType), .name = "AI._SCRIPTSCAN", .flags = "readonly", .arity = 1,
            .summary = "Returns the keys and tags of all scripts", .complexity = "O(N) where N is the number of keys");
 
 const Command *const script_commands[] = {&scriptstore, &scriptset, &scriptget, &scriptdel, &scriptscan, NULL};

@@ -133,7 +133,7 @@ COMMAND_AS(scriptexecute, execute(ctx, argv, argc, &scriptexecute_grammar), .nam
 const RunGrammar scriptexecute_grammar = {.command = &scriptexecute, .kind = KIND_SCRIPT, .parse = parse_scriptexecute};
 
 COMMAND_AS(scriptrun, execute(ctx, argv, argc, &scriptrun_grammar), .name = "AI.SCRIPTRUN",
-           .flags = "write deny-oom getkeys-api", .arity = -3, .since = "1.0.0",
+           .flags = "write deny-oom getkeys-api", .arity = -3,
            .keys = {{"key", KEY_READ}, {"input", KEY_READ, ANYWHERE}, {"output", KEY_WRITE, ANYWHERE}},
            .syntax = "key function [TIMEOUT milliseconds] INPUTS input [input ...] OUTPUTS output [output ...]",
            .summary = "Runs a script's function on tensors (deprecated: use AI.SCRIPTEXECUTE)",

@@ -10,9 +10,7 @@
 #include "values/model.h"
 #include "values/script.h"
 
-static RedisModuleType *type_of(int kind) {
-    return kind == KIND_MODEL ? ModelType : ScriptType;
-}
+static RedisModuleType *type_of(int kind) { return kind == KIND_MODEL ? ModelType : ScriptType; }
 
 void *find_runnable(RedisModuleCtx *ctx, RedisModuleString *name, int kind) {
     return lookup_value(ctx, name, type_of(kind), kind == KIND_MODEL ? "model key is empty" : "script key is empty");
@@ -29,7 +27,6 @@ static int set_compiled(RedisModuleCtx *ctx, RedisModuleString *name, const Load
 }
 
 static int reply_stored(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    (void)argc;
     if (!key_is_here(ctx, argv[1])) return REDISMODULE_OK;
     return set_compiled(ctx, argv[1], RedisModule_GetBlockedClientPrivateData(ctx));
 }

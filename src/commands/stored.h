@@ -1,6 +1,5 @@
 /* stored.h - stored models and scripts: storing, finding, deleting, listing. Main thread only. */
-#ifndef COMMANDS_STORED_H
-#define COMMANDS_STORED_H
+#pragma once
 
 #include "values/runnable.h"
 
@@ -15,5 +14,3 @@ int delete_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int kind);
 
 /* Replies keys and tags of all values of this type in the database (scan.c). */
 int scan_runnables(RedisModuleCtx *ctx, RedisModuleType *type);
-
-#endif

@@ -134,7 +134,6 @@ int tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Tensor
 }
 
 static int tensorset_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    if (argc < 4) return reply_wrong_arity(ctx, argv);
     Tensor *tensor;
     if (!key_accepts(ctx, argv[1], TensorType) || tensor_parse(ctx, argv + 2, argc - 2, &tensor) == -1) {
         return log_lost_value(ctx, argv);
@@ -144,8 +143,7 @@ static int tensorset_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
     return reply_ok(ctx);
 }
 
-COMMAND(tensorset, .name = "AI.TENSORSET", .flags = "write deny-oom", .arity = -4, .since = "1.0.0",
-        .keys = {{"key", KEY_WRITE}},
+COMMAND(tensorset, .name = "AI.TENSORSET", .flags = "write deny-oom", .arity = -4, .keys = {{"key", KEY_WRITE}},
         .syntax = "key type dimension [dimension ...] [data: BLOB blob | VALUES value [value ...]]",
         .summary = "Stores a tensor", .complexity = "O(N) where N is the size of the tensor");
 
@@ -205,7 +203,6 @@ void tensor_reply(RedisModuleCtx *ctx, const Tensor *tensor, TensorFormat format
 }
 
 static int tensorget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    if (argc < 2) return reply_wrong_arity(ctx, argv);
     Tensor *tensor = lookup_value(ctx, argv[1], TensorType, NO_TENSOR);
     if (tensor == NULL) return REDISMODULE_OK;
     TensorFormat format;
@@ -213,9 +210,9 @@ static int tensorget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
     return REDISMODULE_OK;
 }
 
-COMMAND(tensorget, .name = "AI.TENSORGET", .flags = "readonly", .arity = -2, .since = "1.0.0",
-        .keys = {{"key", KEY_READ}}, .syntax = "key [META] [format: BLOB | VALUES]",
-        .summary = "Returns a tensor's metadata and data", .complexity = "O(N) where N is the size of the tensor");
+COMMAND(tensorget, .name = "AI.TENSORGET", .flags = "readonly", .arity = -2, .keys = {{"key", KEY_READ}},
+        .syntax = "key [META] [format: BLOB | VALUES]", .summary = "Returns a tensor's metadata and data",
+        .complexity = "O(N) where N is the size of the tensor");
 
 void tensor_words_init(void) {
     for (int i = 0; bridge_dtype(i); i++) {

@@ -1,6 +1,5 @@
 /* tensor.h - what AI.TENSORSET and AI.TENSORGET share with DAGs and runs. Main thread only. */
-#ifndef COMMANDS_TENSOR_H
-#define COMMANDS_TENSOR_H
+#pragma once
 
 #include "values/tensor.h"
 
@@ -17,5 +16,3 @@ void tensor_reply(RedisModuleCtx *ctx, const Tensor *tensor, TensorFormat format
 
 /* Replicates a tensor that has become a key's value, as AI.TENSORSET. */
 void tensor_replicate(RedisModuleCtx *ctx, RedisModuleString *key, const Tensor *tensor);
-
-#endif

@@ -1,6 +1,5 @@
 /* direct.h - what the libraries' files share. Each has one run function, named in the switch of direct.c. */
-#ifndef DIRECT_DIRECT_H
-#define DIRECT_DIRECT_H
+#pragma once
 
 #include "bridge.h"
 
@@ -10,5 +9,3 @@ typedef char *DirectRun(const Direct *direct, Op *op, const void *options);
 
 DirectRun onnx_run; /* onnxruntime.c */
 DirectRun tf_run;   /* tensorflow.c */
-
-#endif

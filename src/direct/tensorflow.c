@@ -4,11 +4,7 @@
 #include "values/tensor.h"
 
 /* The memory of an input stays the tensor's. */
-static void keep(void *data, size_t size, void *unused) {
-    (void)data;
-    (void)size;
-    (void)unused;
-}
+static void keep(void *data, size_t size, void *unused) {}
 
 static void set_output(const TfApi *api, Op *op, int index, const void *tensor) {
     int64_t shape[TENSOR_MAX_DIMS];

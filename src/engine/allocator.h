@@ -1,11 +1,8 @@
 /* allocator.h - keeps large blocks of memory that libraries free for their next run. */
-#ifndef ENGINE_ALLOCATOR_H
-#define ENGINE_ALLOCATOR_H
+#pragma once
 
 /* At load, main thread. */
 void allocator_init(void);
 
 /* In each worker, before its first run. */
 void allocator_prepare_thread(void);
-
-#endif

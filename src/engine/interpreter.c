@@ -40,9 +40,7 @@ void bridge_engine_started(const char *error) {
     pthread_mutex_unlock(&start.mutex);
 }
 
-void bridge_log(const char *level, const char *message) {
-    RedisModule_Log(log_context, level, "%s", message);
-}
+void bridge_log(const char *level, const char *message) { RedisModule_Log(log_context, level, "%s", message); }
 
 /* ---- the engine's thread ----------------------------------------------------------------------------------------- */
 
@@ -96,28 +94,25 @@ static void run_engine(char *error, size_t size) {
     Py_XDECREF(folder);
 }
 
+/* Writes into error why the engine cannot start, or why it has stopped. */
+static void start_engine(const char *python, char *error, size_t size) {
+    const char *reason = make_libpython_global();
+    if (reason == NULL && PyImport_AppendInittab("_redisai_bridge", PyInit__redisai_bridge) == -1) reason = "no memory";
+    PyStatus status = reason ? PyStatus_Error(reason) : initialize(python);
+    if (PyStatus_Exception(status)) {
+        snprintf(error, size, "%s (from %s; redisai.so was built for Python %d.%d)",
+                 status.err_msg ? status.err_msg : "unknown", python, PY_MAJOR_VERSION, PY_MINOR_VERSION);
+        return;
+    }
+    run_engine(error, size);
+    PyEval_SaveThread();
+    RedisModule_Log(log_context, "warning", "the engine has stopped: %s", error);
+}
+
 static void *engine_thread(void *python) {
     char error[1024];
-    const char *reason = make_libpython_global();
-    if (reason == NULL && PyImport_AppendInittab("_redisai_bridge", PyInit__redisai_bridge) == -1) {
-        reason = "no memory";
-    }
-    if (reason) {
-        snprintf(error, sizeof(error), "%s", reason);
-        bridge_engine_started(error);
-        return NULL;
-    }
-    PyStatus status = initialize(python);
-    if (PyStatus_Exception(status)) {
-        snprintf(error, sizeof(error), "%s (from %s; redisai.so was built for Python %d.%d)",
-                 status.err_msg ? status.err_msg : "unknown", (char *)python, PY_MAJOR_VERSION, PY_MINOR_VERSION);
-        bridge_engine_started(error);
-        return NULL;
-    }
-    run_engine(error, sizeof(error));
-    RedisModule_Log(log_context, "warning", "the engine has stopped: %s", error);
+    start_engine(python, error, sizeof(error));
     bridge_engine_started(error);
-    PyEval_SaveThread();
     return NULL;
 }
 
@@ -155,17 +150,10 @@ static int start_thread(const char *python) {
 
 /* exit() would destroy the libraries' static objects while workers are still inside the libraries: one shutdown in four
  * crashed. Redis has saved and closed everything by then, so the process just ends. */
-static void end_process(int status, void *unused) {
-    (void)unused;
-    _exit(status);
-}
+static void end_process(int status, void *unused) { _exit(status); }
 
 /* Exit handlers run in reverse order. Registered this late, ours runs before those of the libraries. */
 static void shutting_down(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
-    (void)ctx;
-    (void)event;
-    (void)subevent;
-    (void)data;
     on_exit(end_process, NULL);
 }
 
@@ -173,10 +161,7 @@ int engine_start(RedisModuleCtx *ctx) {
     static char python[PATH_MAX];
     if (start.is_running) return REDISMODULE_OK;
 
-    if (Py_IsInitialized()) {
-        RedisModule_Log(ctx, "warning", "another module has started Python in this server already");
-        return REDISMODULE_ERR;
-    }
+    if (Py_IsInitialized()) return log_refusal(ctx, "another module has started Python in this server already");
     /* If the load is refused later, the code that the engine's thread runs must stay mapped. */
     Dl_info info;
     if (dladdr((void *)engine_start, &info)) dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
@@ -186,21 +171,13 @@ int engine_start(RedisModuleCtx *ctx) {
     } else if (!find_venv_python(python, sizeof(python))) {
         snprintf(python, sizeof(python), "%s", REDISAI_BUILT_FOR_PYTHON);
     }
-    if (access(python, X_OK) == -1) {
-        RedisModule_Log(ctx, "warning", "no Python interpreter at '%s': give one with the option PYTHON", python);
-        return REDISMODULE_ERR;
-    }
-    if (start_thread(python)) {
-        RedisModule_Log(ctx, "warning", "cannot start a thread for the engine");
-        return REDISMODULE_ERR;
-    }
+    if (access(python, X_OK) == -1)
+        return log_refusal(ctx, "no Python interpreter at '%s': give one with the option PYTHON", python);
+    if (start_thread(python)) return log_refusal(ctx, "cannot start a thread for the engine");
     pthread_mutex_lock(&start.mutex);
     while (!start.is_settled) pthread_cond_wait(&start.settled, &start.mutex);
     pthread_mutex_unlock(&start.mutex);
-    if (start.error) {
-        RedisModule_Log(ctx, "warning", "the engine cannot start in %s: %s", python, start.error);
-        return REDISMODULE_ERR;
-    }
+    if (start.error) return log_refusal(ctx, "the engine cannot start in %s: %s", python, start.error);
     RedisModule_SubscribeToServerEvent(ctx, (RedisModuleEvent){REDISMODULE_EVENT_SHUTDOWN, 1}, shutting_down);
     start.is_running = 1;
     RedisModule_Log(ctx, "notice", "the engine runs in %s", python);

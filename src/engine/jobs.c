@@ -83,9 +83,7 @@ int job_post_and_wait(LoaderJob *job, int seconds) {
 
 /* ---- what values ask of the loader ------------------------------------------------------------------------------- */
 
-static void compile_in_background(Runnable *runnable) {
-    job_post(job_new(JOB_LOAD, runnable_ref(runnable)));
-}
+static void compile_in_background(Runnable *runnable) { job_post(job_new(JOB_LOAD, runnable_ref(runnable))); }
 
 static void destroy_dropped(LoaderJob *job) {
     runnable_destroy(job->job.runnable);
@@ -137,8 +135,8 @@ void bridge_ready(Runnable *runnable, struct Queue *queue, int ninputs, const ch
     if (runnable_is_ready(runnable)) return;
     if (runnable->kind == KIND_MODEL) {
         Model *model = (Model *)runnable;
-        for (int i = 0; i < ninputs; i++) names_append_copy(&model->declared_inputs, inputs[i]);
-        for (int i = 0; i < noutputs; i++) names_append_copy(&model->declared_outputs, outputs[i]);
+        for (int i = 0; i < ninputs; i++) names_append(&model->declared_inputs, RedisModule_Strdup(inputs[i]));
+        for (int i = 0; i < noutputs; i++) names_append(&model->declared_outputs, RedisModule_Strdup(outputs[i]));
     }
     runnable_set_ready(runnable, queue);
 }

@@ -2,8 +2,7 @@
  *
  * The main thread and workers post jobs. The loader (redisai/loader.py) takes them in order, urgent ones first. It
  * never waits for the main thread, so that one may wait for a job where Redis forbids blocking the client. */
-#ifndef ENGINE_JOBS_H
-#define ENGINE_JOBS_H
+#pragma once
 
 #include "bridge.h"
 #include "redis/api.h"
@@ -34,5 +33,3 @@ int job_post_and_wait(LoaderJob *job, int seconds);
 #define JOB_PATIENCE 5 /* s, of the main thread: as long as Redis waits for a script (busy-reply-threshold) */
 
 void jobs_init(void); /* at load, before any value is made */
-
-#endif

@@ -7,7 +7,6 @@
 #include <dlfcn.h>
 #include <limits.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,13 +19,13 @@
 #define MAX_BACKENDS 16
 
 static OptionRow options[] = {
-    {.python = {"THREADS_PER_QUEUE", 1}, .min = 1, .max = MAX_THREADS},
-    {.python = {"INTER_OP_PARALLELISM", 0}, .max = MAX_THREADS},
-    {.python = {"INTRA_OP_PARALLELISM", 0}, .max = MAX_THREADS},
-    {.python = {"MODEL_EXECUTION_TIMEOUT", 5000}, .min = 1000, .max = INT_MAX}, /* ms */
-    {.python = {"BACKEND_MEMORY_LIMIT", 0}, .max = LLONG_MAX >> 20},            /* MB; 0: none */
-    {.python = {"ALLOW_FILE_OPS", 0}, .max = 1}, /* 1: models may touch files and run Python */
-    {.python = {"MODEL_CHUNK_SIZE", MODEL_CHUNK_SIZE},
+    {.python = {"threads_per_queue", 1}, .min = 1, .max = MAX_THREADS},
+    {.python = {"inter_op_parallelism", 0}, .max = MAX_THREADS},
+    {.python = {"intra_op_parallelism", 0}, .max = MAX_THREADS},
+    {.python = {"model_execution_timeout", 5000}, .min = 1000, .max = INT_MAX}, /* ms */
+    {.python = {"backend_memory_limit", 0}, .max = LLONG_MAX >> 20},            /* MB; 0: none */
+    {.python = {"allow_file_ops", 0}, .max = 1}, /* 1: models may touch files and run Python */
+    {.python = {"model_chunk_size", MODEL_CHUNK_SIZE},
      .min = 1,
      .max = LLONG_MAX,
      .at_run_time = 1,
@@ -68,7 +67,7 @@ int option_set(OptionRow *option, const RedisModuleString *text) {
 
 int64_t threads_per_queue(void) {
     int i = 0;
-    while (strcmp(options[i].python.name, "THREADS_PER_QUEUE") != 0) i++;
+    while (strcmp(options[i].python.name, "threads_per_queue") != 0) i++;
     return options[i].python.value;
 }
 
@@ -83,13 +82,6 @@ const char *options_module_folder(void) {
     return folder;
 }
 
-static char *join(const char *folder, const char *name) {
-    size_t size = strlen(folder) + strlen(name) + 2;
-    char *path = RedisModule_Alloc(size);
-    snprintf(path, size, "%s/%s", folder, name);
-    return path;
-}
-
 static void set_backends_path(char *path) {
     pthread_mutex_lock(&backends_path.mutex);
     char *old = backends_path.path;
@@ -98,49 +90,20 @@ static void set_backends_path(char *path) {
     RedisModule_Free(old);
 }
 
-void options_set_backends_path(const RedisModuleString *path) {
-    set_backends_path(arg_copy(path));
-}
+void options_set_backends_path(const RedisModuleString *path) { set_backends_path(arg_copy(path)); }
 
-char *options_backends_path(void) {
+char *bridge_backends_path(void) {
     pthread_mutex_lock(&backends_path.mutex);
     char *copy = RedisModule_Strdup(backends_path.path);
     pthread_mutex_unlock(&backends_path.mutex);
     return copy;
 }
 
-char *bridge_backends_path(void) {
-    return options_backends_path();
-}
-
-void bridge_free(char *text) {
-    RedisModule_Free(text);
-}
-
-char *options_backend_path(const char *path) {
-    return path[0] == '/' ? RedisModule_Strdup(path) : join(backends_path.path, path);
-}
-
-const char *options_backend_to_load(int backend) {
-    return backends_to_load[backend];
-}
-
-const char *options_python(void) {
-    return python;
-}
+void bridge_free(char *text) { RedisModule_Free(text); }
+const char *options_backend_to_load(int backend) { return backends_to_load[backend]; }
+const char *options_python(void) { return python; }
 
 /* ---- the arguments of loadmodule --------------------------------------------------------------------------------- */
-
-static int refuse(RedisModuleCtx *ctx, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static int refuse(RedisModuleCtx *ctx, const char *format, ...) {
-    char reason[512];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(reason, sizeof(reason), format, args);
-    va_end(args);
-    RedisModule_Log(ctx, "warning", "%s", reason);
-    return REDISMODULE_ERR;
-}
 
 static void replace(char **text, const RedisModuleString *value) {
     RedisModule_Free(*text);
@@ -151,9 +114,8 @@ static int parse_option(RedisModuleCtx *ctx, RedisModuleString *name, RedisModul
     OptionRow *option = option_named(name);
     if (option) {
         if (option_set(option, value) == 0) return REDISMODULE_OK;
-        return refuse(ctx, "invalid value '%s' for %s: a number from %lld to %lld is needed",
-                      RedisModule_StringPtrLen(value, NULL), option->python.name, (long long)option->min,
-                      (long long)option->max);
+        return log_refusal(ctx, "invalid value '%s' for %s: a number from %lld to %lld is needed", arg_text(value),
+                           arg_text(name), (long long)option->min, (long long)option->max);
     }
     int backend = backend_from_name(name);
     if (arg_is(name, "BACKENDSPATH")) {
@@ -163,15 +125,17 @@ static int parse_option(RedisModuleCtx *ctx, RedisModuleString *name, RedisModul
     } else if (backend != -1) {
         replace(&backends_to_load[backend], value);
     } else {
-        return refuse(ctx, "unknown option '%s'", RedisModule_StringPtrLen(name, NULL));
+        return log_refusal(ctx, "unknown option '%s'", arg_text(name));
     }
     return REDISMODULE_OK;
 }
 
 int options_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    if (options_module_folder() == NULL) return refuse(ctx, "cannot find the folder of redisai.so");
-    set_backends_path(join(options_module_folder(), "backends"));
-    if (argc % 2) return refuse(ctx, "options come in pairs: NAME value, but an odd number of words was given");
+    if (options_module_folder() == NULL) return log_refusal(ctx, "cannot find the folder of redisai.so");
+    char path[PATH_MAX + 16];
+    snprintf(path, sizeof(path), "%s/backends", options_module_folder());
+    set_backends_path(RedisModule_Strdup(path));
+    if (argc % 2) return log_refusal(ctx, "options come in pairs: NAME value, but an odd number of words was given");
     for (int i = 0; i < argc; i += 2) {
         if (parse_option(ctx, argv[i], argv[i + 1]) == REDISMODULE_ERR) return REDISMODULE_ERR;
     }

@@ -1,8 +1,7 @@
 /* options.h - the load-time options: one row each, which INFO, AI.CONFIG and Python read.
  *
  * Set on the main thread. Only options marked `at_run_time` change after load. */
-#ifndef ENGINE_OPTIONS_H
-#define ENGINE_OPTIONS_H
+#pragma once
 
 #include "bridge.h"
 #include "redis/api.h"
@@ -28,14 +27,10 @@ int option_set(OptionRow *option, const RedisModuleString *text);
 
 int64_t threads_per_queue(void);
 
-/* The folder of the backends, for AI.CONFIG; the caller frees the copy. */
-char *options_backends_path(void);
+/* The folder of the backends; bridge_backends_path() returns it. */
 void options_set_backends_path(const RedisModuleString *path);
 
-/* path itself when it is absolute, else below the backends path; the caller frees it. */
-char *options_backend_path(const char *path);
-
-/* The path of the backend to import at start, or NULL. */
+/* The path of the backend to import at start, absolute or below the backends path; or NULL. */
 const char *options_backend_to_load(int backend);
 
 /* bin/python to embed, or NULL: find one. */
@@ -43,5 +38,3 @@ const char *options_python(void);
 
 /* The folder that this .so lies in, symbolic links resolved; never freed. NULL when it cannot be found. */
 const char *options_module_folder(void);
-
-#endif

@@ -1,6 +1,9 @@
 /* api.c - finds the functions of the Redis module API by name, once, on the main thread, at load. */
 #include "redis/api.h"
 
+#include <stdarg.h>
+#include <stdio.h>
+
 #define DEFINE(result, name, arguments) result(*RedisModule_##name) arguments;
 REDIS_FUNCTIONS(DEFINE, DEFINE)
 #undef DEFINE
@@ -25,4 +28,14 @@ const char *redis_api_bind(RedisModuleCtx *ctx) {
         if (!found && functions[i].required) return functions[i].name;
     }
     return NULL;
+}
+
+int log_refusal(RedisModuleCtx *ctx, const char *format, ...) {
+    char reason[1200];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(reason, sizeof(reason), format, args);
+    va_end(args);
+    RedisModule_Log(ctx, "warning", "%s", reason);
+    return REDISMODULE_ERR;
 }

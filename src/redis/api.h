@@ -3,8 +3,7 @@
  * No package ships redismodule.h, so the functions are listed once, in REDIS_FUNCTIONS below, and bound by name when
  * the module loads. Names and meanings are those of the Redis documentation ("Modules API reference"). A function
  * listed as OPTIONAL may be absent on the servers we support (7.0.6 and later, Valkey): test it before the call. */
-#ifndef REDIS_API_H
-#define REDIS_API_H
+#pragma once
 
 #include <stddef.h>
 #include <stdint.h>
@@ -183,131 +182,124 @@ typedef struct RedisModuleCommandInfo {
 /* One line a function: FUNCTION(result, name, (arguments)). The list is expanded three times: declarations,
  * definitions, binding. */
 #define REDIS_FUNCTIONS(FUNCTION, OPTIONAL)                                                                            \
-    FUNCTION(int, SetModuleAttribs, (RedisModuleCtx * ctx, const char *name, int version, int apiver))                 \
-    FUNCTION(void, SetModuleOptions, (RedisModuleCtx * ctx, int options))                                              \
-    FUNCTION(int, CreateCommand,                                                                                       \
-             (RedisModuleCtx * ctx, const char *name, RedisModuleCmdFunc handler, const char *flags, int first,        \
-              int last, int step))                                                                                     \
-    FUNCTION(RedisModuleCommand *, GetCommand, (RedisModuleCtx * ctx, const char *name))                               \
-    FUNCTION(int, SetCommandInfo, (RedisModuleCommand * command, const RedisModuleCommandInfo *info))                  \
-    FUNCTION(RedisModuleType *, CreateDataType,                                                                        \
-             (RedisModuleCtx * ctx, const char *name, int encver, RedisModuleTypeMethods *methods))                    \
-    FUNCTION(int, RegisterInfoFunc, (RedisModuleCtx * ctx, RedisModuleInfoFunc callback))                              \
+    FUNCTION(int, SetModuleAttribs, (RedisModuleCtx *, const char *, int, int))                                        \
+    FUNCTION(void, SetModuleOptions, (RedisModuleCtx *, int))                                                          \
+    FUNCTION(int, CreateCommand, (RedisModuleCtx *, const char *, RedisModuleCmdFunc, const char *, int, int, int))    \
+    FUNCTION(RedisModuleCommand *, GetCommand, (RedisModuleCtx *, const char *))                                       \
+    FUNCTION(int, SetCommandInfo, (RedisModuleCommand *, const RedisModuleCommandInfo *))                              \
+    FUNCTION(RedisModuleType *, CreateDataType, (RedisModuleCtx *, const char *, int, RedisModuleTypeMethods *))       \
+    FUNCTION(int, RegisterInfoFunc, (RedisModuleCtx *, RedisModuleInfoFunc))                                           \
     /* memory */                                                                                                       \
-    FUNCTION(void *, Alloc, (size_t bytes))                                                                            \
-    FUNCTION(void *, Calloc, (size_t count, size_t bytes))                                                             \
-    FUNCTION(void *, Realloc, (void *ptr, size_t bytes))                                                               \
-    FUNCTION(void, Free, (void *ptr))                                                                                  \
-    FUNCTION(char *, Strdup, (const char *text))                                                                       \
-    FUNCTION(size_t, MallocSize, (void *ptr))                                                                          \
-    OPTIONAL(void *, TryCalloc, (size_t count, size_t bytes))                                                          \
-    OPTIONAL(void *, TryAlloc, (size_t bytes))                                                                         \
-    FUNCTION(size_t, MallocSizeString, (RedisModuleString * str))                                                      \
+    FUNCTION(void *, Alloc, (size_t))                                                                                  \
+    FUNCTION(void *, Calloc, (size_t, size_t))                                                                         \
+    FUNCTION(void *, Realloc, (void *, size_t))                                                                        \
+    FUNCTION(void, Free, (void *))                                                                                     \
+    FUNCTION(char *, Strdup, (const char *))                                                                           \
+    FUNCTION(size_t, MallocSize, (void *))                                                                             \
+    OPTIONAL(void *, TryCalloc, (size_t, size_t))                                                                      \
+    OPTIONAL(void *, TryAlloc, (size_t))                                                                               \
+    FUNCTION(size_t, MallocSizeString, (RedisModuleString *))                                                          \
     /* strings */                                                                                                      \
-    FUNCTION(RedisModuleString *, CreateString, (RedisModuleCtx * ctx, const char *ptr, size_t len))                   \
-    FUNCTION(RedisModuleString *, CreateStringFromLongLong, (RedisModuleCtx * ctx, long long ll))                      \
-    FUNCTION(void, FreeString, (RedisModuleCtx * ctx, RedisModuleString * str))                                        \
-    FUNCTION(RedisModuleString *, HoldString, (RedisModuleCtx * ctx, RedisModuleString * str))                         \
-    FUNCTION(void, TrimStringAllocation, (RedisModuleString * str))                                                    \
-    FUNCTION(const char *, StringPtrLen, (const RedisModuleString *str, size_t *len))                                  \
-    FUNCTION(int, StringToLongLong, (const RedisModuleString *str, long long *ll))                                     \
-    FUNCTION(int, StringToDouble, (const RedisModuleString *str, double *d))                                           \
+    FUNCTION(RedisModuleString *, CreateString, (RedisModuleCtx *, const char *, size_t))                              \
+    FUNCTION(RedisModuleString *, CreateStringFromLongLong, (RedisModuleCtx *, long long))                             \
+    FUNCTION(void, FreeString, (RedisModuleCtx *, RedisModuleString *))                                                \
+    FUNCTION(RedisModuleString *, HoldString, (RedisModuleCtx *, RedisModuleString *))                                 \
+    FUNCTION(void, TrimStringAllocation, (RedisModuleString *))                                                        \
+    FUNCTION(const char *, StringPtrLen, (const RedisModuleString *, size_t *))                                        \
+    FUNCTION(int, StringToLongLong, (const RedisModuleString *, long long *))                                          \
+    FUNCTION(int, StringToDouble, (const RedisModuleString *, double *))                                               \
     /* dictionaries */                                                                                                 \
-    FUNCTION(RedisModuleDict *, CreateDict, (RedisModuleCtx * ctx))                                                    \
-    FUNCTION(void, FreeDict, (RedisModuleCtx * ctx, RedisModuleDict * dict))                                           \
-    FUNCTION(int, DictReplace, (RedisModuleDict * dict, RedisModuleString * key, void *ptr))                           \
-    FUNCTION(int, DictSet, (RedisModuleDict * dict, RedisModuleString * key, void *ptr))                               \
-    FUNCTION(void *, DictGet, (RedisModuleDict * dict, RedisModuleString * key, int *nokey))                           \
+    FUNCTION(RedisModuleDict *, CreateDict, (RedisModuleCtx *))                                                        \
+    FUNCTION(void, FreeDict, (RedisModuleCtx *, RedisModuleDict *))                                                    \
+    FUNCTION(int, DictReplace, (RedisModuleDict *, RedisModuleString *, void *))                                       \
+    FUNCTION(int, DictSet, (RedisModuleDict *, RedisModuleString *, void *))                                           \
+    FUNCTION(void *, DictGet, (RedisModuleDict *, RedisModuleString *, int *))                                         \
     /* keys */                                                                                                         \
-    FUNCTION(RedisModuleKey *, OpenKey, (RedisModuleCtx * ctx, RedisModuleString * name, int mode))                    \
-    FUNCTION(void, CloseKey, (RedisModuleKey * key))                                                                   \
-    FUNCTION(int, KeyType, (RedisModuleKey * key))                                                                     \
-    FUNCTION(int, DeleteKey, (RedisModuleKey * key))                                                                   \
-    FUNCTION(RedisModuleType *, ModuleTypeGetType, (RedisModuleKey * key))                                             \
-    FUNCTION(void *, ModuleTypeGetValue, (RedisModuleKey * key))                                                       \
-    FUNCTION(int, ModuleTypeSetValue, (RedisModuleKey * key, RedisModuleType * type, void *value))                     \
-    FUNCTION(int, IsKeysPositionRequest, (RedisModuleCtx * ctx))                                                       \
-    FUNCTION(void, KeyAtPosWithFlags, (RedisModuleCtx * ctx, int pos, int flags))                                      \
+    FUNCTION(RedisModuleKey *, OpenKey, (RedisModuleCtx *, RedisModuleString *, int))                                  \
+    FUNCTION(void, CloseKey, (RedisModuleKey *))                                                                       \
+    FUNCTION(int, KeyType, (RedisModuleKey *))                                                                         \
+    FUNCTION(int, DeleteKey, (RedisModuleKey *))                                                                       \
+    FUNCTION(RedisModuleType *, ModuleTypeGetType, (RedisModuleKey *))                                                 \
+    FUNCTION(void *, ModuleTypeGetValue, (RedisModuleKey *))                                                           \
+    FUNCTION(int, ModuleTypeSetValue, (RedisModuleKey *, RedisModuleType *, void *))                                   \
+    FUNCTION(int, IsKeysPositionRequest, (RedisModuleCtx *))                                                           \
+    FUNCTION(void, KeyAtPosWithFlags, (RedisModuleCtx *, int, int))                                                    \
     FUNCTION(RedisModuleScanCursor *, ScanCursorCreate, (void))                                                        \
-    FUNCTION(void, ScanCursorDestroy, (RedisModuleScanCursor * cursor))                                                \
-    FUNCTION(int, Scan,                                                                                                \
-             (RedisModuleCtx * ctx, RedisModuleScanCursor * cursor, RedisModuleScanCB callback, void *data))           \
+    FUNCTION(void, ScanCursorDestroy, (RedisModuleScanCursor *))                                                       \
+    FUNCTION(int, Scan, (RedisModuleCtx *, RedisModuleScanCursor *, RedisModuleScanCB, void *))                        \
     /* replies */                                                                                                      \
-    FUNCTION(int, ReplyWithError, (RedisModuleCtx * ctx, const char *error))                                           \
-    FUNCTION(int, ReplyWithSimpleString, (RedisModuleCtx * ctx, const char *text))                                     \
-    FUNCTION(int, ReplyWithLongLong, (RedisModuleCtx * ctx, long long ll))                                             \
-    FUNCTION(int, ReplyWithDouble, (RedisModuleCtx * ctx, double d))                                                   \
-    FUNCTION(int, ReplyWithBigNumber, (RedisModuleCtx * ctx, const char *digits, size_t len))                          \
-    FUNCTION(int, ReplyWithNull, (RedisModuleCtx * ctx))                                                               \
-    FUNCTION(int, ReplyWithArray, (RedisModuleCtx * ctx, long len))                                                    \
-    FUNCTION(int, ReplyWithCString, (RedisModuleCtx * ctx, const char *text))                                          \
-    FUNCTION(int, ReplyWithStringBuffer, (RedisModuleCtx * ctx, const char *buf, size_t len))                          \
-    FUNCTION(int, ReplyWithString, (RedisModuleCtx * ctx, RedisModuleString * str))                                    \
+    FUNCTION(int, ReplyWithError, (RedisModuleCtx *, const char *))                                                    \
+    FUNCTION(int, ReplyWithSimpleString, (RedisModuleCtx *, const char *))                                             \
+    FUNCTION(int, ReplyWithLongLong, (RedisModuleCtx *, long long))                                                    \
+    FUNCTION(int, ReplyWithDouble, (RedisModuleCtx *, double))                                                         \
+    FUNCTION(int, ReplyWithBigNumber, (RedisModuleCtx *, const char *, size_t))                                        \
+    FUNCTION(int, ReplyWithNull, (RedisModuleCtx *))                                                                   \
+    FUNCTION(int, ReplyWithArray, (RedisModuleCtx *, long))                                                            \
+    FUNCTION(int, ReplyWithCString, (RedisModuleCtx *, const char *))                                                  \
+    FUNCTION(int, ReplyWithStringBuffer, (RedisModuleCtx *, const char *, size_t))                                     \
+    FUNCTION(int, ReplyWithString, (RedisModuleCtx *, RedisModuleString *))                                            \
     /* replication, calls, surroundings */                                                                             \
-    FUNCTION(int, Replicate, (RedisModuleCtx * ctx, const char *command, const char *format, ...))                     \
-    FUNCTION(int, ReplicateVerbatim, (RedisModuleCtx * ctx))                                                           \
-    FUNCTION(RedisModuleCallReply *, Call, (RedisModuleCtx * ctx, const char *command, const char *format, ...))       \
-    FUNCTION(void, FreeCallReply, (RedisModuleCallReply * reply))                                                      \
-    FUNCTION(RedisModuleCallReply *, CallReplyArrayElement, (RedisModuleCallReply * reply, size_t index))              \
-    FUNCTION(const char *, CallReplyStringPtr, (RedisModuleCallReply * reply, size_t *len))                            \
-    FUNCTION(int, GetContextFlags, (RedisModuleCtx * ctx))                                                             \
-    FUNCTION(void, Log, (RedisModuleCtx * ctx, const char *level, const char *format, ...))                            \
-    FUNCTION(RedisModuleTimerID, CreateTimer,                                                                          \
-             (RedisModuleCtx * ctx, mstime_t period, RedisModuleTimerProc callback, void *data))                       \
-    FUNCTION(int, StopTimer, (RedisModuleCtx * ctx, RedisModuleTimerID id, void **data))                               \
-    FUNCTION(int, EventLoopAddOneShot, (RedisModuleEventLoopOneShotFunc callback, void *data))                         \
-    FUNCTION(int, GetSelectedDb, (RedisModuleCtx * ctx))                                                               \
-    FUNCTION(int, SelectDb, (RedisModuleCtx * ctx, int db))                                                            \
-    FUNCTION(RedisModuleCtx *, GetDetachedThreadSafeContext, (RedisModuleCtx * ctx))                                   \
-    FUNCTION(int, SubscribeToServerEvent,                                                                              \
-             (RedisModuleCtx * ctx, RedisModuleEvent event, RedisModuleEventCallback callback))                        \
-    FUNCTION(RedisModuleString *, GetCurrentUserName, (RedisModuleCtx * ctx))                                          \
-    FUNCTION(RedisModuleUser *, GetModuleUserFromUserName, (RedisModuleString * name))                                 \
-    FUNCTION(int, ACLCheckCommandPermissions, (RedisModuleUser * user, RedisModuleString * *argv, int argc))           \
-    FUNCTION(void, FreeModuleUser, (RedisModuleUser * user))                                                           \
-    OPTIONAL(int, SetCommandACLCategories, (RedisModuleCommand * command, const char *categories))                     \
-    FUNCTION(void, SetContextUser, (RedisModuleCtx * ctx, const RedisModuleUser *user))                                \
-    FUNCTION(int, ACLCheckKeyPermissions, (RedisModuleUser * user, RedisModuleString * key, int flags))                \
-    FUNCTION(int *, GetCommandKeys, (RedisModuleCtx * ctx, RedisModuleString * *argv, int argc, int *count))           \
-    FUNCTION(int, CallReplyType, (RedisModuleCallReply * reply))                                                       \
-    FUNCTION(long long, CallReplyInteger, (RedisModuleCallReply * reply))                                              \
-    FUNCTION(double, CallReplyDouble, (RedisModuleCallReply * reply))                                                  \
-    FUNCTION(size_t, CallReplyLength, (RedisModuleCallReply * reply))                                                  \
+    FUNCTION(int, Replicate, (RedisModuleCtx *, const char *, const char *, ...))                                      \
+    FUNCTION(int, ReplicateVerbatim, (RedisModuleCtx *))                                                               \
+    FUNCTION(RedisModuleCallReply *, Call, (RedisModuleCtx *, const char *, const char *, ...))                        \
+    FUNCTION(void, FreeCallReply, (RedisModuleCallReply *))                                                            \
+    FUNCTION(RedisModuleCallReply *, CallReplyArrayElement, (RedisModuleCallReply *, size_t))                          \
+    FUNCTION(const char *, CallReplyStringPtr, (RedisModuleCallReply *, size_t *))                                     \
+    FUNCTION(int, GetContextFlags, (RedisModuleCtx *))                                                                 \
+    FUNCTION(void, Log, (RedisModuleCtx *, const char *, const char *, ...))                                           \
+    FUNCTION(RedisModuleTimerID, CreateTimer, (RedisModuleCtx *, mstime_t, RedisModuleTimerProc, void *))              \
+    FUNCTION(int, StopTimer, (RedisModuleCtx *, RedisModuleTimerID, void **))                                          \
+    FUNCTION(int, EventLoopAddOneShot, (RedisModuleEventLoopOneShotFunc, void *))                                      \
+    FUNCTION(int, GetSelectedDb, (RedisModuleCtx *))                                                                   \
+    FUNCTION(int, SelectDb, (RedisModuleCtx *, int))                                                                   \
+    FUNCTION(RedisModuleCtx *, GetDetachedThreadSafeContext, (RedisModuleCtx *))                                       \
+    FUNCTION(int, SubscribeToServerEvent, (RedisModuleCtx *, RedisModuleEvent, RedisModuleEventCallback))              \
+    FUNCTION(RedisModuleString *, GetCurrentUserName, (RedisModuleCtx *))                                              \
+    FUNCTION(RedisModuleUser *, GetModuleUserFromUserName, (RedisModuleString *))                                      \
+    FUNCTION(int, ACLCheckCommandPermissions, (RedisModuleUser *, RedisModuleString **, int))                          \
+    FUNCTION(void, FreeModuleUser, (RedisModuleUser *))                                                                \
+    OPTIONAL(int, SetCommandACLCategories, (RedisModuleCommand *, const char *))                                       \
+    FUNCTION(void, SetContextUser, (RedisModuleCtx *, const RedisModuleUser *))                                        \
+    FUNCTION(int, ACLCheckKeyPermissions, (RedisModuleUser *, RedisModuleString *, int))                               \
+    FUNCTION(int *, GetCommandKeys, (RedisModuleCtx *, RedisModuleString **, int, int *))                              \
+    FUNCTION(int, CallReplyType, (RedisModuleCallReply *))                                                             \
+    FUNCTION(long long, CallReplyInteger, (RedisModuleCallReply *))                                                    \
+    FUNCTION(double, CallReplyDouble, (RedisModuleCallReply *))                                                        \
+    FUNCTION(size_t, CallReplyLength, (RedisModuleCallReply *))                                                        \
     FUNCTION(int, AvoidReplicaTraffic, (void))                                                                         \
-    FUNCTION(int, IsModuleNameBusy, (const char *name))                                                                \
+    FUNCTION(int, IsModuleNameBusy, (const char *))                                                                    \
     /* blocked clients */                                                                                              \
     FUNCTION(RedisModuleBlockedClient *, BlockClient,                                                                  \
-             (RedisModuleCtx * ctx, RedisModuleCmdFunc reply, RedisModuleCmdFunc timeout,                              \
-              RedisModuleFreePrivDataFunc free_privdata, long long timeout_ms))                                        \
-    FUNCTION(int, UnblockClient, (RedisModuleBlockedClient * blocked, void *privdata))                                 \
-    FUNCTION(void *, GetBlockedClientPrivateData, (RedisModuleCtx * ctx))                                              \
-    FUNCTION(void, SetDisconnectCallback, (RedisModuleBlockedClient * blocked, RedisModuleDisconnectFunc callback))    \
-    FUNCTION(int, BlockedClientMeasureTimeStart, (RedisModuleBlockedClient * blocked))                                 \
-    FUNCTION(int, BlockedClientMeasureTimeEnd, (RedisModuleBlockedClient * blocked))                                   \
-    FUNCTION(RedisModuleCtx *, GetThreadSafeContext, (RedisModuleBlockedClient * blocked))                             \
-    FUNCTION(void, FreeThreadSafeContext, (RedisModuleCtx * ctx))                                                      \
+             (RedisModuleCtx *, RedisModuleCmdFunc, RedisModuleCmdFunc, RedisModuleFreePrivDataFunc, long long))       \
+    FUNCTION(int, UnblockClient, (RedisModuleBlockedClient *, void *))                                                 \
+    FUNCTION(void *, GetBlockedClientPrivateData, (RedisModuleCtx *))                                                  \
+    FUNCTION(void, SetDisconnectCallback, (RedisModuleBlockedClient *, RedisModuleDisconnectFunc))                     \
+    FUNCTION(int, BlockedClientMeasureTimeStart, (RedisModuleBlockedClient *))                                         \
+    FUNCTION(int, BlockedClientMeasureTimeEnd, (RedisModuleBlockedClient *))                                           \
+    FUNCTION(RedisModuleCtx *, GetThreadSafeContext, (RedisModuleBlockedClient *))                                     \
+    FUNCTION(void, FreeThreadSafeContext, (RedisModuleCtx *))                                                          \
     /* saving and loading */                                                                                           \
-    FUNCTION(void, SaveUnsigned, (RedisModuleIO * io, uint64_t value))                                                 \
-    FUNCTION(uint64_t, LoadUnsigned, (RedisModuleIO * io))                                                             \
-    FUNCTION(void, SaveSigned, (RedisModuleIO * io, int64_t value))                                                    \
-    FUNCTION(int64_t, LoadSigned, (RedisModuleIO * io))                                                                \
-    FUNCTION(void, SaveStringBuffer, (RedisModuleIO * io, const char *buf, size_t len))                                \
-    FUNCTION(char *, LoadStringBuffer, (RedisModuleIO * io, size_t *len))                                              \
-    FUNCTION(int, IsIOError, (RedisModuleIO * io))                                                                     \
-    FUNCTION(void, LogIOError, (RedisModuleIO * io, const char *level, const char *format, ...))                       \
-    FUNCTION(const RedisModuleString *, GetKeyNameFromIO, (RedisModuleIO * io))                                        \
-    FUNCTION(void, EmitAOF, (RedisModuleIO * io, const char *command, const char *format, ...))                        \
-    FUNCTION(void, DigestAddStringBuffer, (RedisModuleDigest * digest, const char *buf, size_t len))                   \
-    FUNCTION(void, DigestAddLongLong, (RedisModuleDigest * digest, long long ll))                                      \
-    FUNCTION(void, DigestEndSequence, (RedisModuleDigest * digest))                                                    \
+    FUNCTION(void, SaveUnsigned, (RedisModuleIO *, uint64_t))                                                          \
+    FUNCTION(uint64_t, LoadUnsigned, (RedisModuleIO *))                                                                \
+    FUNCTION(void, SaveSigned, (RedisModuleIO *, int64_t))                                                             \
+    FUNCTION(int64_t, LoadSigned, (RedisModuleIO *))                                                                   \
+    FUNCTION(void, SaveStringBuffer, (RedisModuleIO *, const char *, size_t))                                          \
+    FUNCTION(char *, LoadStringBuffer, (RedisModuleIO *, size_t *))                                                    \
+    FUNCTION(int, IsIOError, (RedisModuleIO *))                                                                        \
+    FUNCTION(void, LogIOError, (RedisModuleIO *, const char *, const char *, ...))                                     \
+    FUNCTION(const RedisModuleString *, GetKeyNameFromIO, (RedisModuleIO *))                                           \
+    FUNCTION(void, EmitAOF, (RedisModuleIO *, const char *, const char *, ...))                                        \
+    FUNCTION(void, DigestAddStringBuffer, (RedisModuleDigest *, const char *, size_t))                                 \
+    FUNCTION(void, DigestAddLongLong, (RedisModuleDigest *, long long))                                                \
+    FUNCTION(void, DigestEndSequence, (RedisModuleDigest *))                                                           \
     /* INFO */                                                                                                         \
-    FUNCTION(RedisModuleServerInfoData *, GetServerInfo, (RedisModuleCtx * ctx, const char *section))                  \
-    FUNCTION(void, FreeServerInfo, (RedisModuleCtx * ctx, RedisModuleServerInfoData * data))                           \
-    FUNCTION(long long, ServerInfoGetFieldSigned, (RedisModuleServerInfoData * data, const char *field, int *out_err)) \
-    FUNCTION(int, InfoAddSection, (RedisModuleInfoCtx * ctx, const char *name))                                        \
-    FUNCTION(int, InfoAddFieldCString, (RedisModuleInfoCtx * ctx, const char *field, const char *value))               \
-    FUNCTION(int, InfoAddFieldLongLong, (RedisModuleInfoCtx * ctx, const char *field, long long value))                \
-    FUNCTION(int, InfoAddFieldDouble, (RedisModuleInfoCtx * ctx, const char *field, double value))
+    FUNCTION(RedisModuleServerInfoData *, GetServerInfo, (RedisModuleCtx *, const char *))                             \
+    FUNCTION(void, FreeServerInfo, (RedisModuleCtx *, RedisModuleServerInfoData *))                                    \
+    FUNCTION(long long, ServerInfoGetFieldSigned, (RedisModuleServerInfoData *, const char *, int *))                  \
+    FUNCTION(int, InfoAddSection, (RedisModuleInfoCtx *, const char *))                                                \
+    FUNCTION(int, InfoAddFieldCString, (RedisModuleInfoCtx *, const char *, const char *))                             \
+    FUNCTION(int, InfoAddFieldLongLong, (RedisModuleInfoCtx *, const char *, long long))                               \
+    FUNCTION(int, InfoAddFieldDouble, (RedisModuleInfoCtx *, const char *, double))
 
 #define DECLARE(result, name, arguments) extern result(*RedisModule_##name) arguments;
 REDIS_FUNCTIONS(DECLARE, DECLARE)
@@ -316,7 +308,8 @@ REDIS_FUNCTIONS(DECLARE, DECLARE)
 /* Binds every function. Returns NULL, or the name of a required one that this server does not have. */
 const char *redis_api_bind(RedisModuleCtx *ctx);
 
+/* Logs why the module cannot be loaded, and returns REDISMODULE_ERR. */
+int log_refusal(RedisModuleCtx *ctx, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 /* For RedisModule_Log on any thread: a line logged with it bears the module's name. Set once, at load. */
 extern RedisModuleCtx *log_context;
-
-#endif

@@ -1,6 +1,5 @@
 /* clock.h - the monotonic clock. Any thread. */
-#ifndef REDIS_CLOCK_H
-#define REDIS_CLOCK_H
+#pragma once
 
 #include <stdint.h>
 #include <time.h>
@@ -10,5 +9,3 @@ static inline int64_t monotonic_ns(void) {
     clock_gettime(CLOCK_MONOTONIC, &now);
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
-
-#endif

@@ -21,9 +21,7 @@ char *arg_copy(const RedisModuleString *arg) {
     return copy;
 }
 
-const char *arg_text(const RedisModuleString *arg) {
-    return RedisModule_StringPtrLen(arg, NULL);
-}
+const char *arg_text(const RedisModuleString *arg) { return RedisModule_StringPtrLen(arg, NULL); }
 
 static char latest_error[4096]; /* that was replied */
 
@@ -70,9 +68,7 @@ int log_lost_value(RedisModuleCtx *ctx, RedisModuleString **argv) {
     return REDISMODULE_OK;
 }
 
-int reply_ok(RedisModuleCtx *ctx) {
-    return RedisModule_ReplyWithSimpleString(ctx, "OK");
-}
+int reply_ok(RedisModuleCtx *ctx) { return RedisModule_ReplyWithSimpleString(ctx, "OK"); }
 
 void reply_number(RedisModuleCtx *ctx, const char *field, int64_t number) {
     RedisModule_ReplyWithCString(ctx, field);

@@ -1,7 +1,6 @@
 /* command.h - what every command handler needs: reading arguments, reading and setting keys, answering. Main thread
  * only. */
-#ifndef REDIS_COMMAND_H
-#define REDIS_COMMAND_H
+#pragma once
 
 #include "redis/api.h"
 
@@ -58,5 +57,3 @@ typedef enum {
     WAIT_MAIN_THREAD /* in MULTI, Lua, another module's call: the client cannot be blocked */
 } WaitMode;
 WaitMode wait_mode(RedisModuleCtx *ctx);
-
-#endif

@@ -38,9 +38,7 @@ static const char *copy_word(SyntaxParser *p, const char *word, size_t size) {
     return copy;
 }
 
-static const char *lower_case(const char *copy) {
-    return copy + strlen(copy) + 1;
-}
+static const char *lower_case(const char *copy) { return copy + strlen(copy) + 1; }
 
 /* Bytes of the next word; a bracket is one. 0: the end. */
 static size_t word_size(SyntaxParser *p) {
@@ -217,15 +215,12 @@ static int register_command(RedisModuleCtx *ctx, const Command *command, const c
     SyntaxParser parser = {.command = command, .choice = choice, .rest = command->syntax ? command->syntax : ""};
     ArgList *args = new_list(&parser);
     parse_group(&parser, args);
-    if (parser.failed || *parser.rest || command->keys[parser.nkeys].argument) {
-        RedisModule_Log(ctx, "warning", "the syntax of %s is wrong before '%s', or lacks a key", command->name,
-                        parser.rest);
-        return REDISMODULE_ERR;
-    }
+    if (parser.failed || *parser.rest || command->keys[parser.nkeys].argument)
+        return log_refusal(ctx, "the syntax of %s is wrong before '%s', or lacks a key", command->name, parser.rest);
     RedisModuleCommandInfo info = {.version = &version,
                                    .summary = command->summary,
-                                   .complexity = command->complexity,
-                                   .since = command->since,
+                                   .complexity = command->complexity ? command->complexity : "O(1)",
+                                   .since = command->since ? command->since : "1.0.0",
                                    .arity = command->arity,
                                    .key_specs = specs,
                                    .args = args->count ? args->args : NULL};

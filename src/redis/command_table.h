@@ -2,8 +2,7 @@
  *
  * COMMAND INFO, COMMAND DOCS, COMMAND GETKEYS, ACLs, cluster clients and redis-cli's hints are answered from what a
  * command's description says. */
-#ifndef REDIS_COMMAND_TABLE_H
-#define REDIS_COMMAND_TABLE_H
+#pragma once
 
 #include "redis/api.h"
 
@@ -28,12 +27,14 @@ typedef struct Command {
     const char *name;
     RedisModuleCmdFunc handler;
     const char *flags; /* as RedisModule_CreateCommand takes them; ACL categories follow from them */
-    int arity;         /* words, with the name; negative: so many or more */
+    int arity;         /* words, with the name, which Redis checks; negative: this many or more */
     CommandKey keys[COMMAND_MAX_KEYS + 1];
     /* TOKEN value [optional] repeated [repeated ...] [choice: A | B value]. A choice and a key are known by name;
      * count, dimension and the like are integers (command_table.c has the list). NULL: no arguments. */
     const char *syntax;
-    const char *summary, *complexity, *since;
+    const char *summary;
+    const char *complexity; /* NULL: O(1) */
+    const char *since;      /* NULL: 1.0.0 */
 } Command;
 
 /* The description of the handler id_command, which stands before it. */
@@ -41,13 +42,9 @@ typedef struct Command {
 
 /* A handler that is only this call, with ctx, argv and argc, and its description. */
 #define COMMAND_AS(id, call, ...)                                                                                      \
-    static int id##_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {                                 \
-        return call;                                                                                                   \
-    }                                                                                                                  \
+    static int id##_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) { return call; }                  \
     COMMAND(id, __VA_ARGS__)
 
 /* Registers commands, ended by NULL. choice is the syntax of one argument, as `name: A | B`, that others call by its
  * name. Logs what is wrong with a description and returns REDISMODULE_ERR. */
 int command_table_register(RedisModuleCtx *ctx, const Command *const *commands, const char *choice);
-
-#endif

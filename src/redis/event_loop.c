@@ -24,13 +24,9 @@ static struct {
     int iterations; /* that have left tasks for the next, one after the other */
 } tasks = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
-static void do_nothing(void *unused) {
-    (void)unused;
-}
+static void do_nothing(void *unused) {}
 
-static void wake(void) {
-    RedisModule_EventLoopAddOneShot(do_nothing, NULL);
-}
+static void wake(void) { RedisModule_EventLoopAddOneShot(do_nothing, NULL); }
 
 void event_loop_post(Task *task) {
     task->next = NULL;
@@ -46,9 +42,7 @@ void event_loop_post(Task *task) {
     if (was_empty) wake(); /* the loop may sleep; one iteration sees all */
 }
 
-static int has_tasks(void) {
-    return __atomic_load_n(&tasks.first, __ATOMIC_ACQUIRE) != NULL;
-}
+static int has_tasks(void) { return __atomic_load_n(&tasks.first, __ATOMIC_ACQUIRE) != NULL; }
 
 /* Takes the tasks of this iteration off the list. */
 static Task *take_tasks(void) {
@@ -69,8 +63,6 @@ static void perform_tasks(void) {
 }
 
 static void retry(RedisModuleCtx *ctx, void *unused) {
-    (void)ctx;
-    (void)unused;
     tasks.has_timer = 0; /* the timer has started an iteration, which is all that is needed */
 }
 
@@ -87,8 +79,6 @@ static void end_iteration(RedisModuleCtx *ctx) {
 }
 
 static void on_event(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
-    (void)event;
-    (void)data;
     if (subevent == REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP) {
         end_iteration(ctx);
     } else {

@@ -1,6 +1,5 @@
 /* event_loop.h - what the module does in each iteration of Redis's event loop. */
-#ifndef REDIS_EVENT_LOOP_H
-#define REDIS_EVENT_LOOP_H
+#pragma once
 
 #include "redis/api.h"
 
@@ -22,5 +21,3 @@ typedef struct Task {
  * are paused (CLIENT PAUSE, a failover, a shutdown that waits for replicas) it waits: Redis aborts when something is
  * replicated then. */
 void event_loop_post(Task *task);
-
-#endif

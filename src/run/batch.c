@@ -8,9 +8,7 @@
 #include "values/tensor.h"
 
 /* FNV-1a over whole numbers. Different batches may get one key, by chance or on purpose: bridge_gather() sees that. */
-static uint64_t mix(uint64_t hash, uint64_t number) {
-    return (hash ^ number) * 1099511628211ULL;
-}
+static uint64_t mix(uint64_t hash, uint64_t number) { return (hash ^ number) * 1099511628211ULL; }
 
 void batch_describe(Op *op) {
     const Model *model = (const Model *)op->runnable;

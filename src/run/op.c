@@ -48,9 +48,7 @@ static void drop(Op *op) {
     run_unref(op->run);
 }
 
-int bridge_is_awaited(const Op *op) {
-    return run_is_waiting(op->run);
-}
+int bridge_is_awaited(const Op *op) { return run_is_waiting(op->run); }
 
 int bridge_sweep_ops(Op **ops, int n) {
     int kept = 0;
@@ -188,13 +186,8 @@ static void send(Op *op, void (*to)(Queue *queue, Op *op)) {
     }
 }
 
-void op_push(Op *op) {
-    send(op, queue_push);
-}
-
-void op_submit(Op *op) {
-    send(op, queue_submit);
-}
+void op_push(Op *op) { send(op, queue_push); }
+void op_submit(Op *op) { send(op, queue_submit); }
 
 void bridge_push_ops(Op **ops, int n) {
     for (int i = 0; i < n; i++) op_push(ops[i]);

@@ -52,17 +52,9 @@ static struct {
     long cores; /* set with the first queue */
 } table;
 
-int queue_count(void) {
-    return __atomic_load_n(&table.count, __ATOMIC_ACQUIRE);
-}
-
-Queue *queue_at(int index) {
-    return table.queues[index];
-}
-
-const char *queue_device(const Queue *queue) {
-    return queue->device;
-}
+int queue_count(void) { return __atomic_load_n(&table.count, __ATOMIC_ACQUIRE); }
+Queue *queue_at(int index) { return table.queues[index]; }
+const char *queue_device(const Queue *queue) { return queue->device; }
 
 double queue_worker_cpu(const Queue *queue, int worker) {
     struct timespec used;
@@ -123,13 +115,8 @@ static void unlock_and_wake(Queue *queue, int is_needed) {
 
 /* A sweep looks at all ops that the batcher holds. One for each eighth that is unwanted keeps the cost per op constant,
  * and bounds the memory that nobody needs. */
-static int sweep_is_due(const Queue *queue) {
-    return queue->unwanted > 0 && queue->unwanted >= queue->held / 8;
-}
-
-static int deadline_has_passed(const Queue *queue) {
-    return queue->deadline && monotonic_ns() >= queue->deadline;
-}
+static int sweep_is_due(const Queue *queue) { return queue->unwanted > 0 && queue->unwanted >= queue->held / 8; }
+static int deadline_has_passed(const Queue *queue) { return queue->deadline && monotonic_ns() >= queue->deadline; }
 
 static int has_work(const Queue *queue) {
     return queue->plain.first || queue->batched.first || sweep_is_due(queue) || deadline_has_passed(queue);
@@ -145,9 +132,7 @@ void queue_push(Queue *queue, Op *op) {
  * That sleep may be long, so a worker is told of those at once. */
 static int in_iteration;
 
-static void begin_iteration(void) {
-    in_iteration = 1;
-}
+static void begin_iteration(void) { in_iteration = 1; }
 
 void queue_submit(Queue *queue, Op *op) {
     queue->submitted++;

@@ -3,8 +3,7 @@
  * One queue per device. The loader makes it when it compiles the first model for that device, and it stays. Ops that
  * may be batched are kept apart from the others: a worker takes all of them, and gives them to the batcher of the queue
  * (redisai/batcher.py), which holds them until their batch runs. */
-#ifndef RUN_QUEUE_H
-#define RUN_QUEUE_H
+#pragma once
 
 #include "bridge.h"
 #include "redis/event_loop.h"
@@ -31,5 +30,3 @@ const char *queue_device(const Queue *queue);
 
 /* CPU time that a worker of the queue has used, in seconds; -1 while the worker has not started. */
 double queue_worker_cpu(const Queue *queue, int worker);
-
-#endif

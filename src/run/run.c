@@ -34,10 +34,6 @@ Run *run_new(int nops, int nslots, int ninputs, int nsaves) {
     return run;
 }
 
-void run_set_slot(Run *run, int slot, Tensor *tensor) {
-    run->slots[slot] = tensor;
-}
-
 Op *run_add_op(Run *run, Runnable *runnable, const int *inputs, int ninputs, int first_output, int noutputs) {
     Op *op = &run->ops[run->nops];
     op->run = run;
@@ -86,9 +82,7 @@ static void free_run(void *data) {
     RedisModule_Free(run);
 }
 
-void run_ref(Run *run) {
-    __atomic_add_fetch(&run->refs, 1, __ATOMIC_RELAXED);
-}
+void run_ref(Run *run) { __atomic_add_fetch(&run->refs, 1, __ATOMIC_RELAXED); }
 
 void run_unref(Run *run) {
     if (__atomic_sub_fetch(&run->refs, 1, __ATOMIC_ACQ_REL) != 0) return;
@@ -117,9 +111,7 @@ void run_end_wait(Run *run, RunState reason) {
 #define BUCKETS 4096
 static Run *blocked_runs[BUCKETS];
 
-static Run **bucket_of(RedisModuleBlockedClient *blocked) {
-    return &blocked_runs[((uintptr_t)blocked >> 6) % BUCKETS];
-}
+static Run **bucket_of(RedisModuleBlockedClient *blocked) { return &blocked_runs[((uintptr_t)blocked >> 6) % BUCKETS]; }
 
 static void remember(Run *run) {
     Run **bucket = bucket_of(run->blocked);
@@ -140,7 +132,6 @@ static void give_up(Run *run, RunState reason) {
 }
 
 static void client_gone(RedisModuleCtx *ctx, RedisModuleBlockedClient *blocked) {
-    (void)ctx;
     Run *run = *bucket_of(blocked);
     while (run && run->blocked != blocked) run = run->next;
     if (run) give_up(run, RUN_GONE);
@@ -149,7 +140,6 @@ static void client_gone(RedisModuleCtx *ctx, RedisModuleBlockedClient *blocked) 
 /* A timer of our own. Redis checks BlockClient's timeouts once per iteration of its loop: up to 100 ms late on an idle
  * server. */
 static void time_is_up(RedisModuleCtx *ctx, void *data) {
-    (void)ctx;
     Run *run = data;
     run->has_timer = 0;
     give_up(run, RUN_TIMEDOUT);

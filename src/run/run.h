@@ -1,20 +1,17 @@
 /* run.h - the life of a run and its ops, from the command to the reply. run/state.h has the structs.
  *
  * run.c is the client's side, op.c the workers' side. Each ends what the other begins, so they share this header. */
-#ifndef RUN_RUN_H
-#define RUN_RUN_H
+#pragma once
 
 #include "run/state.h"
 
 /* ---- the client's side: run.c. Main thread, except run_unref ----------------------------------------------------- */
 
-/* A run with capacity for this many ops, slots, inputs of all ops together, and saves. One reference, the caller's. */
+/* A run with capacity for this many ops, slots, inputs of all ops together, and saves. One reference, the caller's. The
+ * caller fills slots with references to tensors before it adds the ops that use them. */
 Run *run_new(int nops, int nslots, int ninputs, int nsaves);
 void run_ref(Run *run);
 void run_unref(Run *run); /* any thread */
-
-/* Takes the tensor's reference over. Call it before an op that uses the slot is added. */
-void run_set_slot(Run *run, int slot, Tensor *tensor);
 
 /* Adds the next op and takes the runnable's reference over. Inputs are numbers of slots (NULL: 0, 1, 2 ...). An input
  * slot that holds no tensor is an output of an op added before. Outputs are the slots from first_output on. */
@@ -42,5 +39,3 @@ void op_submit(Op *op);
 
 /* An op of the run is neither queued nor running any more. After the last one the client is answered. */
 void op_leave(Run *run);
-
-#endif

@@ -88,12 +88,11 @@ static Bytes hash_tag(Bytes key) {
 }
 
 /* Whether KEYS names the key. In a DAG with ROUTING, the keys of that hash tag are declared too. */
-static int is_declared(const Op *op, const char *key, size_t size) {
-    Bytes name = {.data = key, .size = size};
+static int is_declared(const Op *op, Bytes key) {
     for (int i = 0; i < op->nkeys; i++) {
-        if (is_same(op->keys[i], name)) return 1;
+        if (is_same(op->keys[i], key)) return 1;
     }
-    return op->run->routing.data && is_same(hash_tag(op->run->routing), hash_tag(name));
+    return op->run->routing.data && is_same(hash_tag(op->run->routing), hash_tag(key));
 }
 
 /* ---- replies ----------------------------------------------------------------------------------------------------- */
@@ -114,16 +113,14 @@ static Reply *error_reply(const char *text) {
 
 static void convert(Reply *reply, RedisModuleCallReply *from) {
     size_t size;
-    const char *text;
-    switch (RedisModule_CallReplyType(from)) {
+    int type = RedisModule_CallReplyType(from);
+    switch (type) {
     case REDISMODULE_REPLY_STRING:
-        text = RedisModule_CallReplyStringPtr(from, &size);
-        set_text(reply, REPLY_STRING, text, size);
+    case REDISMODULE_REPLY_ERROR: {
+        const char *text = RedisModule_CallReplyStringPtr(from, &size);
+        set_text(reply, type == REDISMODULE_REPLY_ERROR ? REPLY_ERROR : REPLY_STRING, text, size);
         break;
-    case REDISMODULE_REPLY_ERROR:
-        text = RedisModule_CallReplyStringPtr(from, &size);
-        set_text(reply, REPLY_ERROR, text, size);
-        break;
+    }
     case REDISMODULE_REPLY_INTEGER:
         reply->type = REPLY_INTEGER;
         reply->integer = RedisModule_CallReplyInteger(from);
@@ -203,7 +200,7 @@ static int undeclared_key(RedisModuleCtx *ctx, const Op *op, RedisModuleString *
     for (int i = 0; i < keys && found == -1; i++) {
         size_t size;
         const char *key = RedisModule_StringPtrLen(argv[positions[i]], &size);
-        if (!is_declared(op, key, size)) found = positions[i];
+        if (!is_declared(op, (Bytes){.data = key, .size = size})) found = positions[i];
     }
     RedisModule_Free(positions);
     return found;
@@ -226,7 +223,6 @@ static Reply *call_redis(RedisModuleCtx *ctx, const Call *call, RedisModuleStrin
 }
 
 static void call_command(RedisModuleCtx *ctx, RedisModuleUser *user, Call *call) {
-    (void)user;
     RedisModuleString **argv = RedisModule_Alloc(call->count * sizeof(*argv));
     for (int i = 0; i < call->count; i++) {
         argv[i] = RedisModule_CreateString(NULL, call->words[i].data, call->words[i].size);
@@ -247,7 +243,7 @@ Reply *bridge_call(Op *op, const Bytes *words, int count) {
 
 /* Takes a reference to the model at the key, or sets the error. */
 static void find_model(RedisModuleCtx *ctx, RedisModuleUser *user, Call *call) {
-    if (!is_declared(call->op, call->key.data, call->key.size)) {
+    if (!is_declared(call->op, call->key)) {
         call->error = "ERR the script runs a model whose key was not declared with KEYS";
         return;
     }

@@ -8,8 +8,7 @@
  *
  * An op is in one place at a time: with the loader, in a queue, or with a worker. `status` moves by compare-and-swap.
  * So an op that a failure or a timeout overtakes is either begun or skipped, and whoever has it drops it. */
-#ifndef RUN_STATE_H
-#define RUN_STATE_H
+#pragma once
 
 #include "bridge.h"
 #include "redis/api.h"
@@ -86,17 +85,8 @@ static inline int run_is_waiting(const Run *run) {
     return __atomic_load_n(&run->state, __ATOMIC_ACQUIRE) == RUN_WAITING;
 }
 
-static inline int run_has_failed(const Run *run) {
-    return __atomic_load_n(&run->failed, __ATOMIC_SEQ_CST);
-}
-
-static inline int op_status(const Op *op) {
-    return __atomic_load_n(&op->state->status, __ATOMIC_SEQ_CST);
-}
+static inline int run_has_failed(const Run *run) { return __atomic_load_n(&run->failed, __ATOMIC_SEQ_CST); }
+static inline int op_status(const Op *op) { return __atomic_load_n(&op->state->status, __ATOMIC_SEQ_CST); }
 
 /* Whether somebody should still begin it. */
-static inline int op_is_wanted(const Op *op) {
-    return op_status(op) == OP_QUEUED && run_is_waiting(op->run);
-}
-
-#endif
+static inline int op_is_wanted(const Op *op) { return op_status(op) == OP_QUEUED && run_is_waiting(op->run); }

@@ -30,10 +30,7 @@ static void unblock_after_job(LoaderJob *job) {
     unblock_to_write(job->data, job);
 }
 
-static void free_blocked_job(RedisModuleCtx *ctx, void *job) {
-    (void)ctx;
-    job_free(job);
-}
+static void free_blocked_job(RedisModuleCtx *ctx, void *job) { job_free(job); }
 
 int block_on_job(RedisModuleCtx *ctx, LoaderJob *job, RedisModuleCmdFunc reply) {
     job->data = RedisModule_BlockClient(ctx, reply, NULL, free_blocked_job, 0);

@@ -1,6 +1,5 @@
 /* unblock.h - answers blocked clients whose reply callbacks write, once writing is allowed. */
-#ifndef RUN_UNBLOCK_H
-#define RUN_UNBLOCK_H
+#pragma once
 
 #include "engine/jobs.h"
 #include "redis/api.h"
@@ -11,5 +10,3 @@ void unblock_to_write(RedisModuleBlockedClient *blocked, void *privdata);
 /* Blocks the client, posts the job, and calls reply on the main thread when the job is finished, with the job as
  * private data. Replies an error when the client cannot be blocked. Main thread. */
 int block_on_job(RedisModuleCtx *ctx, LoaderJob *job, RedisModuleCmdFunc reply);
-
-#endif

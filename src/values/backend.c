@@ -36,13 +36,8 @@ int backend_from_name(const RedisModuleString *name) {
     return -1;
 }
 
-const char *backend_name(int number) {
-    return backends[number].python.name;
-}
-
-const char *backend_version(int number) {
-    return __atomic_load_n(&versions[number], __ATOMIC_ACQUIRE);
-}
+const char *backend_name(int number) { return backends[number].python.name; }
+const char *backend_version(int number) { return __atomic_load_n(&versions[number], __ATOMIC_ACQUIRE); }
 
 void bridge_backend_loaded(int number, const char *version) {
     if (backend_row(number) == NULL || backend_version(number)) return;

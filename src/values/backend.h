@@ -1,6 +1,5 @@
 /* backend.h - the backends: one row each, which all of C and Python read. Any thread. */
-#ifndef VALUES_BACKEND_H
-#define VALUES_BACKEND_H
+#pragma once
 
 #include "bridge.h"
 #include "redis/api.h"
@@ -23,5 +22,3 @@ const char *backend_name(int number);
 
 /* The version of the library; NULL: it is not loaded. Never freed. */
 const char *backend_version(int number);
-
-#endif

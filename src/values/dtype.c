@@ -131,7 +131,6 @@ static void reply_real(const DtypeRow *row, RedisModuleCtx *ctx, const char *dat
 /* ---- strings ----------------------------------------------------------------------------------------------------- */
 
 static void reply_strings(const DtypeRow *row, RedisModuleCtx *ctx, const char *data, int64_t length) {
-    (void)row;
     for (int64_t i = 0; i < length; i++) {
         RedisModule_ReplyWithCString(ctx, data);
         data += strlen(data) + 1;
@@ -182,28 +181,16 @@ int dtype_from_code(uint64_t code, uint64_t bits) {
     return -1;
 }
 
-int dtype_from_onnx(int onnx) {
+static int find_number(int number, int is_tf) {
     for (int i = 0; dtype_row(i); i++) {
-        if (dtypes[i].python.onnx == onnx && !dtype_is_string(i)) return i;
+        int known = is_tf ? dtypes[i].python.tf : dtypes[i].python.onnx;
+        if (known == number && !dtype_is_string(i)) return i;
     }
     return -1;
 }
 
-int dtype_from_tf(int tf) {
-    for (int i = 0; dtype_row(i); i++) {
-        if (dtypes[i].python.tf == tf && !dtype_is_string(i)) return i;
-    }
-    return -1;
-}
-
-uint64_t dtype_size(int dtype) {
-    return dtypes[dtype].python.bits / 8;
-}
-
-int dtype_is_string(int dtype) {
-    return dtypes[dtype].python.code == CODE_STRING;
-}
-
-int dtype_is_bool(int dtype) {
-    return dtypes[dtype].python.code == CODE_BOOL;
-}
+int dtype_from_onnx(int onnx) { return find_number(onnx, 0); }
+int dtype_from_tf(int tf) { return find_number(tf, 1); }
+uint64_t dtype_size(int dtype) { return dtypes[dtype].python.bits / 8; }
+int dtype_is_string(int dtype) { return dtypes[dtype].python.code == CODE_STRING; }
+int dtype_is_bool(int dtype) { return dtypes[dtype].python.code == CODE_BOOL; }

@@ -1,8 +1,7 @@
 /* dtype.h - the types of elements: one row each, which all of C and Python read. Constant; any thread.
  *
  * A tensor holds the number of its row. A new dtype is a new row at the end: digests depend on the numbers. */
-#ifndef VALUES_DTYPE_H
-#define VALUES_DTYPE_H
+#pragma once
 
 #include "bridge.h"
 #include "redis/api.h"
@@ -29,5 +28,3 @@ int dtype_from_tf(int tf);
 uint64_t dtype_size(int dtype); /* bytes of one element; 1 for STRING: its NUL */
 int dtype_is_string(int dtype);
 int dtype_is_bool(int dtype);
-
-#endif

@@ -64,19 +64,12 @@ static int64_t known_count(const Model *model, const Names *declared, const Name
     return backend_row(model->base.backend)->takes_names ? given->count : -1;
 }
 
-int64_t model_input_count(const Model *model) {
-    return known_count(model, &model->declared_inputs, &model->inputs);
-}
-
-int64_t model_output_count(const Model *model) {
-    return known_count(model, &model->declared_outputs, &model->outputs);
-}
+int64_t model_input_count(const Model *model) { return known_count(model, &model->declared_inputs, &model->inputs); }
+int64_t model_output_count(const Model *model) { return known_count(model, &model->declared_outputs, &model->outputs); }
 
 static uint64_t chunk_size = MODEL_CHUNK_SIZE; /* main thread; the BGSAVE child reads it */
 
-void model_set_chunk_size(int64_t size) {
-    chunk_size = size;
-}
+void model_set_chunk_size(int64_t size) { chunk_size = size; }
 
 /* A longer blob is given out in size / chunk_size + 1 chunks, of which the last may be empty: saved databases and
  * clients know it like that. */

@@ -1,9 +1,6 @@
 /* model.h - the model value: its definition and blob. bridge.h has the struct, runnable.h what scripts share. */
-#ifndef VALUES_MODEL_H
-#define VALUES_MODEL_H
+#pragma once
 
-#include "bridge.h"
-#include "redis/api.h"
 #include "values/runnable.h"
 
 Model *model_new(int backend); /* one reference, the caller's; fields are filled in before it is shared */
@@ -32,5 +29,3 @@ const char *model_bytes(const Model *model, uint64_t from, uint64_t size, char *
 
 extern RedisModuleType *ModelType;
 int model_type_register(RedisModuleCtx *ctx);
-
-#endif

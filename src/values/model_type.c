@@ -89,9 +89,7 @@ static void add(Arguments *args, const char *data, size_t size) {
     args->items[args->count++] = RedisModule_CreateString(NULL, data, size);
 }
 
-static void add_text(Arguments *args, const char *text) {
-    add(args, text, strlen(text));
-}
+static void add_text(Arguments *args, const char *text) { add(args, text, strlen(text)); }
 
 static void add_number(Arguments *args, const char *name, long long number) {
     add_text(args, name);

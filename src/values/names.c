@@ -14,10 +14,6 @@ void names_append(Names *names, char *name) {
     names->names[names->count++] = name;
 }
 
-void names_append_copy(Names *names, const char *name) {
-    names_append(names, RedisModule_Strdup(name));
-}
-
 void names_free(Names *names) {
     for (int64_t i = 0; i < names->count; i++) RedisModule_Free(names->names[i]);
     RedisModule_Free(names->names);

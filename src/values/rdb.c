@@ -22,9 +22,7 @@ char *rdb_load_text(RedisModuleIO *io) {
     return NULL;
 }
 
-void rdb_save_text(RedisModuleIO *io, const char *text) {
-    RedisModule_SaveStringBuffer(io, text, strlen(text) + 1);
-}
+void rdb_save_text(RedisModuleIO *io, const char *text) { RedisModule_SaveStringBuffer(io, text, strlen(text) + 1); }
 
 char *rdb_load_bytes(RedisModuleIO *io, uint64_t *size) {
     size_t len;

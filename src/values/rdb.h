@@ -2,8 +2,7 @@
  *
  * Loading runs on the main thread, saving also in the BGSAVE child: plain memory only, no locks. Saved data is hostile
  * until checked: each helper returns an error instead of trusting a length or a count. */
-#ifndef VALUES_RDB_H
-#define VALUES_RDB_H
+#pragma once
 
 #include "bridge.h"
 #include "redis/api.h"
@@ -26,5 +25,3 @@ char *rdb_load_bytes(RedisModuleIO *io, uint64_t *size);
 /* A counted list of C strings. Returns -1 when it is broken; names is then empty. */
 int rdb_load_names(RedisModuleIO *io, Names *names);
 void rdb_save_names(RedisModuleIO *io, const Names *names);
-
-#endif

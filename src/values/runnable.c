@@ -5,9 +5,7 @@
 
 static const RunnableHooks *hooks; /* set at load */
 
-void runnable_set_hooks(const RunnableHooks *given) {
-    hooks = given;
-}
+void runnable_set_hooks(const RunnableHooks *given) { hooks = given; }
 
 int device_is_valid(const char *text, size_t len) {
     if (len < 3 || len >= 10) return 0;
@@ -37,10 +35,7 @@ Runnable *runnable_ref(Runnable *runnable) {
 
 static void drop(void *data);
 
-static void retry_drop(RedisModuleCtx *ctx, void *data) {
-    (void)ctx;
-    drop(data);
-}
+static void retry_drop(RedisModuleCtx *ctx, void *data) { drop(data); }
 
 static void drop(void *data) {
     /* The event loop also turns inside a long script or a load: then the command may still be under way. */
@@ -73,13 +68,8 @@ void runnable_destroy(Runnable *runnable) {
     RedisModule_Free(state);
 }
 
-void runnable_compile(Runnable *runnable) {
-    hooks->compile(runnable);
-}
-
-int runnable_is_ready(const Runnable *runnable) {
-    return __atomic_load_n(&runnable->state->ready, __ATOMIC_ACQUIRE);
-}
+void runnable_compile(Runnable *runnable) { hooks->compile(runnable); }
+int runnable_is_ready(const Runnable *runnable) { return __atomic_load_n(&runnable->state->ready, __ATOMIC_ACQUIRE); }
 
 void runnable_set_ready(Runnable *runnable, struct Queue *queue) {
     runnable->queue = queue;

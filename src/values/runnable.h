@@ -4,8 +4,7 @@
  * before the runnable is ready; readers ask runnable_is_ready() first. Any thread may take and release references. The
  * last release hands the value to the loader, which forgets the compiled session and frees the memory. So dropping a
  * model of any size costs the main thread nothing. */
-#ifndef VALUES_RUNNABLE_H
-#define VALUES_RUNNABLE_H
+#pragma once
 
 #include "bridge.h"
 #include "redis/api.h"
@@ -45,5 +44,3 @@ void runnable_compile(Runnable *runnable);
 /* Whether the loader has compiled it. Acquires: after 1, what the loader declared may be read. */
 int runnable_is_ready(const Runnable *runnable);
 void runnable_set_ready(Runnable *runnable, struct Queue *queue); /* releases; loader only */
-
-#endif

@@ -42,21 +42,13 @@ void runnable_digest(RedisModuleDigest *digest, const Runnable *runnable) {
     RedisModule_DigestAddStringBuffer(digest, runnable->tag, runnable->tag_size);
 }
 
-static void release(void *value) {
-    runnable_unref(value);
-}
+static void release(void *value) { runnable_unref(value); }
 
 /* Freeing only hands the value to the loader. */
-static size_t free_effort(RedisModuleString *key, const void *value) {
-    (void)key;
-    (void)value;
-    return 1;
-}
+static size_t free_effort(RedisModuleString *key, const void *value) { return 1; }
 
 /* One definition, one session, one set of statistics under two names. */
 static void *copy(RedisModuleString *from, RedisModuleString *to, const void *value) {
-    (void)from;
-    (void)to;
     return runnable_ref((Runnable *)value);
 }
 

@@ -1,6 +1,5 @@
 /* runnable_type.h - the parts that the datatypes of models and scripts share: device, tag, references, statistics. */
-#ifndef VALUES_RUNNABLE_TYPE_H
-#define VALUES_RUNNABLE_TYPE_H
+#pragma once
 
 #include "values/rdb.h"
 #include "values/runnable.h"
@@ -18,5 +17,3 @@ void runnable_digest(RedisModuleDigest *digest, const Runnable *runnable);
 
 /* The datatype with the callbacks that do not depend on the kind. NULL: the server refused it. */
 RedisModuleType *runnable_type_register(RedisModuleCtx *ctx, const char *name, RedisModuleTypeMethods methods);
-
-#endif

@@ -28,13 +28,8 @@ static int64_t time_of(int bucket) {
     return ((int64_t)(8 + bucket % 8) << shift) + ((1LL << shift) >> 1);
 }
 
-static void add(int64_t *counter, int64_t number) {
-    __atomic_add_fetch(counter, number, __ATOMIC_RELAXED);
-}
-
-int64_t stats_get(const int64_t *counter) {
-    return __atomic_load_n(counter, __ATOMIC_RELAXED);
-}
+static void add(int64_t *counter, int64_t number) { __atomic_add_fetch(counter, number, __ATOMIC_RELAXED); }
+int64_t stats_get(const int64_t *counter) { return __atomic_load_n(counter, __ATOMIC_RELAXED); }
 
 static Histogram *histogram_at(Histogram **at) {
     Histogram *there = __atomic_load_n(at, __ATOMIC_ACQUIRE);
@@ -67,13 +62,8 @@ void stats_count(Stats *stats, const Execution *execution) {
     record(&stats->run_times, execution->duration);
 }
 
-void stats_count_direct(Stats *stats, int64_t executions) {
-    add(&stats->direct_executions, executions);
-}
-
-static void clear(int64_t *counter) {
-    __atomic_store_n(counter, 0, __ATOMIC_RELAXED);
-}
+void stats_count_direct(Stats *stats, int64_t executions) { add(&stats->direct_executions, executions); }
+static void clear(int64_t *counter) { __atomic_store_n(counter, 0, __ATOMIC_RELAXED); }
 
 static void clear_histogram(Histogram *histogram) {
     if (histogram == NULL) return;

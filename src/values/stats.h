@@ -1,6 +1,5 @@
 /* stats.h - what AI.INFO tells of a model or script. Any thread: counters are atomic, and read one by one. */
-#ifndef VALUES_STATS_H
-#define VALUES_STATS_H
+#pragma once
 
 #include <stddef.h>
 #include <stdint.h>
@@ -42,5 +41,3 @@ Times stats_times(struct Histogram *const *histogram);
 
 /* Bytes that the figures take beyond the struct itself. */
 size_t stats_memory(const Stats *stats);
-
-#endif

@@ -26,9 +26,7 @@ uint64_t tensor_memory(int dtype, int64_t length, uint64_t size) {
 #define MAX_BYTES (512ULL * 1024 * 1024)
 static uint64_t max_bytes = MAX_BYTES; /* atomic */
 
-uint64_t bridge_max_tensor_bytes(void) {
-    return __atomic_load_n(&max_bytes, __ATOMIC_RELAXED);
-}
+uint64_t bridge_max_tensor_bytes(void) { return __atomic_load_n(&max_bytes, __ATOMIC_RELAXED); }
 
 uint64_t tensor_max_bytes(RedisModuleCtx *ctx, uint64_t size) {
     if (size <= MAX_BYTES) return MAX_BYTES;
@@ -127,12 +125,13 @@ static const char *check_data(int dtype, int ndim, const int64_t *shape, const v
     return NULL;
 }
 
-Tensor *tensor_from_data(int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size,
-                         const char **error) {
+/* Takes owner, in which data lies, over; NULL: copies data. On error owner stays the caller's. */
+static Tensor *make(int dtype, int ndim, const int64_t *shape, const char *data, uint64_t size,
+                    RedisModuleString *owner, const char **error) {
     int64_t length;
     *error = check_data(dtype, ndim, shape, data, size, &length);
     if (*error) return NULL;
-    Tensor *tensor = tensor_new(dtype, ndim, shape, length, size, 0);
+    Tensor *tensor = tensor_new(dtype, ndim, shape, length, owner ? 0 : size, 0);
     if (tensor == NULL) {
         *error = "not enough memory for the tensor";
         return NULL;
@@ -142,29 +141,26 @@ Tensor *tensor_from_data(int dtype, int ndim, const int64_t *shape, const void *
         *error = STRINGS_MISMATCH;
         return NULL;
     }
-    if (size) memcpy(tensor->data, data, size);
+    if (owner) {
+        tensor->owner = owner;
+        tensor->data = (char *)data;
+        tensor->size = size;
+    } else if (size) {
+        memcpy(tensor->data, data, size);
+    }
     return tensor;
+}
+
+Tensor *tensor_from_data(int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size,
+                         const char **error) {
+    return make(dtype, ndim, shape, data, size, NULL, error);
 }
 
 Tensor *tensor_from_string(int dtype, int ndim, const int64_t *shape, RedisModuleString *owner, const char **error) {
     size_t size;
     const char *data = RedisModule_StringPtrLen(owner, &size);
-    int64_t length;
-    *error = check_data(dtype, ndim, shape, data, size, &length);
-    Tensor *tensor = *error ? NULL : tensor_new(dtype, ndim, shape, length, 0, 0);
-    if (tensor == NULL) {
-        if (*error == NULL) *error = "not enough memory for the tensor";
-        RedisModule_FreeString(NULL, owner);
-        return NULL;
-    }
-    tensor->owner = owner;
-    tensor->data = (char *)data;
-    tensor->size = size;
-    if (tensor->offsets && find_strings(data, size, length, tensor->offsets) == -1) {
-        tensor_unref(tensor);
-        *error = STRINGS_MISMATCH;
-        return NULL;
-    }
+    Tensor *tensor = make(dtype, ndim, shape, data, size, owner, error);
+    if (tensor == NULL) RedisModule_FreeString(NULL, owner);
     return tensor;
 }
 

@@ -2,8 +2,7 @@
  *
  * A tensor is immutable once built and shared by counting references, so any thread may read one it holds a reference
  * to, and release it. */
-#ifndef VALUES_TENSOR_H
-#define VALUES_TENSOR_H
+#pragma once
 
 #include "bridge.h"
 #include "redis/api.h"
@@ -45,5 +44,3 @@ void tensor_unref(Tensor *tensor);
 /* The datatype (values/tensor_type.c). */
 extern RedisModuleType *TensorType;
 int tensor_type_register(RedisModuleCtx *ctx);
-
-#endif

@@ -8,9 +8,7 @@
 
 RedisModuleType *TensorType;
 
-static void *corrupt(RedisModuleIO *io, const char *reason) {
-    return rdb_corrupt(io, "tensor", reason);
-}
+static void *corrupt(RedisModuleIO *io, const char *reason) { return rdb_corrupt(io, "tensor", reason); }
 
 static void *load_data(RedisModuleIO *io, int dtype, int ndim, const int64_t *shape, uint64_t start) {
     size_t size;
@@ -129,21 +127,16 @@ static void tensor_digest(RedisModuleDigest *digest, void *value) {
     RedisModule_DigestEndSequence(digest);
 }
 
-static void tensor_free(void *value) {
-    tensor_unref(value);
-}
+static void tensor_free(void *value) { tensor_unref(value); }
 
 /* Giving pages back to the kernel is what takes time: a tensor of more than 1 MB goes to the lazy-free thread
  * (Redis's threshold is an effort of 64). */
 static size_t tensor_free_effort(RedisModuleString *key, const void *value) {
-    (void)key;
     return 1 + ((const Tensor *)value)->size / 16384;
 }
 
 /* Immutable, so a copy is one more reference. */
 static void *tensor_copy(RedisModuleString *from, RedisModuleString *to, const void *value) {
-    (void)from;
-    (void)to;
     return tensor_ref((Tensor *)value);
 }
 
