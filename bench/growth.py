@@ -8,7 +8,6 @@ is measured in turn with plain Redis and as many strings or clients: what both l
 from __future__ import annotations
 
 import random
-import re
 import resource
 import socket
 import time
@@ -16,27 +15,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
-from pathlib import Path
 from statistics import median
 
-from bench import models
-from bench.harness import (
-    SET,
-    Load,
-    Result,
-    Traffic,
-    alternate,
-    build_load,
-    bulk,
-    execution,
-    modelstore,
-    server,
-    tensorset,
-)
+from bench.harness import alternate
 from bench.report import Plan, Report
 from bench.throughput import output_of, send
-from server import Server, wait_for
-from wire import Word, encode
+from testkit import networks
+from testkit.load import SET, Load, Result, Traffic, build_load, bulk, execution, modelstore, tensorset
+from testkit.process import rss
+from testkit.server import Server, fresh_server, wait_for
+from testkit.wire import Word, encode
 
 SIZES = (1, 10, 100, 1_000, 10_000)
 TENSORS = (*SIZES, 100_000, 1_000_000)
@@ -51,7 +39,7 @@ RESERVE = 100  # descriptors of a process besides those of clients
 SLOWEST = 50e-6  # seconds that a request may take among many: all of them must be answered while it is measured
 ITEM = "#######"  # in a request: where the number of an item goes
 
-VALUES = models.random(1, 4)  # what the model is fed with
+VALUES = networks.random(1, 4)  # what the model is fed with
 
 Items = range | list[int]
 Chunk = tuple[bytes, int]  # requests, and how many these are
@@ -177,9 +165,7 @@ class Memory:
     def of(cls, on: Server, clients: int = 0) -> Memory:
         with on.wire() as wire:  # those that were closed go when the server gets round to it
             wait_for(lambda: wire.ask("INFO", "clients").count(b"connected_clients:%d\r" % (clients + 1)))
-        resident = re.search(r"VmRSS:\s*(\d+) kB", Path(f"/proc/{on.pid}/status").read_text())
-        assert resident
-        return cls(on.used_memory(), int(resident[1]) * 1024)
+        return cls(on.used_memory(), rss(on.pid))
 
     def since(self, before: Memory, items: int) -> dict[str, float]:
         """For each item."""
@@ -215,9 +201,9 @@ def grow_stored(
     plan: Plan, sizes: tuple[int, ...], store: Command, measured: list[tuple[Command, Command]]
 ) -> Iterator[Result]:
     """What is measured comes in pairs: a command, and what is sent to plain Redis."""
-    model = models.linear("n")
+    model = networks.linear("n")
     seconds = plan.seconds * SHORT
-    with server() as on, server() as other:
+    with fresh_server() as on, fresh_server() as other:
         needed = modelstore("m", model.backend, model.blob), tensorset("x", VALUES)
         send(on, *needed)
         # What the first of all costs counts for none: a library, statistics of commands, what Redis keeps for clients.
@@ -246,7 +232,7 @@ def grow_stored(
 
 
 def grow_models(plan: Plan, sizes: tuple[int, ...]) -> Iterator[Result]:
-    model = models.linear("n")
+    model = networks.linear("n")
     store = Command("AI.MODELSTORE", modelstore(ITEM, model.backend, model.blob))
     yield from grow_stored(plan, sizes, store, [(execute(ITEM, "x"), GET_STRING)])
 
@@ -277,10 +263,10 @@ def grow_waiting(plan: Plan, sizes: tuple[int, ...], most: int, *options: Word) 
     """So many requests are on their way all the time, on a connection each, or on so many connections at most."""
     clients = encode(("CONFIG", "SET", "maxclients", sizes[-1] + RESERVE // 2))
     seconds = plan.seconds * SHORT
-    with server() as on, server() as other:
+    with fresh_server() as on, fresh_server() as other:
         send(on, clients)
         send(other, clients)
-        model = models.linear("n")
+        model = networks.linear("n")
         traffic = execution("m", model, *options)
         under_load(on, traffic, 1, 1, seconds, [])
         before, before_plain = Memory.of(on), Memory.of(other)

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from bench.harness import modelstore, tensorset
 from bench.library_loop import Library, library
 from bench.mobilenet import BACKENDS, mobilenet
-from bench.models import Model
 from bench.report import Goal, Plan, Report
-from server import Server, module_path
-from wire import encode
+from testkit.load import modelstore, tensorset
+from testkit.networks import Model
+from testkit.server import Server, module_path
+from testkit.wire import encode
 
 BATCHES = (1, 8, 16, 32)
 LOOK = (8,)  # for a look: the one size, and on the first library

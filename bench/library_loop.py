@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:  # the process itself needs none of what these need
-    from bench.models import Floats, Model
+    from testkit.networks import Floats, Model
 
 Run: TypeAlias = "Callable[[Sequence[Floats]], Floats]"
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from bench.graph_def import node, numbers, shape, text
-from bench.models import Floats, Model, onnx_blob, torchscript
+from testkit.graph_def import node, numbers, shape, text
+from testkit.networks import Floats, Model, onnx_blob, torchscript
 
 BACKENDS = ("ONNX", "TORCH", "TF", "TFLITE")
 SIDE, CLASSES = 224, 1000

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import pytest
 
-import models
-from batches import Clients
-from server import Client, Server, ServerExit, module_path
-from wire import Wire, Word
+from testkit import models
+from testkit.batches import Clients
+from testkit.server import Client, Server, ServerExit, module_path
+from testkit.wire import Wire, Word
 
 SERVERS = pytest.StashKey[list[Server]]()
 

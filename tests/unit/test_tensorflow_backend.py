@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import tf_models
-from loading import registry
 from redisai.protocol import Definition, Session, Settings
-from tf_models import frozen, graph, placeholder, spec
+from testkit import tf_models
+from testkit.tf_models import frozen, graph, placeholder, spec
+from tests.unit.loading import ROOT, registry
 
 
 def load(blob: bytes, inputs: str, outputs: str, device: str = "CPU", **settings: Any) -> Session:
@@ -345,9 +345,9 @@ def test_memory_comes_back() -> None:
 
 
 ALONE = """
-import sys; sys.path.insert(0, {folder!r})
+import sys
 from pathlib import Path
-from test_tensorflow_backend import X, run
+from tests.unit.test_tensorflow_backend import X, run
 first = sys.argv[1].split()
 def libraries():
     for name in first:
@@ -365,12 +365,8 @@ assert torch.jit.script(torch.nn.Linear(3, 2))(torch.from_numpy(X)).shape == (2,
 def test_beside_other_libraries_and_without_the_python_package(tmp_path: Path, first: str) -> None:
     """In a process of its own: here the package is imported to build graphs."""
     (tmp_path / "graph.pb").write_bytes(tf_models.tf_identity())
-    folder = Path(__file__).parent
-    script = ALONE.format(folder=str(folder)).replace(
-        "sys.path.insert(0,", f"sys.path[:0] = [{str(folder.parent)!r}]; sys.path.insert(0,"
-    )
-    command = [sys.executable, "-c", script, first, str(tmp_path / "graph.pb")]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", ALONE, first, str(tmp_path / "graph.pb")]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (answer.returncode, answer.stdout) == (0, f"{X.tolist()} False\n"), answer.stderr
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import tf_models
-from loading import load
-from tf_models import spec, tflite
+from testkit import tf_models
+from testkit.tf_models import spec, tflite
+from tests.unit.loading import ROOT, load
 
 TYPES = ["float32", "int8", "int32", "int64", "uint8", "bool", "string"]
 
@@ -143,8 +143,8 @@ def test_tflite_runtime_where_only_that_is_installed(tmp_path: Path, installed: 
         package.mkdir()
         (package / "__init__.py").write_text("__version__ = '2.14.0'")
         (package / "interpreter.py").write_text("class Interpreter: pass")
-    script = "from loading import registry; print(registry.get(1).version())"
-    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parent)])
+    script = "from tests.unit.loading import registry; print(registry.get(1).version())"
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     command = [sys.executable, "-c", script]
     answer = subprocess.run(command, env={"PYTHONPATH": paths}, capture_output=True, text=True, timeout=60)
     if installed:

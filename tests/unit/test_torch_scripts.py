@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from loading import load, load_script
 from redisai.protocol import Array, Call, Redis, Reply, ScriptSession
-from test_torch_backend import Divide, Weight, blob
+from tests.unit.loading import load, load_script
+from tests.unit.test_torch_backend import Divide, Weight, blob
 
 SIGNATURE = "(tensors: List[Tensor], keys: List[str], args: List[str])"
 X = np.array([1, 2], np.float32)

@@ -1,0 +1,77 @@
+"""AI.INFO of scripts: what was run, how often, for how long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from testkit import scripts
+from testkit.scripts import execute, store_old, store_plain
+from testkit.server import Server
+from testkit.wire import Error, Simple, Wire
+
+
+def info(wire: Wire, key: str = "s") -> dict[bytes, Any]:
+    reply = wire.ask("AI.INFO", key)
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+@pytest.fixture
+def stored(wire: Wire) -> Wire:
+    store_plain(wire)
+    store_old(wire)
+    wire.ask("AI.TENSORSET", "x", "FLOAT", 4, "VALUES", 1, 2, 3, 4)
+    return wire
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_eighteen_elements(server: Server, protocol: int) -> None:
+    with server.wire(protocol) as wire:
+        assert wire.ask(*scripts.store_command("s", scripts.SOURCE, ["add"], "cpu", tag="v1")) == b"OK"
+        assert wire.ask("AI.INFO", "s") == [
+            b"key", b"s", b"type", b"SCRIPT", b"backend", b"TORCH", b"device", b"cpu", b"tag", b"v1",
+            b"duration", 0, b"samples", -1, b"calls", 0, b"errors", 0,
+        ]  # fmt: skip
+
+
+def test_counters(stored: Wire) -> None:
+    for number in range(1, 4):
+        assert stored.ask(*execute("s", "add", inputs=["x", "x"], outputs=["y"])) == b"OK"
+        found = info(stored)
+        assert (found[b"calls"], found[b"samples"], found[b"errors"]) == (number, -1, 0)
+    assert 0 < found[b"duration"] < 5_000_000
+    assert stored.ask(*execute("s", "nothing", inputs=["x"])) == b"OK"
+    assert info(stored)[b"calls"] == 4
+    assert stored.ask("AI.SCRIPTRUN", "old", "add", "INPUTS", "x", "x", "OUTPUTS", "y") == b"OK"
+    found = info(stored, "old")
+    assert (found[b"calls"], found[b"samples"], found[b"errors"]) == (1, -1, 0)
+
+
+def test_errors_of_runs_are_counted_and_those_of_parsing_are_not(stored: Wire) -> None:
+    assert isinstance(stored.ask(*execute("s", "fails", inputs=["x"], outputs=["y"])), Error)
+    assert isinstance(stored.ask(*execute("s", "out_of_range", inputs=["x"], outputs=["y"])), Error)
+    found = info(stored)
+    assert (found[b"calls"], found[b"errors"], found[b"samples"]) == (2, 2, -1)
+    for line in ("s add INPUTS 2 x missing OUTPUTS 1 y", "s add FOO", "s add INPUTS x x OUTPUTS 1 y"):
+        assert isinstance(stored.ask("AI.SCRIPTEXECUTE", *line.split()), Error)
+    found = info(stored)
+    assert (found[b"calls"], found[b"errors"]) == (2, 2)
+
+
+def test_resetstat(stored: Wire) -> None:
+    stored.ask(*execute("s", "add", inputs=["x", "x"], outputs=["y"]))
+    reply = stored.ask("ai.info", "s", "resetstat")
+    assert (type(reply), reply) == (Simple, b"OK")
+    found = info(stored)
+    assert [found[key] for key in (b"duration", b"samples", b"calls", b"errors")] == [0, -1, 0, 0]
+
+
+def test_statistics_follow_the_value(stored: Wire) -> None:
+    stored.ask(*execute("s", "add", inputs=["x", "x"], outputs=["y"]))
+    stored.ask("RENAME", "s", "n")
+    found = info(stored, "n")
+    assert (found[b"key"], found[b"calls"]) == (b"n", 1)
+    assert stored.ask("AI.INFO", "s") == "ERR cannot find run info for key"
+    store_plain(stored, "n")
+    assert info(stored, "n")[b"calls"] == 0, "a script stored again starts anew"

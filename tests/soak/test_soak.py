@@ -1,0 +1,43 @@
+"""A script that runs models of all four libraries, 50 clients at once: the short form of scripts/soak."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from testkit.networks import Floats
+from testkit.server import Server
+from tests.soak.chain import Link, links
+from tests.soak.soak import CLIENTS, MOST_RSS_GROWTH, Clients, Result, soak
+
+
+@pytest.mark.parametrize("threads_per_queue", [1, 4])
+def test_scripts_run_all_libraries_at_once(threads_per_queue: int) -> None:
+    result = soak(threads_per_queue, seconds=6)
+    assert result.check() == []
+    assert result.runs > CLIENTS
+
+
+def test_a_wrong_reply_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def off_by_one(link: Link, x: Floats) -> Floats:
+        return x * link.factor + link.offset + (link.backend == "TFLITE")
+
+    monkeypatch.setattr(Link, "__call__", off_by_one)
+    result = soak(1, seconds=0.5)
+    assert result.runs == 0
+    assert "a wrong reply" in result.check()[0]
+
+
+def test_silence_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tests.soak.soak.WATCHDOG", 0.2)
+    silent, result = Server(tmp_path), Result(1, 1, rss=[0, 0], memory=[0, 0])
+    with socket.create_server(("127.0.0.1", 0), backlog=CLIENTS) as listener:
+        silent.port = listener.getsockname()[1]
+        Clients(silent, links(), result).work(1)
+    assert sum("no reply" in fault for fault in result.check()) == CLIENTS
+
+
+def test_growth_is_a_fault() -> None:
+    assert len(Result(1, 1, rss=[0, MOST_RSS_GROWTH + 1], memory=[9, 0]).check()) == 1

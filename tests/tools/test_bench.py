@@ -1,0 +1,209 @@
+"""The measuring tools themselves: figures are only worth as much as the checks behind them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.main import main
+from bench.report import Goal, Plan, Report
+from testkit.load import LOAD, build_load
+from testkit.server import Server, wait_for
+from testkit.wire import Word, encode
+
+ROOT = Path(__file__).resolve().parents[2]
+NESTED_ERROR = 'return {1, {"a", {}, {{err="ERR inside"}}}, false}'
+
+
+@pytest.fixture(scope="module")
+def load() -> Path:
+    build_load()
+    return LOAD
+
+
+def request(folder: Path, *commands: tuple[Word, ...]) -> str:
+    path = folder / "request"
+    path.write_bytes(b"".join(map(encode, commands)))
+    return str(path)
+
+
+def run(load: Path, server: Server, *words: str) -> dict[str, Any]:
+    done = subprocess.run([str(load), "--port", str(server.port), *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_right_replies_are_counted(load: Path, server: Server, tmp_path: Path) -> None:
+    expected = tmp_path / "expected"
+    expected.write_bytes(b"+OK\r\n$3\r\nxxx\r\n*2\r\n$1\r\na\r\n*0\r\n")
+    nested = ("EVAL", 'return {"a", {}}', 0)
+    file = request(tmp_path, ("SET", "k", "xxx"), ("GET", "k"), nested)
+    shape = ("--connections", "3", "--pipeline", "4", "--requests", "1000")
+    result = run(load, server, *shape, "--expect", str(expected), file)
+    assert (result["requests"], result["errors"], result["commands_per_request"]) == (1000, 0, 3)
+    assert 0 < result["p50_us"] <= result["p99_us"] <= result["p999_us"] <= result["max_us"]
+    assert result["requests_per_s"] == pytest.approx(1000 / result["seconds"], rel=1e-3)
+
+
+def test_large_replies_are_compared_to_the_last_byte(load: Path, server: Server, tmp_path: Path) -> None:
+    data, expected = os.urandom(3_000_000), tmp_path / "expected"
+    with server.wire() as wire:
+        wire.ask("SET", "k", data)
+    for last, errors in (data[-1:], 0), (bytes([data[-1] ^ 1]), 5):
+        expected.write_bytes(b"$%d\r\n%s\r\n" % (len(data), data[:-1] + last))
+        result = run(load, server, "--requests", "5", "--expect", str(expected), request(tmp_path, ("GET", "k")))
+        assert (result["requests"], result["errors"]) == (5, errors)
+        assert result["bytes_in"] == 5 * expected.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("command", "first"), [(("FOO",), "-ERR unknown command"), (("EVAL", NESTED_ERROR, 0), "-ERR inside")]
+)
+def test_an_error_anywhere_in_a_reply_counts(
+    load: Path, server: Server, tmp_path: Path, command: tuple[Word, ...], first: str
+) -> None:
+    result = run(load, server, "--requests", "7", request(tmp_path, ("PING",), command, ("PING",)))
+    assert result["errors"] == 7
+    assert result["first_error"].startswith(first)
+
+
+@pytest.mark.parametrize(("expected", "errors"), [("+PONG", 0), ("+PONGS", 5), ("+PANG", 5), ("+PONG\r\n", 0)])
+def test_a_prefix_is_required_of_every_reply(
+    load: Path, server: Server, tmp_path: Path, expected: str, errors: int
+) -> None:
+    result = run(load, server, "--requests", "5", "--prefix", expected, request(tmp_path, ("PING",), ("PING",)))
+    assert result["errors"] == errors
+
+
+def test_a_stall_is_seen(load: Path, server: Server, tmp_path: Path) -> None:
+    words = [str(load), "--port", str(server.port), "--seconds", "60", request(tmp_path, ("GET", "k"))]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr and process.stdout
+        assert process.stderr.readline() == "started\n"
+        with server.wire() as wire:
+            wire.ask("DEBUG", "SLEEP", "0.2")
+        process.send_signal(signal.SIGTERM)
+        result = json.loads(process.stdout.read())
+    assert 100_000 < result["max_us"] < 5_000_000
+
+
+def test_a_server_that_goes_away_is_a_failure(load: Path, tmp_path: Path, server: Server) -> None:
+    words = [str(load), "--port", str(server.port), "--seconds", "60", request(tmp_path, ("PING",))]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        process.stderr.readline()
+        with server.wire() as wire:
+            wait_for(lambda: wire.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"), what="a client to kill")
+        assert process.wait(30) == 1
+        assert process.stderr.read().startswith("load: ")
+
+
+def bench(*words: str) -> subprocess.CompletedProcess[str]:
+    """What scripts/bench runs once all is installed and built."""
+    command = [sys.executable, "-m", "bench.main", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+
+
+def figures_of(folder: Path, *words: str) -> tuple[dict[str, Any], str]:
+    """What is written as JSON and as a table, of the shortest run that there can be."""
+    done = bench("--quick", "--seconds", "0.05", "--json", str(folder / "figures.json"), *words)
+    assert done.returncode == 0, done.stderr
+    figures: dict[str, Any] = json.loads((folder / "figures.json").read_text())
+    table = (folder / "figures.md").read_text()
+    for part in figures["parts"].values():
+        assert not part["skipped"]
+        for row in part["rows"]:
+            assert row["case"] in done.stdout
+            assert row["case"] in table
+        for goal in part["goals"]:
+            word = "reached" if goal["reached"] else "MISSED"
+            assert f"{word}: {goal['text']}" in done.stdout
+            assert goal["reached"] == (
+                goal["value"] <= goal["limit"] if goal["at_most"] else goal["value"] >= goal["limit"]
+            )
+            assert goal["text"] in table
+    return figures, table
+
+
+def check_latencies(figures: dict[str, Any]) -> None:
+    assert 0 < figures["p50_us"] <= figures["p99_us"] <= figures["p999_us"] <= figures["max_us"]
+    assert figures["requests_per_s"] > 0
+    times, shares = zip(*figures["latencies"], strict=True)
+    assert list(times) == sorted(times)
+    assert list(shares) == sorted(shares)
+
+
+def test_bench_measures_commands_beside_set_and_get(tmp_path: Path) -> None:
+    figures, table = figures_of(tmp_path, "--parts", "throughput")
+    part = figures["parts"]["throughput"]
+    assert {goal["limit"] for goal in part["goals"]} == {0.65, 0.22, 0.20, 0.45, 3, 0.97, 1.1}
+    measured = {(row["case"], row["connections"]) for row in part["rows"]}
+    assert {("cnn-onnx", 50), ("linear-onnx", 1), ("tensorset-1MB", 1), ("fraud-dag-onnx", 1)} <= measured
+    for row in part["rows"]:
+        check_latencies(row)
+        assert 0 < row["share_least"] <= row["share"] <= row["share_most"]
+    assert "| case | against | connections | requests/s | p50, us |" in table
+    assert figures["machine"]["ai_onnxruntime_version"] in table
+
+
+def test_bench_measures_get_beside_inference_and_equal_work(tmp_path: Path) -> None:
+    figures, _ = figures_of(tmp_path, "--parts", "beside")
+    rows = {row["case"]: row for row in figures["parts"]["beside"]["rows"]}
+    assert list(rows) == ["beside-nothing", "beside-set", "beside-cnn-onnx", "beside-set-50MB", "beside-storing-50MB"]
+    inference = rows["beside-cnn-onnx"]
+    for each in rows["beside-nothing"], rows["beside-set"], inference, inference["busy"]:
+        check_latencies(each)
+    for each in inference, inference["busy"]:
+        assert 0 < each["worker_cores"] < 2
+        assert 0 < each["loop_cores"] < 1.1
+    assert inference["ratio"] == pytest.approx(inference["p99_us"] / inference["busy"]["p99_us"])
+    assert rows["beside-storing-50MB"]["worst_ms"] > 0
+
+
+def test_batches_of_every_model_are_measured(tmp_path: Path) -> None:
+    figures, _ = figures_of(tmp_path, "--parts", "throughput", "--cases", "mlp,fraud,linear-onnx-batch,cnn-onnx-batch")
+    names = {row["case"] for row in figures["parts"]["throughput"]["rows"]}
+    assert {"linear-onnx-batch", "cnn-onnx-batch"} <= names
+    for model in ("mlp-", "fraud-", "fraud-dag-"):
+        assert {f"{model}{backend}{how}" for backend in ("onnx", "torch", "tf") for how in ("", "-batch")} <= names
+
+
+def test_bench_names_its_cases_when_asked_for_another(tmp_path: Path) -> None:
+    done = bench("--cases", "no-such-case", "--json", str(tmp_path / "figures.json"))
+    assert done.returncode == 1
+    assert "cnn-onnx" in done.stderr
+
+
+def test_a_part_that_fails_leaves_the_others_their_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(plan: Plan) -> Report:
+        raise RuntimeError("no luck")
+
+    def working(plan: Plan) -> Report:
+        row = {"case": "one", "p50_us": 123.4, "plain": {"requests_per_s": 5.0}, "latencies": [[1.0, 0.5]]}
+        return Report([row], [Goal("something", 1.25, 1.1, at_most=True)], ["the rest: not here"])
+
+    path = tmp_path / "figures.json"
+    monkeypatch.setattr("bench.beside.run", broken)
+    monkeypatch.setattr("bench.throughput.run", working)
+    monkeypatch.setattr("bench.main.draw", lambda figures, folder: None)
+    monkeypatch.setattr(sys, "argv", ["bench", "--parts", "beside,throughput", "--json", str(path)])
+    assert main() == 1
+    parts = json.loads(path.read_text())["parts"]
+    assert parts["beside"]["skipped"] == ["beside failed: no luck"]
+    assert parts["throughput"]["goals"][0]["reached"] is False
+    out = capsys.readouterr().out
+    assert "skipped: the rest: not here" in out
+    assert "MISSED: something: at most 1.1; here 1.250" in out
+    table = path.with_suffix(".md").read_text()
+    assert "| case | p50, us | plain requests/s |\n|---|---:|---:|\n| one | 123 | 5 |\n" in table
+    assert "| something | at most 1.1 | 1.25 | **no** |" in table
