@@ -25,6 +25,7 @@ from testkit import networks
 from testkit.load import GET, SET, Load, Result, Traffic, build, modelstore, run_load, worst_get_beside
 from testkit.process import thread_ns
 from testkit.server import Server, fresh_server
+from testkit.values import Model
 from testkit.wire import encode
 
 BUSY = ROOT / "bench" / "busy.c"
@@ -186,7 +187,7 @@ def loads() -> Iterator[tuple[str, Callable[[Server], Traffic]]]:
 
 def storing(megabytes: int, plan: Plan) -> Iterator[dict[str, Any]]:
     large = networks.large(megabytes)
-    requests = {"set": encode(("SET", "large", large)), "storing": modelstore("large", "ONNX", large)}
+    requests = {"set": encode(("SET", "large", large)), "storing": modelstore("large", Model("ONNX", large))}
     for what, request in requests.items():
         runs = [worst_get_beside(request) for _ in range(plan.repeat)]
         row = {"case": f"beside-{what}-{megabytes}MB", "worst_ms": max(worst for worst, _ in runs)}

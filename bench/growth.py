@@ -204,7 +204,7 @@ def grow_stored(
     model = networks.linear("n")
     seconds = plan.seconds * SHORT
     with fresh_server() as on, fresh_server() as other:
-        needed = modelstore("m", model.backend, model.blob), tensorset("x", VALUES)
+        needed = modelstore("m", model), tensorset("x", VALUES)
         send(on, *needed)
         # What the first of all costs counts for none: a library, statistics of commands, what Redis keeps for clients.
         for number, (command, plain) in enumerate([(store, SET_STRING), *measured]):
@@ -233,7 +233,7 @@ def grow_stored(
 
 def grow_models(plan: Plan, sizes: tuple[int, ...]) -> Iterator[Result]:
     model = networks.linear("n")
-    store = Command("AI.MODELSTORE", modelstore(ITEM, model.backend, model.blob))
+    store = Command("AI.MODELSTORE", modelstore(ITEM, model))
     yield from grow_stored(plan, sizes, store, [(execute(ITEM, "x"), GET_STRING)])
 
 

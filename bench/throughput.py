@@ -103,21 +103,21 @@ def send(on: Server, *requests: bytes) -> None:
                 raise RuntimeError(reply)
 
 
-def check(name: str, model: networks.Model, blob: bytes, rows: int = 1) -> None:
+def check(name: str, model: networks.Network, blob: bytes, rows: int = 1) -> None:
     """A fast wrong answer is worth nothing."""
     output = np.frombuffer(blob, np.float32).reshape(rows, *model.output.shape[1:])
     if not np.allclose(output, model.output, rtol=1e-4, atol=1e-5):
         raise RuntimeError(f"{name}: the output is not what the library makes of the same input")
 
 
-def output_of(on: Server, name: str, model: networks.Model, rows: int = 1) -> bytes:
+def output_of(on: Server, name: str, model: networks.Network, rows: int = 1) -> bytes:
     with on.wire() as wire:
         blob: bytes = wire.ask("AI.TENSORGET", f"{name}:out", "BLOB")
     check(name, model, blob, rows)
     return blob
 
 
-def prepare(on: Server, name: str, model: networks.Model, *options: Word) -> Traffic:
+def prepare(on: Server, name: str, model: networks.Network, *options: Word) -> Traffic:
     """What runs it; it is stored, and has run a few times, since the first ones are slow."""
     traffic = execution(name, model, *options)
     with on.wire() as wire:
@@ -130,7 +130,7 @@ def prepare(on: Server, name: str, model: networks.Model, *options: Word) -> Tra
     return Traffic(traffic.request)
 
 
-def is_alike_in_batches(on: Server, name: str, model: networks.Model, alone: bytes) -> bool:
+def is_alike_in_batches(on: Server, name: str, model: networks.Network, alone: bytes) -> bool:
     """Whether a batch gives each request the very bytes that it gets alone: not every library's sums are like that."""
     alike = True
     for rows in range(2, BATCHSIZE + 1):
@@ -161,7 +161,7 @@ def tensorget_pair(size: int, on: Server) -> Pair:
     return Pair(Traffic(encode(("AI.TENSORGET", "t", "BLOB")), answer), Traffic(encode(("GET", "s")), answer))
 
 
-def run_pair(name: str, build: Callable[[], networks.Model], options: tuple[Word, ...], on: Server) -> Pair:
+def run_pair(name: str, build: Callable[[], networks.Network], options: tuple[Word, ...], on: Server) -> Pair:
     model = build()
     traffic = prepare(on, name, model, *options)
     return Pair(traffic, SET, partial(output_of, on, name, model))
@@ -191,7 +191,7 @@ def batched_pair(name: str, backend: str, on: Server) -> Pair:
     return Pair(prepare(on, name, model, *BATCH), plain, partial(output_of, on, name, model))
 
 
-def runs() -> Iterator[tuple[str, Callable[[], networks.Model], tuple[Word, ...]]]:
+def runs() -> Iterator[tuple[str, Callable[[], networks.Network], tuple[Word, ...]]]:
     """Models that are run one by one and in batches, by name."""
     yield "linear-onnx", networks.linear, ()
     yield "linear-onnx-batch", partial(networks.linear, "n"), BATCH

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -23,17 +23,11 @@ from torch import Tensor, nn
 
 from testkit import models, tf_models
 from testkit.server import Server, wait_for
+from testkit.values import Model
 from testkit.wire import Simple, Wire, Word
 
 Floats = npt.NDArray[np.float32]
 ATTEMPTS = 4
-
-
-@dataclass(slots=True, frozen=True)
-class Model:
-    backend: str
-    blob: bytes
-    nodes: tuple[Word, ...] = ()  # INPUTS and OUTPUTS, where they have to be named
 
 
 class TorchWitness(nn.Module):
@@ -76,8 +70,8 @@ def witness(backend: str) -> Model:
     if backend == "TORCH":
         return Model("TORCH", models.torch_module(TorchWitness))
     if backend == "TF":
-        nodes = ("INPUTS", 1, "x", "OUTPUTS", 2, "y", "batch")
-        return Model("TF", tf_models.graph(lambda tf: tf_witness(tf_models.placeholder())), nodes)
+        blob = tf_models.graph(lambda tf: tf_witness(tf_models.placeholder()))
+        return Model("TF", blob, inputs=("x",), outputs=("y", "batch"))
     return Model("TFLITE", tf_models.tflite(tf_witness, tf_models.spec([None, None])))
 
 
@@ -99,10 +93,8 @@ def strict(backend: str) -> Model:
         ]
         ends = [models.value(name, TensorProto.FLOAT, ["n", "k"]) for name in "xy"]
         return Model("ONNX", models.onnx_model(nodes, ends[:1], ends[1:], [numpy_helper.from_array(table, "table")]))
-    nodes_ = ("INPUTS", 1, "x", "OUTPUTS", 1, "y")
-    return Model(
-        "TF", tf_models.graph(lambda tf: tf.gather(table, tf.cast(tf_models.placeholder(), "int32"), name="y")), nodes_
-    )
+    blob = tf_models.graph(lambda tf: tf.gather(table, tf.cast(tf_models.placeholder(), "int32"), name="y"))
+    return Model("TF", blob, inputs=("x",), outputs=("y",))
 
 
 def batching(size: int = 0, least: int = 0, ms: int = 0) -> list[Word]:
@@ -113,8 +105,7 @@ def batching(size: int = 0, least: int = 0, ms: int = 0) -> list[Word]:
 
 
 def store(wire: Wire, key: str, model: Model, *options: Word, device: str = "CPU") -> None:
-    words = ("AI.MODELSTORE", key, model.backend, device, *options, *model.nodes, "BLOB", model.blob)
-    assert wire.ask(*words) == b"OK"
+    assert wire.ask(*replace(model, device=device).words(key, *options)) == b"OK"
 
 
 def store_witness(

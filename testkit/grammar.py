@@ -15,6 +15,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from testkit import models, rdb, samples, scripts
+from testkit.values import Model, Tensor, Value
 from testkit.wire import Wire, Word
 
 T = TypeVar("T")
@@ -85,7 +86,7 @@ def base() -> dict[str, Words]:
         "split": model("split", "ONNX", models.onnx_split3(), "BATCHSIZE", 100),
         "sequence": model("sequence", "ONNX", models.onnx_sequence()),
         "total": model("total", "ONNX", models.onnx_total(), "BATCHSIZE", 9),  # drops the dimension of the batch
-        "broken": ("RESTORE", "broken", 0, rdb.dump(rdb.Model("ONNX", b"not a model"), 4)),
+        "broken": ("RESTORE", "broken", 0, rdb.dump(Model("ONNX", b"not a model"), 4)),
         "s": script("s", {name: scripts.FUNCTIONS[name] for name in PLAIN}),
         "redis": script("redis", REDIS, "CPU:1"),
         "chain": script("chain", CHAINED),
@@ -119,11 +120,11 @@ def set_up(wire: Wire) -> None:
 @cache
 def payloads() -> tuple[bytes, ...]:
     """For RESTORE: values of all types in all layouts, and some that are not whole."""
-    values: list[rdb.Value] = [
+    values: list[Value] = [
         samples.TENSORS["FLOAT"],
         samples.TENSORS["STRING"],
-        rdb.Tensor("INT64", (), bytes(8)),
-        rdb.Tensor("FLOAT", (2, 0, 3), b""),
+        Tensor("INT64", (), bytes(8)),
+        Tensor("FLOAT", (2, 0, 3), b""),
         samples.ONNX,
         samples.TF,
         samples.TFLITE,

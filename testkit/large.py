@@ -10,11 +10,12 @@ from functools import cache
 import numpy as np
 import torch
 
-from testkit import models, rdb, samples, scripts
+from testkit import models, samples, scripts
+from testkit.values import Tensor
 from testkit.wire import Wire
 
-NUMBERS = rdb.Tensor("FLOAT", (2000, 1000), np.random.default_rng(5).random(2_000_000, dtype=np.float32).tobytes())
-STRINGS = rdb.Tensor("STRING", (100_000,), b"".join(b"string number %d\0" % number for number in range(100_000)))
+NUMBERS = Tensor("FLOAT", (2000, 1000), np.random.default_rng(5).random(2_000_000, dtype=np.float32).tobytes())
+STRINGS = Tensor("STRING", (100_000,), b"".join(b"string number %d\0" % number for number in range(100_000)))
 SOURCE = scripts.function("add", "return tensors[0] + tensors[1]") + "# not much is said here\n" * 20_000
 KEYS = ("numbers", "strings", "onnx", "torch", "script")
 

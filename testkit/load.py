@@ -12,8 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from testkit.networks import Floats, Model
+from testkit.networks import Floats, Network
 from testkit.server import Server, fresh_server
+from testkit.values import Model
 from testkit.wire import Word, encode
 
 KIT = Path(__file__).resolve().parent
@@ -65,23 +66,23 @@ def tensorset(key: str, values: Floats) -> bytes:
     return encode(("AI.TENSORSET", key, "FLOAT", *values.shape, "BLOB", values.tobytes()))
 
 
-def modelstore(key: str, backend: str, blob: bytes, options: tuple[Word, ...] = ()) -> bytes:
-    return encode(("AI.MODELSTORE", key, backend, "CPU", *options, "BLOB", blob))
+def modelstore(key: str, model: Model, *options: Word) -> bytes:
+    return encode(model.words(key, *options))
 
 
 def scriptstore(key: str, function: str, source: str) -> bytes:
     return encode(("AI.SCRIPTSTORE", key, "CPU", "ENTRY_POINTS", 1, function, "SOURCE", source))
 
 
-def execution(name: str, model: Model, *options: Word) -> Traffic:
+def execution(name: str, model: Network, *options: Word) -> Traffic:
     keys = [f"{name}:{feed}" for feed, _ in model.feeds]
     request = encode(("AI.MODELEXECUTE", name, "INPUTS", len(keys), *keys, "OUTPUTS", 1, f"{name}:out"))
-    setup = modelstore(name, model.backend, model.blob, (*options, *model.nodes))
+    setup = modelstore(name, model, *options)
     setup += b"".join(tensorset(key, values) for key, (_, values) in zip(keys, model.feeds, strict=True))
     return Traffic(request, setup=setup)
 
 
-def dag(name: str, model: Model, *options: Word) -> Traffic:
+def dag(name: str, model: Network, *options: Word) -> Traffic:
     """The first tensor comes with the request and the others lie stored; the output goes back and is not stored.
 
     The answer is what the model's output says to the last bit; where a library makes it a little different, replace it.
@@ -93,7 +94,7 @@ def dag(name: str, model: Model, *options: Word) -> Traffic:
     words += ["|>", "AI.MODELEXECUTE", name, "INPUTS", len(model.feeds), first, *stored, "OUTPUTS", 1, "out"]
     words += ["|>", "AI.TENSORGET", "out", "BLOB"]
     answer = b"*3\r\n+OK\r\n+OK\r\n" + bulk(model.output.tobytes())
-    setup = modelstore(name, model.backend, model.blob, (*options, *model.nodes))
+    setup = modelstore(name, model, *options)
     setup += b"".join(tensorset(key, values) for key, (_, values) in zip(stored, others, strict=True))
     return Traffic(encode(tuple(words)), answer, setup)
 

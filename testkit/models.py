@@ -132,6 +132,20 @@ def onnx_split3() -> bytes:
 
 
 @cache
+def onnx_line(
+    factor: float, offset: float, shape: tuple[int | str | None, ...] = ("n", "c"), ballast: int = 0
+) -> bytes:
+    """x FLOAT -> y: x * factor + offset. ballast: so many random numbers are in the model and of no use."""
+    numbers = {"f": factor, "o": offset}
+    constants = [numpy_helper.from_array(np.array([number], np.float32), name) for name, number in numbers.items()]
+    if ballast:
+        constants.append(numpy_helper.from_array(np.random.default_rng(ballast).random(ballast, np.float32), "ballast"))
+    nodes = [helper.make_node("Mul", ["x", "f"], ["product"]), helper.make_node("Add", ["product", "o"], ["y"])]
+    x, y = (value(name, TensorProto.FLOAT, shape) for name in "xy")
+    return onnx_model(nodes, [x], [y], constants)
+
+
+@cache
 def onnx_linear(size: int = 4) -> bytes:
     """x FLOAT [n, size] -> y FLOAT [n, size]: x times 0 ... size*size-1, plus 1."""
     weights = np.arange(size * size, dtype=np.float32).reshape(size, size)
@@ -189,6 +203,20 @@ def torch_blob(module: nn.Module) -> bytes:
 class Add(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b
+
+
+class Line(nn.Module):
+    def __init__(self, factor: float, offset: float) -> None:
+        super().__init__()
+        self.factor, self.offset = factor, offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor + self.offset
+
+
+def torch_line(factor: float, offset: float) -> bytes:
+    """x -> x * factor + offset."""
+    return torch_blob(Line(float(factor), float(offset)))
 
 
 class Identity(nn.Module):

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from testkit.graph_def import node
-from testkit.wire import Word
+from testkit.values import Model
 
 Floats = NDArray[np.float32]
 Shape = Sequence[int | str]
@@ -35,15 +35,12 @@ ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
 }
 
 
-@dataclass(slots=True, frozen=True)
-class Model:
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Network(Model):
     """A model, something to feed it, and what must come out."""
 
-    backend: str
-    blob: bytes
     feeds: Feeds
     output: Floats
-    nodes: tuple[Word, ...] = ()  # INPUTS and OUTPUTS, where they have to be named
 
     @property
     def feed(self) -> Floats:
@@ -75,19 +72,19 @@ def onnx_graph(
     return bytes(model.SerializeToString())
 
 
-def onnx_model(nodes: list[onnx.NodeProto], weights: dict[str, Floats], rows: int | str, feed: Floats) -> Model:
+def onnx_model(nodes: list[onnx.NodeProto], weights: dict[str, Floats], rows: int | str, feed: Floats) -> Network:
     blob = onnx_blob(nodes, weights, [rows, *feed.shape[1:]], [rows, len(next(reversed(weights.values())))])
     answers = ReferenceEvaluator(onnx.load_from_string(blob)).run(None, {"x": feed})
-    return Model("ONNX", blob, (("x", feed),), answers[0])  # type: ignore[index]
+    return Network("ONNX", blob, feeds=(("x", feed),), output=answers[0])  # type: ignore[index]
 
 
-def linear(rows: int | str = 1) -> Model:
+def linear(rows: int | str = 1) -> Network:
     """The least that a model can be: four floats in, one out. rows: a name lets it run in batches."""
     nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"])]
     return onnx_model(nodes, {"w": random(4, 1), "b": random(1)}, rows, random(1, 4))
 
 
-def cnn(rows: int | str = 1) -> Model:
+def cnn(rows: int | str = 1) -> Network:
     """Digits of 28 x 28 pixels: two convolutions with pooling, one dense layer, 0.8 million multiplications in all."""
     node = helper.make_node
     nodes = [
@@ -127,17 +124,17 @@ def torchscript(network: Any) -> bytes:
     return blob.getvalue()
 
 
-def perceptron(backend: str) -> Model:
+def perceptron(backend: str) -> Network:
     """A dense network large enough that what it takes is the arithmetic."""
     return dense(backend, PERCEPTRON, (("x", random(1, PERCEPTRON[0])),))
 
 
-def mlp(backend: str) -> Model:
+def mlp(backend: str) -> Network:
     """A dense network 30-64-64-2."""
     return dense(backend, MLP, (("x", random(1, MLP[0])),))
 
 
-def fraud(backend: str) -> Model:
+def fraud(backend: str) -> Network:
     """Whether a transaction with a credit card is fraud: the network of RedisAI's example, with other weights.
 
     As there, the reference data of the card are an input that the network does not use.
@@ -146,7 +143,7 @@ def fraud(backend: str) -> Model:
     return dense(backend, FRAUD, feeds, "Sigmoid", "Softmax")
 
 
-def dense(backend: str, sizes: Sequence[int], feeds: Feeds, hidden: str = "Relu", last: str = "") -> Model:
+def dense(backend: str, sizes: Sequence[int], feeds: Feeds, hidden: str = "Relu", last: str = "") -> Network:
     """The same dense network for each library; what is fed first is its input, the rest it does not use."""
     layers = [(random(n, m, scale=(2 / n) ** 0.5), random(m, scale=0.1)) for n, m in pairwise(sizes)]
     operations = [hidden] * (len(layers) - 1) + [last]
@@ -156,11 +153,11 @@ def dense(backend: str, sizes: Sequence[int], feeds: Feeds, hidden: str = "Relu"
     names = [name for name, _ in feeds]
     if backend == "ONNX":
         shapes = {name: ["n", value.shape[1]] for name, value in feeds}
-        return Model(backend, dense_onnx(layers, operations, shapes), feeds, output)
+        return Network(backend, dense_onnx(layers, operations, shapes), feeds=feeds, output=output)
     if backend == "TORCH":
-        return Model(backend, dense_torch(layers, operations, len(feeds)), feeds, output)
-    nodes: tuple[Word, ...] = ("INPUTS", len(names), *names, "OUTPUTS", 1, "y")
-    return Model(backend, dense_tf(layers, operations, names), feeds, output, nodes)
+        return Network(backend, dense_torch(layers, operations, len(feeds)), feeds=feeds, output=output)
+    blob = dense_tf(layers, operations, names)
+    return Network(backend, blob, inputs=tuple(names), outputs=("y",), feeds=feeds, output=output)
 
 
 def dense_onnx(layers: Layers, operations: list[str], inputs: Mapping[str, Shape]) -> bytes:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from random import Random
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from testkit import models, scripts
 from testkit.wire import Error, Wire, Word
@@ -68,16 +66,6 @@ def positive(x: Array) -> list[Array]:
     return [x + 1, x - 5]
 
 
-@cache
-def onnx_line() -> bytes:
-    """x FLOAT [n, c] -> 2 x - 3."""
-    shape = ["n", "c"]
-    constants = [numpy_helper.from_array(np.array([k], np.float32), name) for name, k in (("f", 2), ("o", -3))]
-    nodes = [helper.make_node("Mul", ["x", "f"], ["product"]), helper.make_node("Add", ["product", "o"], ["y"])]
-    x, y = (models.value(name, TensorProto.FLOAT, shape) for name in "xy")
-    return models.onnx_model(nodes, [x], [y], constants)
-
-
 class SumAndDifference(torch.nn.Module):
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return a + b, a - b
@@ -95,7 +83,7 @@ def runnables(devices: Sequence[str], prefix: str = "") -> list[Runnable]:
     source = "".join(scripts.function(name, body) for name, body in SCRIPT.items())
     batch: tuple[Word, ...] = ("BATCHSIZE", 8)
     wait: tuple[Word, ...] = (*batch, "MINBATCHSIZE", 4, "MINBATCHTIMEOUT", 2)
-    line, add, two = onnx_line(), models.onnx_add(), models.torch_module(SumAndDifference)
+    line, add, two = models.onnx_line(2, -3), models.onnx_add(), models.torch_module(SumAndDifference)
     kinds: list[tuple[str, str, tuple[Word, ...], bytes, int, int, Callable[..., list[Array]]]] = [
         ("line", "ONNX", (), line, 1, 1, lambda x: [2 * x - 3]),
         ("line-batched", "ONNX", batch, line, 1, 1, lambda x: [2 * x - 3]),

@@ -11,6 +11,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from testkit.values import Model, Script, Tensor, Value
+
 TENSOR_TYPE = "AI_TENSOR"
 MODEL_TYPE = "AI__MODEL"
 SCRIPT_TYPE = "AI_SCRIPT"
@@ -33,37 +35,6 @@ BACKENDS = {"TF": 0, "TFLITE": 1, "TORCH": 2, "ONNX": 3}
 
 # What a module value is made of. Redis writes signed integers with the opcode for unsigned ones, as two's complement.
 Field = int | bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    dtype: str
-    shape: tuple[int, ...]
-    data: bytes  # STRING: NUL-terminated strings one after another
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    backend: str
-    blob: bytes
-    device: str = "CPU"
-    tag: str = ""
-    batchsize: int = 0
-    minbatchsize: int = 0
-    minbatchtimeout: int = 0
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    source: str
-    device: str = "CPU"
-    tag: str = ""
-    entry_points: tuple[str, ...] = ()
-
-
-Value = Tensor | Model | Script
 
 
 # ---- the three layouts -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import numpy as np
 
 from testkit import models, rdb
 from testkit.server import wait_for
+from testkit.values import Model, Script, Tensor, Value
 from testkit.wire import Wire
 
 DTYPES = {
@@ -27,22 +28,22 @@ DTYPES = {
 }
 
 TENSORS = {
-    **{name: rdb.Tensor(name, (2, 3), (np.arange(6) * 3 + 1).astype(kind).tobytes()) for name, kind in DTYPES.items()},
-    "BOOL": rdb.Tensor("BOOL", (3, 1), b"\1\0\1"),
-    "STRING": rdb.Tensor("STRING", (2, 2), "one\0\0drei\0vi\u0113r\0".encode()),
-    "one element": rdb.Tensor("DOUBLE", (1,), np.float64(0.1).tobytes()),
-    "eight dimensions": rdb.Tensor("INT16", (1, 2, 1, 3, 1, 2, 1, 1), np.arange(12, dtype="<i2").tobytes()),
+    **{name: Tensor(name, (2, 3), (np.arange(6) * 3 + 1).astype(kind).tobytes()) for name, kind in DTYPES.items()},
+    "BOOL": Tensor("BOOL", (3, 1), b"\1\0\1"),
+    "STRING": Tensor("STRING", (2, 2), "one\0\0drei\0vi\u0113r\0".encode()),
+    "one element": Tensor("DOUBLE", (1,), np.float64(0.1).tobytes()),
+    "eight dimensions": Tensor("INT16", (1, 2, 1, 3, 1, 2, 1, 1), np.arange(12, dtype="<i2").tobytes()),
     # Redis saves a short string of digits as a number, and a long dull one compressed
-    "digits": rdb.Tensor("UINT8", (5,), b"12345"),
-    "dull": rdb.Tensor("INT32", (500, 2), bytes(4000)),
-    "large": rdb.Tensor("FLOAT", (300, 100), np.random.default_rng(3).random(30000, dtype=np.float32).tobytes()),
+    "digits": Tensor("UINT8", (5,), b"12345"),
+    "dull": Tensor("INT32", (500, 2), bytes(4000)),
+    "large": Tensor("FLOAT", (300, 100), np.random.default_rng(3).random(30000, dtype=np.float32).tobytes()),
 }
 
-ONNX = rdb.Model("ONNX", models.onnx_add(), tag="v1:add", inputs=("a", "b"), outputs=("sum",))
-TORCH = rdb.Model("TORCH", models.torch_module(models.Add), inputs=("a", "b"), outputs=("",))
-BATCHED = rdb.Model("ONNX", models.onnx_add(), "cpu", "", 8, 2, minbatchtimeout=10, inputs=("a", "b"), outputs=("sum",))
-TF = rdb.Model("TF", bytes(range(256)) * 5, "CPU:1", "fraud", 32, 4, 20, ("transaction", "reference"), ("output",))
-TFLITE = rdb.Model("TFLITE", b"\x1c\0\0\0TFL3" + bytes(90), tag="lite")
+ONNX = Model("ONNX", models.onnx_add(), tag="v1:add", inputs=("a", "b"), outputs=("sum",))
+TORCH = Model("TORCH", models.torch_module(models.Add), inputs=("a", "b"), outputs=("",))
+BATCHED = Model("ONNX", models.onnx_add(), "cpu", "", 8, 2, minbatchtimeout=10, inputs=("a", "b"), outputs=("sum",))
+TF = Model("TF", bytes(range(256)) * 5, "CPU:1", "fraud", 32, 4, 20, ("transaction", "reference"), ("output",))
+TFLITE = Model("TFLITE", b"\x1c\0\0\0TFL3" + bytes(90), tag="lite")
 MODELS = {"onnx": ONNX, "torch": TORCH, "batched": BATCHED, "tf": TF, "tflite": TFLITE}
 
 # These add two FLOAT matrices of n x 2. What the others' libraries are not there for is kept, and only kept.
@@ -56,12 +57,12 @@ def double(tensors: List[Tensor], keys: List[str], args: List[str]):
     return tensors[0] * 2
 """
 SCRIPTS = {
-    "script": rdb.Script(SOURCE, tag="v1:math", entry_points=("add", "double")),
-    "old script": rdb.Script("def add(a, b):\n    return a + b\n", device="CPU:1"),
+    "script": Script(SOURCE, tag="v1:math", entry_points=("add", "double")),
+    "old script": Script("def add(a, b):\n    return a + b\n", device="CPU:1"),
 }
 
 
-def model_meta(model: rdb.Model) -> list[Any]:
+def model_meta(model: Model) -> list[Any]:
     """The answer to AI.MODELGET META."""
     return [
         b"backend",
@@ -83,30 +84,16 @@ def model_meta(model: rdb.Model) -> list[Any]:
     ]
 
 
-def tensor_reply(tensor: rdb.Tensor) -> list[Any]:
+def tensor_reply(tensor: Tensor) -> list[Any]:
     """The answer to AI.TENSORGET META BLOB."""
     return [b"dtype", tensor.dtype.encode(), b"shape", list(tensor.shape), b"blob", tensor.data]
 
 
-def store_tensor(wire: Wire, key: str, tensor: rdb.Tensor) -> None:
+def store_tensor(wire: Wire, key: str, tensor: Tensor) -> None:
     assert wire.ask("AI.TENSORSET", key, tensor.dtype, *tensor.shape, "BLOB", tensor.data) == b"OK"
 
 
-def model_command(key: str, model: rdb.Model) -> tuple[str | int | bytes, ...]:
-    """Stores a model of a backend that declares its own inputs and outputs."""
-    words: list[str | int | bytes] = ["AI.MODELSTORE", key, model.backend, model.device]
-    if model.tag:
-        words += ["TAG", model.tag]
-    if model.batchsize:
-        words += ["BATCHSIZE", model.batchsize]
-    if model.minbatchsize:
-        words += ["MINBATCHSIZE", model.minbatchsize]
-    if model.minbatchtimeout:
-        words += ["MINBATCHTIMEOUT", model.minbatchtimeout]
-    return (*words, "BLOB", model.blob)
-
-
-def restore(wire: Wire, key: str, value: rdb.Value, version: int = 4) -> None:
+def restore(wire: Wire, key: str, value: Value, version: int = 4) -> None:
     assert wire.ask("RESTORE", key, 0, rdb.dump(value, version)) == b"OK"
 
 
@@ -116,7 +103,7 @@ def fill(wire: Wire) -> None:
         store_tensor(wire, name, tensor)
     for name, model in MODELS.items():
         if name in RUNNABLE:
-            assert wire.ask(*model_command(name, model)) == b"OK"
+            assert wire.ask(*model.words(name)) == b"OK"
         else:
             restore(wire, name, model)
     for name, script in SCRIPTS.items():
@@ -142,10 +129,10 @@ def check_run(wire: Wire, key: str, output: str = "sum") -> None:
     """Runs a model that adds, and checks the sum."""
     left = np.array([[1, 2], [3, 4]], np.float32)
     right = np.array([[0.5, 1], [-3, 1e6]], np.float32)
-    store_tensor(wire, "left", rdb.Tensor("FLOAT", (2, 2), left.tobytes()))
-    store_tensor(wire, "right", rdb.Tensor("FLOAT", (2, 2), right.tobytes()))
+    store_tensor(wire, "left", Tensor("FLOAT", (2, 2), left.tobytes()))
+    store_tensor(wire, "right", Tensor("FLOAT", (2, 2), right.tobytes()))
     assert wire.ask("AI.MODELEXECUTE", key, "INPUTS", 2, "left", "right", "OUTPUTS", 1, output) == b"OK"
-    expected = rdb.Tensor("FLOAT", (2, 2), (left + right).tobytes())
+    expected = Tensor("FLOAT", (2, 2), (left + right).tobytes())
     assert wire.ask("AI.TENSORGET", output, "META", "BLOB") == tensor_reply(expected)
 
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from testkit import models
-from testkit.batches import Clients, Model, batch, batching, info, store, store_witness
+from testkit.batches import Clients, batch, batching, info, store, store_witness
 from testkit.server import Server
+from testkit.values import Model
 from testkit.wire import Error, Wire
 from tests.conftest import Slow
 

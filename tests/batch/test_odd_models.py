@@ -14,8 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from testkit import models, tf_models
-from testkit.batches import Clients, Model, batch, batching, info, store, store_witness, strict
+from testkit.batches import Clients, batch, batching, info, store, store_witness, strict
 from testkit.server import Server
+from testkit.values import Model
 from testkit.wire import Error, Wire, Word
 from tests.conftest import Slow
 
@@ -122,7 +123,7 @@ def tf_model(function: Callable[[Any], Any]) -> Model:
     def build(tf: Any) -> None:
         tf.identity(function(tf_models.placeholder()), name="y")
 
-    return Model("TF", tf_models.graph(build), ("INPUTS", 1, "x", "OUTPUTS", 1, "y"))
+    return Model("TF", tf_models.graph(build), inputs=("x",), outputs=("y",))
 
 
 def onnx_odd(kind: str) -> bytes:
@@ -341,16 +342,16 @@ def test_inputs_of_different_rows_run_alone(wire: Wire, clients: Clients) -> Non
 
 @pytest.mark.parametrize("backend", ["ONNX", "TORCH", "TF", "TFLITE"])
 def test_several_inputs_of_equal_rows(wire: Wire, clients: Clients, backend: str) -> None:
-    nodes: tuple[Word, ...] = ()
+    inputs, outputs = ("a", "b"), ("mul",)
     if backend == "ONNX":
         blob = models.onnx_mul()
     elif backend == "TORCH":
         blob = models.torch_module(models.SumAndProduct)
     elif backend == "TF":
-        blob, nodes = tf_models.tf_mul(), ("INPUTS", 2, "a", "b", "OUTPUTS", 1, "mul")
+        blob = tf_models.tf_mul()
     else:
         blob = tf_models.tflite(lambda a, b: a * b, *(tf_models.spec([None, 2], name=name) for name in "ab"))
-    store(wire, "m", Model(backend, blob, nodes), *batching(8, 6))
+    store(wire, "m", Model(backend, blob, inputs=inputs, outputs=outputs), *batching(8, 6))
     chance = np.random.default_rng(1)
     for _ in range(3):
         feeds = [[chance.integers(0, 100, (rows, 2)).astype(np.float32) for _ in "ab"] for rows in (1, 3, 2)]
@@ -368,16 +369,16 @@ TYPES = [(backend, dtype) for backend in BACKENDS for dtype in models.ONNX_TYPES
 @pytest.mark.parametrize(("backend", "dtype"), TYPES)
 def test_every_type(wire: Wire, clients: Clients, backend: str, dtype: str) -> None:
     """Strings of different lengths, and empty ones, too."""
-    nodes: tuple[Word, ...] = ()
+    inputs, outputs = ("x",), ("y",)
     if backend == "ONNX":
         blob = models.onnx_identity(dtype, ("n", 3))
     elif backend == "TORCH":
         blob = models.torch_module(models.Identity)
     elif backend == "TF":
-        blob, nodes = tf_models.tf_identity(dtype), ("INPUTS", 1, "x", "OUTPUTS", 1, "y")
+        blob = tf_models.tf_identity(dtype)
     else:
         blob = tf_models.tflite(lambda x: x, tf_models.spec([None, 3], tf_models.TF_TYPES[dtype]))
-    store(wire, "m", Model(backend, blob, nodes), *batching(8, 6))
+    store(wire, "m", Model(backend, blob, inputs=inputs, outputs=outputs), *batching(8, 6))
     for _ in range(3):
         if dtype == "STRING":
             words = np.array(

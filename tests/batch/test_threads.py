@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from testkit.batches import Model, batching, store
+from testkit.batches import batching, store
 from testkit.networks import perceptron
 from tests.conftest import StartServer
 
@@ -25,7 +25,7 @@ def test_one_thread_means_one(start_server: StartServer, backend: str, rows: int
     model = perceptron(backend)
     server = start_server(options=["INTRA_OP_PARALLELISM", 1])
     with server.wire() as wire:
-        store(wire, "m", Model(backend, model.blob, model.nodes), *batching(64))
+        store(wire, "m", model, *batching(64))
         x = np.repeat(model.feed, rows, 0)
         assert wire.ask("AI.TENSORSET", "x", "FLOAT", *x.shape, "BLOB", x.tobytes()) == b"OK"
         run = ("|>", "AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")

@@ -11,6 +11,7 @@ import pytest
 
 from testkit import large, rdb, samples
 from testkit.server import Server, wait_for
+from testkit.values import Model, Script, Tensor, Value
 from testkit.wire import Wire
 from tests.conftest import StartServer
 from tests.replication.test_psync import number
@@ -35,7 +36,7 @@ def write(wire: Wire, writer: int, step: int) -> None:
     run = f"AI.DAGEXECUTE LOAD 2 left right PERSIST 1 d{step % 7} |> AI.MODELEXECUTE m INPUTS 2 left right OUTPUTS 1 d"
     commands = [
         ("AI.TENSORSET", f"t{step % 20}", "INT32", 2, "VALUES", writer, step),
-        samples.model_command(f"m{step % 5}", samples.ONNX),
+        samples.ONNX.words(f"m{step % 5}"),
         ("AI.MODELEXECUTE", f"m{step % 5}", "INPUTS", 2, "left", "right", "OUTPUTS", 1, f"o{step % 10}"),
         (f"{run}{step % 7}".split()),
         ("RESTORE", f"s{step % 3}", 0, SCRIPTS[step % 2], "REPLACE"),
@@ -71,7 +72,7 @@ def writing(server: Server, writers: int = 3) -> Iterator[list[int]]:
             samples.store_tensor(wire, "left", samples.TENSORS["FLOAT"])
             wire.ask("AI.TENSORSET", "left", "FLOAT", 1, 2, "VALUES", 1, 2)
             wire.ask("AI.TENSORSET", "right", "FLOAT", 1, 2, "VALUES", 3, 4)
-            assert wire.ask(*samples.model_command("m", samples.ONNX)) == b"OK"
+            assert wire.ask(*samples.ONNX.words("m")) == b"OK"
     threads = [threading.Thread(target=work, args=(writer,)) for writer in range(writers)]
     for thread in threads:
         thread.start()
@@ -170,7 +171,7 @@ def test_persistence_that_is_switched_on(start_server: StartServer) -> None:
         for key, tensor in samples.TENSORS.items():
             samples.store_tensor(wire, key, tensor)
         assert wire.ask("CONFIG", "SET", "appendonly", "yes") == b"OK"
-        assert wire.ask(*samples.model_command("new", samples.ONNX)) == b"OK"
+        assert wire.ask(*samples.ONNX.words("new")) == b"OK"
         samples.check_run(wire, "new", "new sum")
         wait_for(lambda: number(wire, "aof_rewrite_in_progress") + number(wire, "aof_rewrite_scheduled") == 0, 30)
         digest = wire.ask("DEBUG", "DIGEST")
@@ -183,26 +184,26 @@ def test_persistence_that_is_switched_on(start_server: StartServer) -> None:
 
 
 # What no command of a client makes, but models' outputs and databases of old versions do.
-ODD: dict[str, rdb.Value] = {
-    "number of rank 0": rdb.Tensor("BOOL", (), b"\1"),
-    "string of rank 0": rdb.Tensor("STRING", (), b"a\0"),
-    "no strings": rdb.Tensor("STRING", (0,), b""),
-    "no numbers": rdb.Tensor("INT8", (2, 0, 3), b""),
-    "least number": rdb.Tensor("INT8", (2,), b"\x80\x7f"),
-    "not a number": rdb.Tensor("FLOAT", (1,), b"\0\0\xc0\x7f"),
-    "many dimensions": rdb.Tensor("INT8", (1,) * 32, b"\1"),
-    "digits": rdb.Tensor("INT8", (5,), b"12345"),
-    "no blob": rdb.Model("ONNX", b""),
-    "large batch": rdb.Model("TORCH", b"x", batchsize=2**62),
-    "batched TFLITE": rdb.Model("TFLITE", b"x", batchsize=4),
-    "keywords as names": rdb.Model("TF", b"x", inputs=("", "BLOB"), outputs=("OUTPUTS", "TAG")),
-    "keyword as tag": rdb.Model("ONNX", b"x", tag="BATCHSIZE"),
-    "another device": rdb.Model("ONNX", b"x", device="gpu:3"),
-    "no names": rdb.Model("TF", b"x"),
-    "no names of outputs": rdb.Model("TF", b"x", inputs=("a",)),
-    "no source": rdb.Script(""),
-    "keyword as script's tag": rdb.Script("x", tag="SOURCE"),
-    "keywords as entry points": rdb.Script("x", entry_points=("", "SOURCE", "ENTRY_POINTS")),
+ODD: dict[str, Value] = {
+    "number of rank 0": Tensor("BOOL", (), b"\1"),
+    "string of rank 0": Tensor("STRING", (), b"a\0"),
+    "no strings": Tensor("STRING", (0,), b""),
+    "no numbers": Tensor("INT8", (2, 0, 3), b""),
+    "least number": Tensor("INT8", (2,), b"\x80\x7f"),
+    "not a number": Tensor("FLOAT", (1,), b"\0\0\xc0\x7f"),
+    "many dimensions": Tensor("INT8", (1,) * 32, b"\1"),
+    "digits": Tensor("INT8", (5,), b"12345"),
+    "no blob": Model("ONNX", b""),
+    "large batch": Model("TORCH", b"x", batchsize=2**62),
+    "batched TFLITE": Model("TFLITE", b"x", batchsize=4),
+    "keywords as names": Model("TF", b"x", inputs=("", "BLOB"), outputs=("OUTPUTS", "TAG")),
+    "keyword as tag": Model("ONNX", b"x", tag="BATCHSIZE"),
+    "another device": Model("ONNX", b"x", device="gpu:3"),
+    "no names": Model("TF", b"x"),
+    "no names of outputs": Model("TF", b"x", inputs=("a",)),
+    "no source": Script(""),
+    "keyword as script's tag": Script("x", tag="SOURCE"),
+    "keywords as entry points": Script("x", entry_points=("", "SOURCE", "ENTRY_POINTS")),
 }
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from testkit import rdb, samples, scripts
 from testkit.server import Server, ServerExit, free_port, module_path, wait_for
+from testkit.values import Value
 from testkit.wire import Word, encode
 from tests.conftest import StartServer
 from tests.persistence.test_saved_layouts import FOUR_FLOATS
@@ -129,7 +130,7 @@ def test_from_a_master(start_server: StartServer, kind: str) -> None:
 # ---- files that are cut short ----------------------------------------------------------------------------------------
 
 
-VALUES: dict[str, rdb.Value] = {
+VALUES: dict[str, Value] = {
     "number": samples.TENSORS["FLOAT"],
     "string": samples.TENSORS["STRING"],
     "model": samples.ONNX,
@@ -137,7 +138,7 @@ VALUES: dict[str, rdb.Value] = {
 }
 
 
-def file_of(values: dict[str, rdb.Value]) -> bytes:
+def file_of(values: dict[str, Value]) -> bytes:
     fields = {key: rdb.fields_of(value, 4) for key, value in values.items()}
     return rdb.rdb_file({key: rdb.module_value(kind, 4, its) for key, (kind, its) in fields.items()})
 
@@ -186,7 +187,7 @@ def test_an_aof_that_is_cut_short(start_server: StartServer, command: str) -> No
         if command == "AI.TENSORSET":
             samples.store_tensor(wire, "k", samples.TENSORS["large"])
         elif command == "AI.MODELSTORE":
-            assert wire.ask(*samples.model_command("k", samples.ONNX)) == b"OK"
+            assert wire.ask(*samples.ONNX.words("k")) == b"OK"
         else:
             scripts.store(wire, "k", scripts.SOURCE, ["add"])
     server.kill()

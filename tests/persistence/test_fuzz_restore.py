@@ -15,18 +15,19 @@ import pytest
 
 from testkit import rdb, samples
 from testkit.server import Server, ServerExit, module_path
+from testkit.values import Tensor, Value
 from testkit.wire import Error, Wire
 
 RESTORES = int(os.environ.get("FUZZ_RESTORES", 2000))
 SEED = int(os.environ.get("SEED", 1))
 
-VALUES: dict[str, rdb.Value] = {
+VALUES: dict[str, Value] = {
     "FLOAT": samples.TENSORS["FLOAT"],
     "STRING": samples.TENSORS["STRING"],
     "BOOL": samples.TENSORS["BOOL"],
     "large": samples.TENSORS["large"],
-    "rank 0": rdb.Tensor("INT64", (), bytes(8)),
-    "empty": rdb.Tensor("DOUBLE", (3, 0, 2), b""),
+    "rank 0": Tensor("INT64", (), bytes(8)),
+    "empty": Tensor("DOUBLE", (3, 0, 2), b""),
     "onnx": samples.ONNX,
     "torch": samples.TORCH,
     "batched": samples.BATCHED,
@@ -37,14 +38,14 @@ VALUES: dict[str, rdb.Value] = {
 NUMBERS = (0, 1, 2, 3, 7, 255, 2**31, 2**32, 2**32 + 1, 2**61, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
 BYTES = (b"", b"\0", b"a", b"a\0", b"CPU\0", b"GPU:99\0", b"\xff" * 8, b"x" * 300, b"a\0b\0")
 
-Change = Callable[[random.Random, rdb.Value, int], bytes]
+Change = Callable[[random.Random, Value, int], bytes]
 
 
-def body_of(value: rdb.Value, version: int) -> bytes:
+def body_of(value: Value, version: int) -> bytes:
     return rdb.dump(value, version)[:-10]
 
 
-def flipped(chance: random.Random, value: rdb.Value, version: int) -> bytes:
+def flipped(chance: random.Random, value: Value, version: int) -> bytes:
     """Some bits are others, most of them where the fields are and not in a blob."""
     body = bytearray(body_of(value, version))
     most = len(body) if chance.random() < 0.3 else min(len(body), 120)
@@ -53,18 +54,18 @@ def flipped(chance: random.Random, value: rdb.Value, version: int) -> bytes:
     return rdb.seal(bytes(body))
 
 
-def truncated(chance: random.Random, value: rdb.Value, version: int) -> bytes:
+def truncated(chance: random.Random, value: Value, version: int) -> bytes:
     body = body_of(value, version)
     return rdb.seal(body[: chance.randrange(1, len(body))])
 
 
-def spliced(chance: random.Random, value: rdb.Value, version: int) -> bytes:
+def spliced(chance: random.Random, value: Value, version: int) -> bytes:
     """The beginning of one and the end of another."""
     body, other = body_of(value, version), body_of(chance.choice(list(VALUES.values())), chance.choice(rdb.VERSIONS))
     return rdb.seal(body[: chance.randrange(1, len(body))] + other[chance.randrange(1, len(other)) :])
 
 
-def other_fields(chance: random.Random, value: rdb.Value, version: int) -> bytes:
+def other_fields(chance: random.Random, value: Value, version: int) -> bytes:
     """The container is whole, so all that is wrong is ours to find."""
     type_name, fields = rdb.fields_of(value, version)
     fields = list(fields)
@@ -91,7 +92,7 @@ def other_fields(chance: random.Random, value: rdb.Value, version: int) -> bytes
     return rdb.dump_fields(type_name, version, fields)
 
 
-def other_version(chance: random.Random, value: rdb.Value, version: int) -> bytes:
+def other_version(chance: random.Random, value: Value, version: int) -> bytes:
     """The fields of one layout, said to be of another, or of another type."""
     type_name, fields = rdb.fields_of(value, version)
     if chance.random() < 0.3:
@@ -149,7 +150,7 @@ def test_damaged_payloads(server: Server, wire: Wire) -> None:
     print(f"SEED={SEED} FUZZ_RESTORES={RESTORES}")
     chance, taken = random.Random(SEED), 0
     samples.restore(wire, "sound", samples.ONNX)
-    samples.store_tensor(wire, "x", rdb.Tensor("FLOAT", (1, 2), bytes(8)))
+    samples.store_tensor(wire, "x", Tensor("FLOAT", (1, 2), bytes(8)))
     for number in range(RESTORES):
         payload = damaged(chance)
         try:

@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
-from testkit import models, rdb, samples
+from testkit import models, samples
 from testkit.server import Server, module_path, wait_for
+from testkit.values import Model, Tensor
 from testkit.wire import Error, Wire, Word
 from tests.conftest import StartServer
 
@@ -35,22 +37,22 @@ class AddNumber(nn.Module):
         super().__init__()
         self.number = number
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.number
 
 
 @cache
-def model(variant: int) -> rdb.Model:
+def model(variant: int) -> Model:
     """x + variant. The ONNX ones carry ballast, so that storing them takes a while."""
     if variant % 2:
-        return rdb.Model("TORCH", models.torch_blob(AddNumber(float(variant))))
+        return Model("TORCH", models.torch_blob(AddNumber(float(variant))))
     kind = onnx.TensorProto.FLOAT
     constants = [
         numpy_helper.from_array(np.array([variant], np.float32), "number"),
         numpy_helper.from_array(np.random.default_rng(variant).random(20000, np.float32), "ballast"),
     ]
     node = onnx.helper.make_node("Add", ["x", "number"], ["y"])
-    return rdb.Model(
+    return Model(
         "ONNX", models.onnx_model([node], [models.value("x", kind, ["n"])], [models.value("y", kind, ["n"])], constants)
     )
 
@@ -152,7 +154,7 @@ def check_latest(wire: Wire, writer: int, steps: range) -> None:
 
 
 def reply(data: Floats) -> list[object]:
-    return samples.tensor_reply(rdb.Tensor("FLOAT", data.shape, data.tobytes()))
+    return samples.tensor_reply(Tensor("FLOAT", data.shape, data.tobytes()))
 
 
 def test_everything_acknowledged_is_in_the_aof(start_server: StartServer) -> None:
@@ -258,7 +260,7 @@ def test_models_outlive_a_missing_library(start_server: StartServer, without: Pa
     server = start_server(*arguments)
     with server.wire() as wire:
         for name in BACKENDS:
-            assert wire.ask(*samples.model_command(name, samples.MODELS[name])) == b"OK"
+            assert wire.ask(*samples.MODELS[name].words(name)) == b"OK"
         wire.ask("SAVE")
     server.stop()
 
@@ -267,7 +269,7 @@ def test_models_outlive_a_missing_library(start_server: StartServer, without: Pa
     with server.wire() as wire:
         check_kept(wire)
         # nothing new is taken that could never have run, and what was there stays
-        refused = wire.ask(*samples.model_command("onnx", samples.ONNX))
+        refused = wire.ask(*samples.ONNX.words("onnx"))
         assert isinstance(refused, Error) and refused.startswith("ERR Could not load backend: ONNX: ")
         check_kept(wire)
         if aof:
@@ -290,7 +292,7 @@ def test_models_outlive_a_missing_library(start_server: StartServer, without: Pa
 def test_the_right_backends_path_makes_models_run(start_server: StartServer, without: Path) -> None:
     server = start_server()
     with server.wire() as wire:
-        assert wire.ask(*samples.model_command("onnx", samples.ONNX)) == b"OK"
+        assert wire.ask(*samples.ONNX.words("onnx")) == b"OK"
         assert wire.ask("SAVE") == b"OK"
     server.kill()
     server.options = ["BACKENDSPATH", str(without)]

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from testkit import models, rdb, samples
+from testkit import models, samples
 from testkit.server import Server, wait_for
+from testkit.values import Model, Script, Tensor, Value
 from testkit.wire import Error, Wire
 from tests.conftest import StartServer
 
@@ -202,7 +203,7 @@ def test_other_databases_and_transactions_survive(start_server: StartServer) -> 
     with server.wire() as wire:
         assert wire.ask("SELECT", 3) == b"OK"
         assert wire.ask("MULTI") == b"OK"
-        assert wire.ask(*samples.model_command("m", samples.ONNX)) == b"QUEUED"
+        assert wire.ask(*samples.ONNX.words("m")) == b"QUEUED"
         assert wire.ask("AI.TENSORSET", "t", "INT8", 2, "VALUES", 1, 2) == b"QUEUED"
         assert wire.ask("EXEC") == [b"OK", b"OK"]
         samples.check_run(wire, "m")
@@ -239,7 +240,7 @@ def test_a_start_does_not_wait_for_models(start_server: StartServer, tmp_path: P
     server = start_server(*(AOF if aof else ()))
     with server.wire() as wire:
         for number in range(3):
-            assert wire.ask(*samples.model_command(f"m{number}", samples.ONNX)) == b"OK"
+            assert wire.ask(*samples.ONNX.words(f"m{number}")) == b"OK"
         assert wire.ask("SAVE") == b"OK"
     path, go = samples.slow_backend(tmp_path)
     server.options = ["BACKENDSPATH", str(path)]
@@ -324,22 +325,22 @@ def test_digests_tell_values_apart(filled: Wire) -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (rdb.Tensor("INT8", (2, 3), bytes(6)), rdb.Tensor("INT8", (3, 2), bytes(6))),
-        (rdb.Tensor("INT8", (6,), bytes(6)), rdb.Tensor("UINT8", (6,), bytes(6))),
-        (rdb.Tensor("INT8", (6,), bytes(6)), rdb.Tensor("INT8", (6,), bytes(5) + b"\1")),
-        (rdb.Model("TF", b"x"), rdb.Model("TF", b"y")),
-        (rdb.Model("TF", b"x"), rdb.Model("TFLITE", b"x")),
-        (rdb.Model("TF", b"x"), rdb.Model("TF", b"x", device="CPU:1")),
-        (rdb.Model("TF", b"x"), rdb.Model("TF", b"x", tag="t")),
-        (rdb.Model("TF", b"x"), rdb.Model("TF", b"x", batchsize=1)),
-        (rdb.Model("TF", b"x", inputs=("a",)), rdb.Model("TF", b"x", outputs=("a",))),
-        (rdb.Model("TF", b"x", inputs=("ab", "c")), rdb.Model("TF", b"x", inputs=("a", "bc"))),
-        (rdb.Script("x"), rdb.Script("y")),
-        (rdb.Script("x"), rdb.Script("x", entry_points=("f",))),
+        (Tensor("INT8", (2, 3), bytes(6)), Tensor("INT8", (3, 2), bytes(6))),
+        (Tensor("INT8", (6,), bytes(6)), Tensor("UINT8", (6,), bytes(6))),
+        (Tensor("INT8", (6,), bytes(6)), Tensor("INT8", (6,), bytes(5) + b"\1")),
+        (Model("TF", b"x"), Model("TF", b"y")),
+        (Model("TF", b"x"), Model("TFLITE", b"x")),
+        (Model("TF", b"x"), Model("TF", b"x", device="CPU:1")),
+        (Model("TF", b"x"), Model("TF", b"x", tag="t")),
+        (Model("TF", b"x"), Model("TF", b"x", batchsize=1)),
+        (Model("TF", b"x", inputs=("a",)), Model("TF", b"x", outputs=("a",))),
+        (Model("TF", b"x", inputs=("ab", "c")), Model("TF", b"x", inputs=("a", "bc"))),
+        (Script("x"), Script("y")),
+        (Script("x"), Script("x", entry_points=("f",))),
     ],
     ids=str,
 )
-def test_digests_see_every_field(wire: Wire, one: rdb.Value, other: rdb.Value) -> None:
+def test_digests_see_every_field(wire: Wire, one: Value, other: Value) -> None:
     samples.restore(wire, "one", one)
     samples.restore(wire, "same", one)
     samples.restore(wire, "other", other)
@@ -364,15 +365,15 @@ def test_digests_do_not_depend_on_the_chunk_size(wire: Wire) -> None:
 @pytest.mark.parametrize(
     ("value", "size"),
     [
-        (rdb.Tensor("FLOAT", (1,), bytes(4)), 4),
-        (rdb.Tensor("UINT8", (1 << 20,), bytes(1 << 20)), 1 << 20),
-        (rdb.Tensor("STRING", (1000,), b"a\0" * 1000), 10000),
-        (rdb.Model("TF", bytes(1 << 20), inputs=("a",) * 100), 1 << 20),
-        (rdb.Script("#" * 100000), 100000),
+        (Tensor("FLOAT", (1,), bytes(4)), 4),
+        (Tensor("UINT8", (1 << 20,), bytes(1 << 20)), 1 << 20),
+        (Tensor("STRING", (1000,), b"a\0" * 1000), 10000),
+        (Model("TF", bytes(1 << 20), inputs=("a",) * 100), 1 << 20),
+        (Script("#" * 100000), 100000),
     ],
     ids=["scalar", "tensor", "strings", "model", "script"],
 )
-def test_memory_usage_is_sane(wire: Wire, value: rdb.Value, size: int) -> None:
+def test_memory_usage_is_sane(wire: Wire, value: Value, size: int) -> None:
     samples.restore(wire, "k", value)
     assert size <= wire.ask("MEMORY", "USAGE", "k") <= size * 1.3 + 8192
 
@@ -421,7 +422,7 @@ def test_memory_comes_back(server: Server, words: tuple[str, ...]) -> None:
 
 def test_values_expire(wire: Wire) -> None:
     samples.store_tensor(wire, "t", samples.TENSORS["FLOAT"])
-    assert wire.ask(*samples.model_command("m", samples.ONNX)) == b"OK"
+    assert wire.ask(*samples.ONNX.words("m")) == b"OK"
     samples.restore(wire, "s", samples.SCRIPTS["script"])
     for key in "tms":
         assert wire.ask("PEXPIRE", key, 50) == 1
@@ -435,7 +436,7 @@ def test_expiry_survives(start_server: StartServer) -> None:
     server = start_server(*AOF)
     with server.wire() as wire:
         samples.store_tensor(wire, "t", samples.TENSORS["FLOAT"])
-        assert wire.ask(*samples.model_command("m", samples.ONNX)) == b"OK"
+        assert wire.ask(*samples.ONNX.words("m")) == b"OK"
         for key in "tm":
             assert wire.ask("EXPIRE", key, 1000) == 1
     server.restart()
@@ -463,7 +464,7 @@ def test_a_save_while_models_run_is_whole(start_server: StartServer) -> None:
 def test_results_not_runs_are_in_the_aof(start_server: StartServer) -> None:
     server = start_server(*AOF)
     with server.wire() as wire:
-        assert wire.ask(*samples.model_command("m", samples.ONNX)) == b"OK"
+        assert wire.ask(*samples.ONNX.words("m")) == b"OK"
         samples.check_run(wire, "m")
         wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "left", "right", "OUTPUTS", 1, "again")
         wire.ask("AI.MODELRUN", "m", "INPUTS", "left", "right", "OUTPUTS", "once more")

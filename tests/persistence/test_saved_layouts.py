@@ -13,6 +13,7 @@ import pytest
 from testkit import rdb, samples
 from testkit.rdb import Field
 from testkit.server import Server, ServerExit, module_path, wait_for
+from testkit.values import Model, Script, Tensor, Value
 from testkit.wire import Error, Wire
 
 HUGE = 2**62
@@ -29,13 +30,13 @@ MODELS = [pytest.param(version, name, id=f"v{version} {name}") for version in rd
 SCRIPTS = [pytest.param(version, name, id=f"v{version} {name}") for version in rdb.VERSIONS for name in samples.SCRIPTS]
 
 
-def saved_model(name: str, version: int) -> rdb.Model:
+def saved_model(name: str, version: int) -> Model:
     """What is left of a sample when such a version has saved it."""
     model = samples.MODELS[name]
     return model if version >= 2 else replace(model, minbatchtimeout=0)
 
 
-def saved_script(name: str, version: int) -> rdb.Script:
+def saved_script(name: str, version: int) -> Script:
     script = samples.SCRIPTS[name]
     return script if version >= 3 else replace(script, entry_points=())
 
@@ -76,8 +77,8 @@ def test_restores_a_tensor(wire: Wire, version: int, name: str) -> None:
 
 
 @pytest.mark.parametrize("version", rdb.VERSIONS)
-@pytest.mark.parametrize("tensor", [rdb.Tensor("INT64", (), bytes(8)), rdb.Tensor("FLOAT", (2, 0, 3), b"")], ids=str)
-def test_restores_tensors_that_only_models_make(wire: Wire, version: int, tensor: rdb.Tensor) -> None:
+@pytest.mark.parametrize("tensor", [Tensor("INT64", (), bytes(8)), Tensor("FLOAT", (2, 0, 3), b"")], ids=str)
+def test_restores_tensors_that_only_models_make(wire: Wire, version: int, tensor: Tensor) -> None:
     samples.restore(wire, "t", tensor, version)
     assert wire.ask("AI.TENSORGET", "t", "META", "BLOB") == samples.tensor_reply(tensor)
 
@@ -107,7 +108,7 @@ def test_a_tag_is_any_bytes(wire: Wire, version: int) -> None:
 
 @pytest.mark.parametrize("backend", ["ONNX", "TORCH"])
 def test_a_model_that_does_not_compile_is_kept(wire: Wire, backend: str) -> None:
-    model = rdb.Model(backend, b"not a model at all")
+    model = Model(backend, b"not a model at all")
     samples.restore(wire, "m", model)
     samples.store_tensor(wire, "t", samples.TENSORS["FLOAT"])
     for _ in range(2):
@@ -148,7 +149,7 @@ def test_starts_with_databases_of_every_version(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-def typed(value: rdb.Value, version: int) -> tuple[str, int, list[Field]]:
+def typed(value: Value, version: int) -> tuple[str, int, list[Field]]:
     type_name, fields = rdb.fields_of(value, version)
     return type_name, version, fields
 
@@ -172,7 +173,7 @@ def test_writes_a_tensor_made_of_values(wire: Wire) -> None:
 @pytest.mark.parametrize("name", samples.RUNNABLE)
 def test_writes_a_model(wire: Wire, name: str) -> None:
     model = samples.MODELS[name]
-    assert wire.ask(*samples.model_command("m", model)) == b"OK"
+    assert wire.ask(*model.words("m")) == b"OK"
     decoded = rdb.decode(wire.ask("DUMP", "m"))
     assert (decoded.type_name, decoded.version) == (rdb.MODEL_TYPE, 4)
     # whether the names that the model declares are saved with it is ours to choose: they are found out again anyhow
@@ -186,7 +187,7 @@ def test_writes_a_model_in_chunks(wire: Wire, chunk: int) -> None:
     model = samples.ONNX
     try:
         assert wire.ask("AI.CONFIG", "MODEL_CHUNK_SIZE", chunk) == b"OK"
-        assert wire.ask(*samples.model_command("m", model)) == b"OK"
+        assert wire.ask(*model.words("m")) == b"OK"
         payload = wire.ask("DUMP", "m")
         fields = rdb.decode(payload).fields
         last_count = max(place for place, field in enumerate(fields) if isinstance(field, int))
@@ -300,11 +301,11 @@ DAMAGED: list[tuple[str, str, int, Sequence[Field]]] = [
     ],
 ]
 DAMAGED_IDS = [f"{type_name} {what}" for what, type_name, _, _ in DAMAGED]
-SMALL: list[rdb.Value] = [
-    rdb.Tensor("FLOAT", (2, 2), FOUR_FLOATS),
+SMALL: list[Value] = [
+    Tensor("FLOAT", (2, 2), FOUR_FLOATS),
     samples.TENSORS["STRING"],
-    rdb.Model("TF", b"not much", tag="tag", inputs=("a", "b"), outputs=("c",)),
-    rdb.Script("def f(): pass", tag="tag", entry_points=("f",)),
+    Model("TF", b"not much", tag="tag", inputs=("a", "b"), outputs=("c",)),
+    Script("def f(): pass", tag="tag", entry_points=("f",)),
 ]
 
 
@@ -325,7 +326,7 @@ def test_damage_is_an_error(
 
 @pytest.mark.parametrize("value", SMALL, ids=lambda value: rdb.fields_of(value, 4)[0])
 @pytest.mark.parametrize("version", rdb.VERSIONS)
-def test_a_value_cut_short_is_an_error(server: Server, wire: Wire, version: int, value: rdb.Value) -> None:
+def test_a_value_cut_short_is_an_error(server: Server, wire: Wire, version: int, value: Value) -> None:
     body = rdb.dump(value, version)[:-10]
     for end in range(10, len(body) - 10):  # the 10 bytes of version and checksum could pass for the last 10
         check_refused(server, wire, rdb.seal(body[:end]))
@@ -380,7 +381,7 @@ def test_values_leak_nothing(wire: Wire) -> None:
 
 @pytest.mark.parametrize("value", [*SMALL, samples.ONNX], ids=lambda value: rdb.fields_of(value, 4)[0])
 @pytest.mark.parametrize("version", rdb.VERSIONS)
-def test_random_damage_never_ends_the_server(wire: Wire, version: int, value: rdb.Value) -> None:
+def test_random_damage_never_ends_the_server(wire: Wire, version: int, value: Value) -> None:
     chance = random.Random(version)
     body = rdb.dump(value, version)[:-10]
     for _ in range(60):
@@ -395,9 +396,9 @@ def test_random_damage_never_ends_the_server(wire: Wire, version: int, value: rd
         assert wire.ask("RESTORE", "again", 0, payload) == b"OK"
         assert wire.ask("DUMP", "again") == payload
         assert wire.ask("MEMORY", "USAGE", "k") > 0
-        if isinstance(value, rdb.Tensor):
+        if isinstance(value, Tensor):
             assert isinstance(wire.ask("AI.TENSORGET", "k", "META", "VALUES"), list)
-        elif isinstance(value, rdb.Model):
+        elif isinstance(value, Model):
             assert isinstance(wire.ask("AI.MODELGET", "k", "META", "BLOB"), list)
         assert wire.ask("DEL", "k", "again") == 2
 
@@ -421,7 +422,7 @@ def test_old_tensors_in_another_order_are_not_misread(
 
 def test_loads_what_deployed_servers_did_not_check(wire: Wire) -> None:
     """They let a BOOL blob's last byte be anything: refusing it now would lose the whole database."""
-    samples.restore(wire, "t", rdb.Tensor("BOOL", (3,), b"\0\1\2"))
+    samples.restore(wire, "t", Tensor("BOOL", (3,), b"\0\1\2"))
     assert wire.ask("AI.TENSORGET", "t", "VALUES")[:2] == [0, 1]
 
 

@@ -79,7 +79,7 @@ def test_failover_and_back_under_load(pair: tuple[Server, Server]) -> None:
             errors.append(error)
 
     with master.wire() as one, replica.wire() as two:
-        assert one.ask(*samples.model_command("m", samples.ONNX)) == b"OK"
+        assert one.ask(*samples.ONNX.words("m")) == b"OK"
         samples.check_run(one, "m")
         caught_up(one)
         threads = [threading.Thread(target=write, args=(f"w{i}",)) for i in range(3)]
@@ -166,7 +166,7 @@ def after_all(wire: Wire) -> None:
     """What was under way has ended when this returns."""
     wire.ask("SET", "go", "x")
     samples.store_tensor(wire, "left", samples.TENSORS["FLOAT"])
-    assert wire.ask(*samples.model_command("m", samples.ONNX)) == b"OK"
+    assert wire.ask(*samples.ONNX.words("m")) == b"OK"
     samples.check_run(wire, "m")
 
 

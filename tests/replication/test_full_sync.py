@@ -32,11 +32,11 @@ def test_everything_arrives(start_server: StartServer, sending: tuple[str, ...],
         large.store(wire)
         if "on-empty-db" not in loading:
             samples.store_tensor(reader, "own", samples.TENSORS["FLOAT"])
-            assert reader.ask(*samples.model_command("torch", samples.TORCH)) == b"OK"
+            assert reader.ask(*samples.TORCH.words("torch")) == b"OK"
         assert reader.ask("REPLICAOF", "127.0.0.1", master.port) == b"OK"
         wait_for(lambda: b"state=wait_bgsave" in wire.ask("INFO") or b"rdb_bgsave_in_progress:1" in wire.ask("INFO"))
         for number in range(3):
-            assert writer.ask(*samples.model_command(f"during {number}", samples.ONNX)) == b"OK"
+            assert writer.ask(*samples.ONNX.words(f"during {number}")) == b"OK"
         samples.check_run(writer, "during 0", "during")
         wait_for(lambda: b"master_link_status:up" in reader.ask("INFO", "replication"), 30, "the replica is in step")
         before = samples.contents(writer)

@@ -43,7 +43,7 @@ def write_everything(wire: Wire, name: str) -> None:
     """All that the AI commands send to replicas; larger than what the kernel's buffers of a connection hold."""
     samples.store_tensor(wire, f"{name}:large", samples.TENSORS["large"])
     assert wire.ask("AI.TENSORSET", f"{name}:huge", "FLOAT", 2000, 1000) == b"OK"
-    assert wire.ask(*samples.model_command(f"{name}:m", samples.ONNX)) == b"OK"
+    assert wire.ask(*samples.ONNX.words(f"{name}:m")) == b"OK"
     assert wire.ask("AI.MODELSTORE", f"{name}:l", "ONNX", "CPU", "BLOB", models.onnx_padded(2_000_000)) == b"OK"
     samples.check_run(wire, f"{name}:m", f"{name}:sum")
     scripts.store_redis(wire, f"{name}:s")
@@ -91,7 +91,7 @@ def test_a_link_that_is_cut_again_and_again(start_server: StartServer) -> None:
     master, replica = start_server(*MASTER), start_server()
     follow(replica, master)
     with master.wire() as wire, master.wire() as cutter, replica.wire() as reader:
-        assert wire.ask(*samples.model_command("m", samples.ONNX)) == b"OK"
+        assert wire.ask(*samples.ONNX.words("m")) == b"OK"
         caught_up(wire)
         full = number(wire, "sync_full")
         blob = models.onnx_padded(2_000_000)
@@ -144,10 +144,10 @@ def test_the_link_goes_on_while_the_replica_compiles(start_server: StartServer, 
             samples.restore(wire, "m", samples.ONNX)
         elif how == "MULTI":
             assert wire.ask("MULTI") == b"OK"
-            assert wire.ask(*samples.model_command("m", samples.ONNX)) == b"QUEUED"
+            assert wire.ask(*samples.ONNX.words("m")) == b"QUEUED"
             assert wire.ask("EXEC") == [b"OK"]
         else:
-            assert wire.ask(*samples.model_command("m", samples.ONNX)) == b"OK"
+            assert wire.ask(*samples.ONNX.words("m")) == b"OK"
         samples.check_run(wire, "m")
         caught_up(wire)
         dag = "AI.DAGEXECUTE_RO LOAD 2 left right |> AI.MODELEXECUTE m INPUTS 2 left right OUTPUTS 1 y"

@@ -74,8 +74,8 @@ def test_deletions_and_chunks_arrive(master: Server, replica: Server) -> None:
     follow(replica, master)
     with master.wire() as wire:
         assert wire.ask("AI.CONFIG", "MODEL_CHUNK_SIZE", 100) == b"OK"
-        assert wire.ask(*samples.model_command("m", samples.ONNX)) == b"OK"
-        assert wire.ask(*samples.model_command("gone", samples.TORCH)) == b"OK"
+        assert wire.ask(*samples.ONNX.words("m")) == b"OK"
+        assert wire.ask(*samples.TORCH.words("gone")) == b"OK"
         assert wire.ask("AI.MODELDEL", "gone") == b"OK"
         caught_up(wire)
     with replica.wire() as wire:
@@ -91,7 +91,7 @@ def test_a_model_does_not_hold_up_the_link(start_server: StartServer, master: Se
     replica = start_server(options=["BACKENDSPATH", str(path)])
     follow(replica, master)
     with master.wire() as wire:
-        assert wire.ask(*samples.model_command("m", samples.ONNX)) == b"OK"
+        assert wire.ask(*samples.ONNX.words("m")) == b"OK"
         samples.check_run(wire, "m")
         assert wire.ask("SET", "after", "x") == b"OK"
         caught_up(wire)
@@ -115,7 +115,7 @@ def test_a_replica_without_the_library_keeps_the_model(
     replica = start_server(options=["BACKENDSPATH", str(empty)])
     follow(replica, master)
     with master.wire() as wire:
-        assert wire.ask(*samples.model_command("onnx", samples.ONNX)) == b"OK"
+        assert wire.ask(*samples.ONNX.words("onnx")) == b"OK"
         samples.check_run(wire, "onnx")
         before = samples.contents_of(wire, "sum")
         caught_up(wire)
@@ -142,6 +142,6 @@ def test_a_master_that_becomes_a_replica_lets_its_clients_go(master: Server, rep
             answer = client.read()
             assert isinstance(answer, Error) and answer.startswith("UNBLOCKED")
         assert wire.ask("REPLICAOF", "NO", "ONE") == b"OK"
-        assert wire.ask(*samples.model_command("m", samples.ONNX)) == b"OK"  # comes after the large one is compiled
+        assert wire.ask(*samples.ONNX.words("m")) == b"OK"  # comes after the large one is compiled
         samples.check_run(wire, "m")  # comes after the runs
         assert sorted(wire.ask("KEYS", "*")) == [b"left", b"m", b"right", b"sum", b"whose"]

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from testkit import models, rdb, samples
+from testkit import models, samples
 from testkit.scripts import execute, function, store, store_models, values
 from testkit.server import Server
+from testkit.values import Model
 from testkit.wire import Error, Wire, Word
 
 BACKENDS: dict[str, Callable[[], bytes]] = {"ONNX": models.onnx_add, "TORCH": lambda: models.torch_module(models.Add)}
@@ -191,7 +192,7 @@ def test_models_that_are_not_compiled_yet(server: Server, stored: Wire) -> None:
 
 
 def test_a_model_that_never_compiles(stored: Wire) -> None:
-    samples.restore(stored, "broken", rdb.Model("ONNX", b"not a model at all"))
+    samples.restore(stored, "broken", Model("ONNX", b"not a model at all"))
     for _ in range(2):
         failure(stored, *execute("s", "one", ["broken"], ["a", "b"], outputs=["y"]))
     assert stored.ask(*execute("s", "one", ["ONNX"], ["a", "b"], outputs=["y"])) == b"OK"

@@ -9,15 +9,16 @@ import pytest
 from testkit import rdb, samples, scripts
 from testkit.scripts import OLD, SOURCE, execute, function, store_command, store_old, store_plain, store_redis, values
 from testkit.server import wait_for
+from testkit.values import Script
 from testkit.wire import Error, Wire
 from tests.conftest import StartServer
 from tests.persistence.test_restarts import AOF, by_aof, by_debug_loadaof, by_debug_reload, by_rewritten_aof
 
 ODD_KEY = b"\0key \xff\r\n"
 STORED = {
-    "redis": rdb.Script(scripts.REDIS, entry_points=scripts.REDIS_ENTRY_POINTS),
-    "old": rdb.Script(OLD),
-    "tagged": rdb.Script(SOURCE, "cpu:1", "v1", ("add", "two")),
+    "redis": Script(scripts.REDIS, entry_points=scripts.REDIS_ENTRY_POINTS),
+    "old": Script(OLD),
+    "tagged": Script(SOURCE, "cpu:1", "v1", ("add", "two")),
 }
 
 
@@ -77,7 +78,7 @@ def test_a_run_waits_for_its_script_after_a_start(start_server: StartServer) -> 
 
 @pytest.mark.parametrize("version", rdb.VERSIONS)
 def test_functions_of_the_old_convention(wire: Wire, version: int) -> None:
-    samples.restore(wire, "s", rdb.Script(OLD, tag="v1"), version)
+    samples.restore(wire, "s", Script(OLD, tag="v1"), version)
     wire.ask("AI.TENSORSET", "x", "FLOAT", 2, "VALUES", 1, 2)
     assert wire.ask("AI.SCRIPTRUN", "s", "add", "INPUTS", "x", "x", "OUTPUTS", "y") == b"OK"
     assert wire.ask(*execute("s", "add", inputs=["x", "y"], outputs=["z"])) == b"OK"
@@ -95,7 +96,7 @@ def test_functions_of_the_old_convention(wire: Wire, version: int) -> None:
 @pytest.mark.parametrize("version", rdb.VERSIONS)
 def test_functions_of_the_new_convention(wire: Wire, version: int) -> None:
     """Up to version 2 there were no entry points: then any function may be called."""
-    samples.restore(wire, "s", rdb.Script(SOURCE, entry_points=("add", "count")), version)
+    samples.restore(wire, "s", Script(SOURCE, entry_points=("add", "count")), version)
     wire.ask("AI.TENSORSET", "x", "FLOAT", 2, "VALUES", 1, 2)
     assert wire.ask(*execute("s", "add", inputs=["x", "x"], outputs=["y"])) == b"OK"
     assert values(wire, "y") == [b"2", b"4"]
@@ -111,14 +112,14 @@ def test_functions_of_the_new_convention(wire: Wire, version: int) -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        rdb.Script("this is no script"),
-        rdb.Script(function("f", "return torch.no_such_function()"), entry_points=("f",)),
-        rdb.Script(SOURCE, entry_points=("no such function",)),
-        rdb.Script("def f(a):\n    return a\n", entry_points=("f",)),
+        Script("this is no script"),
+        Script(function("f", "return torch.no_such_function()"), entry_points=("f",)),
+        Script(SOURCE, entry_points=("no such function",)),
+        Script("def f(a):\n    return a\n", entry_points=("f",)),
     ],
     ids=["broken", "unknown function", "unknown entry point", "wrong signature"],
 )
-def test_a_script_that_does_not_compile_is_kept(wire: Wire, script: rdb.Script) -> None:
+def test_a_script_that_does_not_compile_is_kept(wire: Wire, script: Script) -> None:
     samples.restore(wire, "s", script)
     wire.ask("AI.TENSORSET", "x", "FLOAT", 1)
     for _ in range(2):
@@ -133,7 +134,7 @@ def test_a_script_that_does_not_compile_is_kept(wire: Wire, script: rdb.Script) 
 def test_dump_and_restore(wire: Wire) -> None:
     store_plain(wire)
     payload = wire.ask("DUMP", "s")
-    assert rdb.decode(payload).fields == rdb.script_fields(rdb.Script(SOURCE, entry_points=tuple(scripts.FUNCTIONS)), 4)
+    assert rdb.decode(payload).fields == rdb.script_fields(Script(SOURCE, entry_points=tuple(scripts.FUNCTIONS)), 4)
     assert wire.ask("RESTORE", "t", 0, payload) == b"OK"
     assert wire.ask("AI.SCRIPTGET", "t") == wire.ask("AI.SCRIPTGET", "s")
     wire.ask("AI.TENSORSET", "x", "FLOAT", 1, "VALUES", 5)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from testkit import rdb, samples
+from testkit import samples
 from testkit.scripts import SIGNATURE, execute, function, store, store_command
 from testkit.server import Server
+from testkit.values import Script
 from testkit.wire import Error, Wire
 
 SECRET = "kqzv: the contents of a file of the server's"
@@ -223,7 +224,7 @@ def test_calls_of_the_old_convention(wire: Wire, folder: Path, call: str) -> Non
 @pytest.mark.parametrize("version", [1, 4])
 def test_calls_of_a_script_out_of_a_saved_database(wire: Wire, folder: Path, version: int) -> None:
     source = function("f", f"y = torch.save(tensors[0], '{folder / 'mark'}')\n    return tensors[0]")
-    samples.restore(wire, "s", rdb.Script(source, entry_points=("f",)), version)
+    samples.restore(wire, "s", Script(source, entry_points=("f",)), version)
     wire.ask("AI.TENSORSET", "x", "FLOAT", 1)
     assert isinstance(wire.ask(*execute("s", "f", inputs=["x"], outputs=["y"])), Error)
 

@@ -12,6 +12,7 @@ import pytest
 
 from testkit import networks
 from testkit.load import build_load, modelstore, scriptstore, worst_get_beside
+from testkit.values import Model
 from tests.soak.chain import links
 from tests.soak.stalls import FUNCTIONS, first_model
 
@@ -24,6 +25,10 @@ def imports(backend: str) -> bytes:
     return first_model(link)
 
 
+def large(megabytes: int) -> bytes:
+    return modelstore("m", Model("ONNX", networks.large(megabytes)))
+
+
 def script(functions: int) -> bytes:
     return scriptstore("s", "main", networks.script(functions))
 
@@ -31,7 +36,9 @@ def script(functions: int) -> bytes:
 @pytest.mark.parametrize(
     ("request_", "before"),
     [
-        pytest.param(lambda: modelstore("m", "ONNX", networks.large(200)), None, id="a model of 200 MB is stored"),
+        pytest.param(
+            lambda: modelstore("m", Model("ONNX", networks.large(200))), None, id="a model of 200 MB is stored"
+        ),
         pytest.param(lambda: imports("TORCH"), None, id="PyTorch is imported"),
         pytest.param(lambda: imports("TF"), None, id="TensorFlow is imported"),
         pytest.param(lambda: script(FUNCTIONS), lambda: script(1), id="a large script is compiled"),

@@ -54,7 +54,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     try:
         with server.wire() as wire:
             for name in ("onnx", "torch"):
-                assert wire.ask(*samples.model_command(name, samples.MODELS[name])) == b"OK"
+                assert wire.ask(*samples.MODELS[name].words(name)) == b"OK"
             scripts.store(wire, "s", ADD, ["f"])
         yield server
     finally:
@@ -99,7 +99,7 @@ def test_usage_of_a_model_that_runs(alone: Server) -> None:
     """Its statistics cost something too."""
     with alone.wire() as wire:
         wire.ask("FLUSHALL")
-        assert wire.ask(*samples.model_command("m", samples.ONNX)) == b"OK"
+        assert wire.ask(*samples.ONNX.words("m")) == b"OK"
         before = wire.ask("MEMORY", "USAGE", "m")
         samples.check_run(wire, "m")
         assert wire.ask("MEMORY", "USAGE", "m") >= before

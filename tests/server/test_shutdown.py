@@ -71,7 +71,7 @@ def by_command(server: Server) -> int:
 
 def fill(wire: Wire) -> None:
     samples.store_tensor(wire, "kept", samples.TENSORS["large"])
-    assert wire.ask(*samples.model_command("onnx", samples.ONNX)) == b"OK"
+    assert wire.ask(*samples.ONNX.words("onnx")) == b"OK"
 
 
 def check_kept(server: Server, made: int = 0) -> None:

@@ -19,7 +19,8 @@ import numpy as np
 
 from testkit.server import Server, fresh_server, wait_for
 from testkit.wire import Wire, Word, encode
-from tests.soak.chain import LENGTH, SCRIPT, Link, links
+from tests.soak.chain import LENGTH, SCRIPT, links
+from tests.soak.lines import LineModel
 
 CLIENTS = 50
 WATCHDOG = 10.0
@@ -57,7 +58,7 @@ class Clients:
     """The clients of one server; work() lets them all go to it for so long."""
 
     on: Server
-    chain: tuple[Link, ...]
+    chain: tuple[LineModel, ...]
     result: Result
     stop_at: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -120,7 +121,7 @@ def soak(threads_per_queue: int, seconds: float) -> Result:
     with fresh_server(threads_per_queue) as on:
         with on.wire() as wire:
             for link in chain:
-                ask(wire, "AI.MODELSTORE", link.backend, link.backend, "CPU", *link.nodes, "BLOB", link.blob)
+                ask(wire, *link.words(link.backend))
             ask(wire, "AI.SCRIPTSTORE", "script", "CPU", "ENTRY_POINTS", 1, "chain", "SOURCE", SCRIPT)
         clients = Clients(on, chain, result)
         for share in WARMUP, 1 - WARMUP:

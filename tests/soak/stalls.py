@@ -31,8 +31,10 @@ from testkit.load import (
 )
 from testkit.process import watch_others
 from testkit.server import fresh_server
+from testkit.values import Model
 from testkit.wire import encode
-from tests.soak.chain import Link, links
+from tests.soak.chain import links
+from tests.soak.lines import LineModel
 
 CONNECTIONS = 50
 MOST_MS = 20.0
@@ -41,9 +43,9 @@ WARMUP = 0.3
 FUNCTIONS = 1000
 
 
-def first_model(link: Link) -> bytes:
+def first_model(link: LineModel) -> bytes:
     """A request for which the library has to be imported."""
-    return modelstore("m", link.backend, link.blob, link.nodes)
+    return modelstore("m", link)
 
 
 def beside_idleness(seconds: float) -> tuple[float, float]:
@@ -83,7 +85,7 @@ def main() -> int:
     size = f"{options.megabytes} MB"
     cnn, large = networks.cnn(), networks.large(options.megabytes)
     tiny, script = (scriptstore(f"of{count}", "main", networks.script(count)) for count in (1, FUNCTIONS))
-    plain, store = encode(("SET", "large", large)), modelstore("large", "ONNX", large)
+    plain, store = encode(("SET", "large", large)), modelstore("large", Model("ONNX", large))
     scenes: list[tuple[str, float | None, Callable[[], tuple[float, float]]]] = [
         ("an idle server", None, partial(beside_idleness, 1.0)),
         (f"a plain SET of {size}", None, partial(worst_get_beside, plain)),

@@ -9,7 +9,8 @@ import pytest
 
 from testkit.networks import Floats
 from testkit.server import Server
-from tests.soak.chain import Link, links
+from tests.soak.chain import links
+from tests.soak.lines import LineModel
 from tests.soak.soak import CLIENTS, MOST_RSS_GROWTH, Clients, Result, soak
 
 
@@ -21,10 +22,10 @@ def test_scripts_run_all_libraries_at_once(threads_per_queue: int) -> None:
 
 
 def test_a_wrong_reply_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    def off_by_one(link: Link, x: Floats) -> Floats:
-        return x * link.factor + link.offset + (link.backend == "TFLITE")
+    def off_by_one(link: LineModel, x: Floats) -> Floats:
+        return link.line(x) + (link.backend == "TFLITE")
 
-    monkeypatch.setattr(Link, "__call__", off_by_one)
+    monkeypatch.setattr(LineModel, "__call__", off_by_one)
     result = soak(1, seconds=0.5)
     assert result.runs == 0
     assert "a wrong reply" in result.check()[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,14 +13,14 @@ from bench.library_loop import library
 from bench.mobilenet import BACKENDS, answer, images, mobilenet, network
 from bench.report import Plan
 from testkit.load import modelstore
-from testkit.networks import Model
+from testkit.networks import Network
 from testkit.server import Server
 
 SIDE = 32  # the least that the strides leave a pixel of
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def model(request: pytest.FixtureRequest) -> Iterator[Model]:
+def model(request: pytest.FixtureRequest) -> Iterator[Network]:
     yield mobilenet(request.param, SIDE)
 
 
@@ -30,11 +31,11 @@ def test_images_are_told_apart() -> None:
     assert len(set(outputs.argmax(1).tolist())) > 1
 
 
-def test_the_server_agrees_with_numpy(model: Model, server: Server) -> None:
+def test_the_server_agrees_with_numpy(model: Network, server: Server) -> None:
     """Every reply is compared, those of batches too."""
     name = model.backend.lower()
     with server.wire() as wire:
-        wire.socket.sendall(modelstore(name, model.backend, model.blob, ("BATCHSIZE", 4, *model.nodes)))
+        wire.socket.sendall(modelstore(name, model, "BATCHSIZE", 4))
         assert wire.read() == b"OK"
     clients = Clients(server, name, model, 8)
     rate, latencies = clients.run(batch=4, seconds=0.1)
@@ -48,16 +49,16 @@ def test_the_server_agrees_with_numpy(model: Model, server: Server) -> None:
 def test_a_wrong_reply_ends_the_measurement(server: Server) -> None:
     model = mobilenet("ONNX", SIDE)
     with server.wire() as wire:
-        wire.socket.sendall(modelstore("m", "ONNX", model.blob))
+        wire.socket.sendall(modelstore("m", model))
         assert wire.read() == b"OK"
-    wrong = Model("ONNX", model.blob, model.feeds, model.output + np.float32(0.01))
+    wrong = replace(model, output=model.output + np.float32(0.01))
     clients = Clients(server, "m", wrong, 1)
     with pytest.raises(RuntimeError, match="a wrong reply"):
         clients.run(1, 0.1)
     clients.close()
 
 
-def test_the_library_runs_in_a_process_of_its_own(model: Model) -> None:
+def test_the_library_runs_in_a_process_of_its_own(model: Network) -> None:
     with library(model) as direct:
         assert direct.rate(1, 0.05) > 0
         assert direct.rate(3, 0.05) > 0
