@@ -21,9 +21,11 @@ from bench.harness import alternate
 from bench.report import Plan, Report
 from bench.throughput import output_of, send
 from testkit import networks
+from testkit.info import number
 from testkit.load import SET, Load, Result, Traffic, build_load, bulk, execution, modelstore, tensorset
 from testkit.process import rss
-from testkit.server import Server, fresh_server, wait_for
+from testkit.server import Server, fresh_server
+from testkit.waiting import wait_for
 from testkit.wire import Word, encode
 
 SIZES = (1, 10, 100, 1_000, 10_000)
@@ -164,7 +166,7 @@ class Memory:
     @classmethod
     def of(cls, on: Server, clients: int = 0) -> Memory:
         with on.wire() as wire:  # those that were closed go when the server gets round to it
-            wait_for(lambda: wire.ask("INFO", "clients").count(b"connected_clients:%d\r" % (clients + 1)))
+            wait_for(lambda: number(wire, "connected_clients", "clients") == clients + 1)
         return cls(on.used_memory(), rss(on.pid))
 
     def since(self, before: Memory, items: int) -> dict[str, float]:

@@ -25,7 +25,8 @@ from bench.report import Goal, Plan, Report
 from bench.throughput import dag_pair
 from testkit import networks
 from testkit.load import Result, Traffic, build_load, run_load
-from testkit.server import Server, free_port, fresh_server, wait_for
+from testkit.server import Server, free_port, fresh_server
+from testkit.waiting import wait_for
 
 CONNECTIONS = (1, 10, 50)
 JUDGED = 50

@@ -22,8 +22,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from testkit import models, tf_models
-from testkit.server import Server, wait_for
+from testkit.info import full_ai_info
+from testkit.server import Server
 from testkit.values import Model
+from testkit.waiting import wait_for
 from testkit.wire import Simple, Wire, Word
 
 Floats = npt.NDArray[np.float32]
@@ -127,22 +129,11 @@ def prove(wire: Wire, key: str, least: int) -> None:
 
     def proven() -> bool:
         assert wire.ask(*words) == [b"OK"] * (2 * len(rows))
-        found = info(wire, key)
+        found = full_ai_info(wire, key)
         return bool(found["executions"] < found["calls"])
 
     wait_for(proven, what="a batch")
     assert wire.ask("AI.INFO", key, "RESETSTAT") == b"OK"
-
-
-def info(wire: Wire, key: str = "m") -> dict[str, Any]:
-    """AI.INFO key FULL. What always holds is checked."""
-    reply = wire.ask("AI.INFO", key, "FULL")
-    found = {name.decode(): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
-    found["average_batch"] = average = float(found["average_batch"])
-    if found["samples"] >= 0:
-        assert average == (found["samples"] / found["executions"] if found["executions"] else 0)
-    assert found["executions"] <= found["calls"]
-    return found
 
 
 @dataclass(slots=True, frozen=True)

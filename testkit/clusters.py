@@ -7,7 +7,6 @@ failure to be noticed, and high elsewhere: a machine that is busy for a second m
 from __future__ import annotations
 
 import random
-import re
 import shutil
 import socket
 import subprocess
@@ -19,7 +18,8 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from testkit.server import START_SECONDS, Server, ServerExit, module_path, server_program, wait_for
+from testkit.server import START_SECONDS, Server, ServerExit, module_path, server_program
+from testkit.waiting import wait_for
 from testkit.wire import Word
 
 PATIENT = 15000
@@ -70,10 +70,6 @@ class Member(Server):
                     raise
                 self.port = 0
                 self.launch()
-
-    def info(self, section: str) -> dict[str, str]:
-        with self.wire() as wire:
-            return dict(re.findall(r"^(\w+):(.*?)\r?$", wire.ask("INFO", section).decode(), re.MULTILINE))
 
     def role(self) -> dict[str, str]:
         """What INFO says of replication; nothing where the connection is cut, as happens when roles change."""

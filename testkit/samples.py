@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from testkit import models, rdb
-from testkit.server import wait_for
 from testkit.values import Model, Script, Tensor, Value
+from testkit.waiting import wait_for
 from testkit.wire import Wire
 
 DTYPES = {

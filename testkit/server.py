@@ -7,7 +7,6 @@ the thread that started the server: start servers from the main thread only.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import socket
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +22,9 @@ from typing import Any
 
 import redis
 
-from testkit.wire import Wire
+from testkit.info import info
+from testkit.waiting import wait_for
+from testkit.wire import Wire, Word
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -51,14 +52,6 @@ def free_port() -> int:
             port = int(probe.getsockname()[1])
         if port < 55536:
             return port
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 10.0, what: str = "") -> None:
-    """Waits until condition() is true, and fails after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not after {seconds} s: {what or condition}"
-        time.sleep(0.005)
 
 
 class Client(redis.Redis):
@@ -178,17 +171,15 @@ class Server:
         self.end(by)
         return self.start()
 
-    def used_memory(self) -> int:
+    def info(self, *sections: Word) -> dict[str, str]:
         with self.wire() as wire:
-            found = re.search(rb"used_memory:(\d+)", wire.ask("INFO", "memory"))
-            assert found
-            return int(found[1])
+            return info(wire, *sections)
+
+    def used_memory(self) -> int:
+        return int(self.info("memory")["used_memory"])
 
     def blocked_clients(self) -> int:
-        with self.wire() as wire:
-            found = re.search(rb"blocked_clients:(\d+)", wire.ask("INFO", "clients"))
-            assert found
-            return int(found[1])
+        return int(self.info("clients")["blocked_clients"])
 
 
 @contextmanager
@@ -203,3 +194,14 @@ def fresh_server(threads_per_queue: int = 1) -> Iterator[Server]:
             yield started.start()
         finally:
             started.stop()
+
+
+def settled_memory(server: Server) -> int:
+    """used_memory once it falls no more: Redis frees bit by bit what clients leave."""
+    lowest, since = server.used_memory(), time.monotonic()
+    while time.monotonic() - since < 1:
+        time.sleep(0.1)
+        used = server.used_memory()
+        if used < lowest - 1024:
+            lowest, since = used, time.monotonic()
+    return lowest

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from testkit.batches import Clients, Request, batch, check_exact, info, store_witness
-from testkit.server import Server, wait_for
+from testkit.batches import Clients, Request, batch, check_exact, store_witness
+from testkit.info import full_ai_info
+from testkit.process import rss
+from testkit.server import Server
+from testkit.waiting import TIMEOUTS, check_times, wait_for
 from testkit.wire import Wire, Word
 from tests.conftest import Slow
-from tests.run.test_timeout import ASKED, check
 
 MB = 1 << 20
-
-
-def resident(server: Server) -> int:
-    """Bytes of memory of the whole process, Python's and the libraries' included."""
-    return int(Path(f"/proc/{server.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def leave(clients: Clients, request: Request, how: str) -> None:
@@ -57,7 +52,7 @@ def test_who_leaves_does_not_count(wire: Wire, clients: Clients, how: str, dag: 
     assert clients.server.blocked_clients() == 3
     assert four.ask() == batch(4, 0, 1, 2, 3)
     assert [request.result() for request in (stays, two, three)] == [batch(4, 0, 1, 2, 3)] * 3
-    found = info(wire)
+    found = full_ai_info(wire)
     assert [found[name] for name in ("calls", "samples", "executions", "errors")] == [4, 4, 1, 0]
     assert wire.ask("EXISTS", "m:y10", "m:y11") == 0
 
@@ -65,13 +60,13 @@ def test_who_leaves_does_not_count(wire: Wire, clients: Clients, how: str, dag: 
 def test_timeouts_are_exact_while_waiting_for_a_batch(wire: Wire, clients: Clients) -> None:
     store_witness(wire, size=8, least=4)
     times = []
-    for number, asked in enumerate(ASKED):
+    for number, asked in enumerate(TIMEOUTS):
         request = clients.one(number, dag=number % 2 == 0)
         start = time.monotonic()
         request.send(timeout=round(asked * 1000))
         assert request.wire.read() == b"TIMEDOUT"
         times.append((asked, time.monotonic() - start))
-    check(times)
+    check_times(times)
 
 
 @pytest.mark.parametrize("oldest", ["timeout", "reset"])
@@ -96,7 +91,7 @@ def test_all_have_left_when_the_time_is_up(wire: Wire, clients: Clients) -> None
     told, seconds = clients.one(5).timed()
     assert told == batch(1, 5)
     assert seconds >= 0.0495
-    assert info(wire)["calls"] == 1
+    assert full_ai_info(wire)["calls"] == 1
 
 
 def test_who_leaves_a_full_batch_behind_a_busy_worker(wire: Wire, clients: Clients, slow: Slow) -> None:
@@ -110,7 +105,7 @@ def test_who_leaves_a_full_batch_behind_a_busy_worker(wire: Wire, clients: Clien
     requests[1].wire.abort()
     clients.wait_blocked(5)
     assert [requests[i].result() for i in (0, 2, 3, 4)] == [batch(3, 0, 2, 3)] * 3 + [batch(1, 4)]
-    assert info(wire)["calls"] == 4
+    assert full_ai_info(wire)["calls"] == 4
 
 
 def test_a_dag_that_leaves_takes_all_its_runs_along(wire: Wire, clients: Clients) -> None:
@@ -194,7 +189,7 @@ def test_many_dead_lanes(server: Server, wire: Wire) -> None:
                 words += ["|>", "AI.TENSORSET", "x", "FLOAT", 1, width]
                 words += ["|>", "AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 2, "y", "t"]
             assert wire.ask(*words) == b"TIMEDOUT"
-        sizes.append(resident(server))
+        sizes.append(rss(server.pid))
     print("MB:", [round(size / MB, 1) for size in sizes])
     assert sizes[-1] < sizes[1] + 8 * MB
     assert wire.ask("AI.INFO", "m")[13] == 0
@@ -213,11 +208,11 @@ def test_memory_of_batches_that_ran(server: Server, wire: Wire, clients: Clients
             clients.close()
 
     some()
-    before, rss = server.used_memory(), resident(server)
+    before, resident = server.used_memory(), rss(server.pid)
     for _ in range(5):
         some()
     wait_for(lambda: server.used_memory() < before + 4 * MB, what="memory comes back")
-    assert resident(server) < rss + 16 * MB
+    assert rss(server.pid) < resident + 16 * MB
 
 
 def test_the_rest_is_not_disturbed(wire: Wire, clients: Clients) -> None:
@@ -237,6 +232,6 @@ def test_the_rest_is_not_disturbed(wire: Wire, clients: Clients) -> None:
             elif number % 4 != 2:
                 assert number in request.result().members
                 answered += 1
-    found = info(wire)
+    found = full_ai_info(wire)
     assert answered <= found["calls"] <= 30 * 12
     assert found["errors"] == 0

@@ -9,19 +9,8 @@ import numpy as np
 import pytest
 
 from testkit import models
-from testkit.batches import (
-    Batch,
-    Clients,
-    Floats,
-    batch,
-    batching,
-    info,
-    read_batch,
-    store,
-    store_witness,
-    strict,
-    witness,
-)
+from testkit.batches import Batch, Clients, Floats, batch, batching, read_batch, store, store_witness, strict, witness
+from testkit.info import full_ai_info
 from testkit.wire import Error, Wire, Word
 from tests.conftest import Slow
 
@@ -59,7 +48,7 @@ def read_two(reply: Any, first: int) -> list[Batch]:
 def test_runs_of_one_dag_are_batched(wire: Wire) -> None:
     store_witness(wire, size=8, least=2)
     assert read_two(wire.ask(*two_runs(3)), 3) == [batch(2, 3, 4)] * 2
-    found = info(wire)
+    found = full_ai_info(wire)
     assert (found["calls"], found["samples"], found["executions"]) == (2, 2, 1)
 
 
@@ -79,7 +68,7 @@ def test_dags_and_single_runs_are_batched(wire: Wire, clients: Clients, backend:
     assert clients.one(5, dag=True).ask() == everybody
     assert single.result() == everybody
     assert read_two(one.read(), 1) == read_two(other.read(), 3) == [everybody] * 2
-    found = info(wire)
+    found = full_ai_info(wire)
     assert (found["calls"], found["samples"], found["executions"], found["errors"]) == (6, 6, 1, 0)
 
 
@@ -124,7 +113,7 @@ def test_a_chain_is_batched_link_by_link(wire: Wire, clients: Clients) -> None:
             x = x * 3 + 1
         assert reply[5] == x.tobytes()
         assert [read_batch(told).rows for told in reply[6:]] == [2, 2]
-    found = info(wire)
+    found = full_ai_info(wire)
     assert (found["calls"], found["samples"], found["executions"]) == (6, 6, 3)
 
 
@@ -140,7 +129,7 @@ def test_models_that_wait_for_each_other(wire: Wire, clients: Clients) -> None:
     for number, connection in enumerate(wires):
         assert connection.read() == [b"OK"] * 3 + [((mark(number) * 3 + 1) * 3 + 1).tobytes()]
     assert time.monotonic() - start < 2
-    assert info(wire, "m")["executions"] <= 3 and info(wire, "n")["executions"] <= 3
+    assert full_ai_info(wire, "m")["executions"] <= 3 and full_ai_info(wire, "n")["executions"] <= 3
 
 
 @pytest.mark.parametrize("device", ["CPU", "CPU:1"])
@@ -175,7 +164,7 @@ def test_minbatchtimeout_counts_from_the_command(wire: Wire, slow: Slow) -> None
     reply = wire.ask(*words, *run("x", "y", "t", "wide"), *get("t"))
     assert reply[:2] == [b"OK"] * 2
     assert read_batch(reply[2]).rows == 64
-    assert info(wire, "wide")["queue_time_max"] < 250_000
+    assert full_ai_info(wire, "wide")["queue_time_max"] < 250_000
 
 
 def test_what_persists_is_of_the_right_rows(wire: Wire) -> None:
@@ -184,7 +173,7 @@ def test_what_persists_is_of_the_right_rows(wire: Wire) -> None:
     assert wire.ask(*words, *run("a", "p", "t"), *run("b", "q", "u")) == [b"OK"] * 4
     assert wire.ask("AI.TENSORGET", "p", "META", "BLOB")[3::2] == [[3, 1], (mark(0, 3) * 3 + 1).tobytes()]
     assert wire.ask("AI.TENSORGET", "q", "META", "BLOB")[3::2] == [[1, 1], (mark(4) * 3 + 1).tobytes()]
-    assert info(wire)["executions"] == 1
+    assert full_ai_info(wire)["executions"] == 1
 
 
 def test_a_failing_batch_fails_each_of_its_dags(wire: Wire, clients: Clients) -> None:
@@ -209,11 +198,11 @@ def test_a_failing_batch_fails_each_of_its_dags(wire: Wire, clients: Clients) ->
     assert ask(good, good, good) == [fine] * 3
     assert ask(good, good, good) == [fine] * 3
     wire.ask("DEL", "z")
-    before = info(wire)
+    before = full_ai_info(wire)
     for reply in ask(good, bad, good):
         assert reply[:2] == [b"OK", b"OK"] and reply[3:] == [b"NA", b"NA"]
         assert isinstance(reply[2], Error) and "out of bounds" in reply[2]
-    after = info(wire)
+    after = full_ai_info(wire)
     assert (after["errors"], after["calls"] - before["calls"]) == (3, 3)
     assert wire.ask("EXISTS", "z") == 0
     assert ask(good, good, good) == [fine] * 3
@@ -237,5 +226,5 @@ def test_dags_over_devices_with_mixed_shapes(wire: Wire, clients: Clients) -> No
             assert connection.read() == [b"OK"] * 4 + [y.tobytes(), (y * 3 + 1).tobytes()]
         assert time.monotonic() - start < 5
     for key in "mno":
-        found = info(wire, key)
+        found = full_ai_info(wire, key)
         assert found["executions"] < found["calls"] and found["errors"] == 0

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from testkit import models
-from testkit.batches import Clients, batch, batching, info, store, store_witness
+from testkit.batches import Clients, batch, batching, store, store_witness
+from testkit.info import full_ai_info
 from testkit.server import Server
 from testkit.values import Model
 from testkit.wire import Error, Wire
@@ -42,20 +43,20 @@ def test_average_batch(wire: Wire, clients: Clients) -> None:
     for request in requests:
         request.send()
     assert [request.result() for request in requests] == [batch(5, 0, 1, 2)] * 3
-    found = info(wire)
+    found = full_ai_info(wire)
     assert [found[name] for name in ("calls", "samples", "executions", "average_batch")] == [3, 5, 1, 5]
     assert clients.one(3, 9).ask() == batch(9, 3)
-    found = info(wire)
+    found = full_ai_info(wire)
     assert [found[name] for name in ("calls", "samples", "executions", "average_batch")] == [4, 14, 2, 7]
     assert clients.one(4, 12).ask() == batch(12, 4)
-    assert info(wire)["average_batch"] == 26 / 3
+    assert full_ai_info(wire)["average_batch"] == 26 / 3
 
 
 def test_without_batchsize(wire: Wire, clients: Clients) -> None:
     store_witness(wire)
     for number, rows in enumerate((1, 5, 3)):
         assert clients.one(number, rows).ask() == batch(rows, number)
-    found = info(wire)
+    found = full_ai_info(wire)
     assert [found[name] for name in ("calls", "samples", "executions", "average_batch")] == [3, 9, 3, 3]
 
 
@@ -64,7 +65,7 @@ def test_scripts_have_no_batches(wire: Wire) -> None:
     wire.ask("AI.TENSORSET", "x", "FLOAT", 3)
     for _ in range(2):
         assert wire.ask("AI.SCRIPTEXECUTE", "s", "one", "INPUTS", 1, "x", "OUTPUTS", 1, "y") == b"OK"
-    found = info(wire, "s")
+    found = full_ai_info(wire, "s")
     assert [found[name] for name in ("calls", "samples", "executions", "average_batch")] == [2, -1, 2, -1]
     assert found["run_time_max"] > 0
 
@@ -85,7 +86,7 @@ def check_order(found: dict[str, int]) -> None:
 def test_times_of_runs(wire: Wire, slow: Slow) -> None:
     command = slow(wire, 0.1)
     taken = [wire.timed(*command)[1] for _ in range(4)]
-    found = info(wire, "slow")
+    found = full_ai_info(wire, "slow")
     check_order(found)
     assert 0.5 * min(taken) < found["run_time_p50"] / 1e6 <= max(taken)
     assert 0.5 * min(taken) < found["run_time_mean"] / 1e6 <= max(taken)
@@ -99,7 +100,7 @@ def test_times_in_the_queue(wire: Wire, clients: Clients, slow: Slow) -> None:
     store_witness(wire, size=8, least=3, ms=100)
     for number in range(5):
         assert clients.one(number).ask() == batch(1, number)
-    found = info(wire)
+    found = full_ai_info(wire)
     check_order(found)
     assert 95_000 < found["queue_time_p50"] < 200_000
     assert 95_000 < found["queue_time_mean"] < 300_000
@@ -110,7 +111,7 @@ def test_times_in_the_queue(wire: Wire, clients: Clients, slow: Slow) -> None:
     requests = clients.each(1, 1, 1)
     clients.queue(*requests)
     assert [request.result() for request in requests] == [batch(3, 0, 1, 2)] * 3
-    found = info(wire)
+    found = full_ai_info(wire)
     check_order(found)
     assert found["queue_time_max"] > 20_000
     assert found["executions"] == 1
@@ -122,7 +123,7 @@ def test_resetstat(wire: Wire, clients: Clients) -> None:
         request.send()
     assert [request.result().rows for request in requests] == [2, 2]
     assert wire.ask("AI.INFO", "m", "RESETSTAT") == b"OK"
-    found = info(wire)
+    found = full_ai_info(wire)
     assert [found[name] for name in ("duration", "samples", "calls", "errors", *NAMES)] == [0] * 14
 
 
@@ -131,7 +132,7 @@ def test_runs_that_fail(wire: Wire) -> None:
     wire.ask("AI.TENSORSET", "x", "INT64", 1, 2)
     for _ in range(3):
         assert isinstance(wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y"), Error)
-    found = info(wire)
+    found = full_ai_info(wire)
     assert (found["calls"], found["samples"], found["errors"]) == (3, 0, 3)
 
 
@@ -152,7 +153,7 @@ def test_the_duration_of_a_batch_counts_once(wire: Wire, clients: Clients) -> No
         for i, connection in enumerate(wires):
             connection.send("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, f"y{i}")
         assert [connection.read() for connection in wires] == [b"OK"] * 3
-    found = info(wire)
+    found = full_ai_info(wire)
     assert (found["calls"], found["samples"], found["executions"]) == (9, 18, 4)
     assert found["duration"] == pytest.approx(4 * found["run_time_mean"], rel=0.05)
     assert found["duration"] < 4.5 * found["run_time_max"]

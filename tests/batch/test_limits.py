@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from testkit.batches import Clients, Request, batch, batching, check_exact, info, store, store_witness, witness
+from testkit.batches import Clients, Request, batch, batching, check_exact, store, store_witness, witness
+from testkit.info import full_ai_info
+from testkit.process import thread_ns
 from testkit.server import Server
 from testkit.wire import Wire
 from tests.conftest import Slow, StartServer
@@ -28,10 +30,10 @@ def test_nothing_runs_before_minbatchsize_is_reached(wire: Wire, clients: Client
     clients.queue(first, second, third)
     clients.run_other_model()
     assert clients.server.blocked_clients() == 3
-    assert info(wire)["executions"] == 0
+    assert full_ai_info(wire)["executions"] == 0
     assert fourth.ask() == batch(4, 0, 1, 2, 3)
     assert [r.result() for r in (first, second, third)] == [batch(4, 0, 1, 2, 3)] * 3
-    found = info(wire)
+    found = full_ai_info(wire)
     assert [found[name] for name in ("calls", "samples", "executions", "average_batch", "errors")] == [4, 4, 1, 4, 0]
 
 
@@ -55,7 +57,7 @@ def test_a_batch_is_never_larger_than_batchsize(wire: Wire, clients: Clients) ->
     assert clients.server.blocked_clients() == 1
     assert fourth.ask() == batch(8, 2, 3)
     assert third.result() == batch(8, 2, 3)
-    found = info(wire)
+    found = full_ai_info(wire)
     assert (found["executions"], found["average_batch"]) == (2, 7)
 
 
@@ -105,7 +107,7 @@ def test_what_waits_behind_other_work_is_batched_in_order(wire: Wire, clients: C
     four, seven = batch(4, 0, 1, 2, 3), batch(3, 7, 9)
     expected = [four, four, four, four, batch(3, 4), batch(3, 5, 6), batch(3, 5, 6), seven, batch(4, 8), seven]
     assert [request.result() for request in requests] == expected
-    found = info(wire)
+    found = full_ai_info(wire)
     assert (found["calls"], found["samples"], found["executions"]) == (10, 17, 5)
 
 
@@ -191,7 +193,7 @@ def test_minbatchtimeout_is_exact(wire: Wire, clients: Clients, ms: int, dag: bo
             yield seconds - ms / 1000
 
     check_exact(measure)
-    found = info(wire)
+    found = full_ai_info(wire)
     assert found["executions"] == found["calls"]
 
 
@@ -268,7 +270,7 @@ def test_without_minbatchtimeout_requests_wait(wire: Wire, clients: Clients) -> 
     request.send(timeout=300)
     assert request.wire.read() == b"TIMEDOUT"
     assert time.monotonic() - start >= 0.299
-    assert info(wire)["calls"] == 0
+    assert full_ai_info(wire)["calls"] == 0
 
 
 @pytest.mark.parametrize("ms", [0, 60_000])
@@ -283,13 +285,10 @@ def test_shutdown_while_requests_wait(start_server: StartServer, ms: int) -> Non
 
 def threads(pid: int) -> tuple[float, int]:
     """Seconds of CPU that all threads of a process took so far, and how often the others than the main one woke."""
-    seconds, woken = 0.0, 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        seconds += int((task / "schedstat").read_text().split()[0]) / 1e9
-        if task.name != str(pid):
-            status = (task / "status").read_text()
-            woken += int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
-    return seconds, woken
+    used = thread_ns(pid)
+    statuses = [Path(f"/proc/{pid}/task/{thread}/status").read_text() for thread in used if thread != pid]
+    woken = sum(int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for status in statuses)
+    return sum(used.values()) / 1e9, woken
 
 
 @pytest.mark.parametrize("ms", [0, 1500])

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from testkit import models, tf_models
-from testkit.batches import Clients, batch, batching, info, store, store_witness, strict
+from testkit.batches import Clients, batch, batching, store, store_witness, strict
+from testkit.info import full_ai_info
 from testkit.server import Server
 from testkit.values import Model
 from testkit.wire import Error, Wire, Word
@@ -183,7 +184,7 @@ def test_models_that_cannot_be_batched(
         runs = Together(clients, *([x] for x in inputs))
         for outcome, x in zip(runs.outcomes(), inputs, strict=True):
             assert same(outcome, RESULTS[kind](x)), (turn, outcome, x)
-    found = info(wire)
+    found = full_ai_info(wire)
     assert (found["calls"], found["executions"], found["errors"]) == (12, 12, 0)
     (warning,) = warnings(server, before)
     assert "batch" in warning.lower()
@@ -234,10 +235,10 @@ def test_a_batch_that_fails_gives_each_request_the_error(wire: Wire, clients: Cl
     outcomes = together(clients, [GOOD], [BAD], [GOOD])
     assert all(isinstance(outcome, Error) and OUT_OF_BOUNDS[backend] in outcome for outcome in outcomes), outcomes
     assert len(set(map(str, outcomes))) == 1
-    found = info(wire)
+    found = full_ai_info(wire)
     assert (found["calls"], found["errors"]) == (3, 3)
     assert all(same(outcome, GOOD * 2) for outcome in together(clients, [GOOD], [GOOD], [GOOD]))
-    assert info(wire)["errors"] == 3
+    assert full_ai_info(wire)["errors"] == 3
 
 
 @pytest.mark.parametrize("backend", OUT_OF_BOUNDS)
@@ -253,7 +254,7 @@ def test_a_first_batch_that_fails_proves_nothing(
         assert isinstance(outcome, Error) if i == bad else same(outcome, GOOD * 2)
     for _ in range(3):
         assert all(same(outcome, GOOD * 2) for outcome in together(clients, [GOOD], [GOOD], [GOOD]))
-    found = info(wire)
+    found = full_ai_info(wire)
     assert (found["calls"], found["errors"]) == (12, 1)
     assert found["executions"] < 12, "it is batched after all"
     assert warnings(server, before) == []
@@ -291,7 +292,7 @@ def test_a_batch_that_comes_out_with_other_rows(wire: Wire, clients: Clients, ba
         assert all(same(outcome, good) for outcome in together(clients, *[[good]] * 4))
     outcomes = together(clients, [good], [bad], [good])
     assert outcomes == ["ERR Model did not generate the expected batch size"] * 3
-    found = info(wire)
+    found = full_ai_info(wire)
     assert (found["calls"], found["errors"]) == (11, 3)
     assert all(same(outcome, good) for outcome in together(clients, *[[good]] * 4))
 
@@ -313,7 +314,7 @@ def test_other_types_fail_by_themselves(wire: Wire, clients: Clients, backend: s
         one, two, three, four = together(clients, [x], [x > 0], [x], [x > 0])
         assert same(one, expected) and same(three, expected)
         assert isinstance(two, Error) and isinstance(four, Error)
-    assert info(wire)["errors"] == 6
+    assert full_ai_info(wire)["errors"] == 6
 
 
 def test_another_number_of_outputs_than_the_model_has(wire: Wire, clients: Clients) -> None:
@@ -358,7 +359,7 @@ def test_several_inputs_of_equal_rows(wire: Wire, clients: Clients, backend: str
         outcomes = together(clients, *feeds, outputs=2 if backend == "TORCH" else 1)
         for outcome, (a, b) in zip(outcomes, feeds, strict=True):
             assert same(outcome, a + b, a * b) if backend == "TORCH" else same(outcome, a * b)
-    found = info(wire)
+    found = full_ai_info(wire)
     assert (found["calls"], found["samples"], found["executions"]) == (9, 18, 4)
 
 
@@ -392,7 +393,7 @@ def test_every_type(wire: Wire, clients: Clients, backend: str, dtype: str) -> N
             ]
         for outcome, (x,) in zip(together(clients, *feeds), feeds, strict=True):
             assert same(outcome, x)
-    found = info(wire)
+    found = full_ai_info(wire)
     assert (found["calls"], found["samples"], found["executions"]) == (9, 18, 4)
 
 
@@ -405,7 +406,7 @@ def test_strings_and_numbers_in_one_model(wire: Wire, clients: Clients) -> None:
     for _ in range(3):
         for outcome, (s, f) in zip(together(clients, *feeds, outputs=2), feeds, strict=True):
             assert same(outcome, s, f)
-    assert info(wire)["executions"] == 4
+    assert full_ai_info(wire)["executions"] == 4
 
 
 @pytest.mark.parametrize("module", [models.InPlaceAdd, models.InPlaceRelu, models.InPlaceItem])
@@ -433,7 +434,7 @@ def test_outputs_that_are_views(wire: Wire, clients: Clients) -> None:
     for _ in range(3):
         for outcome, (x,) in zip(together(clients, *feeds, outputs=3), feeds, strict=True):
             assert same(outcome, x[:, ::2], x.transpose(0, 2, 1), np.repeat(x[:, :1], 3, 1))
-    assert info(wire)["executions"] == 4
+    assert full_ai_info(wire)["executions"] == 4
 
 
 def test_an_output_that_is_no_tensor(wire: Wire, clients: Clients) -> None:

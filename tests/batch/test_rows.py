@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from testkit.batches import Floats, batching, info, store, witness
+from testkit.batches import Floats, batching, store, witness
+from testkit.info import full_ai_info
 from testkit.server import Server
 from testkit.wire import Wire, Word, encode
 from tests.conftest import StartServer
@@ -157,7 +158,7 @@ async def receive(reader: asyncio.StreamReader, known: bytes, size: int) -> byte
 
 def check_counts(wire: Wire, load: Load) -> None:
     for backend in BACKENDS:
-        found = info(wire, backend)
+        found = full_ai_info(wire, backend)
         rows, calls = load.rows[backend], load.calls[backend]
         assert all(count % size == 0 for size, count in rows.items()), "every batch was seen whole"
         executions = sum(count // size for size, count in rows.items())

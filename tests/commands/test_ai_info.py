@@ -7,16 +7,12 @@ from typing import Any
 import pytest
 
 from testkit import models
+from testkit.info import ai_info
 from testkit.server import Server
 from testkit.wire import Error, Simple, Wire
 from tests.conftest import Slow
 
 KEYS = [b"key", b"type", b"backend", b"device", b"tag", b"duration", b"samples", b"calls", b"errors"]
-
-
-def info(wire: Wire, key: str = "m") -> dict[bytes, Any]:
-    reply = wire.ask("AI.INFO", key)
-    return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 def run(wire: Wire, rows: int, key: str = "m") -> Any:
@@ -43,62 +39,62 @@ def test_counters(stored: Wire) -> None:
     assert stored.ask("AI.INFO", "m")[::2] == KEYS
     for rows in (1, 5, 10):
         assert run(stored, rows) == b"OK"
-    found = info(stored)
-    assert (found[b"calls"], found[b"samples"], found[b"errors"]) == (3, 16, 0)
-    assert 0 < found[b"duration"] < 5_000_000
+    found = ai_info(stored)
+    assert (found["calls"], found["samples"], found["errors"]) == (3, 16, 0)
+    assert 0 < found["duration"] < 5_000_000
 
 
 def test_duration_is_in_microseconds(wire: Wire, slow: Slow) -> None:
     reply, seconds = wire.timed(*slow(wire, 0.2))
     assert reply == b"OK"
-    assert 0.5 * seconds < info(wire, "slow")[b"duration"] / 1e6 <= seconds
+    assert 0.5 * seconds < ai_info(wire, "slow")["duration"] / 1e6 <= seconds
 
 
 def test_errors_of_runs_are_counted_and_those_of_parsing_are_not(stored: Wire) -> None:
     assert run(stored, 1) == b"OK"
     stored.ask("AI.TENSORSET", "bad", "INT64", 1, 2)
     assert isinstance(stored.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "bad", "bad", "OUTPUTS", 1, "y"), Error)
-    assert info(stored)[b"errors"] == 1
+    assert ai_info(stored)["errors"] == 1
     assert isinstance(stored.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y"), Error)
     assert isinstance(stored.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "no", "OUTPUTS", 1, "y"), Error)
-    found = info(stored)
-    assert (found[b"errors"], found[b"samples"]) == (1, 1)
+    found = ai_info(stored)
+    assert (found["errors"], found["samples"]) == (1, 1)
 
 
 def test_resetstat(stored: Wire) -> None:
     run(stored, 4)
     reply = stored.ask("ai.info", "m", "resetstat")
     assert (type(reply), reply) == (Simple, b"OK")
-    found = info(stored)
-    assert [found[key] for key in (b"duration", b"samples", b"calls", b"errors")] == [0, 0, 0, 0]
+    found = ai_info(stored)
+    assert [found[key] for key in ("duration", "samples", "calls", "errors")] == [0, 0, 0, 0]
     run(stored, 4)
-    assert info(stored)[b"calls"] == 1
+    assert ai_info(stored)["calls"] == 1
 
 
 def test_after_rename(stored: Wire) -> None:
     run(stored, 4)
     stored.ask("RENAME", "m", "n")
-    found = info(stored, "n")
-    assert (found[b"key"], found[b"calls"], found[b"samples"]) == (b"n", 1, 4)
+    found = ai_info(stored, "n")
+    assert (found["key"], found["calls"], found["samples"]) == (b"n", 1, 4)
     assert stored.ask("AI.INFO", "m") == "ERR cannot find run info for key"
     stored.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add())
-    assert info(stored)[b"calls"] == 0
+    assert ai_info(stored)["calls"] == 0
     run(stored, 4, "n")
-    assert (info(stored)[b"calls"], info(stored, "n")[b"calls"]) == (0, 2)
+    assert (ai_info(stored)["calls"], ai_info(stored, "n")["calls"]) == (0, 2)
 
 
 def test_a_model_stored_again_starts_anew(stored: Wire) -> None:
     run(stored, 4)
     stored.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "TAG", "v2", "BLOB", models.onnx_add())
-    found = info(stored)
-    assert (found[b"tag"], found[b"device"], found[b"calls"]) == (b"v2", b"CPU", 0)
+    found = ai_info(stored)
+    assert (found["tag"], found["device"], found["calls"]) == (b"v2", b"CPU", 0)
 
 
 def test_torch(wire: Wire) -> None:
     wire.ask("AI.MODELSTORE", "m", "TORCH", "CPU", "BLOB", models.torch_module(models.Add))
     assert run(wire, 3) == b"OK"
-    found = info(wire)
-    assert [found[key] for key in (b"type", b"backend", b"tag", b"samples", b"calls")] == [
+    found = ai_info(wire)
+    assert [found[key] for key in ("type", "backend", "tag", "samples", "calls")] == [
         b"MODEL",
         b"TORCH",
         b"",

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from testkit import models
-from testkit.server import Server, wait_for
+from testkit.server import Server
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
 
 SEED = int(os.environ.get("SEED", random.SystemRandom().randrange(1 << 32)))

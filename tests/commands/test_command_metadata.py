@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from testkit.metadata import WRITE, command_info, docs, tokens
 from testkit.server import Server
 from testkit.wire import Wire
 
-WRITE = {"write", "denyoom"}
 COMMANDS: dict[str, set[str]] = {
     "AI.TENSORSET": WRITE,
     "AI.TENSORGET": {"readonly"},
@@ -26,28 +24,16 @@ COMMANDS: dict[str, set[str]] = {
 KEYED = [name for name in COMMANDS if name not in ("AI._MODELSCAN", "AI.CONFIG")]
 
 
-def info(wire: Wire, name: str) -> list[Any]:
-    reply = wire.ask("COMMAND", "INFO", name)[0]
-    assert reply is not None, f"{name} is not there"
-    return list(reply)
-
-
-def docs(server: Server, name: str) -> dict[bytes, Any]:
-    with server.wire(protocol=3) as wire:
-        found = {key.upper(): value for key, value in wire.ask("COMMAND", "DOCS", name).items()}
-    return dict(found[name.encode()])
-
-
 @pytest.mark.parametrize(("name", "flags"), COMMANDS.items())
 def test_flags(wire: Wire, name: str, flags: set[str]) -> None:
-    found = {flag.decode() for flag in info(wire, name)[2]}
+    found = {flag.decode() for flag in command_info(wire, name)[2]}
     relevant = {"write", "denyoom", "readonly", "admin"}
     assert found & relevant == flags
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_arity_is_declared(wire: Wire, name: str) -> None:
-    arity = info(wire, name)[1]
+    arity = command_info(wire, name)[1]
     exact = {"AI.MODELDEL": 2, "AI._MODELSCAN": 1}
     assert arity == exact[name] if name in exact else arity < -1
     too_few = wire.ask(name.lower(), *["x"] * (abs(arity) - 2)) if abs(arity) > 1 else wire.ask(name.lower(), "x")
@@ -62,15 +48,6 @@ def test_docs(server: Server, name: str) -> None:
     assert found[b"since"]
     if name != "AI._MODELSCAN":
         assert found[b"arguments"], "redis-cli's hints come from these"
-
-
-def tokens(arguments: list[dict[bytes, Any]]) -> set[bytes]:
-    found: set[bytes] = set()
-    for argument in arguments:
-        if b"token" in argument:
-            found.add(argument[b"token"].upper())
-        found |= tokens(argument.get(b"arguments", []))
-    return found
 
 
 @pytest.mark.parametrize(
@@ -93,9 +70,9 @@ def test_arguments_name_every_keyword(server: Server, name: str, words: bytes) -
 
 @pytest.mark.parametrize("name", KEYED)
 def test_key_specs_are_declared(wire: Wire, name: str) -> None:
-    specs = info(wire, name)[8]
+    specs = command_info(wire, name)[8]
     assert specs, "cluster clients look here"
-    assert info(wire, name)[3] == 1, "the first key is the first argument"
+    assert command_info(wire, name)[3] == 1, "the first key is the first argument"
 
 
 def test_the_shims_own_arity_error_has_the_name_as_typed(wire: Wire) -> None:

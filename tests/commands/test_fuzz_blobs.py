@@ -20,7 +20,8 @@ import onnx
 import pytest
 
 from testkit import models, tf_models
-from testkit.server import Server, wait_for
+from testkit.server import Server
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire, Word
 from tests.conftest import StartServer
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from testkit import models, scripts
-from testkit.server import Server, wait_for
+from testkit.server import Server
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire, Word
 from tests.conftest import Slow, StartServer
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from testkit import models
-from testkit.server import Client, Server, wait_for
+from testkit.server import Client, Server
+from testkit.waiting import wait_for
 from testkit.wire import Error, Simple, Wire, Word
 
 META_KEYS = [b"backend", b"device", b"tag", b"batchsize", b"minbatchsize", b"inputs", b"outputs", b"minbatchtimeout"]

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from testkit import dags, models, scripts
+from testkit.replicas import caught_up, follow
+from testkit.restarts import AOF
 from testkit.server import Server
+from testkit.transactions import REFUSED
 from testkit.wire import Error, Wire, Word
-from tests.commands.test_transactions import REFUSED
 from tests.conftest import StartServer
-from tests.persistence.test_restarts import AOF
-from tests.replication.test_replica import caught_up, follow
 
 LIBRARY = """#!lua name=ai
 redis.register_function('call', function(keys, args) return redis.call(unpack(args)) end)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from testkit.server import Client, Server, wait_for
+from testkit.server import Client, Server
+from testkit.waiting import wait_for
 from testkit.wire import Wire
 
 

@@ -5,23 +5,11 @@ from __future__ import annotations
 import pytest
 
 from testkit import models
+from testkit.transactions import check_refused_in_lua, check_refused_in_multi, lua
 from testkit.wire import Error, Wire, Word
 from tests.conftest import StartServer
 
-REFUSED = "ERR Cannot run RedisAI command within a transaction or a LUA script"
 RUNS = ["AI.MODELEXECUTE m INPUTS 2 x x OUTPUTS 1 y", "AI.MODELRUN m INPUTS x x OUTPUTS y"]
-
-LUA = """
-local reply = redis.pcall(unpack(ARGV))
-if type(reply) == 'table' and reply.err then return 'error: ' .. reply.err end
-if type(reply) == 'table' and reply.ok then return 'ok: ' .. reply.ok end
-return reply
-"""
-
-
-def lua(wire: Wire, *words: Word) -> object:
-    keys = [words[1]] if len(words) > 1 else []
-    return wire.ask("EVAL", LUA, len(keys), *keys, *words)
 
 
 @pytest.fixture
@@ -33,24 +21,12 @@ def stored(wire: Wire) -> Wire:
 
 @pytest.mark.parametrize("line", RUNS)
 def test_runs_are_refused_in_multi(stored: Wire, line: str) -> None:
-    assert stored.ask("MULTI") == b"OK"
-    assert stored.ask("SET", "k", "v") == b"QUEUED"
-    assert stored.ask(*line.split()) == b"QUEUED"
-    assert stored.ask("GET", "k") == b"QUEUED"
-    assert stored.ask("EXEC") == [b"OK", REFUSED, b"v"]
-    assert stored.ask("EXISTS", "y") == 0
-    assert stored.ask(*line.split()) == b"OK"
+    check_refused_in_multi(stored, line, ("y",))
 
 
 @pytest.mark.parametrize("line", RUNS)
 def test_runs_are_refused_in_lua(stored: Wire, line: str) -> None:
-    reply = lua(stored, *line.split())
-    assert isinstance(reply, bytes)
-    assert reply.startswith(b"error: " + REFUSED.encode())
-    raised = stored.ask("EVAL", "return redis.call(unpack(ARGV))", 1, "m", *line.split())
-    assert isinstance(raised, Error)
-    assert raised.startswith(REFUSED)
-    assert stored.ask("EXISTS", "y") == 0
+    check_refused_in_lua(stored, line, "m", ("y",))
 
 
 @pytest.mark.parametrize("backend", ["ONNX", "TORCH"])

@@ -11,7 +11,8 @@ import pytest
 
 from testkit import dags, models, samples
 from testkit.dags import OK, Form, ask, both_forms, check, send, values
-from testkit.server import Server, wait_for
+from testkit.server import Server
+from testkit.waiting import wait_for
 from testkit.wire import Wire, Word
 from tests.conftest import Slow, StartServer
 

@@ -8,7 +8,9 @@ import pytest
 
 from testkit import dags, models, scripts
 from testkit.dags import ask, deprecated
-from testkit.server import Server, module_path, wait_for
+from testkit.info import number
+from testkit.server import Server, module_path
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire, Word
 from tests.commands import test_tensor_errors
 from tests.conftest import SERVERS
@@ -395,12 +397,7 @@ def test_memory_comes_back(stored: Wire) -> None:
         words += ["AI.TENSORSET", f"t{i}", "FLOAT", 1_000_000, "BLOB", blob, "|>"]
         words += ["AI.MODELEXECUTE", "add", "INPUTS", 2, "a", "a", "OUTPUTS", 1, f"u{i}", "|>"]
     check(stored, [*words, "AI.TENSORGET", "missing"], NO_INPUT)
-    before = used(stored)
+    before = number(stored, "used_memory", "memory")
     for _ in range(20):
         assert stored.ask(*words, "AI.TENSORGET", "missing") == NO_INPUT
-    wait_for(lambda: used(stored) < before + (1 << 20), what="memory comes back")
-
-
-def used(wire: Wire) -> int:
-    (line,) = [line for line in wire.ask("INFO", "memory").split() if line.startswith(b"used_memory:")]
-    return int(line.split(b":")[1])
+    wait_for(lambda: number(stored, "used_memory", "memory") < before + (1 << 20), what="memory comes back")

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from testkit import dags, models, tf_models
 from testkit.dags import OK, check
+from testkit.replicas import caught_up, follow
 from testkit.wire import Simple, Wire, Word
 from tests.conftest import StartServer
-from tests.replication.test_replica import caught_up, follow
 
 
 def run(wire: Wire, line: str) -> Any:

@@ -8,7 +8,8 @@ import pytest
 
 from testkit import dags, models
 from testkit.dags import OK, Form, ask, both_forms, check, send
-from testkit.server import Server, wait_for
+from testkit.server import Server
+from testkit.waiting import wait_for
 from testkit.wire import Error, Simple, Wire
 from tests.commands.test_ai_info import KEYS
 from tests.conftest import Slow

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from testkit import dags, models, scripts
 from testkit.dags import OK, Form, ask, both_forms, check, deprecated, send, values
-from testkit.server import Server, wait_for
+from testkit.info import command_counts
+from testkit.replicas import caught_up, follow
+from testkit.restarts import AOF, aof_commands
+from testkit.server import Server
+from testkit.transactions import check_refused_in_lua, check_refused_in_multi
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
-from tests.commands.test_transactions import REFUSED, lua
 from tests.conftest import Slow, StartServer
-from tests.persistence.test_restarts import AOF, aof_commands
-from tests.replication.test_replica import caught_up, command_counts, follow
 
 RUN = "AI.MODELEXECUTE m INPUTS 2 a b OUTPUTS 2 c d"
 OLD_RUN = "AI.MODELRUN m INPUTS a b OUTPUTS c d"
@@ -204,38 +207,27 @@ def test_cluster(start_server: StartServer) -> None:
 
 # ---- transactions ----------------------------------------------------------------------------------------------------
 
-EVERYWHERE = [
-    "AI.DAGEXECUTE LOAD 1 x PERSIST 1 z |> AI.MODELEXECUTE add INPUTS 2 x x OUTPUTS 1 z",
-    "AI.DAGEXECUTE_RO LOAD 1 x |> AI.MODELEXECUTE add INPUTS 2 x x OUTPUTS 1 z",
-    "AI.DAGRUN LOAD 1 x PERSIST 1 z |> AI.MODELRUN add INPUTS x x OUTPUTS z",
-    "AI.DAGRUN_RO LOAD 1 x |> AI.MODELRUN add INPUTS x x OUTPUTS z",
-    "AI.DAGEXECUTE LOAD 1 x PERSIST 1 z |> AI.TENSORSET z FLOAT 1",
-    "AI.DAGEXECUTE_RO LOAD 1 x |> AI.TENSORGET x",
-]
+X = [b"dtype", b"FLOAT", b"shape", [1, 2], b"blob", np.array([1, 2], np.float32).tobytes()]
+EVERYWHERE: dict[str, list[object]] = {
+    "AI.DAGEXECUTE LOAD 1 x PERSIST 1 z |> AI.MODELEXECUTE add INPUTS 2 x x OUTPUTS 1 z": [OK],
+    "AI.DAGEXECUTE_RO LOAD 1 x |> AI.MODELEXECUTE add INPUTS 2 x x OUTPUTS 1 z": [OK],
+    "AI.DAGRUN LOAD 1 x PERSIST 1 z |> AI.MODELRUN add INPUTS x x OUTPUTS z": [OK],
+    "AI.DAGRUN_RO LOAD 1 x |> AI.MODELRUN add INPUTS x x OUTPUTS z": [OK],
+    "AI.DAGEXECUTE LOAD 1 x PERSIST 1 z |> AI.TENSORSET z FLOAT 1": [OK],
+    "AI.DAGEXECUTE_RO LOAD 1 x |> AI.TENSORGET x": [X],
+}
 
 
 @pytest.mark.parametrize("line", EVERYWHERE)
 def test_refused_in_multi(wire: Wire, line: str) -> None:
     dags.store(wire)
-    assert wire.ask("MULTI") == b"OK"
-    assert wire.ask("SET", "k", "v") == b"QUEUED"
-    assert ask(wire, line) == b"QUEUED"
-    assert wire.ask("GET", "k") == b"QUEUED"
-    assert wire.ask("EXEC") == [b"OK", REFUSED, b"v"]
-    assert wire.ask("EXISTS", "z") == 0
-    assert isinstance(ask(wire, line), list)
+    check_refused_in_multi(wire, line, ("z",), outside=EVERYWHERE[line])
 
 
 @pytest.mark.parametrize("line", EVERYWHERE)
 def test_refused_in_lua(wire: Wire, line: str) -> None:
     dags.store(wire)
-    reply = lua(wire, *line.split())
-    assert isinstance(reply, bytes)
-    assert reply.startswith(b"error: " + REFUSED.encode())
-    raised = wire.ask("EVAL", "return redis.call(unpack(ARGV))", 1, "x", *line.split())
-    assert isinstance(raised, Error)
-    assert raised.startswith(REFUSED)
-    assert wire.ask("EXISTS", "z") == 0
+    check_refused_in_lua(wire, line, "x", ("z",))
 
 
 # ---- replicas and the AOF --------------------------------------------------------------------------------------------

@@ -31,10 +31,10 @@ from testkit.random_dags import (
     runnables,
     store_all,
 )
-from testkit.server import Server, wait_for
+from testkit.server import Server, settled_memory
+from testkit.waiting import wait_until_alone
 from testkit.wire import Error, Simple, Wire, Word, encode
 from tests.conftest import StartServer
-from tests.soak.dags import settled_memory
 
 EXAMPLES = int(os.environ.get("REDISAI_EXAMPLES", "150"))
 SECONDS = float(os.environ.get("REDISAI_SECONDS", "4"))
@@ -206,7 +206,7 @@ def load(on: Server, among: list[Runnable], seconds: float, clients: int = 16) -
         assert not peer.is_alive(), "a reply is missing"
     assert not [peer.fault for peer in peers if peer.fault]
     with on.wire() as wire:
-        wait_for(lambda: wire.ask("CLIENT", "LIST").count(b"\n") == 1, what="the clients are gone")
+        wait_until_alone(wire)
         wire.ask("DEL", *[name for peer in peers for name in peer.names])
     assert on.blocked_clients() == 0
     return peers

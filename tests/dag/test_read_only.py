@@ -6,11 +6,12 @@ import pytest
 
 from testkit import dags, scripts
 from testkit.dags import OK, Form, ask, both_forms, check
-from testkit.server import Server, wait_for
+from testkit.info import command_counts
+from testkit.replicas import caught_up, follow, wait_until_in_step
+from testkit.server import Server
 from testkit.wire import Error, Wire
 from tests.conftest import StartServer
 from tests.dag.test_commands import CASES
-from tests.replication.test_replica import caught_up, command_counts, follow
 
 
 def read_only(line: str) -> str:
@@ -112,7 +113,7 @@ def test_scripts_write_nothing_there(replica: Server, function: str) -> None:
         reply = ask(wire, f"AI.DAGRUN_RO LOAD 1 x |> AI.SCRIPTRUN writes {function} INPUTS x OUTPUTS z")
         assert len(reply) == 1 and dags.is_error(reply[0]), reply
         assert wire.ask("DEBUG", "DIGEST") == before
-        wait_for(lambda: b"master_link_status:up" in wire.ask("INFO", "replication"))
+        wait_until_in_step(wire)
 
 
 @pytest.mark.parametrize("function", ["set", "flush"])

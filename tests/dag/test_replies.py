@@ -8,12 +8,11 @@ import pytest
 
 from testkit import dags, models, samples, scripts
 from testkit.dags import NA, OK, TIMEDOUT, Form, ask, both_forms, check, send
-from testkit.server import Server, wait_for
+from testkit.replicas import PAUSE, paused
+from testkit.server import Server
+from testkit.waiting import TIMEOUTS, check_times, wait_for
 from testkit.wire import Error, Wire, Word
 from tests.conftest import Slow, StartServer
-from tests.replication.test_writes_paused import PAUSE, paused
-from tests.run.test_timeout import ASKED
-from tests.run.test_timeout import check as check_times
 
 FAILS = scripts.OLD + "\ndef fails(a):\n    assert a.numel() > 100, 'first line\\n   second line'\n    return a\n"
 X_PLUS_Y = [b"4", b"6"]
@@ -268,7 +267,7 @@ CHAIN = (
 def test_a_dag_times_out(stored: Wire, slow: Slow, form: Form) -> None:
     """At the time asked for, with one bare TIMEDOUT; what has not begun never does."""
     times = []
-    for asked in ASKED:
+    for asked in TIMEOUTS:
         slow(stored, 2 * asked + 0.2)
         reply, taken = stored.timed(*form(f"AI.DAGEXECUTE TIMEOUT {round(asked * 1000)} {CHAIN}").split())
         check(reply, TIMEDOUT)
@@ -287,7 +286,7 @@ def test_a_dag_times_out_in_the_queue(server: Server, stored: Wire, slow: Slow, 
     with server.wire() as busy:
         busy.send(*command)
         wait_for(lambda: server.blocked_clients() == 1)
-        for asked in ASKED:
+        for asked in TIMEOUTS:
             words = form(f"AI.DAGEXECUTE LOAD 1 x PERSIST 2 z w TIMEOUT {round(asked * 1000)} {line}").split()
             reply, taken = stored.timed(*words)
             check(reply, TIMEDOUT)

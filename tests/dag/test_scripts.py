@@ -8,7 +8,8 @@ import pytest
 
 from testkit import dags, models, scripts
 from testkit.dags import NA, OK, TIMEDOUT, ask, check, send
-from testkit.server import Server, wait_for
+from testkit.server import Server
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire, Word
 from tests.conftest import Slow
 

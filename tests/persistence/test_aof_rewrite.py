@@ -10,11 +10,13 @@ from itertools import count
 import pytest
 
 from testkit import large, rdb, samples
-from testkit.server import Server, wait_for
+from testkit.info import number
+from testkit.restarts import rewrite, wait_until_rewritten
+from testkit.server import Server
 from testkit.values import Model, Script, Tensor, Value
+from testkit.waiting import wait_for
 from testkit.wire import Wire
 from tests.conftest import StartServer
-from tests.replication.test_psync import number
 
 AOF = ("--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0")
 # restored, not stored: that takes no library, whose import would take longer than all the rest
@@ -24,10 +26,6 @@ PREAMBLE = pytest.mark.parametrize("preamble", ["yes", "no"])
 
 def start(start_server: StartServer, preamble: str) -> Server:
     return start_server(*AOF, "--aof-use-rdb-preamble", preamble)
-
-
-def rewrites(wire: Wire) -> bool:
-    return b"aof_rewrite_in_progress:1" in wire.ask("INFO", "persistence")
 
 
 def write(wire: Wire, writer: int, step: int) -> None:
@@ -95,9 +93,7 @@ def test_under_load(start_server: StartServer, preamble: str) -> None:
         def rewritten_meanwhile() -> bool:
             """Whether all clients have written while a rewrite went on."""
             before = list(done)
-            assert b"started" in wire.ask("BGREWRITEAOF")
-            wait_for(lambda: not rewrites(wire), 30, "the rewrite ends")
-            assert b"aof_last_bgrewrite_status:ok" in wire.ask("INFO", "persistence")
+            rewrite(wire)
             return all(now > then + 1 for now, then in zip(done, before, strict=True))
 
         for _ in range(2):
@@ -134,8 +130,7 @@ def test_of_large_values(start_server: StartServer, preamble: str) -> None:
         wire.ask("CONFIG", "SET", "rdb-key-save-delay", "20000")
         assert b"started" in wire.ask("BGREWRITEAOF")
         assert wire.ask("DEL", "other") == wire.ask("UNLINK", "more") == 1
-        wait_for(lambda: not rewrites(wire), 30, "the rewrite ends")
-        assert b"aof_last_bgrewrite_status:ok" in wire.ask("INFO", "persistence")
+        wait_until_rewritten(wire)
         assert wire.ask("DEBUG", "DIGEST") == digest
     server.kill()
     server.start()
@@ -152,8 +147,7 @@ def test_from_one_form_to_the_other(start_server: StartServer) -> None:
         before = samples.contents(wire)
         for preamble in ("no", "yes", "no", "yes"):
             assert wire.ask("CONFIG", "SET", "aof-use-rdb-preamble", preamble) == b"OK"
-            assert b"started" in wire.ask("BGREWRITEAOF")
-            wait_for(lambda: not rewrites(wire), 30, "the rewrite ends")
+            rewrite(wire)
             samples.run_all(wire)
             digest = wire.ask("DEBUG", "DIGEST")
             assert wire.ask("DEBUG", "LOADAOF") == b"OK"
@@ -214,8 +208,7 @@ def test_what_only_models_and_old_databases_make(start_server: StartServer) -> N
         for key, value in ODD.items():
             samples.restore(wire, key, value)
         before = dict(zip(ODD, wire.ask("DEBUG", "DIGEST-VALUE", *ODD), strict=True))
-        assert b"started" in wire.ask("BGREWRITEAOF")
-        wait_for(lambda: not rewrites(wire), 30, "the rewrite ends")
+        rewrite(wire)
         assert wire.ask("DEBUG", "LOADAOF") == b"OK"
         after = dict(zip(ODD, wire.ask("DEBUG", "DIGEST-VALUE", *ODD), strict=True))
         assert {key for key in ODD if after[key] != before[key]} == set()

@@ -17,8 +17,9 @@ from typing import BinaryIO
 import pytest
 
 from testkit import rdb, samples, scripts
-from testkit.server import Server, ServerExit, free_port, module_path, wait_for
+from testkit.server import Server, ServerExit, free_port, module_path
 from testkit.values import Value
+from testkit.waiting import wait_for
 from testkit.wire import Word, encode
 from tests.conftest import StartServer
 from tests.persistence.test_saved_layouts import FOUR_FLOATS

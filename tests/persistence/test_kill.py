@@ -17,8 +17,10 @@ from onnx import numpy_helper
 from torch import nn
 
 from testkit import models, samples
-from testkit.server import Server, module_path, wait_for
+from testkit.restarts import is_saving, rewrite
+from testkit.server import Server, module_path
 from testkit.values import Model, Tensor
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire, Word
 from tests.conftest import StartServer
 
@@ -204,7 +206,7 @@ def test_a_save_cut_off_by_a_kill_leaves_the_one_before(start_server: StartServe
         for number in range(2000):
             assert wire.ask("AI.TENSORSET", f"later {number}", "INT8", 1) == b"OK"
         assert wire.ask("BGSAVE") == b"Background saving started"
-        assert b"rdb_bgsave_in_progress:1" in wire.ask("INFO", "persistence")
+        assert is_saving(wire)
     server.kill()
     server.start()
     with server.wire() as wire:
@@ -273,8 +275,7 @@ def test_models_outlive_a_missing_library(start_server: StartServer, without: Pa
         assert isinstance(refused, Error) and refused.startswith("ERR Could not load backend: ONNX: ")
         check_kept(wire)
         if aof:
-            assert b"started" in wire.ask("BGREWRITEAOF")
-            wait_for(lambda: b"aof_rewrite_in_progress:0" in wire.ask("INFO", "persistence"), 30, "the rewrite ends")
+            rewrite(wire)
         else:
             assert wire.ask("SAVE") == b"OK"
     server.kill()

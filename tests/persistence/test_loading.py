@@ -8,10 +8,11 @@ import subprocess
 import pytest
 
 from testkit import models
-from testkit.server import Server, free_port, wait_for
+from testkit.restarts import is_rewriting, is_saving
+from testkit.server import Server, free_port
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
 from tests.conftest import StartServer
-from tests.persistence.test_aof_rewrite import rewrites
 
 MODELS = 5
 TENSORS = 50
@@ -62,7 +63,7 @@ def test_large_models_load(start_server: StartServer, form: str) -> None:
         for copy in range(TENSORS):
             assert wire.ask("COPY", "x", f"x{copy}") == 1
         assert wire.ask("BGREWRITEAOF" if aof else "BGSAVE")
-        wait_for(lambda: not rewrites(wire) and b"rdb_bgsave_in_progress:0" in wire.ask("INFO"), 60, "all is saved")
+        wait_for(lambda: not is_rewriting(wire) and not is_saving(wire), 60, "all is saved")
         digest = wire.ask("DEBUG", "DIGEST")
     server.kill()
 

@@ -10,88 +10,25 @@ import numpy as np
 import pytest
 
 from testkit import models, samples
-from testkit.server import Server, wait_for
+from testkit.restarts import (
+    AOF,
+    aof_commands,
+    by_aof,
+    by_aof_on_rewritten_aof,
+    by_bgsave,
+    by_debug_loadaof,
+    by_debug_reload,
+    by_rdb,
+    by_rewritten_aof,
+    is_saving,
+    rewrite,
+    told_by,
+)
+from testkit.server import Server
 from testkit.values import Model, Script, Tensor, Value
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
 from tests.conftest import StartServer
-
-AOF = ("--appendonly", "yes", "--appendfsync", "always")
-
-
-def aof_commands(server: Server) -> list[list[bytes]]:
-    """The commands in the append-only file, without its preamble."""
-    return [command for path in sorted(aof_files(server)) for command in parse(path.read_bytes())]
-
-
-def aof_files(server: Server) -> list[Path]:
-    return [path for path in server.folder.rglob("*.aof") if "manifest" not in path.name]
-
-
-def parse(data: bytes) -> list[list[bytes]]:
-    commands = []
-    position = 0
-    while position < len(data):
-        assert data[position : position + 1] == b"*"
-        end = data.index(b"\r\n", position)
-        count = int(data[position + 1 : end])
-        position = end + 2
-        words = []
-        for _ in range(count):
-            end = data.index(b"\r\n", position)
-            size = int(data[position + 1 : end])
-            words.append(data[end + 2 : end + 2 + size])
-            position = end + 4 + size
-        commands.append(words)
-    return commands
-
-
-def told_by(server: Server) -> dict[str, list[bytes]]:
-    """By key, the last command in the append-only file."""
-    return {command[1].decode(): command for command in aof_commands(server) if command[0] != b"SELECT"}
-
-
-def rewrite(wire: Wire) -> None:
-    assert b"started" in wire.ask("BGREWRITEAOF")
-    wait_for(lambda: b"aof_rewrite_in_progress:0" in wire.ask("INFO", "persistence"), 30, "the rewrite ends")
-    assert b"aof_last_bgrewrite_status:ok" in wire.ask("INFO", "persistence")
-
-
-# ---- restarts --------------------------------------------------------------------------------------------------------
-
-
-def by_rdb(server: Server, wire: Wire) -> None:
-    assert wire.ask("SAVE") == b"OK"
-    server.restart()
-
-
-def by_bgsave(server: Server, wire: Wire) -> None:
-    assert wire.ask("BGSAVE") == b"Background saving started"
-    wait_for(lambda: b"rdb_bgsave_in_progress:0" in wire.ask("INFO", "persistence"), 30, "the save ends")
-    assert b"rdb_last_bgsave_status:ok" in wire.ask("INFO", "persistence")
-    server.restart()
-
-
-def by_debug_reload(server: Server, wire: Wire) -> None:
-    assert wire.ask("DEBUG", "RELOAD") == b"OK"
-
-
-def by_aof(server: Server, wire: Wire) -> None:
-    server.restart()
-
-
-def by_rewritten_aof(server: Server, wire: Wire) -> None:
-    rewrite(wire)
-    server.restart()
-
-
-def by_aof_on_rewritten_aof(server: Server, wire: Wire) -> None:
-    rewrite(wire)
-    samples.run_all(wire)
-    server.restart()
-
-
-def by_debug_loadaof(server: Server, wire: Wire) -> None:
-    assert wire.ask("DEBUG", "LOADAOF") == b"OK"
 
 
 @pytest.mark.parametrize(
@@ -452,7 +389,7 @@ def test_a_save_while_models_run_is_whole(start_server: StartServer) -> None:
         before = samples.contents(wire)
         for _ in range(3):
             assert wire.ask("BGSAVE") == b"Background saving started"
-            while b"rdb_bgsave_in_progress:1" in wire.ask("INFO", "persistence"):
+            while is_saving(wire):
                 samples.run_all(other)
             assert b"rdb_last_bgsave_status:ok" in wire.ask("INFO", "persistence")
     server.kill()

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from testkit import rdb, samples
+from testkit.info import number
 from testkit.rdb import Field
-from testkit.server import Server, ServerExit, module_path, wait_for
+from testkit.server import Server, ServerExit, module_path
 from testkit.values import Model, Script, Tensor, Value
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
 
 HUGE = 2**62
@@ -344,16 +346,10 @@ def test_damage_leaks_nothing(wire: Wire) -> None:
                 wire.send("RESTORE", "k", 0, payload)
             for _ in payloads:
                 assert isinstance(wire.read(), Error)
-        return used_memory(wire)
+        return number(wire, "used_memory", "memory")
 
     before = used_after(10)
     assert used_after(100) < before + 100 * 300  # a few hundred bytes a round are the noise of Redis's own buffers
-
-
-def used_memory(wire: Wire) -> int:
-    """As seen by a client that is there already: another one coming and going would show."""
-    lines = wire.ask("INFO", "memory").decode().splitlines()
-    return next(int(line.split(":")[1]) for line in lines if line.startswith("used_memory:"))
 
 
 def test_values_leak_nothing(wire: Wire) -> None:
@@ -374,9 +370,9 @@ def test_values_leak_nothing(wire: Wire) -> None:
         assert wire.ask("DEL", "k", "copy", "last") == 3
 
     store_all(2)
-    before = used_memory(wire)
+    before = number(wire, "used_memory", "memory")
     store_all(10)
-    wait_for(lambda: used_memory(wire) < before + 10 * 1000, 10, "the memory is given back")
+    wait_for(lambda: number(wire, "used_memory", "memory") < before + 10 * 1000, 10, "the memory is given back")
 
 
 @pytest.mark.parametrize("value", [*SMALL, samples.ONNX], ids=lambda value: rdb.fields_of(value, 4)[0])

@@ -18,7 +18,7 @@ from redis.exceptions import RedisClusterException
 from testkit import models
 from testkit.clusters import PATIENT, QUICK, SETTLE_SECONDS, Cluster, Load, Member, redis_cli
 from testkit.scripts import OLD, function
-from testkit.server import wait_for
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire, Word
 from tests.conftest import SERVERS
 

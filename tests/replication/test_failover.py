@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from testkit import models, samples, scripts
-from testkit.server import Server, wait_for
+from testkit.replicas import caught_up, follow, is_in_step, stopped
+from testkit.server import Server
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire, Word
 from tests.conftest import Slow, StartServer
-from tests.replication.test_psync import is_in_step, stopped
-from tests.replication.test_replica import caught_up, follow
 
 
 @pytest.fixture

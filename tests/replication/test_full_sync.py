@@ -7,10 +7,11 @@ import signal
 import pytest
 
 from testkit import large, models, samples
-from testkit.server import Server, wait_for
+from testkit.replicas import caught_up, follow, wait_until_in_step
+from testkit.server import Server
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
 from tests.conftest import StartServer
-from tests.replication.test_replica import caught_up, follow
 
 AT_ONCE = ("--repl-diskless-sync-delay", "0")
 WAYS = {
@@ -38,7 +39,7 @@ def test_everything_arrives(start_server: StartServer, sending: tuple[str, ...],
         for number in range(3):
             assert writer.ask(*samples.ONNX.words(f"during {number}")) == b"OK"
         samples.check_run(writer, "during 0", "during")
-        wait_for(lambda: b"master_link_status:up" in reader.ask("INFO", "replication"), 30, "the replica is in step")
+        wait_until_in_step(reader)
         before = samples.contents(writer)
         digest = wire.ask("DEBUG", "DIGEST")
         caught_up(writer)
@@ -105,7 +106,7 @@ def test_the_old_data_are_read_while_the_new_come(resync: tuple[Server, Server])
         assert seen > 1
         # Redis unblocks no client while it loads, so the run is answered now; it came before the new data.
         assert runner.read() == [b"OK", [b"6", b"8"]]
-        wait_for(lambda: b"master_link_status:up" in reader.ask("INFO", "replication"), 30, "the replica is in step")
+        wait_until_in_step(reader)
         assert reader.ask("AI.TENSORGET", "x", "VALUES") == [b"5", b"6"]
         assert product(reader) == [b"OK", [b"25", b"36"]]
         assert reader.ask("DEBUG", "DIGEST") == wire.ask("DEBUG", "DIGEST")

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from testkit import models, samples, scripts
-from testkit.server import Server, wait_for
+from testkit.info import command_counts, number
+from testkit.replicas import caught_up, follow, stopped, wait_until_in_step
+from testkit.waiting import wait_for
 from testkit.wire import Wire
 from tests.conftest import StartServer
-from tests.replication.test_replica import caught_up, command_counts, follow
 
 MASTER = ("--repl-diskless-sync-delay", "0", "--repl-backlog-size", "512mb")
-
-
-@contextmanager
-def stopped(server: Server) -> Iterator[None]:
-    assert server.process
-    server.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        server.process.send_signal(signal.SIGCONT)
-
-
-def number(wire: Wire, field: str) -> int:
-    found = re.search(rb"\r\n%s:(\d+)" % field.encode(), wire.ask("INFO", "everything"))
-    assert found, field
-    return int(found[1])
-
-
-def is_in_step(wire: Wire) -> bool:
-    return b"master_link_status:up" in wire.ask("INFO", "replication")
 
 
 def write_everything(wire: Wire, name: str) -> None:
@@ -75,7 +52,7 @@ def test_what_was_missed_is_told(start_server: StartServer) -> None:
             with stopped(replica):
                 assert wire.ask("CLIENT", "KILL", "TYPE", "replica") == 1
                 write_everything(wire, f"missed{time}")
-            wait_for(lambda: is_in_step(reader), 30, "the replica is in step")
+            wait_until_in_step(reader)
             check_equal(wire, reader)
             assert (number(wire, "sync_full"), number(wire, "sync_partial_ok")) == (full, time + 1)
         # the replica has run nothing
@@ -102,7 +79,7 @@ def test_a_link_that_is_cut_again_and_again(start_server: StartServer) -> None:
             cutter.ask("CLIENT", "KILL", "TYPE", "replica")
             assert wire.read() == b"OK"
             samples.check_run(wire, "m", f"sum{time}")
-        wait_for(lambda: is_in_step(reader), 30, "the replica is in step")
+        wait_until_in_step(reader)
         check_equal(wire, reader)
         assert number(wire, "sync_full") == full and number(wire, "sync_partial_ok") > 0
 
@@ -122,7 +99,7 @@ def test_a_replica_that_restarts_is_told_what_it_missed(start_server: StartServe
         replica.arguments += ["--replicaof", f"127.0.0.1 {master.port}"]
         replica.start()
         with replica.wire() as reader:
-            wait_for(lambda: is_in_step(reader), 30, "the replica is in step")
+            wait_until_in_step(reader)
             check_equal(wire, reader)
             assert number(wire, "sync_full") == full
             assert reader.ask("REPLICAOF", "NO", "ONE") == b"OK"

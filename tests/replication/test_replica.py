@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from testkit import models, samples
-from testkit.server import Server, wait_for
-from testkit.wire import Error, Wire
+from testkit.info import command_counts
+from testkit.replicas import caught_up, follow
+from testkit.server import Server
+from testkit.waiting import wait_for
+from testkit.wire import Error
 from tests.conftest import Slow, StartServer
 
 
@@ -20,23 +23,6 @@ def master(start_server: StartServer) -> Server:
 @pytest.fixture
 def replica(start_server: StartServer, master: Server) -> Server:
     return start_server()
-
-
-def follow(replica: Server, master: Server) -> None:
-    with replica.wire() as wire:
-        assert wire.ask("REPLICAOF", "127.0.0.1", master.port) == b"OK"
-        wait_for(lambda: b"master_link_status:up" in wire.ask("INFO", "replication"), 30, "the replica is in step")
-
-
-def caught_up(master: Wire) -> None:
-    """The replica has taken in everything that master has told."""
-    assert master.ask("WAIT", 1, 30000) == 1
-
-
-def command_counts(wire: Wire) -> dict[str, int]:
-    lines = wire.ask("INFO", "commandstats").decode().split()
-    found = (line.removeprefix("cmdstat_").split(":calls=") for line in lines if line.startswith("cmdstat_"))
-    return {name.lower(): int(rest.split(",")[0]) for name, rest in found}
 
 
 @pytest.mark.parametrize("diskless_load", ["disabled", "swapdb"])

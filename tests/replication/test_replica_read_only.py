@@ -8,10 +8,11 @@ import pytest
 
 from testkit import dags, models, scripts
 from testkit.dags import OK
-from testkit.server import Server, module_path, wait_for
+from testkit.replicas import caught_up, follow
+from testkit.server import Server, module_path
+from testkit.waiting import wait_for
 from testkit.wire import Error
 from tests.conftest import StartServer
-from tests.replication.test_replica import caught_up, follow
 
 WRITES = [
     "AI.TENSORSET x FLOAT 1",

@@ -17,7 +17,7 @@ from redis.sentinel import Sentinel as SentinelClient
 from testkit import models
 from testkit.clusters import MASTER_NAME, SETTLE_SECONDS, Load, Member, Watched
 from testkit.scripts import function
-from testkit.server import wait_for
+from testkit.waiting import wait_for
 from tests.conftest import SERVERS
 
 AT_ONCE = 2.0  # a first run that had to import PyTorch or compile would take longer

@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 from testkit import models
-from testkit.server import Server, wait_for
-from testkit.wire import Word
+from testkit.replicas import PAUSE, paused
+from testkit.waiting import wait_for
 from tests.conftest import Slow, StartServer
-
-PAUSE = 1.0
-
-
-def paused(server: Server, words: tuple[Word, ...]) -> tuple[object, float]:
-    """Sends a command, pauses writes while it is under way; its reply, and how long after the pause began."""
-    with server.wire() as busy, server.wire() as operator:
-        busy.send(*words)
-        wait_for(lambda: server.blocked_clients() == 1)
-        operator.ask("CLIENT", "PAUSE", int(PAUSE * 1000), "WRITE")
-        began = time.monotonic()
-        reply = busy.read()
-        return reply, time.monotonic() - began
 
 
 def test_a_run(start_server: StartServer, slow: Slow) -> None:

@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from testkit import models, tf_models
 from testkit.batches import Clients
+from testkit.info import ai_info
 from testkit.server import Server
 from testkit.wire import Word, encode
 from tests.conftest import Slow
@@ -66,7 +67,7 @@ def test_each_as_alone(server: Server, wire: Any, clients: Clients, slow: Slow, 
     assert any(reply == b"OK" for reply, _ in alone)
     assert any(reply != b"OK" for reply, _ in alone)
 
-    calls = {name: info(wire, name) for name in names}
+    calls = {name: ai_info(wire, name) for name in names}
     busy = clients.wire()
     busy.send(*slow(wire, 0.3))
     wires = [clients.wire() for _ in chosen]
@@ -77,15 +78,10 @@ def test_each_as_alone(server: Server, wire: Any, clients: Clients, slow: Slow, 
     together = [(one.read(), value(f"y{number}")) for number, one in enumerate(wires)]
     assert together == alone
     for name in names:
-        before, after = calls[name], info(wire, name)
+        before, after = calls[name], ai_info(wire, name)
         mine = [reply for (model, _), (reply, _) in zip(chosen, alone, strict=True) if model == name]
-        assert after[b"calls"] - before[b"calls"] == len(mine)
-        assert after[b"errors"] - before[b"errors"] == sum(reply != b"OK" for reply in mine)
-
-
-def info(wire: Any, key: str) -> dict[bytes, Any]:
-    words = wire.ask("AI.INFO", key)
-    return {name.lower(): value for name, value in zip(words[::2], words[1::2], strict=True)}
+        assert after["calls"] - before["calls"] == len(mine)
+        assert after["errors"] - before["errors"] == sum(reply != b"OK" for reply in mine)
 
 
 def test_one_that_takes_too_long(start_server: Any) -> None:

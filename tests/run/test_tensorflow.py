@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from testkit import tf_models
+from testkit.info import module_sections
 from testkit.server import Client
 from testkit.wire import Error, Wire, Word
 from tests.conftest import StartServer
-from tests.server.test_info_modules import sections
 
 
 def store(wire: Wire, blob: bytes, inputs: str, outputs: str, device: str = "CPU") -> object:
@@ -50,7 +50,7 @@ def test_what_is_said_of_a_model(wire: Wire, device: str) -> None:
     assert (found[b"backend"], found[b"device"]) == (b"TF", device.encode())
     assert (found[b"inputs"], found[b"outputs"]) == ([b"a", b"b:0"], [b"mul"])
     assert wire.ask("AI.MODELGET", "m", "BLOB") == tf_models.tf_mul()
-    assert re.match(r"2\.\d+", sections(wire, "MODULES")["backends_info"]["TensorFlow_version"])
+    assert re.match(r"2\.\d+", module_sections(wire, "MODULES")["backends_info"]["TensorFlow_version"])
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import pytest
 import skimage.data
 
 from testkit import tf_models
+from testkit.info import module_sections
 from testkit.server import Client
 from testkit.tf_models import spec, tflite
 from testkit.wire import Error, Wire
 from tests.conftest import StartServer
-from tests.server.test_info_modules import sections
 
 
 def store(wire: Wire, blob: bytes, device: str = "CPU") -> object:
@@ -48,7 +48,7 @@ def test_what_is_said_of_a_model(wire: Wire) -> None:
     assert (found[b"backend"], found[b"device"], found[b"inputs"]) == (b"TFLITE", b"cpu:1", [b"x", b"y"])
     assert len(found[b"outputs"]) == 2 and all(found[b"outputs"])
     assert wire.ask("AI.MODELGET", "m", "BLOB") == tf_models.tflite_two()
-    assert re.match(r"\d+\.\d+", sections(wire, "MODULES")["backends_info"]["TensorFlowLite_version"])
+    assert re.match(r"\d+\.\d+", module_sections(wire, "MODULES")["backends_info"]["TensorFlowLite_version"])
 
 
 def test_what_cannot_be_stored(wire: Wire) -> None:

@@ -8,7 +8,8 @@ from functools import partial
 import pytest
 
 from testkit import models
-from testkit.server import Server, wait_for
+from testkit.server import Server
+from testkit.waiting import wait_for
 from testkit.wire import Wire, Word
 from tests.conftest import Slow, StartServer
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from testkit.scripts import execute, store_redis, values
-from testkit.server import Server, wait_for
+from testkit.server import Server
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
 
 FAILED = "ERR Redis command returned an error: "

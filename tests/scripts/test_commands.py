@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from testkit import scripts
+from testkit.metadata import WRITE, command_info, docs, tokens
 from testkit.server import Server
 from testkit.wire import Error, Wire
-from tests.commands.test_command_metadata import WRITE, docs, info, tokens
 
 GETKEYS: list[tuple[str, str]] = [
     ("AI.SCRIPTSTORE s CPU ENTRY_POINTS 1 f SOURCE x", "s"),
@@ -94,9 +94,9 @@ KEYWORDS = {
 
 @pytest.mark.parametrize(("name", "flags"), COMMANDS.items())
 def test_flags_and_arity(wire: Wire, name: str, flags: set[str]) -> None:
-    found = {flag.decode() for flag in info(wire, name)[2]}
+    found = {flag.decode() for flag in command_info(wire, name)[2]}
     assert found & {"write", "denyoom", "readonly", "admin"} == flags
-    arity = info(wire, name)[1]
+    arity = command_info(wire, name)[1]
     assert arity == EXACT[name] if name in EXACT else arity < -1
     too_few = wire.ask(name.lower(), *["x"] * (abs(arity) - 2)) if abs(arity) > 1 else wire.ask(name.lower(), "x")
     assert too_few.lower() == f"err wrong number of arguments for '{name.lower()}' command"
@@ -113,8 +113,8 @@ def test_docs(server: Server, name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "AI._SCRIPTSCAN"])
 def test_key_specs_are_declared(wire: Wire, name: str) -> None:
-    assert info(wire, name)[8], "cluster clients look here"
-    assert info(wire, name)[3] == 1, "the first key is the first argument"
+    assert command_info(wire, name)[8], "cluster clients look here"
+    assert command_info(wire, name)[3] == 1, "the first key is the first argument"
 
 
 # ---- ACL rules -------------------------------------------------------------------------------------------------------

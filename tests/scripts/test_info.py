@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from testkit import scripts
+from testkit.info import ai_info
 from testkit.scripts import execute, store_old, store_plain
 from testkit.server import Server
 from testkit.wire import Error, Simple, Wire
-
-
-def info(wire: Wire, key: str = "s") -> dict[bytes, Any]:
-    reply = wire.ask("AI.INFO", key)
-    return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 @pytest.fixture
@@ -38,40 +32,40 @@ def test_eighteen_elements(server: Server, protocol: int) -> None:
 def test_counters(stored: Wire) -> None:
     for number in range(1, 4):
         assert stored.ask(*execute("s", "add", inputs=["x", "x"], outputs=["y"])) == b"OK"
-        found = info(stored)
-        assert (found[b"calls"], found[b"samples"], found[b"errors"]) == (number, -1, 0)
-    assert 0 < found[b"duration"] < 5_000_000
+        found = ai_info(stored, "s")
+        assert (found["calls"], found["samples"], found["errors"]) == (number, -1, 0)
+    assert 0 < found["duration"] < 5_000_000
     assert stored.ask(*execute("s", "nothing", inputs=["x"])) == b"OK"
-    assert info(stored)[b"calls"] == 4
+    assert ai_info(stored, "s")["calls"] == 4
     assert stored.ask("AI.SCRIPTRUN", "old", "add", "INPUTS", "x", "x", "OUTPUTS", "y") == b"OK"
-    found = info(stored, "old")
-    assert (found[b"calls"], found[b"samples"], found[b"errors"]) == (1, -1, 0)
+    found = ai_info(stored, "old")
+    assert (found["calls"], found["samples"], found["errors"]) == (1, -1, 0)
 
 
 def test_errors_of_runs_are_counted_and_those_of_parsing_are_not(stored: Wire) -> None:
     assert isinstance(stored.ask(*execute("s", "fails", inputs=["x"], outputs=["y"])), Error)
     assert isinstance(stored.ask(*execute("s", "out_of_range", inputs=["x"], outputs=["y"])), Error)
-    found = info(stored)
-    assert (found[b"calls"], found[b"errors"], found[b"samples"]) == (2, 2, -1)
+    found = ai_info(stored, "s")
+    assert (found["calls"], found["errors"], found["samples"]) == (2, 2, -1)
     for line in ("s add INPUTS 2 x missing OUTPUTS 1 y", "s add FOO", "s add INPUTS x x OUTPUTS 1 y"):
         assert isinstance(stored.ask("AI.SCRIPTEXECUTE", *line.split()), Error)
-    found = info(stored)
-    assert (found[b"calls"], found[b"errors"]) == (2, 2)
+    found = ai_info(stored, "s")
+    assert (found["calls"], found["errors"]) == (2, 2)
 
 
 def test_resetstat(stored: Wire) -> None:
     stored.ask(*execute("s", "add", inputs=["x", "x"], outputs=["y"]))
     reply = stored.ask("ai.info", "s", "resetstat")
     assert (type(reply), reply) == (Simple, b"OK")
-    found = info(stored)
-    assert [found[key] for key in (b"duration", b"samples", b"calls", b"errors")] == [0, -1, 0, 0]
+    found = ai_info(stored, "s")
+    assert [found[key] for key in ("duration", "samples", "calls", "errors")] == [0, -1, 0, 0]
 
 
 def test_statistics_follow_the_value(stored: Wire) -> None:
     stored.ask(*execute("s", "add", inputs=["x", "x"], outputs=["y"]))
     stored.ask("RENAME", "s", "n")
-    found = info(stored, "n")
-    assert (found[b"key"], found[b"calls"]) == (b"n", 1)
+    found = ai_info(stored, "n")
+    assert (found["key"], found["calls"]) == (b"n", 1)
     assert stored.ask("AI.INFO", "s") == "ERR cannot find run info for key"
     store_plain(stored, "n")
-    assert info(stored, "n")[b"calls"] == 0, "a script stored again starts anew"
+    assert ai_info(stored, "n")["calls"] == 0, "a script stored again starts anew"

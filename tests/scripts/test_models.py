@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 
 from testkit import models, samples
+from testkit.info import ai_info
 from testkit.scripts import execute, function, store, store_models, values
 from testkit.server import Server
 from testkit.values import Model
@@ -26,11 +26,6 @@ def stored(wire: Wire) -> Wire:
     wire.ask("AI.TENSORSET", "b", "FLOAT", 1, 2, "VALUES", 10, 20)
     wire.ask("SET", "string", "x")
     return wire
-
-
-def info(wire: Wire, key: str) -> dict[bytes, Any]:
-    reply = wire.ask("AI.INFO", key)
-    return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -116,7 +111,7 @@ def failure(wire: Wire, *words: Word) -> str:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_an_undeclared_model(stored: Wire, backend: str) -> None:
     assert "KEYS" in failure(stored, *execute("s", "named", ["no"], ["a", "b"], [backend], ["y"]))
-    assert info(stored, backend)[b"calls"] == 0
+    assert ai_info(stored, backend)["calls"] == 0
 
 
 def test_a_model_that_is_not_there(stored: Wire) -> None:
@@ -147,9 +142,9 @@ def test_inputs_that_the_model_refuses(stored: Wire, backend: str) -> None:
     stored.ask("AI.TENSORSET", "c", "FLOAT", 3, 3, 3)
     stored.ask("AI.TENSORSET", "d", "FLOAT", 2, 2, 2)
     assert len(failure(stored, *execute("s", "one", [backend], ["c", "d"], outputs=["y"]))) > 20
-    found = info(stored, backend)
-    assert (found[b"calls"], found[b"errors"], found[b"samples"]) == (1, 1, 0)
-    assert info(stored, "s")[b"errors"] == 1
+    found = ai_info(stored, backend)
+    assert (found["calls"], found["errors"], found["samples"]) == (1, 1, 0)
+    assert ai_info(stored, "s")["errors"] == 1
 
 
 def test_an_output_that_is_no_tensor(stored: Wire) -> None:
@@ -178,10 +173,10 @@ def test_runs_are_counted_for_the_model_and_for_the_script(stored: Wire, backend
     stored.ask("AI.TENSORSET", "five", "FLOAT", 5, 2)
     for _ in range(3):
         assert stored.ask(*execute("s", "one", [backend], ["five", "five"], outputs=["y"])) == b"OK"
-    model, script = info(stored, backend), info(stored, "s")
-    assert (model[b"calls"], model[b"samples"], model[b"errors"]) == (3, 15, 0)
-    assert (script[b"calls"], script[b"samples"], script[b"errors"]) == (3, -1, 0)
-    assert 0 < model[b"duration"] <= script[b"duration"]
+    model, script = ai_info(stored, backend), ai_info(stored, "s")
+    assert (model["calls"], model["samples"], model["errors"]) == (3, 15, 0)
+    assert (script["calls"], script["samples"], script["errors"]) == (3, -1, 0)
+    assert 0 < model["duration"] <= script["duration"]
 
 
 def test_models_that_are_not_compiled_yet(server: Server, stored: Wire) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from testkit import rdb, samples, scripts
+from testkit.restarts import AOF, by_aof, by_debug_loadaof, by_debug_reload, by_rewritten_aof
 from testkit.scripts import OLD, SOURCE, execute, function, store_command, store_old, store_plain, store_redis, values
-from testkit.server import wait_for
 from testkit.values import Script
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
 from tests.conftest import StartServer
-from tests.persistence.test_restarts import AOF, by_aof, by_debug_loadaof, by_debug_reload, by_rewritten_aof
 
 ODD_KEY = b"\0key \xff\r\n"
 STORED = {

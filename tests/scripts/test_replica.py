@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from testkit import samples, scripts
+from testkit.info import command_counts
+from testkit.replicas import caught_up, follow
+from testkit.restarts import AOF, aof_commands
 from testkit.scripts import execute, store_command, store_old, store_plain, store_redis, values
-from testkit.server import wait_for
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
 from tests.conftest import StartServer
-from tests.persistence.test_restarts import AOF, aof_commands
-from tests.replication.test_replica import caught_up, command_counts, follow
 
 FAILED = "ERR Redis command returned an error: "
 

@@ -6,7 +6,8 @@ import pytest
 
 from testkit import scripts
 from testkit.scripts import FUNCTIONS, OLD, SOURCE, execute, store_command, values
-from testkit.server import Server, wait_for
+from testkit.server import Server
+from testkit.waiting import wait_for
 from testkit.wire import Error, Simple, Wire, Word
 
 ADD = scripts.function("add", FUNCTIONS["add"])

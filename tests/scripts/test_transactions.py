@@ -6,8 +6,8 @@ import pytest
 
 from testkit import scripts
 from testkit.scripts import OLD, execute, function, store_command, store_old, store_redis, values
+from testkit.transactions import check_refused_in_lua, check_refused_in_multi, lua
 from testkit.wire import Error, Wire, Word
-from tests.commands.test_transactions import REFUSED, lua
 from tests.conftest import StartServer
 
 ADD = function("add", "return tensors[0] + tensors[1]")
@@ -24,24 +24,12 @@ def stored(wire: Wire) -> Wire:
 
 @pytest.mark.parametrize("line", RUNS)
 def test_runs_are_refused_in_multi(stored: Wire, line: str) -> None:
-    assert stored.ask("MULTI") == b"OK"
-    assert stored.ask("SET", "k", "v") == b"QUEUED"
-    assert stored.ask(*line.split()) == b"QUEUED"
-    assert stored.ask("GET", "k") == b"QUEUED"
-    assert stored.ask("EXEC") == [b"OK", REFUSED, b"v"]
-    assert stored.ask("EXISTS", "x", "y") == 0
-    assert stored.ask(*line.split()) == b"OK"
+    check_refused_in_multi(stored, line, ("x", "y"))
 
 
 @pytest.mark.parametrize("line", RUNS)
 def test_runs_are_refused_in_lua(stored: Wire, line: str) -> None:
-    reply = lua(stored, *line.split())
-    assert isinstance(reply, bytes)
-    assert reply.startswith(b"error: " + REFUSED.encode())
-    raised = stored.ask("EVAL", "return redis.call(unpack(ARGV))", 1, "s", *line.split())
-    assert isinstance(raised, Error)
-    assert raised.startswith(REFUSED)
-    assert stored.ask("EXISTS", "x", "y") == 0
+    check_refused_in_lua(stored, line, "s", ("x", "y"))
 
 
 def test_the_others_work_in_multi(wire: Wire) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from testkit import models, scripts
+from testkit.restarts import wait_until_saved
 from testkit.scripts import execute, store_redis
-from testkit.server import Server, wait_for
+from testkit.server import Server
+from testkit.waiting import check_times, wait_for
 from testkit.wire import Error, Simple, Wire, Word
 from tests.conftest import StartServer
-from tests.run.test_timeout import check
 
 GOES_ON = execute("s", "gone_on", ["started", "go", "done"])
 AFTER = execute("s", "run", ["after"], (), ["SET", "after", "x"])
@@ -68,7 +69,7 @@ def test_a_client_times_out_in_the_middle(server: Server, stored: Wire) -> None:
         assert stored.ask("GET", "started") == b"started"
         check_nothing_more_is_written(stored)
         stored.ask("DEL", "go", "started")
-    check(times)
+    check_times(times)
 
 
 def test_the_script_is_deleted_or_replaced_in_the_middle(server: Server, stored: Wire) -> None:
@@ -96,7 +97,7 @@ def test_storing_and_running_elsewhere_go_on_meanwhile(server: Server, stored: W
         stored.ask(*scripts.store_command("u", scripts.SOURCE, ["add"]))
         assert stored.ask("EXEC") == [b"OK"]
         assert stored.ask("BGSAVE") == b"Background saving started"
-        wait_for(lambda: b"rdb_bgsave_in_progress:0" in stored.ask("INFO", "persistence"))
+        wait_until_saved(stored)
         stored.ask("SET", "go", "x")
         assert other.read() == b"OK"
 
@@ -127,7 +128,7 @@ def test_runs_that_wait_behind_it_time_out(server: Server, stored: Wire) -> None
         reply, taken = stored.timed("AI.SCRIPTRUN", "s", "nothing", "TIMEOUT", 60, "INPUTS")
         assert reply == b"TIMEDOUT"
         times.append((0.06, taken))
-        check(times)
+        check_times(times)
         stored.ask("SET", "go", "x")
         assert other.read() == b"OK"
     assert stored.ask(*AFTER) == b"OK"
@@ -153,7 +154,7 @@ def test_a_script_that_never_ends_holds_nobody_up(start_server: StartServer) -> 
             reply, taken = wire.timed(*AFTER, "TIMEOUT", round(asked * 1000))
             assert reply == b"TIMEDOUT"
             times.append((asked, taken))
-        check(times)
+        check_times(times)
         leaver.abort()
         assert wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU:1", "BLOB", models.onnx_add()) == b"OK"
         wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2)
@@ -172,7 +173,7 @@ def test_timeout_of_a_script_that_never_ends(start_server: StartServer) -> None:
             reply, taken = wire.timed(*execute("s", "for_ever", outputs=["y"]), "TIMEOUT", round(asked * 1000))
             assert (type(reply), reply) == (Simple, b"TIMEDOUT")
             times.append((asked, taken))
-        check(times)
+        check_times(times)
         assert wire.ask(*AFTER) == b"OK", "the third worker is free"
         assert wire.ask("EXISTS", "y") == 0
         assert server.stop() == 0

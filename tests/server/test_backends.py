@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from testkit import models, tf_models
+from testkit.info import module_sections
 from testkit.server import Server, module_path
 from testkit.wire import Error, Wire, Word
 from tests.conftest import StartServer
-from tests.server.test_info_modules import sections
 
 BACKENDS = module_path().parent / "backends"
 PATHS = {
@@ -38,7 +38,7 @@ NOUTPUTS = {"TF": 1, "TFLITE": 2, "TORCH": 2, "ONNX": 1}
 
 def loaded(wire: Wire) -> set[str]:
     """The backends whose versions INFO MODULES shows."""
-    shown = sections(wire, "MODULES").get("backends_info", {})
+    shown = module_sections(wire, "MODULES").get("backends_info", {})
     return {backend for backend, field in VERSIONS.items() if field in shown}
 
 
@@ -139,7 +139,7 @@ def test_a_backend_of_ones_own(start_server: StartServer, tmp_path: Path, backen
             assert wire.ask("AI.CONFIG", "LOADBACKEND", backend, path) == b"OK"
         names: list[Word] = ["INPUTS", 2, "left", "right", "OUTPUTS", 1, "half"] if backend == "TF" else []
         assert wire.ask("AI.MODELSTORE", "m", backend, "CPU", *names, "BLOB", b"xx") == b"OK"
-        assert sections(wire, "MODULES")["backends_info"][VERSIONS[backend]] == "7.8.9"
+        assert module_sections(wire, "MODULES")["backends_info"][VERSIONS[backend]] == "7.8.9"
         wire.ask("AI.TENSORSET", "x", "FLOAT", 2, "VALUES", 3, 5)
         assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y") == b"OK"
         assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"3", b"5"]

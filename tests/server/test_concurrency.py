@@ -7,7 +7,8 @@ import random
 import threading
 
 from testkit import models
-from testkit.server import Server, wait_for
+from testkit.server import Server
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire, Word
 
 SEED = int(os.environ.get("SEED", random.SystemRandom().randrange(1 << 32)))

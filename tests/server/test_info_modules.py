@@ -7,6 +7,7 @@ import re
 import pytest
 
 from testkit import models
+from testkit.info import module_sections
 from testkit.server import Client, Server
 from testkit.wire import Wire
 from tests.conftest import StartServer
@@ -15,21 +16,6 @@ SECTIONS = ["versions", "git", "load_time_configs", "backends_info", "cpu"]
 CPU_FIELDS = [
     f"{who}_used_cpu_{what}" for who in ("self", "children", "main_thread") for what in ("sys", "user")
 ]  # fmt: skip
-
-
-def sections(wire: Wire, which: str) -> dict[str, dict[str, str]]:
-    """Every section of ours, without the prefix that Redis gives to names."""
-    found: dict[str, dict[str, str]] = {}
-    current: dict[str, str] = {}
-    for line in wire.ask("INFO", which).decode().split("\r\n"):
-        if line.startswith("# "):
-            current = {}
-            if line.startswith("# ai_"):
-                found[line[len("# ai_") :]] = current
-        elif line.startswith("ai_"):
-            name, value = line[len("ai_") :].rsplit(":", 1)  # a device has a colon too
-            current[name] = value
-    return found
 
 
 def check_always_there(found: dict[str, dict[str, str]]) -> None:
@@ -49,7 +35,7 @@ def check_always_there(found: dict[str, dict[str, str]]) -> None:
 @pytest.mark.parametrize("which", ["MODULES", "EVERYTHING"])
 def test_before_any_backend_and_model(start_server: StartServer, which: str) -> None:
     with start_server().wire() as wire:
-        found = sections(wire, which)
+        found = module_sections(wire, which)
         check_always_there(found)
         assert found.get("backends_info", {}) == {}
         assert found["load_time_configs"] == {
@@ -66,7 +52,7 @@ def test_with_onnx_loaded_and_no_model(start_server: StartServer, how: str) -> N
         # Answered once the backend is there, also where the option has only started to load it.
         assert wire.ask("AI.CONFIG", "LOADBACKEND", "ONNX", path) == b"OK"
         for which in ("MODULES", "EVERYTHING"):
-            found = sections(wire, which)
+            found = module_sections(wire, which)
             check_always_there(found)
             backends = found["backends_info"]
             assert re.match(r"\d+\.\d+", backends["onnxruntime_version"])
@@ -79,13 +65,13 @@ def test_with_onnx_loaded_and_no_model(start_server: StartServer, how: str) -> N
 def test_with_models_of_both_backends(start_server: StartServer) -> None:
     with start_server(options=["THREADS_PER_QUEUE", 2]).wire() as wire:
         wire.ask("AI.MODELSTORE", "torch", "TORCH", "CPU", "BLOB", models.torch_module(models.Add))
-        assert re.match(r"2\.\d+", sections(wire, "MODULES")["backends_info"]["Torch_version"])
+        assert re.match(r"2\.\d+", module_sections(wire, "MODULES")["backends_info"]["Torch_version"])
         wire.ask("AI.MODELSTORE", "onnx", "ONNX", "CPU:1", "BLOB", models.onnx_add())
         wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2)
         for model in ("torch", "onnx"):
             assert wire.ask("AI.MODELEXECUTE", model, "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y") == b"OK"
         for which in ("MODULES", "EVERYTHING"):
-            found = sections(wire, which)
+            found = module_sections(wire, which)
             check_always_there(found)
             assert {"Torch_version", "onnxruntime_version"} <= found["backends_info"].keys()
             workers = {name for name in found["cpu"] if name.startswith("queue_")}
@@ -97,14 +83,14 @@ def test_with_models_of_both_backends(start_server: StartServer) -> None:
             for name in workers:
                 assert float(found["cpu"][name]) >= 0
         wire.ask("FLUSHALL")
-        check_always_there(sections(wire, "EVERYTHING"))
+        check_always_there(module_sections(wire, "EVERYTHING"))
 
 
 def test_while_a_model_compiles(server: Server, wire: Wire) -> None:
     with server.wire() as other:
         other.send("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_padded(1_000_000))
         for _ in range(20):
-            check_always_there(sections(wire, "EVERYTHING"))
+            check_always_there(module_sections(wire, "EVERYTHING"))
         assert other.read() == b"OK"
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from testkit import models
-from testkit.server import Server, ServerExit, module_path, wait_for
+from testkit.info import module_sections
+from testkit.server import Server, ServerExit, module_path
+from testkit.waiting import wait_for
 from testkit.wire import Error
 from tests.conftest import Slow, StartServer
-from tests.server.test_info_modules import sections
 
 BACKENDS = module_path().parent / "backends"
 
@@ -43,7 +44,7 @@ def run_a_model(server: Server, backend: str) -> None:
 def test_numbers(start_server: StartServer, options: list[str | int], shown: dict[str, str]) -> None:
     server = start_server(options=options)
     with server.wire() as wire:
-        configs = sections(wire, "MODULES")["load_time_configs"]
+        configs = module_sections(wire, "MODULES")["load_time_configs"]
     assert shown.items() <= configs.items()
     run_a_model(server, "ONNX")
 
@@ -129,7 +130,7 @@ def test_from_a_configuration_file(start_server: StartServer, tmp_path: Path) ->
     )
     server = start_server("--include", str(config), module=None)
     with server.wire() as wire:
-        assert sections(wire, "MODULES")["load_time_configs"]["threads_per_queue"] == "2"
+        assert module_sections(wire, "MODULES")["load_time_configs"]["threads_per_queue"] == "2"
     run_a_model(server, "ONNX")
 
 

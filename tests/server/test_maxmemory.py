@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from testkit import dags, models, samples, scripts
-from testkit.server import Server, wait_for
+from testkit.info import number
+from testkit.replicas import caught_up, follow
+from testkit.server import Server
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
 from tests.conftest import Slow, StartServer
-from tests.replication.test_psync import number
-from tests.replication.test_replica import caught_up, follow
 
 MB = 1 << 20
 POLICIES = [

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from testkit import models, scripts
-from testkit.server import Server, module_path, wait_for
+from testkit.process import rss
+from testkit.server import Server, module_path
+from testkit.waiting import wait_for, wait_until_alone
 from testkit.wire import Error, Wire, Word
 
 COMMANDS = int(os.environ.get("MEMORY_COMMANDS", 10_000))
@@ -150,15 +151,10 @@ def work(server: Server, source: Iterator[Words], count: int, clients: int) -> N
         wire.close()
 
 
-def rss(server: Server) -> int:
-    pages = Path(f"/proc/{server.pid}/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
 def settled(server: Server) -> tuple[int, int]:
     """used_memory and resident memory when the keys are those of set_up() and nothing is under way."""
     with server.wire() as wire:
-        wait_for(lambda: wire.ask("CLIENT", "LIST").count(b"\n") == 1, what="the clients are gone")
+        wait_until_alone(wire)
         for key in wire.ask("KEYS", "*"):
             if key not in KEYS:
                 wire.ask("DEL", key)
@@ -174,7 +170,7 @@ def settled(server: Server) -> tuple[int, int]:
             return least >= before
 
         wait_for(is_level, what="what was deleted is dropped")
-        return least, rss(server)
+        return least, rss(server.pid)
 
 
 KEYS = {b"x", b"y", b"rows", b"flat", b"x4", b"add", b"other device", b"batched", b"both", b"total", b"lonely", b"s"}

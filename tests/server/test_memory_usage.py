@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from testkit import models, rdb, samples, scripts
-from testkit.server import Server, module_path, wait_for
+from testkit.server import Server, module_path
+from testkit.waiting import wait_for
 from testkit.wire import Wire, Word
 
 ADD = scripts.function("f", "return tensors[0] + tensors[1]")

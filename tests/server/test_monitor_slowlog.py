@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from testkit import models, samples, scripts
-from testkit.server import Server, wait_for
+from testkit.server import Server
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire, Word
 from tests.conftest import Slow
 

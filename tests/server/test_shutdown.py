@@ -10,11 +10,11 @@ from collections.abc import Callable
 import pytest
 
 from testkit import models, samples, scripts
-from testkit.server import Server, wait_for
+from testkit.replicas import follow, stopped
+from testkit.server import Server
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire, Word
 from tests.conftest import Slow, StartServer
-from tests.replication.test_psync import stopped
-from tests.replication.test_replica import follow
 
 SAVING = ("--save", "3600 1")
 Busy = Callable[[Server, Wire, Slow], tuple[Word, ...]]

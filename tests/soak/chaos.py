@@ -32,11 +32,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from testkit.server import Server, module_path, wait_for
+from testkit.process import rss
+from testkit.server import Server, module_path
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
 from tests.soak.door import Door
 from tests.soak.owner import DEEDS, SHARED, Link, Lost, Owner, Tally, Wrong, kind_of, stock, store_shared
-from tests.soak.soak import ask, rss
+from tests.soak.soak import ask
 
 CLIENTS = 20
 REST_EVERY = 60.0  # seconds

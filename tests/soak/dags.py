@@ -15,10 +15,12 @@ import time
 from dataclasses import dataclass, field
 from random import Random
 
+from testkit.process import rss
 from testkit.random_dags import Array, Dag, Run, Runnable, meaning_of, random_dag, random_value, runnables, store_all
-from testkit.server import Server, fresh_server, wait_for
+from testkit.server import Server, fresh_server, settled_memory
+from testkit.waiting import wait_until_alone
 from testkit.wire import Wire
-from tests.soak.soak import MOST_MEMORY_GROWTH, MOST_RSS_GROWTH, WARMUP, WATCHDOG, rss
+from tests.soak.soak import MOST_MEMORY_GROWTH, MOST_RSS_GROWTH, WARMUP, WATCHDOG
 
 CLIENTS = 64
 DEVICES = ("CPU", "CPU:1", "CPU:2", "CPU:3")
@@ -160,17 +162,6 @@ class Clients:
             self.result.faults.append(f"client {peer.number}, DAG {peer.dags}: {fault}")
 
 
-def settled_memory(on: Server) -> int:
-    """What is used when it does not become less any more: Redis frees what clients leave behind bit by bit."""
-    least, since = on.used_memory(), time.monotonic()
-    while time.monotonic() - since < 1:
-        time.sleep(0.1)
-        used = on.used_memory()
-        if used < least - 1024:
-            least, since = used, time.monotonic()
-    return least
-
-
 def soak(seconds: float, seed: int, threads_per_queue: int = 1) -> Result:
     result = Result(seed)
     among = runnables(DEVICES)
@@ -181,7 +172,7 @@ def soak(seconds: float, seed: int, threads_per_queue: int = 1) -> Result:
         for share in WARMUP, 1 - WARMUP:
             clients.work(seconds * share)
             with on.wire() as wire:
-                wait_for(lambda: wire.ask("CLIENT", "LIST").count(b"\n") == 1, what="the clients are gone")
+                wait_until_alone(wire)
             result.rss.append(rss(on.pid))
             result.memory.append(settled_memory(on))
     return result

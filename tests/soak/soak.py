@@ -8,16 +8,16 @@ warm-up, when every library has made what it keeps, and at the end.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from testkit.server import Server, fresh_server, wait_for
+from testkit.process import rss
+from testkit.server import Server, fresh_server
+from testkit.waiting import wait_until_alone
 from testkit.wire import Wire, Word, encode
 from tests.soak.chain import LENGTH, SCRIPT, links
 from tests.soak.lines import LineModel
@@ -104,11 +104,6 @@ class Clients:
             self.result.faults += [fault] if fault else []
 
 
-def rss(pid: int) -> int:
-    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
 def ask(wire: Wire, *words: Word) -> None:
     reply = wire.ask(*words)
     if reply != b"OK":
@@ -127,7 +122,7 @@ def soak(threads_per_queue: int, seconds: float) -> Result:
         for share in WARMUP, 1 - WARMUP:
             clients.work(seconds * share)
             with on.wire() as wire:
-                wait_for(lambda: wire.ask("CLIENT", "LIST").count(b"\n") == 1, what="the clients are gone")
+                wait_until_alone(wire)
             result.rss.append(rss(on.pid))
             result.memory.append(on.used_memory())
         with on.wire() as wire:

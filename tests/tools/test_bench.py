@@ -15,7 +15,8 @@ import pytest
 from bench.main import main
 from bench.report import Goal, Plan, Report
 from testkit.load import LOAD, build_load
-from testkit.server import Server, wait_for
+from testkit.server import Server
+from testkit.waiting import wait_for
 from testkit.wire import Word, encode
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,6 +15,7 @@ import pytest
 
 from redisai.protocol import Definition, Session, Settings
 from testkit import tf_models
+from testkit.process import rss
 from testkit.tf_models import frozen, graph, placeholder, spec
 from tests.unit.loading import ROOT, registry
 
@@ -321,10 +322,6 @@ def test_runs_at_once() -> None:
     assert not failures
 
 
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-
 def test_memory_comes_back() -> None:
     text = strings(*[b"x" * 1000] * 1000)
     image = np.ones((1000, 1000), np.float32)
@@ -337,11 +334,11 @@ def test_memory_comes_back() -> None:
 
     for _ in range(10):
         use()
-    before = resident()
+    before = rss("self")
     for _ in range(50):  # 250 MB, were all of it kept
         use()
     gc.collect()
-    assert resident() < before + (50 << 20)
+    assert rss("self") < before + (50 << 20)
 
 
 ALONE = """

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from testkit import tf_models
+from testkit.process import rss
 from testkit.tf_models import spec, tflite
 from tests.unit.loading import ROOT, load
 
@@ -220,10 +221,6 @@ def test_a_run_lets_other_threads_work() -> None:
     assert counted[0] > 1000
 
 
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-
 def test_memory_comes_back() -> None:
     blob, image = detector(), ones(1, 256, 256, 3)
 
@@ -234,11 +231,11 @@ def test_memory_comes_back() -> None:
 
     for _ in range(5):
         use()
-    before = resident()
+    before = rss("self")
     for _ in range(30):  # 100 MB, were all of it kept
         use()
     gc.collect()
-    assert resident() < before + (30 << 20)
+    assert rss("self") < before + (30 << 20)
 
 
 def test_damaged_models_are_errors_or_run() -> None:
