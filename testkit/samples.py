@@ -27,6 +27,20 @@ DTYPES = {
     "UINT16": "<u2",
 }
 
+# Two elements of each type.
+ELEMENTS = {
+    "FLOAT": np.array([1.5, -2], "<f4").tobytes(),
+    "DOUBLE": np.array([1.5, -2], "<f8").tobytes(),
+    "INT8": np.array([-128, 127], "i1").tobytes(),
+    "INT16": np.array([-5, 6], "<i2").tobytes(),
+    "INT32": np.array([-5, 6], "<i4").tobytes(),
+    "INT64": np.array([-5, 2**62], "<i8").tobytes(),
+    "UINT8": b"\x00\xff",
+    "UINT16": np.array([0, 65535], "<u2").tobytes(),
+    "BOOL": b"\x00\x01",
+    "STRING": "ein W\u00f6rt\0\0".encode(),
+}
+
 TENSORS = {
     **{name: Tensor(name, (2, 3), (np.arange(6) * 3 + 1).astype(kind).tobytes()) for name, kind in DTYPES.items()},
     "BOOL": Tensor("BOOL", (3, 1), b"\1\0\1"),

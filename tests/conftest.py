@@ -11,6 +11,7 @@ import pytest
 from testkit import models
 from testkit.batches import Clients
 from testkit.server import Client, Server, ServerExit, module_path
+from testkit.users import Login, logins
 from testkit.wire import Wire, Word
 
 SERVERS = pytest.StashKey[list[Server]]()
@@ -77,6 +78,13 @@ def clients(server: Server) -> Iterator[Clients]:
     clients = Clients(server)
     yield clients
     clients.close()
+
+
+@pytest.fixture
+def login(server: Server) -> Iterator[Login]:
+    """Makes a user with these rules and gives a connection of theirs: login("+@all", "~app:*")."""
+    with logins(server) as login:
+        yield login
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -11,10 +10,10 @@ import pytest
 from testkit import dags, models, scripts
 from testkit.dags import OK
 from testkit.server import Server
+from testkit.users import Login
 from testkit.wire import Error, Wire, Word
 
 SECRET = b"the-secret-of-others"
-Login = Callable[..., Wire]
 
 # Each is allowed as it stands; in each, any one key after another is replaced by one of others, and it is refused.
 # r: is read, w: is written, b: both.
@@ -77,24 +76,6 @@ def fill(wire: Wire) -> None:
             assert wire.ask("COPY", name, prefix + name, "REPLACE") == 1
     for prefix in ("app:w:", "other:"):
         assert wire.ask("COPY", "add", f"{prefix}gone", "REPLACE") == 1
-
-
-@pytest.fixture
-def login(server: Server, wire: Wire) -> Iterator[Login]:
-    """Makes a user of these rules and gives a connection of theirs."""
-    connections = []
-
-    def make(*rules: str) -> Wire:
-        assert wire.ask("ACL", "SETUSER", "app", "reset", "on", "nopass", *rules) == b"OK"
-        connection = server.wire()
-        connections.append(connection)
-        assert connection.ask("AUTH", "app", "any") == b"OK"
-        return connection
-
-    yield make
-    for connection in connections:
-        connection.close()
-    wire.ask("ACL", "DELUSER", "app")
 
 
 RULES = {

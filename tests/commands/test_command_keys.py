@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from testkit import models
+from testkit.metadata import keys_of
 from testkit.server import Server
+from testkit.users import USER, Login
 from testkit.waiting import wait_for
 from testkit.wire import Error, Wire, Word
 from tests.conftest import StartServer
@@ -44,9 +44,7 @@ GETKEYS: list[tuple[str, str]] = [
 
 @pytest.mark.parametrize(("line", "keys"), GETKEYS)
 def test_getkeys(wire: Wire, line: str, keys: str) -> None:
-    found = wire.ask("COMMAND", "GETKEYS", *line.split())
-    assert not isinstance(found, Error), found
-    assert {key.decode() for key in found} == set(keys.split())
+    assert keys_of(wire, line) == set(keys.split())
 
 
 @pytest.mark.parametrize(
@@ -75,16 +73,12 @@ def test_getkeys_of_what_is_malformed(wire: Wire, line: str) -> None:
 
 
 @pytest.fixture
-def user(server: Server, wire: Wire) -> Iterator[Wire]:
+def user(wire: Wire, login: Login) -> Wire:
     wire.ask("AI.MODELSTORE", "my:m", "ONNX", "CPU", "BLOB", models.onnx_add())
     wire.ask("COPY", "my:m", "other:m")
     wire.ask("AI.TENSORSET", "my:x", "FLOAT", 1, 2)
     wire.ask("COPY", "my:x", "other:x")
-    wire.ask("ACL", "SETUSER", "user", "reset", "on", "nopass", "+@all", "-@admin", "~my:*")
-    with server.wire() as connection:
-        assert connection.ask("AUTH", "user", "any") == b"OK"
-        yield connection
-    wire.ask("ACL", "DELUSER", "user")
+    return login("+@all", "-@admin", "~my:*")
 
 
 ALLOWED = [
@@ -128,13 +122,13 @@ def test_acl_denies(user: Wire, wire: Wire, line: str) -> None:
 
 
 def test_acl_config_is_for_administrators(user: Wire, wire: Wire) -> None:
-    wire.ask("ACL", "SETUSER", "user", "-@admin")
+    wire.ask("ACL", "SETUSER", USER, "-@admin")
     assert user.ask("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE").startswith("NOPERM ")
     assert wire.ask("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 535822336
 
 
 def test_acl_reading_and_writing_are_told_apart(server: Server, wire: Wire, user: Wire) -> None:
-    wire.ask("ACL", "SETUSER", "user", "resetkeys", "%R~my:*", "%W~out:*")
+    wire.ask("ACL", "SETUSER", USER, "resetkeys", "%R~my:*", "%W~out:*")
     assert not isinstance(user.ask("AI.TENSORGET", "my:x"), Error)
     assert user.ask("AI.TENSORSET", "my:x", "FLOAT", 1).startswith("NOPERM ")
     assert user.ask("AI.TENSORSET", "out:x", "FLOAT", 1) == b"OK"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
 from testkit import dags, models, scripts
 from testkit.dags import OK, Form, ask, both_forms, check, deprecated, send, values
 from testkit.info import command_counts
+from testkit.metadata import keys_of
 from testkit.replicas import caught_up, follow
 from testkit.restarts import AOF, aof_commands
-from testkit.server import Server
 from testkit.transactions import check_refused_in_lua, check_refused_in_multi
+from testkit.users import USER, Login
 from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
 from tests.conftest import Slow, StartServer
@@ -57,9 +56,7 @@ GETKEYS: list[tuple[str, str]] = [
 
 @pytest.mark.parametrize(("line", "keys"), GETKEYS)
 def test_getkeys(wire: Wire, line: str, keys: str) -> None:
-    found = wire.ask("COMMAND", "GETKEYS", *line.split())
-    assert not isinstance(found, Error), found
-    assert {key.decode() for key in found} == set(keys.split())
+    assert keys_of(wire, line) == set(keys.split())
 
 
 @pytest.mark.parametrize("name", ["AI.DAGEXECUTE", "AI.DAGEXECUTE_RO", "AI.DAGRUN", "AI.DAGRUN_RO"])
@@ -86,16 +83,12 @@ def test_getkeys_of_what_is_malformed(wire: Wire, name: str, line: str) -> None:
 
 
 @pytest.fixture
-def user(server: Server, wire: Wire) -> Iterator[Wire]:
+def user(wire: Wire, login: Login) -> Wire:
     dags.store(wire)
     for key in ("add", "old", "s", "x"):
         for prefix in ("my", "other"):
             wire.ask("COPY", key, f"{prefix}:{key}")
-    wire.ask("ACL", "SETUSER", "user", "reset", "on", "nopass", "+@all", "-@admin", "~my:*")
-    with server.wire() as connection:
-        assert connection.ask("AUTH", "user", "any") == b"OK"
-        yield connection
-    wire.ask("ACL", "DELUSER", "user")
+    return login("+@all", "-@admin", "~my:*")
 
 
 ADD = "AI.MODELEXECUTE my:add INPUTS 2 my:x my:x OUTPUTS 1 my:y"
@@ -151,7 +144,7 @@ def test_acl_of_routing_and_keys(user: Wire) -> None:
 
 @both_forms
 def test_acl_reading_and_writing_are_told_apart(user: Wire, wire: Wire, form: Form) -> None:
-    wire.ask("ACL", "SETUSER", "user", "resetkeys", "%R~my:*", "%W~out:*")
+    wire.ask("ACL", "SETUSER", USER, "resetkeys", "%R~my:*", "%W~out:*")
     run = "|> AI.MODELEXECUTE my:add INPUTS 2 my:x my:x OUTPUTS 1 out:y"
     check(ask(user, form(f"AI.DAGEXECUTE LOAD 1 my:x PERSIST 1 out:y {run}")), [OK])
     for line in (
@@ -166,7 +159,7 @@ def test_acl_reading_and_writing_are_told_apart(user: Wire, wire: Wire, form: Fo
 def test_acl_of_the_command(user: Wire, wire: Wire, name: str) -> None:
     line = f"{name} LOAD 1 my:x |> AI.TENSORGET my:x VALUES"
     check(ask(user, line), [[b"1", b"2"]])
-    wire.ask("ACL", "SETUSER", "user", f"-{name}")
+    wire.ask("ACL", "SETUSER", USER, f"-{name}")
     assert ask(user, line).startswith("NOPERM ")
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 
 from testkit import dags, models, scripts
 from testkit.dags import NA, OK, TIMEDOUT, ask, check, send
 from testkit.server import Server
+from testkit.users import Login
 from testkit.waiting import wait_for
 from testkit.wire import Error, Wire, Word
 from tests.conftest import Slow
 
 FAILED = "ERR Redis command returned an error: "
 UNDECLARED = FAILED + "the script touches a key that was not declared with KEYS"
-Login = Callable[..., Wire]
 
 
 @pytest.fixture
@@ -143,24 +141,6 @@ def test_a_model_with_the_tag(stored: Wire) -> None:
 
 
 # ---- users -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def login(server: Server, stored: Wire) -> Iterator[Login]:
-    """Makes a user of these rules and gives a connection of theirs."""
-    connections = []
-
-    def make(*rules: str) -> Wire:
-        assert stored.ask("ACL", "SETUSER", "caller", "reset", "on", "nopass", *rules) == b"OK"
-        connection = server.wire()
-        connections.append(connection)
-        assert connection.ask("AUTH", "caller", "any") == b"OK"
-        return connection
-
-    yield make
-    for connection in connections:
-        connection.close()
-    stored.ask("ACL", "DELUSER", "caller")
 
 
 def test_a_user_without_the_command(login: Login, stored: Wire) -> None:

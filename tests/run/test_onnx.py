@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto
 
 from testkit import models
+from testkit.samples import ELEMENTS
 from testkit.server import Client
 from testkit.wire import Error, Wire
 from tests.conftest import StartServer
@@ -55,35 +56,21 @@ def test_very_many_devices(start_server: StartServer) -> None:
             assert wire.ask("AI.MODELEXECUTE", f"m{number}", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y") == b"OK"
 
 
-DATA = {
-    "FLOAT": np.array([1.5, -2], "<f4").tobytes(),
-    "DOUBLE": np.array([1.5, -2], "<f8").tobytes(),
-    "INT8": np.array([-128, 127], "i1").tobytes(),
-    "INT16": np.array([-5, 6], "<i2").tobytes(),
-    "INT32": np.array([-5, 6], "<i4").tobytes(),
-    "INT64": np.array([-5, 2**62], "<i8").tobytes(),
-    "UINT8": b"\x00\xff",
-    "UINT16": np.array([0, 65535], "<u2").tobytes(),
-    "BOOL": b"\x00\x01",
-    "STRING": "ein Wört\0\0".encode(),
-}
-
-
-@pytest.mark.parametrize("dtype", list(DATA))
+@pytest.mark.parametrize("dtype", list(ELEMENTS))
 @pytest.mark.parametrize("shape", [(2,), (1, 2), (2, 1, 1)])
 def test_every_type_through_identity(r: Client, dtype: str, shape: tuple[int, ...]) -> None:
     names: tuple[str, ...] = tuple(f"d{i}" for i in range(len(shape)))
     r.execute_command("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_identity(dtype, names))
-    r.execute_command("AI.TENSORSET", "x", dtype, *shape, "BLOB", DATA[dtype])
+    r.execute_command("AI.TENSORSET", "x", dtype, *shape, "BLOB", ELEMENTS[dtype])
     assert r.execute_command("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y") == b"OK"
     assert r.execute_command("AI.TENSORGET", "y") == [
-        b"dtype", dtype.encode(), b"shape", list(shape), b"blob", DATA[dtype],
+        b"dtype", dtype.encode(), b"shape", list(shape), b"blob", ELEMENTS[dtype],
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", list(DATA))
+@pytest.mark.parametrize("dtype", list(ELEMENTS))
 def test_a_scalar_in_and_out(wire: Wire, dtype: str) -> None:
-    data = {"STRING": b"one\0"}.get(dtype, DATA[dtype][: len(DATA[dtype]) // 2])
+    data = {"STRING": b"one\0"}.get(dtype, ELEMENTS[dtype][: len(ELEMENTS[dtype]) // 2])
     wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_identity(dtype, ()))
     assert wire.ask("AI.TENSORSET", "x", dtype, "BLOB", data) == b"OK"
     assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y") == b"OK"

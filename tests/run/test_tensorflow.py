@@ -11,6 +11,7 @@ import pytest
 
 from testkit import tf_models
 from testkit.info import module_sections
+from testkit.samples import ELEMENTS
 from testkit.server import Client
 from testkit.wire import Error, Wire, Word
 from tests.conftest import StartServer
@@ -74,18 +75,7 @@ def test_without_a_gpu(wire: Wire) -> None:
     assert store(wire, tf_models.tf_mul(), "a b", "mul", "GPU:1") == "ERR GPU requested but TF couldn't find CUDA"
 
 
-DATA = {
-    "FLOAT": np.array([1.5, -2], "<f4").tobytes(),
-    "DOUBLE": np.array([1.5, -2], "<f8").tobytes(),
-    "INT8": np.array([-128, 127], "i1").tobytes(),
-    "INT16": np.array([-5, 6], "<i2").tobytes(),
-    "INT32": np.array([-5, 6], "<i4").tobytes(),
-    "INT64": np.array([-5, 2**62], "<i8").tobytes(),
-    "UINT8": b"\x00\xff",
-    "UINT16": np.array([0, 65535], "<u2").tobytes(),
-    "BOOL": b"\x00\x01",
-    "STRING": b"ein W\xf6rt\0\0",
-}
+DATA = ELEMENTS | {"STRING": b"ein W\xf6rt\0\0"}  # not UTF-8
 
 
 @pytest.mark.parametrize("dtype", list(DATA))

@@ -6,19 +6,11 @@ import numpy as np
 import pytest
 
 from testkit import models
+from testkit.samples import ELEMENTS
 from testkit.server import Client
 from testkit.wire import Error, Wire
 
-DATA = {
-    "FLOAT": np.array([1.5, -2], "<f4").tobytes(),
-    "DOUBLE": np.array([1.5, -2], "<f8").tobytes(),
-    "INT8": np.array([-128, 127], "i1").tobytes(),
-    "INT16": np.array([-5, 6], "<i2").tobytes(),
-    "INT32": np.array([-5, 6], "<i4").tobytes(),
-    "INT64": np.array([-5, 2**62], "<i8").tobytes(),
-    "UINT8": b"\x00\xff",
-    "BOOL": b"\x00\x01",
-}
+DATA = {name: data for name, data in ELEMENTS.items() if name != "STRING"}  # of which TorchScript has no tensors
 
 
 def store(wire: Wire, module: type, device: str = "CPU") -> None:

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 
 from testkit.scripts import execute, store_redis, values
-from testkit.server import Server
+from testkit.users import Login
 from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
 
 FAILED = "ERR Redis command returned an error: "
-Login = Callable[..., Wire]
 
 
-@pytest.fixture
-def login(server: Server, wire: Wire) -> Iterator[Login]:
-    """Makes a user of these rules and gives a connection of theirs."""
+@pytest.fixture(autouse=True)
+def stored(wire: Wire) -> None:
     store_redis(wire)
     wire.ask("SET", "k", "kept")
-    connections = []
-
-    def make(*rules: str) -> Wire:
-        assert wire.ask("ACL", "SETUSER", "caller", "reset", "on", "nopass", *rules) == b"OK"
-        connection = server.wire()
-        connections.append(connection)
-        assert connection.ask("AUTH", "caller", "any") == b"OK"
-        return connection
-
-    yield make
-    for connection in connections:
-        connection.close()
-    wire.ask("ACL", "DELUSER", "caller")
 
 
 def test_a_user_without_the_command(login: Login, wire: Wire) -> None:

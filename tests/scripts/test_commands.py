@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from testkit import scripts
-from testkit.metadata import WRITE, command_info, docs, tokens
+from testkit.metadata import COMMANDS, check_arity, check_docs, check_first_key, check_flags, check_keywords, keys_of
 from testkit.server import Server
+from testkit.users import Login
 from testkit.wire import Error, Wire
 
 GETKEYS: list[tuple[str, str]] = [
@@ -39,9 +38,7 @@ GETKEYS: list[tuple[str, str]] = [
 
 @pytest.mark.parametrize(("line", "keys"), GETKEYS)
 def test_getkeys(wire: Wire, line: str, keys: str) -> None:
-    found = wire.ask("COMMAND", "GETKEYS", *line.split())
-    assert not isinstance(found, Error), found
-    assert {key.decode() for key in found} == set(keys.split())
+    assert keys_of(wire, line) == set(keys.split())
 
 
 @pytest.mark.parametrize(
@@ -73,65 +70,37 @@ def test_getkeys_of_what_is_malformed(wire: Wire, line: str) -> None:
     assert wire.ask("PING") == b"PONG"
 
 
-COMMANDS: dict[str, set[str]] = {
-    "AI.SCRIPTSTORE": WRITE,
-    "AI.SCRIPTSET": WRITE,
-    "AI.SCRIPTGET": {"readonly"},
-    "AI.SCRIPTDEL": {"write"},
-    "AI._SCRIPTSCAN": {"readonly"},
-    "AI.SCRIPTEXECUTE": WRITE,
-    "AI.SCRIPTRUN": WRITE,
-}
-EXACT = {"AI.SCRIPTDEL": 2, "AI._SCRIPTSCAN": 1}
-KEYWORDS = {
-    "AI.SCRIPTSTORE": b"TAG ENTRY_POINTS SOURCE",
-    "AI.SCRIPTSET": b"TAG SOURCE",
-    "AI.SCRIPTGET": b"META SOURCE",
-    "AI.SCRIPTEXECUTE": b"KEYS INPUTS ARGS OUTPUTS TIMEOUT",
-    "AI.SCRIPTRUN": b"TIMEOUT INPUTS OUTPUTS",
-}
+NAMES = [name for name in COMMANDS if "SCRIPT" in name]
 
 
-@pytest.mark.parametrize(("name", "flags"), COMMANDS.items())
-def test_flags_and_arity(wire: Wire, name: str, flags: set[str]) -> None:
-    found = {flag.decode() for flag in command_info(wire, name)[2]}
-    assert found & {"write", "denyoom", "readonly", "admin"} == flags
-    arity = command_info(wire, name)[1]
-    assert arity == EXACT[name] if name in EXACT else arity < -1
-    too_few = wire.ask(name.lower(), *["x"] * (abs(arity) - 2)) if abs(arity) > 1 else wire.ask(name.lower(), "x")
-    assert too_few.lower() == f"err wrong number of arguments for '{name.lower()}' command"
+@pytest.mark.parametrize("name", NAMES)
+def test_flags_and_arity(wire: Wire, name: str) -> None:
+    check_flags(wire, name)
+    check_arity(wire, name)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_docs(server: Server, name: str) -> None:
-    found = docs(server, name)
-    assert len(found[b"summary"]) > 10
-    assert found[b"group"] == b"module"
-    assert found[b"since"]
-    assert set(KEYWORDS.get(name, b"").split()) <= tokens(found.get(b"arguments", []))
+    check_docs(server, name)
+    check_keywords(server, name)
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "AI._SCRIPTSCAN"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "AI._SCRIPTSCAN"])
 def test_key_specs_are_declared(wire: Wire, name: str) -> None:
-    assert command_info(wire, name)[8], "cluster clients look here"
-    assert command_info(wire, name)[3] == 1, "the first key is the first argument"
+    check_first_key(wire, name)
 
 
 # ---- ACL rules -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def user(server: Server, wire: Wire) -> Iterator[Wire]:
+def user(wire: Wire, login: Login) -> Wire:
     scripts.store_plain(wire, "my:s")
     scripts.store_old(wire, "my:old")
     wire.ask("COPY", "my:s", "other:s")
     wire.ask("AI.TENSORSET", "my:x", "FLOAT", 1, "VALUES", 2)
     wire.ask("COPY", "my:x", "other:x")
-    wire.ask("ACL", "SETUSER", "user", "reset", "on", "nopass", "+@all", "-@admin", "~my:*")
-    with server.wire() as connection:
-        assert connection.ask("AUTH", "user", "any") == b"OK"
-        yield connection
-    wire.ask("ACL", "DELUSER", "user")
+    return login("+@all", "-@admin", "~my:*")
 
 
 @pytest.mark.parametrize(
