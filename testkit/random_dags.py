@@ -189,7 +189,7 @@ def random_dag(
     among: Sequence[Runnable],
     keys: Sequence[str],
     names: Sequence[str],
-    most: int = 12,
+    max_ops: int = 12,
     faults: bool = True,
 ) -> Dag:
     """keys: those that hold tensors, to be loaded; names: for local tensors, some of which are stored in the end.
@@ -204,7 +204,7 @@ def random_dag(
         missing = not known or (faults and random.randrange(60) == 0)
         return random.choice(names) if missing else random.choice(known)
 
-    for _ in range(random.randint(1, most)):
+    for _ in range(random.randint(1, max_ops)):
         kind = random.randrange(10) if known or (faults and random.randrange(30) == 0) else 0
         if kind < 2:
             columns = 3 if faults and random.randrange(12) == 0 else 2

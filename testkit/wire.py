@@ -44,6 +44,12 @@ class Wire:
         self.send(*words)
         return self.read()
 
+    def ask_ok(self, *words: Word) -> None:
+        """For commands that must be answered with OK."""
+        reply = self.ask(*words)
+        if reply != b"OK":
+            raise RuntimeError(f"{words[:2]}: {reply!r}")
+
     def timed(self, *words: Word) -> tuple[Any, float]:
         """The reply and the seconds it took."""
         start = time.monotonic()

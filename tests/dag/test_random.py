@@ -1,14 +1,12 @@
-"""Random DAGs against a plain interpreter of the same ops; random time-outs and disconnections under load.
+"""Random DAGs against a plain interpreter of the same ops.
 
-REDISAI_EXAMPLES is how many DAGs are tried on each set of devices, REDISAI_SECONDS for how long the load lasts, and
-REDISAI_SEED what both begin with; without a seed the DAGs are the same every time.
+REDISAI_EXAMPLES is how many DAGs are tried on each set of devices, REDISAI_SEED what they begin with; without a seed
+the DAGs are the same every time.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -31,13 +29,10 @@ from testkit.random_dags import (
     runnables,
     store_all,
 )
-from testkit.server import Server, settled_memory
-from testkit.waiting import wait_until_alone
-from testkit.wire import Error, Simple, Wire, Word, encode
-from tests.conftest import StartServer
+from testkit.server import Server
+from testkit.wire import Error, Wire
 
 EXAMPLES = int(os.environ.get("REDISAI_EXAMPLES", "150"))
-SECONDS = float(os.environ.get("REDISAI_SECONDS", "4"))
 SEED = int(os.environ.get("REDISAI_SEED", "0"))
 NAMES = tuple("abcdef")
 KEYS = ("k1", "k2", "nowhere")  # the last one does not exist
@@ -130,101 +125,3 @@ def test_the_interpreter_finds_wrong_replies() -> None:
     assert meaning.check([b"OK", b"NA", b"NA", b"OK", failed, b"NA"]) == ""
     assert meaning.check([b"OK", b"OK", b"NA", b"OK", failed, b"NA"])
     assert meaning.check([b"OK", b"OK", blob, b"OK", failed, b"OK"])
-
-
-# ---- under load ------------------------------------------------------------------------------------------------------
-
-
-class Peer(threading.Thread):
-    """Sends DAGs and plain runs, several at once, many with a TIMEOUT; breaks the connection now and then.
-
-    Behind each command goes an ECHO of its number: so none of the replies can be missing or too many.
-    """
-
-    def __init__(self, on: Server, number: int, among: list[Runnable], hanging: str, until: float) -> None:
-        super().__init__(daemon=True)
-        self.on, self.among, self.hanging, self.until = on, among, hanging, until
-        self.random = Random(f"{SEED}/{number}")
-        self.names = [f"{number}:{name}" for name in NAMES]
-        self.answered = self.timed_out = self.left = 0
-        self.fault = ""
-
-    def run(self) -> None:
-        try:
-            while time.monotonic() < self.until:
-                self.connection()
-        except Exception as error:
-            self.fault = repr(error)
-
-    def connection(self) -> None:
-        with Wire(self.on.port) as wire:
-            for _ in range(self.random.randint(1, 20)):
-                sent = [self.request() for _ in range(self.random.randint(1, 5))]
-                wire.socket.sendall(b"".join(encode(words) + encode(("ECHO", i)) for i, (words, _) in enumerate(sent)))
-                if self.random.randrange(12) == 0:
-                    self.left += 1
-                    wire.abort()
-                    return
-                for i, (words, meaning) in enumerate(sent):
-                    self.check(wire.read(), words, meaning)
-                    echo = wire.read()
-                    assert echo == b"%d" % i, f"{echo!r} came for ECHO {i}, behind {words}"
-
-    def request(self) -> tuple[tuple[Word, ...], DagMeaning]:
-        dag = random_dag(self.random, self.among, (), self.names, most=6, faults=False)
-        if self.random.randrange(2):
-            dag.timeout = self.random.randint(1, 20)
-        if self.random.randrange(8):
-            return dag.words(), meaning_of(dag, {})
-        # What waits for a batch that never fills can only time out.
-        dag.timeout = self.random.randint(1, 20)
-        name = self.names[0]
-        extra = ("|>", *Set(name, random_value(self.random, 2), "BLOB").words())
-        run = ("|>", "AI.MODELEXECUTE", self.hanging, "INPUTS", 1, name, "OUTPUTS", 1, name)
-        return (*dag.words(), *extra, *run), DagMeaning(dag, "TIMEDOUT")
-
-    def check(self, reply: Any, words: tuple[Word, ...], meaning: DagMeaning) -> None:
-        if isinstance(reply, Simple) and reply == b"TIMEDOUT":
-            assert meaning.dag.timeout, f"{words} timed out"
-            self.timed_out += 1
-            return
-        if meaning.refused == "TIMEDOUT":  # a failure elsewhere ends it at once
-            assert isinstance(reply, list) and reply[-1] == b"NA", f"{words} was answered {reply}"
-        else:
-            fault = meaning.check(reply)
-            assert not fault, f"{fault}: {words} was answered {reply}"
-        self.answered += 1
-
-
-def load(on: Server, among: list[Runnable], seconds: float, clients: int = 16) -> list[Peer]:
-    until = time.monotonic() + seconds
-    peers = [Peer(on, number, among, "hanging", until) for number in range(clients)]
-    for peer in peers:
-        peer.start()
-    for peer in peers:
-        peer.join(seconds + 60)
-        assert not peer.is_alive(), "a reply is missing"
-    assert not [peer.fault for peer in peers if peer.fault]
-    with on.wire() as wire:
-        wait_until_alone(wire)
-        wire.ask("DEL", *[name for peer in peers for name in peer.names])
-    assert on.blocked_clients() == 0
-    return peers
-
-
-def test_time_outs_and_disconnections(start_server: StartServer) -> None:
-    on = start_server(options=["THREADS_PER_QUEUE", 2])
-    among = runnables(SEVERAL)
-    print(f"seed {SEED}")
-    with on.wire() as wire:
-        store_all(wire, among)
-        line = next(runnable for runnable in among if runnable.key == "line@CPU")
-        blob = line.store[-1]
-        options: tuple[Word, ...] = ("BATCHSIZE", 2**31, "MINBATCHSIZE", 2**31)
-        assert wire.ask("AI.MODELSTORE", "hanging", "ONNX", "CPU", *options, "BLOB", blob) == b"OK"
-    load(on, among, SECONDS / 3)
-    before = settled_memory(on)
-    peers = load(on, among, SECONDS * 2 / 3)
-    grown = settled_memory(on) - before
-    assert grown < 128 << 10, f"used_memory grew by {grown} bytes"
-    assert all(sum(getattr(peer, figure) for peer in peers) for figure in ("answered", "timed_out", "left"))

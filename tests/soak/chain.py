@@ -29,7 +29,7 @@ def links() -> tuple[LineModel, ...]:
     return (
         LineModel("TF", graph_def(tf), inputs=("x",), outputs=("y",), line=tf),
         torch_line(torch),
-        onnx_line(onnx),
+        onnx_line(onnx, (1, LENGTH)),
         LineModel("TFLITE", flatbuffer(tflite), line=tflite),
     )
 

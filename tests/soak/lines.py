@@ -32,10 +32,9 @@ class LineModel(Model):
         return self.line(x)
 
 
-def onnx_line(line: Line, ballast: int = 0, batchsize: int = 0, minbatchsize: int = 0, ms: int = 0) -> LineModel:
-    """For tensors of any length; ballast: so many more numbers make the model larger."""
-    blob = models.onnx_line(line.factor, line.offset, ("n",), ballast)
-    return LineModel("ONNX", blob, batchsize=batchsize, minbatchsize=minbatchsize, minbatchtimeout=ms, line=line)
+def onnx_line(line: Line, shape: tuple[int | str, ...] = ("n",), ballast: int = 0) -> LineModel:
+    """ballast: so many more numbers make the model larger."""
+    return LineModel("ONNX", models.onnx_line(line.factor, line.offset, shape, ballast), line=line)
 
 
 def torch_line(line: Line) -> LineModel:

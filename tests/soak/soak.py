@@ -1,8 +1,7 @@
 """scripts/soak: many clients at once run a script that runs a model of every library.
 
 Each client sends tensors of its own, one after another, and compares every reply to the last byte. A reply that takes
-longer than WATCHDOG seconds counts as a deadlock. Memory is compared between two moments at which nothing runs: after a
-warm-up, when every library has made what it keeps, and at the end.
+too long counts as a deadlock. Memory is compared between two moments at which nothing runs (run.py).
 """
 
 from __future__ import annotations
@@ -12,23 +11,17 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
-from testkit.process import rss
 from testkit.server import Server, fresh_server
-from testkit.waiting import wait_until_alone
 from testkit.wire import Wire, Word, encode
 from tests.soak.chain import LENGTH, SCRIPT, links
 from tests.soak.lines import LineModel
+from tests.soak.run import WARMUP, WATCHDOG, Growth, work_at_once
 
 CLIENTS = 50
-WATCHDOG = 10.0
-WARMUP = 0.2  # share of the time
-# A leak of one tensor in every tenth run passes this in a minute; what allocators keep for themselves does not.
-MOST_RSS_GROWTH = 16 << 20
-# The same keys hold values of the same size at both moments, and nobody is connected: this is for Redis's own tables.
-MOST_MEMORY_GROWTH = 256 << 10
 
 
 @dataclass(slots=True)
@@ -37,25 +30,17 @@ class Result:
     seconds: float
     runs: int = 0
     slowest: float = 0.0
-    rss: list[int] = field(default_factory=list)  # after the warm-up, and at the end
-    memory: list[int] = field(default_factory=list)
+    growth: Growth = field(default_factory=Growth)
     faults: list[str] = field(default_factory=list)
 
     def check(self) -> list[str]:
         """All that went wrong."""
-        faults = list(self.faults)
-        for name, (before, after), most in (
-            ("RSS", self.rss, MOST_RSS_GROWTH),
-            ("used_memory", self.memory, MOST_MEMORY_GROWTH),
-        ):
-            if after - before > most:
-                faults.append(f"{name} grew by {after - before} bytes, more than {most}")
-        return faults
+        return self.faults + self.growth.faults()
 
 
 @dataclass(slots=True)
 class Clients:
-    """The clients of one server; work() lets them all go to it for so long."""
+    """The clients of one server. work() has them all send for so long."""
 
     on: Server
     chain: tuple[LineModel, ...]
@@ -65,11 +50,7 @@ class Clients:
 
     def work(self, seconds: float) -> None:
         self.stop_at = time.monotonic() + seconds
-        threads = [threading.Thread(target=self.client, args=(number,), daemon=True) for number in range(CLIENTS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        work_at_once(partial(self.client, number) for number in range(CLIENTS))
 
     def client(self, number: int) -> None:
         runs, slowest, fault = 0, 0.0, ""
@@ -104,29 +85,20 @@ class Clients:
             self.result.faults += [fault] if fault else []
 
 
-def ask(wire: Wire, *words: Word) -> None:
-    reply = wire.ask(*words)
-    if reply != b"OK":
-        raise RuntimeError(f"{words[:2]}: {reply}")
-
-
 def soak(threads_per_queue: int, seconds: float) -> Result:
     result = Result(threads_per_queue, seconds)
     chain = links()
     with fresh_server(threads_per_queue) as on:
         with on.wire() as wire:
             for link in chain:
-                ask(wire, *link.words(link.backend))
-            ask(wire, "AI.SCRIPTSTORE", "script", "CPU", "ENTRY_POINTS", 1, "chain", "SOURCE", SCRIPT)
+                wire.ask_ok(*link.words(link.backend))
+            wire.ask_ok("AI.SCRIPTSTORE", "script", "CPU", "ENTRY_POINTS", 1, "chain", "SOURCE", SCRIPT)
         clients = Clients(on, chain, result)
         for share in WARMUP, 1 - WARMUP:
             clients.work(seconds * share)
-            with on.wire() as wire:
-                wait_until_alone(wire)
-            result.rss.append(rss(on.pid))
-            result.memory.append(on.used_memory())
+            result.growth.measure(on)
         with on.wire() as wire:
-            counted = int(wire.ask("GET", "runs"))
+            counted = int(wire.ask("GET", "runs") or 0)
         if counted != result.runs and not result.faults:
             result.faults.append(f"{result.runs} runs were answered, but the script counted {counted}")
     return result
@@ -139,19 +111,16 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 when anything went wrong")
     options = parser.parse_args()
 
-    print(f"{CLIENTS} clients, a script of {len(links())} models; memory in MB, after the warm-up and at the end")
-    print(f"{'workers':>7}{'runs':>9}{'runs/s':>8}{'slowest':>9}{'RSS':>17}{'used_memory':>17}  verdict")
+    print(f"{CLIENTS} clients, a script of {len(links())} models; memory after the warm-up and at the end")
+    print(f"{'workers':>7}{'runs':>9}{'runs/s':>8}{'slowest':>9}  memory and verdict")
     right = True
     for threads in map(int, options.threads.split(",")):
         result = soak(threads, options.seconds)
         faults = result.check()
         right &= not faults
         rate = f"{result.runs / result.seconds:.0f}"
-        memory = [f"{before / 1e6:.1f} -> {after / 1e6:.1f}" for before, after in (result.rss, result.memory)]
-        row = (
-            f"{threads:>7}{result.runs:>9}{rate:>8}{f'{result.slowest * 1e3:.0f} ms':>9}{memory[0]:>17}{memory[1]:>17}"
-        )
-        print(f"{row}  {'; '.join(faults[:3]) or 'all right'}", flush=True)
+        row = f"{threads:>7}{result.runs:>9}{rate:>8}{f'{result.slowest * 1e3:.0f} ms':>9}"
+        print(f"{row}  {result.growth}: {'; '.join(faults[:3]) or 'all right'}", flush=True)
     return int(options.check and not right)
 
 

@@ -11,7 +11,8 @@ from testkit.networks import Floats
 from testkit.server import Server
 from tests.soak.chain import links
 from tests.soak.lines import LineModel
-from tests.soak.soak import CLIENTS, MOST_RSS_GROWTH, Clients, Result, soak
+from tests.soak.run import MAX_MEMORY_GROWTH, MAX_RSS_GROWTH, Growth
+from tests.soak.soak import CLIENTS, Clients, Result, soak
 
 
 @pytest.mark.parametrize("threads_per_queue", [1, 4])
@@ -33,7 +34,7 @@ def test_a_wrong_reply_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_silence_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tests.soak.soak.WATCHDOG", 0.2)
-    silent, result = Server(tmp_path), Result(1, 1, rss=[0, 0], memory=[0, 0])
+    silent, result = Server(tmp_path), Result(1, 1)
     with socket.create_server(("127.0.0.1", 0), backlog=CLIENTS) as listener:
         silent.port = listener.getsockname()[1]
         Clients(silent, links(), result).work(1)
@@ -41,4 +42,7 @@ def test_silence_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def test_growth_is_a_fault() -> None:
-    assert len(Result(1, 1, rss=[0, MOST_RSS_GROWTH + 1], memory=[9, 0]).check()) == 1
+    grown = Result(1, 1, growth=Growth([0, MAX_RSS_GROWTH + 1], [9, 0]))
+    assert grown.check() == [f"RSS grew by {MAX_RSS_GROWTH + 1} bytes, more than {MAX_RSS_GROWTH}"]
+    grown = Result(1, 1, growth=Growth([0, MAX_RSS_GROWTH], [0, MAX_MEMORY_GROWTH + 1]))
+    assert grown.check() == [f"used_memory grew by {MAX_MEMORY_GROWTH + 1} bytes, more than {MAX_MEMORY_GROWTH}"]
