@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from testkit.wire import Wire, Word
+from testkit.wire import Error, Wire, Word
 
 
 def info(wire: Wire, *sections: Word) -> dict[str, str]:
     """INFO's fields by name."""
-    return dict(re.findall(r"^([^#:\r\n]+):(.*?)\r?$", wire.ask("INFO", *sections).decode(), re.MULTILINE))
+    reply = wire.ask("INFO", *sections)
+    if isinstance(reply, Error):
+        raise RuntimeError(reply)
+    return dict(re.findall(r"^([^#:\r\n]+):(.*?)\r?$", reply.decode(), re.MULTILINE))
 
 
 def number(wire: Wire, field: str, section: str = "everything") -> int:

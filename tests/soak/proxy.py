@@ -1,4 +1,7 @@
-"""TCP proxies on loopback, for links that can be cut and held: bytes go through a Door unchanged, or not at all."""
+"""TCP proxies on loopback whose connections can be cut and held: bytes pass unchanged, or not at all.
+
+Each proxy has a thread of its own, which runs its event loop; the methods may be called on any other thread.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from collections.abc import Callable
 PIECE = 1 << 18
 
 
-class Door:
-    """Leads to whatever port port_of() names when somebody comes. Its own port stays the same."""
+class Proxy:
+    """Connects its clients to the port that port_of() names at that moment. Its own port stays the same."""
 
     def __init__(self, port_of: Callable[[], int]) -> None:
         self.port_of = port_of
         self.port = 0
         self.passing = asyncio.Event()
-        self.inside: set[asyncio.StreamWriter] = set()
+        self.writers: set[asyncio.StreamWriter] = set()
         self.loop = asyncio.new_event_loop()
         ready = threading.Event()
         self.thread = threading.Thread(target=self.serve, args=(ready,), daemon=True)
@@ -26,7 +29,7 @@ class Door:
 
     def serve(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self.loop)
-        listener = self.loop.run_until_complete(asyncio.start_server(self.enter, "127.0.0.1", 0))
+        listener = self.loop.run_until_complete(asyncio.start_server(self.accept, "127.0.0.1", 0))
         self.port = int(listener.sockets[0].getsockname()[1])
         self.passing.set()
         ready.set()
@@ -40,24 +43,24 @@ class Door:
         self.loop.close()
 
     def abort(self) -> None:
-        for writer in self.inside:
+        for writer in self.writers:
             writer.transport.abort()
 
-    async def enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ends = {writer}
         with contextlib.suppress(OSError):
-            there, back = await asyncio.open_connection("127.0.0.1", self.port_of())
+            upstream, back = await asyncio.open_connection("127.0.0.1", self.port_of())
             ends.add(back)
-            self.inside |= ends
+            self.writers |= ends
             await asyncio.wait(
-                [asyncio.create_task(self.carry(reader, back)), asyncio.create_task(self.carry(there, writer))],
+                [asyncio.create_task(self.forward(reader, back)), asyncio.create_task(self.forward(upstream, writer))],
                 return_when=asyncio.FIRST_COMPLETED,
             )
-        self.inside -= ends
+        self.writers -= ends
         for end in ends:
             end.transport.abort()
 
-    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while piece := await reader.read(PIECE):
                 await self.passing.wait()
@@ -65,11 +68,11 @@ class Door:
                 await writer.drain()
 
     def cut(self) -> None:
-        """Resets every connection, in the middle of what is under way."""
+        """Resets every connection, in the middle of what is being sent."""
         self.loop.call_soon_threadsafe(self.abort)
 
     def hold(self) -> None:
-        """Nothing passes any more, and neither side is told."""
+        """Lets nothing pass any more; neither side is told."""
         self.loop.call_soon_threadsafe(self.passing.clear)
 
     def release(self) -> None:
