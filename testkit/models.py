@@ -35,6 +35,13 @@ ONNX_TYPES = {
 }
 
 
+# How the error begins with which a library refuses bytes that are no model of its own.
+UNREADABLE = {
+    "ONNX": "ERR Failed to load model because protobuf parsing failed.",
+    "TORCH": "ERR the model is no TorchScript archive: PytorchStreamReader failed reading zip archive: ",
+}
+
+
 def value(name: str, kind: int, shape: Shape) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
 

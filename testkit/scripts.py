@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from testkit.wire import Wire, Word
+from testkit.wire import Error, Wire, Word
 
 SIGNATURE = "(tensors: List[Tensor], keys: List[str], args: List[str])"
+
+# How the error of a redis.execute begins, and one of them whole.
+FAILED = "ERR Redis command returned an error: "
+UNDECLARED = FAILED + "the script touches a key that was not declared with KEYS"
+# Why a command may not run in a script, in Redis's words and in ours.
+NOT_IN_SCRIPTS = re.compile(
+    re.escape(FAILED)
+    + r"(command '[a-z|]+' is not allowed on script mode|a blocking command cannot be used in a script"
+    r"|Cannot run RedisAI command within a transaction or a LUA script)"
+)
 
 # Functions of one line or two: what stands behind the colon, by name.
 FUNCTIONS: dict[str, str] = {
@@ -228,6 +239,11 @@ def execute(
         if given:
             words += [section, len(given), *given]
     return tuple(words)
+
+
+def is_denied(reply: object) -> bool:
+    """A command of the script was refused to its caller; servers differ in the words."""
+    return isinstance(reply, Error) and bool(re.match(f"{FAILED}.*(acl verification failed|permission)", reply))
 
 
 def values(wire: Wire, key: Word) -> Any:

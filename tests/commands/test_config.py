@@ -42,7 +42,7 @@ def test_errors(wire: Wire, words: list[Word], text: str) -> None:
 def test_too_few_words(wire: Wire) -> None:
     assert wire.ask("AI.CONFIG") == "ERR wrong number of arguments for 'AI.CONFIG' command"
     for words in (["LOADBACKEND"], ["LOADBACKEND", "TORCH"], ["GET"]):
-        assert isinstance(wire.ask("AI.CONFIG", *words), Error)
+        assert wire.ask("AI.CONFIG", *words) == "ERR wrong number of arguments for 'AI.CONFIG' command"
 
 
 def test_a_backend_that_is_not_there(start_server: StartServer, tmp_path: Path) -> None:

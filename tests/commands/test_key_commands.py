@@ -32,8 +32,8 @@ def store(wire: Wire, how: str) -> None:
 def check(wire: Wire, how: str) -> None:
     """What is run here is what was stored here."""
     wanted = [b"6", b"8"] if how == "add" else [b"25", b"36"]
-    for words in (RUN_MODEL, RUN_SCRIPT, RUN_DAG.split()):
-        assert wire.ask(*words) in (b"OK", [b"OK"])
+    for words, reply in (RUN_MODEL, b"OK"), (RUN_SCRIPT, b"OK"), (RUN_DAG.split(), [b"OK"]):
+        assert wire.ask(*words) == reply
         assert wire.ask("AI.TENSORGET", "made", "VALUES") == wanted
         assert wire.ask("DEL", "made") == 1
     assert wire.ask("AI._MODELSCAN") == [[b"m", how.encode()]]
@@ -42,8 +42,8 @@ def check(wire: Wire, how: str) -> None:
 
 
 def check_empty(wire: Wire) -> None:
-    for words in (RUN_MODEL, RUN_SCRIPT, RUN_DAG.split()):
-        assert isinstance(wire.ask(*words), Error)
+    assert wire.ask(*RUN_MODEL) == wire.ask(*RUN_DAG.split()) == Error("ERR model key is empty")
+    assert wire.ask(*RUN_SCRIPT) == Error("ERR script key is empty")
     assert wire.ask("AI._MODELSCAN") == wire.ask("AI._SCRIPTSCAN") == wire.ask("KEYS", "*") == []
 
 

@@ -117,9 +117,10 @@ def test_too_many_words(wire: Wire, words: list[str]) -> None:
 )
 def test_a_broken_blob_gives_the_message_of_the_library_on_one_line(wire: Wire, backend: str, blob: bytes) -> None:
     reply = wire.ask("AI.MODELSTORE", "m", backend, "CPU", "BLOB", blob)
-    assert isinstance(reply, Error)
-    assert reply.startswith("ERR ")
-    assert len(reply) > len("ERR ") + 5
+    empty = backend == "ONNX" and not blob
+    text = "ERR No graph was found in the protobuf." if empty else models.UNREADABLE[backend]
+    assert isinstance(reply, Error) and reply.startswith(text)
+    assert "\n" not in reply
     assert wire.ask("EXISTS", "m") == 0
     assert wire.ask("PING") == b"PONG"
 

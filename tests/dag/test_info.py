@@ -95,12 +95,21 @@ def test_ops_that_fail_and_ops_that_do_not_run(stored: Wire) -> None:
 
 
 def test_errors_of_parsing_are_not_counted(stored: Wire) -> None:
-    for line in (
-        "AI.DAGEXECUTE LOAD 1 x |> AI.MODELEXECUTE add INPUTS 2 x x OUTPUTS 1 a |> AI.TENSORGET missing",
-        "AI.DAGEXECUTE LOAD 1 x PERSIST 1 b |> AI.MODELEXECUTE add INPUTS 2 x x OUTPUTS 1 a",
-        "AI.DAGEXECUTE LOAD 1 x |> AI.MODELEXECUTE add INPUTS 1 x OUTPUTS 1 a",
+    for line, text in (
+        (
+            "AI.DAGEXECUTE LOAD 1 x |> AI.MODELEXECUTE add INPUTS 2 x x OUTPUTS 1 a |> AI.TENSORGET missing",
+            "ERR INPUT key cannot be found in DAG",
+        ),
+        (
+            "AI.DAGEXECUTE LOAD 1 x PERSIST 1 b |> AI.MODELEXECUTE add INPUTS 2 x x OUTPUTS 1 a",
+            "ERR PERSIST key cannot be found in DAG",
+        ),
+        (
+            "AI.DAGEXECUTE LOAD 1 x |> AI.MODELEXECUTE add INPUTS 1 x OUTPUTS 1 a",
+            "ERR Number of keys given as INPUTS here does not match model definition",
+        ),
     ):
-        assert isinstance(ask(stored, line), Error)
+        check(ask(stored, line), Error(text))
     found = full(stored, "add")
     assert (found[b"calls"], found[b"errors"], found[b"executions"]) == (0, 0, 0)
 

@@ -6,14 +6,12 @@ import pytest
 
 from testkit import dags, models, scripts
 from testkit.dags import NA, OK, TIMEDOUT, ask, check, send
+from testkit.scripts import FAILED, UNDECLARED, is_denied
 from testkit.server import Server
 from testkit.users import Login
 from testkit.waiting import wait_for
 from testkit.wire import Error, Wire, Word
 from tests.conftest import Slow
-
-FAILED = "ERR Redis command returned an error: "
-UNDECLARED = FAILED + "the script touches a key that was not declared with KEYS"
 
 
 @pytest.fixture
@@ -122,7 +120,7 @@ def test_routing_and_keys_add_up(stored: Wire) -> None:
 
 def test_routing_declares_nothing_for_other_commands(stored: Wire) -> None:
     for command in ("FLUSHALL", "FLUSHDB", "SWAPDB 0 1"):
-        assert isinstance(ask(stored, run("LOAD 1 x ROUTING {tag}", command))[0], Error)
+        check(ask(stored, run("LOAD 1 x ROUTING {tag}", command)), [Error(UNDECLARED)])
     assert stored.ask("GET", "k") == b"kept"
 
 
@@ -181,7 +179,8 @@ def test_each_dag_is_of_its_own_user(login: Login, stored: Wire) -> None:
     user = login("+@all", "-set", "~*")
     send(user, run("LOAD 1 x", "SET no x", "no"))
     send(stored, run("LOAD 1 x", "SET yes x", "yes"))
-    assert isinstance(user.read()[0], Error)
+    (reply,) = user.read()
+    assert is_denied(reply)
     check(stored.read(), [OK])
     assert stored.ask("MGET", "no", "yes") == [None, b"x"]
 

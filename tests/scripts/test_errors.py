@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -86,7 +88,7 @@ def test_too_many_or_too_few_words(wire: Wire) -> None:
 @pytest.mark.parametrize("words", [["AI.SCRIPTGET", "s", "FOO"], ["AI.SCRIPTGET", "s", "META", "FOO"]])
 def test_get_with_other_words(wire: Wire, words: list[str]) -> None:
     store_plain(wire)
-    assert isinstance(wire.ask(*words), Error)
+    assert wire.ask(*words) == Error("ERR Invalid argument: FOO")
 
 
 @pytest.mark.parametrize("line", ["AI.SCRIPTGET s", "AI.SCRIPTGET s META", "AI.SCRIPTGET s SOURCE", "AI.SCRIPTDEL s"])
@@ -431,16 +433,24 @@ def test_an_input_of_strings(stored: Wire) -> None:
 
 @pytest.mark.parametrize("text", ["line\r\nbreak", "x" * 100_000, "%s%n%d", "\x1b[31m"])
 def test_error_texts_with_a_clients_own_bytes(stored: Wire, text: str) -> None:
-    """They are one line, and the connection keeps step."""
-    for words in (
-        ("AI.SCRIPTEXECUTE", "s", text, "INPUTS", 1, "a"),
-        ("AI.SCRIPTRUN", "old", text, "INPUTS", "a"),
-        ("AI.SCRIPTEXECUTE", "s", "add", "INPUTS", 1, "a", text),
-        store_command("n", SOURCE, [text]),
-        store_command("n", text, ["f"]),
-    ):
-        assert isinstance(stored.ask(*words), Error)
+    """They are one line, which begins with the text as it was sent, and the connection keeps step."""
+    commands: tuple[tuple[tuple[Word, ...], str], ...] = (
+        (("AI.SCRIPTEXECUTE", "s", text, "INPUTS", 1, "a"), "ERR Function does not exist: "),
+        (("AI.SCRIPTRUN", "old", text, "INPUTS", "a"), "ERR Function does not exist: "),
+        (
+            ("AI.SCRIPTEXECUTE", "s", "add", "INPUTS", 1, "a", text),
+            "ERR Invalid AI.SCRIPTEXECUTE command. Unexpected argument: ",
+        ),
+        (store_command("n", SOURCE, [text]), "ERR Function "),
+    )
+    shown = text.split()[0][:50]
+    for words, start in commands:
+        reply = stored.ask(*words)
+        assert isinstance(reply, Error) and reply.startswith(start + shown), reply[:200]
         assert stored.ask("ECHO", "next") == b"next"
+    reply = stored.ask(*store_command("n", text, ["f"]))
+    assert isinstance(reply, Error) and re.match("ERR expected .* but found '.*' here: File", reply), reply[:200]
+    assert stored.ask("ECHO", "next") == b"next"
 
 
 def test_every_function_of_the_samples_compiles(stored: Wire) -> None:

@@ -43,12 +43,18 @@ def test_counters(stored: Wire) -> None:
 
 
 def test_errors_of_runs_are_counted_and_those_of_parsing_are_not(stored: Wire) -> None:
-    assert isinstance(stored.ask(*execute("s", "fails", inputs=["x"], outputs=["y"])), Error)
-    assert isinstance(stored.ask(*execute("s", "out_of_range", inputs=["x"], outputs=["y"])), Error)
+    failed = stored.ask(*execute("s", "fails", inputs=["x"], outputs=["y"]))
+    assert isinstance(failed, Error) and failed.startswith("ERR AssertionError: first line second line (line ")
+    failed = stored.ask(*execute("s", "out_of_range", inputs=["x"], outputs=["y"]))
+    assert isinstance(failed, Error) and failed.startswith("ERR list index out of range (line ")
     found = ai_info(stored, "s")
     assert (found["calls"], found["errors"], found["samples"]) == (2, 2, -1)
-    for line in ("s add INPUTS 2 x missing OUTPUTS 1 y", "s add FOO", "s add INPUTS x x OUTPUTS 1 y"):
-        assert isinstance(stored.ask("AI.SCRIPTEXECUTE", *line.split()), Error)
+    for line, text in (
+        ("s add INPUTS 2 x missing OUTPUTS 1 y", "ERR tensor key is empty or in a different shard"),
+        ("s add FOO", "ERR KEYS or INPUTS scope must be provided first for AI.SCRIPTEXECUTE command"),
+        ("s add INPUTS x x OUTPUTS 1 y", "ERR Invalid argument for inputs count in AI.SCRIPTEXECUTE"),
+    ):
+        assert stored.ask("AI.SCRIPTEXECUTE", *line.split()) == Error(text)
     found = ai_info(stored, "s")
     assert (found["calls"], found["errors"]) == (2, 2)
 

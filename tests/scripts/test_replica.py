@@ -24,7 +24,8 @@ def run_scripts(wire: Wire) -> None:
     assert wire.ask("AI.SCRIPTRUN", "old", "add", "INPUTS", "x", "x", "OUTPUTS", "sum") == b"OK"
     assert wire.ask(*execute("s", "given", [b"\0key\xff"], (), [b"\0value\xfe"], ["out:key", "out:arg"])) == b"OK"
     assert wire.ask(*execute("s", "increment", ["counter"], (), [5])) == b"OK"
-    assert isinstance(wire.ask(*execute("s", "then", ["first", "second"], (), ["INCR", "first"])), Error)
+    failed = wire.ask(*execute("s", "then", ["first", "second"], (), ["INCR", "first"]))
+    assert failed == Error("ERR Redis command returned an error: value is not an integer or out of range")
     assert wire.ask("COPY", "s", "s", "DB", 3) == 1
     assert wire.ask("SELECT", 3) == b"OK"
     assert wire.ask(*execute("s", "run", ["where"], (), ["SET", "where", "3"])) == b"OK"
@@ -86,7 +87,7 @@ def test_a_master_that_becomes_a_replica_while_a_script_runs(start_server: Start
         running.send(*execute("s", "gone_on", ["a", "b", "c"]))
         wait_for(lambda: wire.ask("GET", "a") == b"started")
         follow(other, master)
-        assert isinstance(running.read(), Error)
+        assert running.read().startswith("UNBLOCKED force unblock from blocking operation, instance state changed")
         with master.wire() as to:
             to.ask("SET", "b", "go")
             caught_up(to)

@@ -37,19 +37,20 @@ REFUSED = [
     "AI.DAGEXECUTE LOAD 1 x |> AI.TENSORGET x",
     "AI.DAGRUN LOAD 1 x |> AI.TENSORGET x",
 ]
-ANSWERED = [
-    "AI.TENSORGET x",
-    "AI.MODELGET add",
-    "AI.SCRIPTGET s",
-    "AI.INFO add",
-    "AI.CONFIG GET MODEL_CHUNK_SIZE",
-    "AI._MODELSCAN",
-    "AI._SCRIPTSCAN",
-    "AI.DAGEXECUTE_RO LOAD 2 x y |> AI.MODELEXECUTE add INPUTS 2 x y OUTPUTS 1 z |> AI.TENSORGET z",
-    "AI.DAGRUN_RO LOAD 2 x y |> AI.MODELRUN add INPUTS x y OUTPUTS z |> AI.TENSORGET z",
-    "AI.MODELDEL mul",
-    "AI.SCRIPTDEL old",
-]
+# A command, and the first element of its reply, or the reply.
+ANSWERED = {
+    "AI.TENSORGET x": b"dtype",
+    "AI.MODELGET add": b"backend",
+    "AI.SCRIPTGET s": b"device",
+    "AI.INFO add": b"key",
+    "AI.CONFIG GET MODEL_CHUNK_SIZE": 535822336,
+    "AI._MODELSCAN": [b"add", b""],
+    "AI._SCRIPTSCAN": [b"old", b""],
+    "AI.DAGEXECUTE_RO LOAD 2 x y |> AI.MODELEXECUTE add INPUTS 2 x y OUTPUTS 1 z |> AI.TENSORGET z": b"OK",
+    "AI.DAGRUN_RO LOAD 2 x y |> AI.MODELRUN add INPUTS x y OUTPUTS z |> AI.TENSORGET z": b"OK",
+    "AI.MODELDEL mul": b"OK",
+    "AI.SCRIPTDEL old": b"OK",
+}
 
 
 @pytest.fixture
@@ -123,7 +124,8 @@ def test_what_adds_data_is_refused(stored: Wire, line: str) -> None:
 @pytest.mark.parametrize("line", ANSWERED)
 def test_what_does_not_is_answered(stored: Wire, line: str) -> None:
     reply = stored.ask(*line.split())
-    assert not isinstance(reply, Error), reply
+    first = sorted(reply)[0] if "SCAN" in line else reply[0] if isinstance(reply, list) else reply
+    assert first == ANSWERED[line]
     assert not isinstance(reply, list) or not any(isinstance(each, Error) for each in reply), reply
 
 
