@@ -99,9 +99,9 @@ def strict(backend: str) -> Model:
     return Model("TF", blob, inputs=("x",), outputs=("y",))
 
 
-def batching(size: int = 0, least: int = 0, ms: int = 0) -> list[Word]:
+def batching(size: int = 0, min_size: int = 0, ms: int = 0) -> list[Word]:
     words: list[Word] = []
-    for name, value in ("BATCHSIZE", size), ("MINBATCHSIZE", least), ("MINBATCHTIMEOUT", ms):
+    for name, value in ("BATCHSIZE", size), ("MINBATCHSIZE", min_size), ("MINBATCHTIMEOUT", ms):
         words += [name, value] if value else []
     return words
 
@@ -111,17 +111,23 @@ def store(wire: Wire, key: str, model: Model, *options: Word, device: str = "CPU
 
 
 def store_witness(
-    wire: Wire, key: str = "m", size: int = 0, least: int = 0, ms: int = 0, backend: str = "ONNX", device: str = "CPU"
+    wire: Wire,
+    key: str = "m",
+    size: int = 0,
+    min_size: int = 0,
+    ms: int = 0,
+    backend: str = "ONNX",
+    device: str = "CPU",
 ) -> None:
     """Stores a witness, and shows the server that it can be batched: until it knows, runs are done one by one."""
-    store(wire, key, witness(backend), *batching(size, least, ms), device=device)
+    store(wire, key, witness(backend), *batching(size, min_size, ms), device=device)
     if size > 1:
-        prove(wire, key, min(least, size))
+        prove(wire, key, min(min_size, size))
 
 
-def prove(wire: Wire, key: str, least: int) -> None:
+def prove(wire: Wire, key: str, min_size: int) -> None:
     """Runs come at once, of as many rows as are waited for: one is done alone, the others, or the next, as a batch."""
-    rows = [1, 1, least - 2] if least > 2 else [1] * (least or 3)
+    rows = [1, 1, min_size - 2] if min_size > 2 else [1] * (min_size or 3)
     words: list[Word] = ["AI.DAGEXECUTE", "ROUTING", key]
     for i, count in enumerate(rows):
         words += ["|>", "AI.TENSORSET", f"x{i}", "FLOAT", count, 1]

@@ -1,4 +1,4 @@
-"""DAGs for the tests: models, scripts and tensors that they run, both forms of a command, replies with their types."""
+"""What tests of DAGs share: models, scripts and tensors, both forms of a command, replies with their types."""
 
 from __future__ import annotations
 

@@ -167,8 +167,8 @@ class Grammar:
     def number(self, *items: Word) -> Word:
         return self.often(items, BAD_NUMBERS, 6)
 
-    def some(self, least: int, most: int, make: Callable[[], Word]) -> Words:
-        return tuple(make() for _ in range(self.draw(st.integers(least, most))))
+    def some(self, min_count: int, max_count: int, make: Callable[[], Word]) -> Words:
+        return tuple(make() for _ in range(self.draw(st.integers(min_count, max_count))))
 
     def counted(self, items: Words) -> Words:
         return (self.number(len(items)) if not chance(self.draw, 4) else len(items) + 1, *items)
@@ -254,10 +254,10 @@ class Grammar:
         return ("AI.SCRIPTSTORE", key, device, "ENTRY_POINTS", *self.counted(points), "SOURCE", source)
 
     def inputs_of(self, model: Word, names: Sequence[str]) -> Words:
-        least, most = (2, 2) if model in (*ADDERS, "two", "sequence") else (1, 1)
+        low, high = (2, 2) if model in (*ADDERS, "two", "sequence") else (1, 1)
         if chance(self.draw, 6):
-            least, most = 0, 4
-        return self.some(least, most, lambda: self.key(names))
+            low, high = 0, 4
+        return self.some(low, high, lambda: self.key(names))
 
     def outputs_of(self, model: Word, names: Sequence[str]) -> Words:
         count = {"two": 2, "split": 3, "sequence": 2}.get(str(model), 1)

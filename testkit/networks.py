@@ -1,4 +1,4 @@
-"""The models that are measured, built here from a fixed seed: nothing is downloaded."""
+"""Networks from a fixed seed, each with something to feed it and what must come out. Nothing is downloaded."""
 
 from __future__ import annotations
 

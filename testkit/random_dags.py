@@ -247,7 +247,7 @@ class DagMeaning:
     dag: Dag
     refused: str = ""
     raises: set[int] = field(default_factory=set)  # run commands that fail by themselves
-    needs: dict[int, frozenset[int]] = field(default_factory=dict)  # by run command: run commands it comes behind
+    needs: dict[int, frozenset[int]] = field(default_factory=dict)  # by run command: run commands it comes after
     gets: dict[int, Tensor] = field(default_factory=dict)
     stored: dict[str, Array] = field(default_factory=dict)
 

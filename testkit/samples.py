@@ -1,6 +1,6 @@
-"""What a database may hold, for the tests of saving, restarting and replicating: sample values, and how to write, run
-and read them. Values are the layouts' own (rdb.py), so that what a server answers is compared with something that the
-module had no hand in.
+"""What a database may hold, for tests of saving, restarting and replicating; how it is written, run and read.
+
+Servers' replies are compared with these values and their saved layouts (rdb.py), in which the module has no part.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ NOT_IN_SCRIPTS = re.compile(
     r"|Cannot run RedisAI command within a transaction or a LUA script)"
 )
 
-# Functions of one line or two: what stands behind the colon, by name.
+# Functions of one line or two: what stands after the colon, by name.
 FUNCTIONS: dict[str, str] = {
     "add": "return tensors[0] + tensors[1]",
     "total": "return torch.stack(tensors).sum()",

@@ -41,7 +41,7 @@ def leave(clients: Clients, request: Request, how: str) -> None:
 @pytest.mark.parametrize("how", ["timeout", "close", "reset", "kill"])
 def test_who_leaves_does_not_count(wire: Wire, clients: Clients, how: str, dag: bool) -> None:
     """Not for MINBATCHSIZE, not in the batch, not in AI.INFO; whoever is there gets a full batch."""
-    store_witness(wire, size=8, least=4)
+    store_witness(wire, size=8, min_size=4)
     stays = clients.one(0)
     clients.queue(stays)
     for number, rows in (10, 1), (11, 2):
@@ -58,7 +58,7 @@ def test_who_leaves_does_not_count(wire: Wire, clients: Clients, how: str, dag: 
 
 
 def test_timeouts_are_exact_while_waiting_for_a_batch(wire: Wire, clients: Clients) -> None:
-    store_witness(wire, size=8, least=4)
+    store_witness(wire, size=8, min_size=4)
     times = []
     for number, asked in enumerate(TIMEOUTS):
         request = clients.one(number, dag=number % 2 == 0)
@@ -72,7 +72,7 @@ def test_timeouts_are_exact_while_waiting_for_a_batch(wire: Wire, clients: Clien
 @pytest.mark.parametrize("oldest", ["timeout", "reset"])
 def test_minbatchtimeout_when_the_oldest_has_left(wire: Wire, clients: Clients, oldest: str) -> None:
     """The others keep their own time, and are not run without need by that of the one who left."""
-    store_witness(wire, size=8, least=4, ms=100)
+    store_witness(wire, size=8, min_size=4, ms=100)
 
     def measure() -> Iterator[float]:
         for _ in range(5):
@@ -85,7 +85,7 @@ def test_minbatchtimeout_when_the_oldest_has_left(wire: Wire, clients: Clients, 
 
 
 def test_all_have_left_when_the_time_is_up(wire: Wire, clients: Clients) -> None:
-    store_witness(wire, size=8, least=4, ms=50)
+    store_witness(wire, size=8, min_size=4, ms=50)
     for number in range(3):
         leave(clients, clients.one(number), "timeout")
     told, seconds = clients.one(5).timed()
@@ -109,9 +109,9 @@ def test_who_leaves_a_full_batch_behind_a_busy_worker(wire: Wire, clients: Clien
 
 
 def test_a_dag_that_leaves_takes_all_its_runs_along(wire: Wire, clients: Clients) -> None:
-    """From several lanes, also of several devices."""
+    """From batches of several models, also on several devices."""
     for key, device in ("m", "CPU"), ("n", "CPU:1"):
-        store_witness(wire, key, size=8, least=3, device=device)
+        store_witness(wire, key, size=8, min_size=3, device=device)
     words: list[Word] = ["|>", "AI.TENSORSET", "x", "FLOAT", 1, 1, "VALUES", 1 << 20]
     for i, key in enumerate("mmnn"):
         words += ["|>", "AI.MODELEXECUTE", key, "INPUTS", 1, "x", "OUTPUTS", 2, f"y{i}", f"t{i}"]
@@ -130,8 +130,8 @@ def test_a_dag_that_leaves_takes_all_its_runs_along(wire: Wire, clients: Clients
 
 
 def test_a_failed_dag_leaves_the_batches_of_others(wire: Wire, clients: Clients) -> None:
-    """One of its runs fails while another waits in a lane: that one does not run any more, and holds up nobody."""
-    store_witness(wire, size=8, least=3)
+    """One of its runs fails while another waits for its batch: that one does not run any more, and holds up nobody."""
+    store_witness(wire, size=8, min_size=3)
     waiting = clients.one(0)
     clients.queue(waiting)
     wire.ask("AI.TENSORSET", "bad", "BOOL", 2, 2)
@@ -140,7 +140,7 @@ def test_a_failed_dag_leaves_the_batches_of_others(wire: Wire, clients: Clients)
     words += ["|>", "AI.MODELEXECUTE", "m", "INPUTS", 1, "bad", "OUTPUTS", 2, "z", "u"]
     third = clients.wire()
     third.send(*words)
-    # the lane of BOOLs is complete with this one, and fails
+    # the batch of BOOLs is complete with this one, and fails
     wire.ask("AI.TENSORSET", "one", "BOOL", 1, 2)
     reply = wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "one", "OUTPUTS", 2, "z", "u")
     assert reply.startswith("ERR ")
@@ -158,8 +158,8 @@ def test_a_failed_dag_leaves_the_batches_of_others(wire: Wire, clients: Clients)
 
 
 def test_memory_comes_back_from_lanes_that_nobody_waits_in(server: Server, wire: Wire, clients: Clients) -> None:
-    """No other request of these lanes ever comes."""
-    store_witness(wire, size=8, least=4)
+    """No other request with these batch keys ever comes."""
+    store_witness(wire, size=8, min_size=4)
     before = server.used_memory()
     for number in range(100):
         words = ("AI.TENSORSET", "x", "FLOAT", 1, 100_000 + number, "BLOB", bytes(4 * (100_000 + number)))
@@ -178,7 +178,7 @@ def test_memory_comes_back_from_lanes_that_nobody_waits_in(server: Server, wire:
 
 def test_many_dead_lanes(server: Server, wire: Wire) -> None:
     """Each of a shape that never comes again: neither C nor Python keeps anything of them."""
-    store_witness(wire, size=8, least=4)
+    store_witness(wire, size=8, min_size=4)
     sizes = []
     for turn in range(6):
         for part in range(10):
@@ -196,7 +196,7 @@ def test_many_dead_lanes(server: Server, wire: Wire) -> None:
 
 
 def test_memory_of_batches_that_ran(server: Server, wire: Wire, clients: Clients) -> None:
-    store_witness(wire, size=8, least=3)
+    store_witness(wire, size=8, min_size=3)
 
     def some() -> None:
         for turn in range(20):
@@ -217,7 +217,7 @@ def test_memory_of_batches_that_ran(server: Server, wire: Wire, clients: Clients
 
 def test_the_rest_is_not_disturbed(wire: Wire, clients: Clients) -> None:
     """Half of all clients leave, at any moment; the others get their own rows, and what they ran is all that counts."""
-    store_witness(wire, size=8, least=3, ms=5)
+    store_witness(wire, size=8, min_size=3, ms=5)
     chance = np.random.default_rng(5)
     answered = 0
     for _ in range(30):

@@ -1,7 +1,7 @@
-"""Requests whose lanes have the same number, as an attacker can bring about, and are none of each other's business.
+"""Requests with equal hashes but different batch keys, as an attacker can make them, never share a batch.
 
-A lane's number is a hash of the model, which is counted from 1 in a new server, and of its inputs. The dimensions here
-were computed from it.
+The hash is of the model, by a number that counts from 1 in a new server, and of the inputs. The dimensions here were
+computed from it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from testkit.server import Server
 from testkit.wire import Word
 from tests.conftest import StartServer
 
-COLLIDING = (13592, 121125, 50735, 43277, 113401)  # inputs 1 x n of model 1 have the lane of an input 1 x 3 of model 2
+COLLIDING = (13592, 121125, 50735, 43277, 113401)  # inputs 1 x n of model 1 have the hash of an input 1 x 3 of model 2
 
 
 class Five(nn.Module):

@@ -46,7 +46,7 @@ def read_two(reply: Any, first: int) -> list[Batch]:
 
 
 def test_runs_of_one_dag_are_batched(wire: Wire) -> None:
-    store_witness(wire, size=8, least=2)
+    store_witness(wire, size=8, min_size=2)
     assert read_two(wire.ask(*two_runs(3)), 3) == [batch(2, 3, 4)] * 2
     found = full_ai_info(wire)
     assert (found["calls"], found["samples"], found["executions"]) == (2, 2, 1)
@@ -54,7 +54,7 @@ def test_runs_of_one_dag_are_batched(wire: Wire) -> None:
 
 @pytest.mark.parametrize("backend", ["ONNX", "TORCH", "TF", "TFLITE"])
 def test_dags_and_single_runs_are_batched(wire: Wire, clients: Clients, backend: str) -> None:
-    store_witness(wire, size=8, least=6, backend=backend)
+    store_witness(wire, size=8, min_size=6, backend=backend)
     single = clients.one(0)
     clients.queue(single)
     one, other = clients.wire(), clients.wire()
@@ -75,7 +75,7 @@ def test_dags_and_single_runs_are_batched(wire: Wire, clients: Clients, backend:
 @pytest.mark.parametrize("command", ["AI.DAGEXECUTE", "AI.DAGEXECUTE_RO", "AI.DAGRUN", "AI.DAGRUN_RO"])
 def test_every_form_takes_part(wire: Wire, clients: Clients, command: str) -> None:
     """With inputs from the keyspace, or set by the DAG."""
-    store_witness(wire, size=8, least=3)
+    store_witness(wire, size=8, min_size=3)
     single = clients.one(0)
     clients.queue(single)
     wire.ask("AI.TENSORSET", "stored", "FLOAT", 1, 1, "VALUES", 2)
@@ -94,7 +94,7 @@ def test_every_form_takes_part(wire: Wire, clients: Clients, command: str) -> No
 
 def test_a_chain_is_batched_link_by_link(wire: Wire, clients: Clients) -> None:
     """Two DAGs each run the model on its own output: first the one batch, then the other."""
-    store_witness(wire, size=8, least=2)
+    store_witness(wire, size=8, min_size=2)
 
     def chain(number: int) -> list[Word]:
         words: list[Word] = ["AI.DAGEXECUTE", "ROUTING", "m", *put("x", mark(number))]
@@ -119,8 +119,8 @@ def test_a_chain_is_batched_link_by_link(wire: Wire, clients: Clients) -> None:
 
 def test_models_that_wait_for_each_other(wire: Wire, clients: Clients) -> None:
     """m, then n, and n, then m: no DAG could go on if a worker waited within it."""
-    store_witness(wire, "m", size=8, least=2, ms=100)
-    store_witness(wire, "n", size=8, least=2, ms=100)
+    store_witness(wire, "m", size=8, min_size=2, ms=100)
+    store_witness(wire, "n", size=8, min_size=2, ms=100)
     wires = [clients.wire() for _ in range(4)]
     start = time.monotonic()
     for number, (connection, keys) in enumerate(zip(wires, ("mn", "nm", "nm", "mn"), strict=True)):
@@ -135,7 +135,7 @@ def test_models_that_wait_for_each_other(wire: Wire, clients: Clients) -> None:
 @pytest.mark.parametrize("device", ["CPU", "CPU:1"])
 def test_a_run_whose_inputs_come_late(wire: Wire, clients: Clients, slow: Slow, device: str) -> None:
     """It joins those that wait by then; its own time counts from when its command came."""
-    store_witness(wire, size=8, least=2, device=device)
+    store_witness(wire, size=8, min_size=2, device=device)
     slow(wire, 0.15)
     single = clients.one(0)
     clients.queue(single)
@@ -168,7 +168,7 @@ def test_minbatchtimeout_counts_from_the_command(wire: Wire, slow: Slow) -> None
 
 
 def test_what_persists_is_of_the_right_rows(wire: Wire) -> None:
-    store_witness(wire, size=8, least=4)
+    store_witness(wire, size=8, min_size=4)
     words: list[Word] = ["AI.DAGEXECUTE", "PERSIST", 2, "p", "q", *put("a", mark(0, 3)), *put("b", mark(4))]
     assert wire.ask(*words, *run("a", "p", "t"), *run("b", "q", "u")) == [b"OK"] * 4
     assert wire.ask("AI.TENSORGET", "p", "META", "BLOB")[3::2] == [[3, 1], (mark(0, 3) * 3 + 1).tobytes()]
@@ -209,9 +209,9 @@ def test_a_failing_batch_fails_each_of_its_dags(wire: Wire, clients: Clients) ->
 
 
 def test_dags_over_devices_with_mixed_shapes(wire: Wire, clients: Clients) -> None:
-    """Many, at once, with lanes that share some of them: all come to an end, with their own rows."""
+    """Many, at once, whose ops share batches: all come to an end, with their own rows."""
     for key, device in ("m", "CPU"), ("n", "CPU:1"), ("o", "CPU:2"):
-        store_witness(wire, key, size=8, least=3, ms=5, device=device)
+        store_witness(wire, key, size=8, min_size=3, ms=5, device=device)
     wires = [clients.wire() for _ in range(20)]
     for turn in range(10):
         inputs = [np.full((1 + (i + turn) % 4, 1 + i % 3), 100 * turn + i, np.float32) for i in range(len(wires))]

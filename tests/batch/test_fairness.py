@@ -17,10 +17,10 @@ from tests.conftest import Slow, StartServer
 
 
 @pytest.mark.parametrize("device", ["CPU", "CPU:1"])
-@pytest.mark.parametrize(("size", "least"), [(0, 0), (8, 0), (8, 2)])
-def test_others_run_while_a_batch_waits(wire: Wire, clients: Clients, device: str, size: int, least: int) -> None:
-    store_witness(wire, "waits", size=8, least=4)
-    store_witness(wire, "runs", size=size, least=least, device=device, backend="TORCH")
+@pytest.mark.parametrize(("size", "min_size"), [(0, 0), (8, 0), (8, 2)])
+def test_others_run_while_a_batch_waits(wire: Wire, clients: Clients, device: str, size: int, min_size: int) -> None:
+    store_witness(wire, "waits", size=8, min_size=4)
+    store_witness(wire, "runs", size=size, min_size=min_size, device=device, backend="TORCH")
     held = clients.each(1, 1, 1, key="waits")
     clients.queue(*held)
 
@@ -73,7 +73,7 @@ class Flood:
 def test_minbatchtimeout_holds_under_load(wire: Wire, clients: Clients, size: int) -> None:
     """Of a model on a device where another one always has requests, in batches or one by one."""
     store_witness(wire, "many", size=size)
-    store_witness(wire, "few", size=8, least=4, ms=30)
+    store_witness(wire, "few", size=8, min_size=4, ms=30)
 
     def measure() -> Iterator[float]:
         for number in range(20):
@@ -118,10 +118,10 @@ def arrivals(sent: list[Request]) -> list[int]:
 
 
 def test_lanes_are_served_in_the_order_of_their_oldest(wire: Wire, clients: Clients, slow: Slow) -> None:
-    """However many a lane holds: one batch of it, then whoever came next."""
+    """However many requests wait for one model: one batch of them runs, then whoever came next."""
     store_witness(wire, "a", size=2)
     store_witness(wire, "b", size=2)
-    store_witness(wire, "c", size=2, least=2)
+    store_witness(wire, "c", size=2, min_size=2)
     order = "abaacabaca"
     sent = [clients.one(number, key=key, width=400_000) for number, key in enumerate(order)]  # for runs of some ms
     command = slow(wire, 0.5)
@@ -138,7 +138,7 @@ def test_lanes_are_served_in_the_order_of_their_oldest(wire: Wire, clients: Clie
 
 
 def test_a_long_run_on_one_device_leaves_the_batches_of_another(wire: Wire, clients: Clients, slow: Slow) -> None:
-    store_witness(wire, size=8, least=2, device="CPU:1")
+    store_witness(wire, size=8, min_size=2, device="CPU:1")
     command = slow(wire, 1.0)
     clients.wire().send(*command)
     clients.wait_blocked(1)
@@ -153,7 +153,7 @@ def test_two_workers_share_the_lanes(start_server: StartServer) -> None:
     server = start_server(options=["THREADS_PER_QUEUE", 2])
     clients = Clients(server)
     with server.wire() as wire:
-        store_witness(wire, size=8, least=4, ms=20)
+        store_witness(wire, size=8, min_size=4, ms=20)
         wire.ask("AI.MODELSTORE", "spin", "TORCH", "CPU", "BATCHSIZE", 4, "BLOB", models.torch_module(models.Spin))
         wire.ask("AI.TENSORSET", "n", "INT64", 1, "VALUES", 15_000)
         spin = ("AI.MODELEXECUTE", "spin", "INPUTS", 1, "n", "OUTPUTS", 1, "spun")

@@ -20,7 +20,7 @@ NAMES = ["executions", "average_batch", *TIMES]
 
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_what_follows_the_eighteen_elements(server: Server, wire: Wire, protocol: int) -> None:
-    store_witness(wire, size=8, least=3)
+    store_witness(wire, size=8, min_size=3)
     with server.wire(protocol) as client:
         plain = client.ask("AI.INFO", "m")
         full = client.ask("ai.info", "m", "full")
@@ -39,7 +39,7 @@ def test_wrong_arguments(wire: Wire) -> None:
 
 def test_average_batch(wire: Wire, clients: Clients) -> None:
     """Samples by executions: of batches, of runs alone, and of both."""
-    store_witness(wire, size=8, least=4)
+    store_witness(wire, size=8, min_size=4)
     requests = clients.each(1, 2, 2)
     for request in requests:
         request.send()
@@ -79,9 +79,9 @@ def one(tensors: List[Tensor], keys: List[str], args: List[str]):
 
 def check_order(found: dict[str, int]) -> None:
     for what in ("queue_time", "run_time"):
-        p50, p99, most = (found[f"{what}_{which}"] for which in ("p50", "p99", "max"))
-        assert 0 <= p50 <= p99 <= most
-        assert 0 <= found[f"{what}_mean"] <= most
+        p50, p99, longest = (found[f"{what}_{which}"] for which in ("p50", "p99", "max"))
+        assert 0 <= p50 <= p99 <= longest
+        assert 0 <= found[f"{what}_mean"] <= longest
 
 
 def test_times_of_runs(wire: Wire, slow: Slow) -> None:
@@ -97,8 +97,8 @@ def test_times_of_runs(wire: Wire, slow: Slow) -> None:
 
 
 def test_times_in_the_queue(wire: Wire, clients: Clients, slow: Slow) -> None:
-    """Behind other work, and in a lane until the batch is complete."""
-    store_witness(wire, size=8, least=3, ms=100)
+    """After other work, and until the batch is complete."""
+    store_witness(wire, size=8, min_size=3, ms=100)
     for number in range(5):
         assert clients.one(number).ask() == batch(1, number)
     found = full_ai_info(wire)
@@ -119,7 +119,7 @@ def test_times_in_the_queue(wire: Wire, clients: Clients, slow: Slow) -> None:
 
 
 def test_resetstat(wire: Wire, clients: Clients) -> None:
-    store_witness(wire, size=8, least=2)
+    store_witness(wire, size=8, min_size=2)
     for request in (requests := clients.each(1, 1)):
         request.send()
     assert [request.result().rows for request in requests] == [2, 2]

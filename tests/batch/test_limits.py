@@ -25,7 +25,7 @@ def ask_all(*requests: Request) -> list[object]:
 @pytest.mark.parametrize("dag", [False, True], ids=["MODELEXECUTE", "DAGEXECUTE"])
 @pytest.mark.parametrize("backend", ["ONNX", "TORCH", "TF", "TFLITE"])
 def test_nothing_runs_before_minbatchsize_is_reached(wire: Wire, clients: Clients, backend: str, dag: bool) -> None:
-    store_witness(wire, size=8, least=4, backend=backend)
+    store_witness(wire, size=8, min_size=4, backend=backend)
     first, second, third, fourth = clients.each(1, 1, 1, 1, dag=dag)
     clients.queue(first, second, third)
     clients.run_other_model()
@@ -38,7 +38,7 @@ def test_nothing_runs_before_minbatchsize_is_reached(wire: Wire, clients: Client
 
 
 def test_minbatchsize_counts_rows(wire: Wire, clients: Clients) -> None:
-    store_witness(wire, size=8, least=4)
+    store_witness(wire, size=8, min_size=4)
     three, one = clients.each(3, 1)
     clients.queue(three)
     clients.run_other_model()
@@ -48,7 +48,7 @@ def test_minbatchsize_counts_rows(wire: Wire, clients: Clients) -> None:
 
 def test_a_batch_is_never_larger_than_batchsize(wire: Wire, clients: Clients) -> None:
     """9 rows are enough for a batch, 6 of them fit; the other 3 wait for more."""
-    store_witness(wire, size=8, least=8)
+    store_witness(wire, size=8, min_size=8)
     first, second, third, fourth = clients.each(3, 3, 3, 5)
     clients.queue(first, second)
     third.send()
@@ -62,7 +62,7 @@ def test_a_batch_is_never_larger_than_batchsize(wire: Wire, clients: Clients) ->
 
 
 def test_a_minbatchsize_above_batchsize_counts_as_batchsize(wire: Wire, clients: Clients) -> None:
-    store_witness(wire, size=4, least=100)
+    store_witness(wire, size=4, min_size=100)
     first, second, third = clients.each(2, 1, 1)
     clients.queue(first, second)
     clients.run_other_model()
@@ -73,7 +73,7 @@ def test_a_minbatchsize_above_batchsize_counts_as_batchsize(wire: Wire, clients:
 @pytest.mark.parametrize("rows", [4, 5, 9])
 def test_a_request_that_alone_reaches_batchsize_runs_by_itself(wire: Wire, clients: Clients, rows: int) -> None:
     """At once, and without those that wait."""
-    store_witness(wire, size=4, least=4)
+    store_witness(wire, size=4, min_size=4)
     small, large, rest = clients.each(1, rows, 3)
     clients.queue(small)
     assert large.ask() == batch(rows, 1)
@@ -91,7 +91,7 @@ def keep_busy(wire: Wire, clients: Clients, slow: Slow) -> None:
 
 
 def test_a_batchsize_of_one_batches_nothing(wire: Wire, clients: Clients, slow: Slow) -> None:
-    store_witness(wire, size=1, least=1)
+    store_witness(wire, size=1, min_size=1)
     keep_busy(wire, clients, slow)
     requests = clients.each(1, 1, 2, 1, 1)
     clients.queue(*requests)
@@ -117,9 +117,9 @@ def test_an_idle_worker_does_not_wait(wire: Wire, clients: Clients) -> None:
         assert clients.one(number).ask() == batch(1, number)
 
 
-@pytest.mark.parametrize("least", [0, 3])
-def test_only_equal_shapes_are_batched(wire: Wire, clients: Clients, slow: Slow, least: int) -> None:
-    store_witness(wire, size=8, least=least)
+@pytest.mark.parametrize("min_size", [0, 3])
+def test_only_equal_shapes_are_batched(wire: Wire, clients: Clients, slow: Slow, min_size: int) -> None:
+    store_witness(wire, size=8, min_size=min_size)
     keep_busy(wire, clients, slow)
     narrow = [clients.one(number, width=1) for number in (0, 2, 4)]
     wide = [clients.one(number, width=2) for number in (1, 3, 5)]
@@ -129,7 +129,7 @@ def test_only_equal_shapes_are_batched(wire: Wire, clients: Clients, slow: Slow,
 
 
 def test_only_equal_types_and_ranks_are_batched(wire: Wire, clients: Clients) -> None:
-    store_witness(wire, size=8, least=3, backend="TORCH")
+    store_witness(wire, size=8, min_size=3, backend="TORCH")
     first, last = clients.each(1, 2)
     clients.queue(first)
     run = ("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 2, "y", "b")
@@ -142,8 +142,8 @@ def test_only_equal_types_and_ranks_are_batched(wire: Wire, clients: Clients) ->
 
 
 def test_other_models_are_not_batched(wire: Wire, clients: Clients) -> None:
-    store_witness(wire, "m", size=4, least=2)
-    store_witness(wire, "n", size=4, least=2)
+    store_witness(wire, "m", size=4, min_size=2)
+    store_witness(wire, "n", size=4, min_size=2)
     one, other = clients.one(0, key="m"), clients.one(1, key="n")
     clients.queue(one, other)
     clients.run_other_model()
@@ -154,7 +154,7 @@ def test_other_models_are_not_batched(wire: Wire, clients: Clients) -> None:
 
 
 def test_a_batch_is_of_the_model_not_of_its_name(wire: Wire, clients: Clients) -> None:
-    store_witness(wire, size=4, least=3)
+    store_witness(wire, size=4, min_size=3)
     old = clients.each(1, 1)
     clients.queue(*old)
     assert wire.ask("RENAME", "m", "n") == b"OK"
@@ -170,8 +170,8 @@ def test_a_batch_is_of_the_model_not_of_its_name(wire: Wire, clients: Clients) -
 
 
 def test_devices_have_batches_of_their_own(wire: Wire, clients: Clients) -> None:
-    store_witness(wire, "m", size=4, least=2, device="CPU")
-    store_witness(wire, "n", size=4, least=2, device="CPU:1")
+    store_witness(wire, "m", size=4, min_size=2, device="CPU")
+    store_witness(wire, "n", size=4, min_size=2, device="CPU:1")
     one, other = clients.one(0, key="m"), clients.one(1, key="n")
     clients.queue(one, other)
     assert clients.one(2, key="n").ask() == batch(2, 1, 2)
@@ -184,7 +184,7 @@ def test_devices_have_batches_of_their_own(wire: Wire, clients: Clients) -> None
 @pytest.mark.parametrize("dag", [False, True], ids=["MODELEXECUTE", "DAGEXECUTE"])
 @pytest.mark.parametrize("ms", [5, 40])
 def test_minbatchtimeout_is_exact(wire: Wire, clients: Clients, ms: int, dag: bool) -> None:
-    store_witness(wire, size=8, least=4, ms=ms)
+    store_witness(wire, size=8, min_size=4, ms=ms)
 
     def measure() -> Iterator[float]:
         for number in range(20):
@@ -198,8 +198,8 @@ def test_minbatchtimeout_is_exact(wire: Wire, clients: Clients, ms: int, dag: bo
 
 
 def test_minbatchtimeout_counts_from_the_oldest(wire: Wire, clients: Clients) -> None:
-    store_witness(wire, size=8, least=4, ms=100)
-    store_witness(wire, "clock", size=8, least=4, ms=20)
+    store_witness(wire, size=8, min_size=4, ms=100)
+    store_witness(wire, "clock", size=8, min_size=4, ms=20)
 
     def measure() -> Iterator[float]:
         for _ in range(6):
@@ -220,7 +220,7 @@ def test_minbatchtimeout_counts_from_the_oldest(wire: Wire, clients: Clients) ->
 
 
 def test_enough_requests_do_not_wait_for_minbatchtimeout(wire: Wire, clients: Clients) -> None:
-    store_witness(wire, size=8, least=2, ms=5000)
+    store_witness(wire, size=8, min_size=2, ms=5000)
     for _ in range(5):
         start = time.monotonic()
         assert ask_all(*clients.each(1, 1)) == [batch(2, 0, 1)] * 2
@@ -228,7 +228,7 @@ def test_enough_requests_do_not_wait_for_minbatchtimeout(wire: Wire, clients: Cl
 
 
 def test_what_a_full_batch_leaves_has_its_own_time(wire: Wire, clients: Clients) -> None:
-    store_witness(wire, size=4, least=4, ms=200)
+    store_witness(wire, size=4, min_size=4, ms=200)
 
     def measure() -> Iterator[float]:
         for _ in range(4):
@@ -247,7 +247,7 @@ def test_every_lane_has_its_own_time(wire: Wire, clients: Clients) -> None:
     """Later requests may be due earlier."""
     limits = 90, 30, 70, 10, 50
     for ms in limits:
-        store_witness(wire, f"m{ms}", size=8, least=4, ms=ms)
+        store_witness(wire, f"m{ms}", size=8, min_size=4, ms=ms)
 
     def measure() -> Iterator[float]:
         for _ in range(5):
@@ -264,7 +264,7 @@ def test_every_lane_has_its_own_time(wire: Wire, clients: Clients) -> None:
 
 
 def test_without_minbatchtimeout_requests_wait(wire: Wire, clients: Clients) -> None:
-    store_witness(wire, size=8, least=2)
+    store_witness(wire, size=8, min_size=2)
     request = clients.one(0)
     start = time.monotonic()
     request.send(timeout=300)
@@ -277,7 +277,7 @@ def test_without_minbatchtimeout_requests_wait(wire: Wire, clients: Clients) -> 
 def test_shutdown_while_requests_wait(start_server: StartServer, ms: int) -> None:
     server = start_server()
     with server.wire() as wire:
-        store_witness(wire, size=8, least=4, ms=ms)
+        store_witness(wire, size=8, min_size=4, ms=ms)
     clients = Clients(server)
     clients.queue(*clients.each(1, 1))
     assert server.stop() == 0
@@ -294,7 +294,7 @@ def threads(pid: int) -> tuple[float, int]:
 @pytest.mark.parametrize("ms", [0, 1500])
 def test_waiting_costs_nothing(server: Server, wire: Wire, clients: Clients, ms: int) -> None:
     """While a request waits for others, or for its time, no thread does anything."""
-    store_witness(wire, size=8, least=4, ms=ms)
+    store_witness(wire, size=8, min_size=4, ms=ms)
     request, measuring = clients.each(1, 1)
     clients.queue(request)
     clients.run_other_model()

@@ -168,16 +168,16 @@ def warnings(server: Server, before: str) -> list[str]:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", list(RESULTS))
-@pytest.mark.parametrize("least", [0, 4])
+@pytest.mark.parametrize("min_size", [0, 4])
 def test_models_that_cannot_be_batched(
-    server: Server, wire: Wire, clients: Clients, slow: Slow, backend: str, kind: str, least: int
+    server: Server, wire: Wire, clients: Clients, slow: Slow, backend: str, kind: str, min_size: int
 ) -> None:
     """Each request is run by itself and right, and the log says so once."""
     before = server.log()
-    store(wire, "m", odd(kind, backend), *batching(8, least))
+    store(wire, "m", odd(kind, backend), *batching(8, min_size))
     inputs = [floats([i, i + 0.5]) for i in range(4)]
     for turn in range(3):
-        if not least:
+        if not min_size:
             command = slow(wire, 0.15)
             clients.wire().send(*command)
             clients.wait_blocked(1)
@@ -213,7 +213,7 @@ def test_those_who_wait_when_it_turns_out(wire: Wire, clients: Clients) -> None:
 def test_a_model_that_is_stored_again_may_be_batched(wire: Wire, clients: Clients) -> None:
     store(wire, "m", odd("total", "TORCH"), *batching(8, 4))
     together(clients, *([floats([1, 2])] for _ in range(4)))
-    store_witness(wire, size=8, least=4)
+    store_witness(wire, size=8, min_size=4)
     requests = clients.each(1, 1, 1, 1)
     for request in requests:
         request.send()
@@ -452,8 +452,8 @@ def test_an_output_that_is_no_tensor(wire: Wire, clients: Clients) -> None:
 
 
 def test_large_tensors(wire: Wire, clients: Clients) -> None:
-    """Those that lie in the strings that brought them, beside small ones of the same lane."""
-    store_witness(wire, size=8, least=7)
+    """Those that lie in the strings that brought them, beside small ones with the same batch key."""
+    store_witness(wire, size=8, min_size=7)
     requests = [clients.one(number, rows, width=200_000) for number, rows in enumerate((1, 4, 2))]
     for request in requests:
         request.send()
@@ -463,7 +463,7 @@ def test_large_tensors(wire: Wire, clients: Clients) -> None:
 def test_inputs_without_rows(wire: Wire, clients: Clients) -> None:
     """Which a model may have made: they run at once, by themselves."""
     store(wire, "none", keep("ONNX"))
-    store_witness(wire, size=8, least=4)
+    store_witness(wire, size=8, min_size=4)
     wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", -1, -1)
     assert wire.ask("AI.MODELEXECUTE", "none", "INPUTS", 1, "x", "OUTPUTS", 1, "empty") == b"OK"
     assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "empty", "OUTPUTS", 2, "y", "t") == b"OK"

@@ -27,14 +27,14 @@ from tests.conftest import StartServer
 SEED = int(os.environ.get("SEED", random.SystemRandom().randrange(1 << 32)))
 REQUESTS = 10_000
 CONNECTIONS = 50
-MOST_ROWS = 8
+MAX_ROWS = 8
 STALLED = 0.05  # s without any reply
 BACKENDS = ("ONNX", "TORCH", "TF", "TFLITE")
 FIRST_RUNS = 32  # requests of a model that may run in smaller batches, before it has shown that it can be batched
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Shape = tuple[int, ...]
-Lane = tuple[str, Shape]
+BatchKey = tuple[str, Shape]
 SHAPES: dict[str, list[Shape]] = {
     "ONNX": [(2,), (5,)],
     "TORCH": [(2,), (5,), (3, 2)],
@@ -46,7 +46,7 @@ SHAPES: dict[str, list[Shape]] = {
 @dataclass(slots=True, frozen=True)
 class Options:
     size: int = 0
-    least: int = 0
+    min_size: int = 0
     ms: int = 0
 
     def check(self, rows: int, batch: int) -> None:
@@ -56,7 +56,7 @@ class Options:
 
     def smallest(self) -> int:
         """The rows of the smallest batch: where the next request does not fit it may be less than MINBATCHSIZE."""
-        return 1 if self.ms else min(self.least, self.size - MOST_ROWS + 1)
+        return 1 if self.ms else min(self.min_size, self.size - MAX_ROWS + 1)
 
 
 OPTIONS = {
@@ -75,7 +75,7 @@ class Load:
     options: Options
     left: int = REQUESTS
     answered: int = 0
-    waiting: Counter[Lane] = field(default_factory=Counter)  # rows of requests on their way
+    waiting: Counter[BatchKey] = field(default_factory=Counter)  # rows of requests on their way
     calls: Counter[str] = field(default_factory=Counter)
     rows: dict[str, Counter[int]] = field(default_factory=lambda: {backend: Counter() for backend in BACKENDS})
     early: Counter[str] = field(default_factory=Counter)  # requests in batches that should have waited for more
@@ -86,21 +86,21 @@ class Load:
         while self.left > 0:
             self.left -= 1
             backend = chance.choice(BACKENDS)
-            lane = backend, chance.choice(SHAPES[backend])
-            x = np.arange(MOST_ROWS * math.prod(lane[1]), dtype=np.float32) + chance.randrange(1 << 20)
-            await self.ask(connection, number, lane, x, chance.randint(1, MOST_ROWS), chance.random() < 0.5)
+            key = backend, chance.choice(SHAPES[backend])
+            x = np.arange(MAX_ROWS * math.prod(key[1]), dtype=np.float32) + chance.randrange(1 << 20)
+            await self.ask(connection, number, key, x, chance.randint(1, MAX_ROWS), chance.random() < 0.5)
         connection[1].close()
 
-    async def ask(self, connection: Connection, number: int, lane: Lane, x: Floats, rows: int, dag: bool) -> None:
-        backend, shape = lane
+    async def ask(self, connection: Connection, number: int, key: BatchKey, x: Floats, rows: int, dag: bool) -> None:
+        backend, shape = key
         x = x[: rows * math.prod(shape)]
-        self.waiting[lane] += rows
-        connection[1].write(request(number, lane, rows, x.tobytes(), dag))
+        self.waiting[key] += rows
+        connection[1].write(request(number, key, rows, x.tobytes(), dag))
         y = (x * 3 + 1).tobytes()
         known = (b"*4\r\n" if dag else b"") + b"+OK\r\n+OK\r\n$%d\r\n%s\r\n$%d\r\n" % (len(y), y, rows * 8)
         told = await receive(connection[0], known, rows * 8)
         self.answered += 1
-        self.waiting[lane] -= rows
+        self.waiting[key] -= rows
         assert told == told[:8] * rows, "all rows were in the same batch"
         batch = int(struct.unpack("<f", told[:4])[0])
         self.options.check(rows, batch)
@@ -109,30 +109,30 @@ class Load:
         self.early[backend] += batch < self.options.smallest()
 
     async def keep_going(self, tasks: list[asyncio.Task[None]]) -> None:
-        """Without MINBATCHTIMEOUT the last requests of a lane wait for others: sends as many rows as are missing."""
+        """Without MINBATCHTIMEOUT the last requests with a batch key wait for others: sends the missing rows."""
         number = CONNECTIONS
         while any(not task.done() for task in tasks):
             before = self.answered
             done, _ = await asyncio.wait(tasks, timeout=STALLED, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
                 task.result()
-            if before == self.answered and self.options.least:
-                for lane, rows in list(self.waiting.items()):
-                    if 0 < rows < self.options.least:
-                        tasks.append(asyncio.create_task(self.fill(number, lane, self.options.least - rows)))
+            if before == self.answered and self.options.min_size:
+                for key, rows in list(self.waiting.items()):
+                    if 0 < rows < self.options.min_size:
+                        tasks.append(asyncio.create_task(self.fill(number, key, self.options.min_size - rows)))
                         number += 1
 
-    async def fill(self, number: int, lane: Lane, rows: int) -> None:
+    async def fill(self, number: int, key: BatchKey, rows: int) -> None:
         connection = await asyncio.open_connection("127.0.0.1", self.port)
-        await self.ask(connection, number, lane, np.ones(rows * math.prod(lane[1]), np.float32), rows, False)
+        await self.ask(connection, number, key, np.ones(rows * math.prod(key[1]), np.float32), rows, False)
         connection[1].close()
 
     async def run(self) -> None:
         await self.keep_going([asyncio.create_task(self.client(number)) for number in range(CONNECTIONS)])
 
 
-def request(number: int, lane: Lane, rows: int, data: bytes, dag: bool) -> bytes:
-    backend, shape = lane
+def request(number: int, key: BatchKey, rows: int, data: bytes, dag: bool) -> bytes:
+    backend, shape = key
     put: tuple[Word, ...] = ("AI.TENSORSET", f"x{number}", "FLOAT", rows, *shape, "BLOB", data)
     x, y, told = f"x{number}", f"y{number}", f"b{number}"
     run: tuple[Word, ...] = ("AI.MODELEXECUTE", backend, "INPUTS", 1, x, "OUTPUTS", 2, y, told)
@@ -164,7 +164,7 @@ def check_counts(wire: Wire, load: Load) -> None:
         executions = sum(count // size for size, count in rows.items())
         assert (found["calls"], found["samples"], found["errors"]) == (calls, rows.total(), 0)
         assert found["executions"] == executions
-        if load.options.size > MOST_ROWS:
+        if load.options.size > MAX_ROWS:
             assert executions < calls, "there were batches"
         assert load.early[backend] <= FIRST_RUNS
     assert sum(load.calls.values()) >= REQUESTS
@@ -173,7 +173,7 @@ def check_counts(wire: Wire, load: Load) -> None:
 def flood(server: Server, wire: Wire, options: Options) -> None:
     print(f"SEED={SEED}")
     for backend in BACKENDS:
-        store(wire, backend, witness(backend), *batching(options.size, options.least, options.ms))
+        store(wire, backend, witness(backend), *batching(options.size, options.min_size, options.ms))
     load = Load(server.port, options)
     asyncio.run(load.run())
     check_counts(wire, load)

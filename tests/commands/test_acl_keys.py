@@ -210,21 +210,20 @@ def test_config_needs_an_administrator(login: Login, wire: Wire) -> None:
     before = wire.ask("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE")
     user = login("+@all", "-@admin", "~*")
     for line in (
-        "AI.CONFIG",
         "AI.CONFIG GET BACKENDSPATH",
         "AI.CONFIG BACKENDSPATH /tmp",
         "AI.CONFIG MODEL_CHUNK_SIZE 1",
         "AI.CONFIG LOADBACKEND TORCH /tmp/x.so",
         "ai.config get model_chunk_size",
     ):
-        reply = user.ask(*line.split())
-        assert refused(reply) or reply == Error("ERR wrong number of arguments for 'ai.config' command"), reply
+        assert refused(user.ask(*line.split())), line
+    assert user.ask("AI.CONFIG") == Error("ERR wrong number of arguments for 'AI.CONFIG' command")
     scripts.store_redis(wire)
     for words in (["AI.CONFIG", "MODEL_CHUNK_SIZE", "1"], ["EVAL", "return redis.call('AI.CONFIG', 'GET', 'X')", "0"]):
         reply = user.ask(*scripts.execute("s", "run", ["k"], (), words))
         assert isinstance(reply, Error) and reply.startswith(scripts.FAILED), words
     reply = user.ask("EVAL", "return redis.call('AI.CONFIG', 'MODEL_CHUNK_SIZE', '1')", 0)
-    assert isinstance(reply, Error) and "permission" in reply, reply
+    assert isinstance(reply, Error) and reply.startswith("NOPERM AI.CONFIG needs a user who may run CONFIG SET")
     assert wire.ask("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == before
 
 

@@ -286,7 +286,7 @@ def test_every_type_goes_through(wire: Wire, dtype: str) -> None:
 
 @pytest.mark.parametrize(("dtype", "shape"), [("INT16", [1]), ("UINT8", [2]), ("INT8", [1, 2])])
 def test_a_blob_that_looks_like_a_separator(wire: Wire, dtype: str, shape: list[Word]) -> None:
-    """The word behind BLOB is data, whatever it is."""
+    """The word after BLOB is data, whatever it is."""
     words: list[Word] = ["|>", "AI.TENSORSET", "t", dtype, *shape, "BLOB", b"|>"]
     reply = wire.ask("AI.DAGEXECUTE", "PERSIST", 1, "t", *words, "|>", "AI.TENSORGET", "t", "BLOB")
     check(reply, [OK, b"|>"])
@@ -417,7 +417,7 @@ def test_what_it_runs_and_has_loaded_goes_meanwhile(server: Server, stored: Wire
 
 @both_forms
 def test_models_that_are_not_compiled_yet(start_server: StartServer, form: Form) -> None:
-    """After a start the ops wait for their libraries; a second DAG, sent right behind, waits as well."""
+    """After a start the ops wait for their libraries; a second DAG, sent right after, waits as well."""
     server = start_server()
     with server.wire() as wire:
         dags.store(wire)

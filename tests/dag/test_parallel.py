@@ -166,7 +166,7 @@ def test_an_error_stops_what_has_not_begun(server: Server, wire: Wire, slow: Slo
         "AI.DAGEXECUTE LOAD 3 x slow:n long:n PERSIST 2 long c"
         " |> AI.MODELEXECUTE slow INPUTS 1 long:n OUTPUTS 1 long"  # 0.45 s on CPU
         " |> AI.MODELEXECUTE fast INPUTS 1 slow:n OUTPUTS 1 a"  # 0.15 s on CPU:1
-        " |> AI.SCRIPTEXECUTE s1 fails INPUTS 1 a OUTPUTS 1 b"  # behind it, and fails
+        " |> AI.SCRIPTEXECUTE s1 fails INPUTS 1 a OUTPUTS 1 b"  # after it, and fails
         " |> AI.MODELEXECUTE add INPUTS 2 x x OUTPUTS 1 c"  # waits for the worker of CPU
         " |> AI.SCRIPTEXECUTE old two INPUTS 1 long OUTPUTS 2 d e"  # waits for the first
         " |> AI.TENSORGET long META |> AI.TENSORSET f FLOAT 1"

@@ -26,7 +26,7 @@ def stored(wire: Wire) -> Wire:
 
 
 FAILING = "AI.SCRIPTEXECUTE old fails INPUTS 1 a OUTPUTS 1 f"
-# Ops behind LOAD 2 x y, and the replies; "error" is the error of the op that fails. Ops behind it that a worker runs
+# Ops after LOAD 2 x y, and the replies; "error" is the error of the op that fails. Ops after it that a worker runs
 # depend on it, so there is one right reply.
 PARTS: dict[str, tuple[str, list[object]]] = {
     "the only op": (
@@ -47,7 +47,7 @@ PARTS: dict[str, tuple[str, list[object]]] = {
         f"AI.MODELEXECUTE add INPUTS 2 x y OUTPUTS 1 a |> AI.TENSORGET a VALUES |> {FAILING}",
         [OK, X_PLUS_Y, "error"],
     ),
-    "tensors before and behind": (
+    "tensors before and after": (
         "AI.TENSORSET a FLOAT 1 2 VALUES 1 2 |> AI.TENSORGET a VALUES |> AI.TENSORGET x VALUES"
         f" |> {FAILING} |> AI.TENSORSET b FLOAT 1 VALUES 3 |> AI.TENSORGET b VALUES |> AI.TENSORGET x VALUES",
         [OK, [b"1", b"2"], [b"1", b"2"], "error", NA, NA, NA],
@@ -63,7 +63,7 @@ PARTS: dict[str, tuple[str, list[object]]] = {
         " |> AI.SCRIPTEXECUTE old two INPUTS 1 b OUTPUTS 2 c d |> AI.TENSORGET d META |> AI.TENSORGET a VALUES",
         [OK, OK, OK, "error", NA, NA, NA],
     ),
-    "a name that is defined before and behind": (
+    "a name that is defined before and after": (
         "AI.MODELEXECUTE add INPUTS 2 x y OUTPUTS 1 a |> AI.SCRIPTEXECUTE old fails INPUTS 1 a OUTPUTS 1 a"
         " |> AI.TENSORGET a VALUES",
         [OK, "error", NA],

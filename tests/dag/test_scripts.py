@@ -212,7 +212,7 @@ def test_what_a_script_wrote_stays_when_a_later_op_fails(stored: Wire) -> None:
 
 
 def test_a_dag_times_out_while_its_script_goes_on(server: Server, stored: Wire) -> None:
-    """The script's further commands are refused, and the ops behind it never begin."""
+    """The script's further commands are refused, and the ops after it never begin."""
     line = (
         "AI.DAGEXECUTE LOAD 1 x TIMEOUT 100 |> AI.SCRIPTEXECUTE s gone_on KEYS 3 started go done INPUTS 1 x"
         " |> AI.MODELEXECUTE add INPUTS 2 x x OUTPUTS 1 z"

@@ -48,9 +48,9 @@ def body_of(value: Value, version: int) -> bytes:
 def flipped(chance: random.Random, value: Value, version: int) -> bytes:
     """Some bits are others, most of them where the fields are and not in a blob."""
     body = bytearray(body_of(value, version))
-    most = len(body) if chance.random() < 0.3 else min(len(body), 120)
+    end = len(body) if chance.random() < 0.3 else min(len(body), 120)
     for _ in range(chance.choice((1, 1, 2, 3, 10))):
-        body[chance.randrange(min(10, most - 1), most)] ^= 1 << chance.randrange(8)
+        body[chance.randrange(min(10, end - 1), end)] ^= 1 << chance.randrange(8)
     return rdb.seal(bytes(body))
 
 

@@ -67,7 +67,7 @@ def test_large_models_load(start_server: StartServer, form: str) -> None:
         digest = wire.ask("DEBUG", "DIGEST")
     server.kill()
 
-    # a short sleep behind each key, and so often a look at the clients that it happens within values
+    # a short sleep after each key, and so often a look at the clients that it happens within values
     server.arguments += ["--key-load-delay", "10000", "--loading-process-events-interval-bytes", "262144"]
     server.port = free_port()
     server.process = subprocess.Popen(server.command(), stdin=subprocess.DEVNULL)
@@ -88,7 +88,7 @@ def test_large_models_load(start_server: StartServer, form: str) -> None:
         print(f"LOADING {answers} times, at {len(seen)} places, {worst} s at worst")
         assert len(seen) > MODELS
         assert worst < WORST
-        # all of it is there at once, and compiled behind
+        # all of it is there at once, and compiled later
         assert wire.ask("DEBUG", "DIGEST") == digest
         assert wire.ask("AI.MODELEXECUTE", "m0", "INPUTS", 1, "x", "OUTPUTS", 1, "y") == b"OK"
     assert server.stop() == 0

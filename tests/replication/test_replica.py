@@ -73,7 +73,7 @@ def test_deletions_and_chunks_arrive(master: Server, replica: Server) -> None:
 
 
 def test_a_model_does_not_hold_up_the_link(start_server: StartServer, master: Server, tmp_path: Path) -> None:
-    """The replica imports the library and compiles behind the link, not before it reads on."""
+    """The replica imports the library and compiles in the background, not before it reads on."""
     path, go = samples.slow_backend(tmp_path)
     replica = start_server(options=["BACKENDSPATH", str(path)])
     follow(replica, master)

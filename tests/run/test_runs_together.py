@@ -85,7 +85,7 @@ def test_each_as_alone(server: Server, wire: Any, clients: Clients, slow: Slow, 
 
 
 def test_one_that_takes_too_long(start_server: Any) -> None:
-    """Those before it and behind it are answered as ever."""
+    """Those before it and after it are answered as ever."""
     server = start_server(options=["MODEL_EXECUTION_TIMEOUT", 1000])
     with server.wire() as wire:
         assert wire.ask("AI.MODELSTORE", "loop", "ONNX", "CPU", "BLOB", models.onnx_loop()) == b"OK"

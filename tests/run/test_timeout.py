@@ -42,7 +42,7 @@ def test_while_other_runs_are_before_it(server: Server, wire: Wire, slow: Slow, 
             times.append((asked, taken))
         check_times(times)
         assert busy.read() == b"OK"
-    # The worker has come past the runs that timed out once this one, behind them all, is answered.
+    # The worker has come past the runs that timed out once this one, after them all, is answered.
     assert wire.ask("AI.MODELEXECUTE", "add", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "z") == b"OK"
     assert wire.ask("EXISTS", "y") == 0
     assert wire.ask("AI.INFO", "add")[13] == 1, "runs that timed out while waiting never ran"
@@ -90,7 +90,7 @@ def test_a_run_in_time_is_not_disturbed(wire: Wire) -> None:
 
 
 def test_a_connection_goes_on_after_a_timeout(server: Server, wire: Wire, slow: Slow) -> None:
-    """What was sent behind the run is answered behind it, and one reply comes for each command."""
+    """What was sent after the run is answered after it, and one reply comes for each command."""
     command = slow(wire, 0.3)
     wire.send(*command, "TIMEOUT", 20)
     wire.send("ECHO", "one")

@@ -57,7 +57,7 @@ def test_scripts_survive(start_server: StartServer) -> None:
 
 
 def test_a_run_waits_for_its_script_after_a_start(start_server: StartServer) -> None:
-    """The first run after a start imports the library; another, sent right behind it, waits as well."""
+    """The first run after a start imports the library; another, sent right after it, waits as well."""
     server = start_server()
     with server.wire() as wire, server.wire() as leaver, server.wire() as other:
         for key, script in STORED.items():

@@ -23,9 +23,9 @@ SEED = int(os.environ.get("SEED", 1))
 
 WARM_UP = 0.3  # the share of the commands after which memory is looked at for the first time
 # Of both moments: the same keys, nobody connected, nothing under way. This is for Redis's own tables.
-MOST_USED = 24 << 10
+MAX_USED = 24 << 10
 # What libraries and allocators keep for themselves comes and goes.
-MOST_RSS = 16 << 20
+MAX_RSS = 16 << 20
 
 Words = tuple[Word, ...]
 DTYPES = {"FLOAT": 4, "DOUBLE": 8, "INT8": 1, "INT16": 2, "INT64": 8, "UINT16": 2, "BOOL": 1}
@@ -159,18 +159,18 @@ def settled(server: Server) -> tuple[int, int]:
             if key not in KEYS:
                 wire.ask("DEL", key)
         wire.ask("MEMORY", "PURGE")
-        least = server.used_memory()
+        lowest = server.used_memory()
 
         def is_level() -> bool:
-            nonlocal least
-            # what is compiled is dropped behind the command that deleted it
+            nonlocal lowest
+            # what is compiled is dropped after the command that deletes it
             wire.ask("AI.MODELSTORE", "probe", "ONNX", "CPU", "BLOB", models.onnx_total())
             wire.ask("DEL", "probe")
-            before, least = least, server.used_memory()
-            return least >= before
+            before, lowest = lowest, server.used_memory()
+            return lowest >= before
 
         wait_for(is_level, what="what was deleted is dropped")
-        return least, rss(server.pid)
+        return lowest, rss(server.pid)
 
 
 KEYS = {b"x", b"y", b"rows", b"flat", b"x4", b"add", b"other device", b"batched", b"both", b"total", b"lonely", b"s"}
@@ -213,7 +213,7 @@ def test_memory_is_level(level: Server, kind: object) -> None:
     def is_level() -> bool:
         after = settled(level)
         grown[:] = [after[0] - used, after[1] - resident]
-        return grown[0] < MOST_USED and grown[1] < MOST_RSS
+        return grown[0] < MAX_USED and grown[1] < MAX_RSS
 
     try:
         wait_for(is_level, 20)

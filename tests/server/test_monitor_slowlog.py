@@ -67,23 +67,23 @@ def test_blocked_time_is_the_commands(server: Server, watched: Wire, slow: Slow)
             watched.ask("SLOWLOG", "RESET")
             reply, seconds = wire.timed(*words)
         assert reply == b"OK" or reply == [b"OK"], (command, reply)
-        least = seconds / 2
+        shortest = seconds / 2
         told = statistics(watched, command)
         assert told["calls"] == 1 and told["failed_calls"] == 0
-        assert least * 1e6 < told["usec"] < seconds * 1.1e6, (command, seconds, told)
+        assert shortest * 1e6 < told["usec"] < seconds * 1.1e6, (command, seconds, told)
         ((slowest, logged, name),) = slow_entries(watched, command)
-        assert least < slowest < seconds * 1.1 and name == b"asker"
+        assert shortest < slowest < seconds * 1.1 and name == b"asker"
         assert logged[:2] == [str(word).encode() for word in words[:2]]
         histogram = watched.ask("LATENCY", "HISTOGRAM", command)
         assert histogram[1][1] == 1, histogram
         found = re.search(
             rf"latency_percentiles_usec_{command}:p50=([\d.]+)".encode(), watched.ask("INFO", "latencystats")
         )
-        assert found and float(found[1]) > least * 1e6
+        assert found and float(found[1]) > shortest * 1e6
 
 
 def test_time_in_the_queue_counts(server: Server, watched: Wire, slow: Slow) -> None:
-    """A run behind another has waited for it, and its client with it."""
+    """A run after another has waited for it, and its client with it."""
     words = slow(watched, 0.3)
     with server.wire() as one, server.wire() as two:
         one.send(*words)

@@ -1,7 +1,7 @@
 """The sessions printed in README.md and docs/ answer what is printed, and the programs between them run.
 
 Every page has the model that README.md's program stores. A block of Python that begins with a file's name is written to
-that file, for the shell command behind it that reads it.
+that file, for the shell command after it that reads it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Loads models and scripts as the engine does, without a server: load("ONNX", blob, "CPU", intra_op_parallelism=1)."""
 
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,3 +31,10 @@ def load_script(source: str | bytes, *entry_points: str, device: str = "CPU") ->
     backend = cast(ScriptBackend, registry.get(NAMES.index("TORCH")))
     source = source.encode() if isinstance(source, str) else source
     return backend.load_script(ScriptDefinition(device, source, entry_points), Settings())
+
+
+def run_in_threads(count: int, work: Callable[[int], None]) -> None:
+    """work(0), work(1), ..., each on a thread of its own; an error of any is raised here."""
+    with ThreadPoolExecutor(count) as pool:
+        for future in [pool.submit(work, number) for number in range(count)]:
+            future.result(60)

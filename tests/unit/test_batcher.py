@@ -199,7 +199,7 @@ def test_nothing_piles_up() -> None:
 
 
 LIMITS = st.builds(
-    lambda size, least, timeout: Limits(size, min(least, size), timeout if least else 0),
+    lambda size, min_size, timeout: Limits(size, min(min_size, size), timeout if min_size else 0),
     st.integers(1, 8),
     st.integers(0, 8),
     st.sampled_from([0, 3, 10]),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from tests.unit.loading import ROOT, load, registry
+from tests.unit.loading import ROOT, load, registry, run_in_threads
 
 FLOAT, INT64, STRING, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING, TensorProto.BOOL
 info = helper.make_tensor_value_info
@@ -282,11 +282,7 @@ def test_runs_at_once() -> None:
             if y is None or y.shape != (size, 3) or not (y == -number).all():
                 failures.append((number, size))
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    run_in_threads(4, run)
     assert not failures
 
 

@@ -5,7 +5,6 @@ import random
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from redisai.protocol import Definition, Session, Settings
 from testkit import tf_models
 from testkit.process import rss
 from testkit.tf_models import frozen, graph, placeholder, spec
-from tests.unit.loading import ROOT, registry
+from tests.unit.loading import ROOT, registry, run_in_threads
 
 
 def load(blob: bytes, inputs: str, outputs: str, device: str = "CPU", **settings: Any) -> Session:
@@ -314,11 +313,7 @@ def test_runs_at_once() -> None:
             if total != size * 3 * number or text is None or text.tolist() != [b"%d.0" % number] * size * 3:
                 failures.append((number, size))
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    run_in_threads(4, work)
     assert not failures
 
 

@@ -18,7 +18,7 @@ import pytest
 from testkit import tf_models
 from testkit.process import rss
 from testkit.tf_models import spec, tflite
-from tests.unit.loading import ROOT, load
+from tests.unit.loading import ROOT, load, run_in_threads
 
 TYPES = ["float32", "int8", "int32", "int64", "uint8", "bool", "string"]
 
@@ -184,11 +184,7 @@ def test_runs_at_once() -> None:
             if total is None or total.tolist() != [[number + 1] * 2] * size or product != number * size * 2:
                 failures.append((number, size))
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    run_in_threads(4, work)
     assert not failures
 
 
