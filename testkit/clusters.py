@@ -240,7 +240,7 @@ class Cluster:
 # ---- load ------------------------------------------------------------------------------------------------------------
 
 
-class Load:
+class Caller:
     """Calls work(number) again and again on a thread of its own, with numbers from 0 on, until it is stopped.
 
     done: the numbers of the calls that returned, thus what was acknowledged. A call that raises an error of Redis or of
@@ -282,7 +282,7 @@ class Load:
         if self.failure:
             raise self.failure
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Caller:
         self.thread.start()
         return self
 

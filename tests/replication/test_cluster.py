@@ -16,7 +16,7 @@ from redis.crc import key_slot
 from redis.exceptions import RedisClusterException
 
 from testkit import models
-from testkit.clusters import PATIENT, QUICK, SETTLE_SECONDS, Cluster, Load, Member, redis_cli
+from testkit.clusters import PATIENT, QUICK, SETTLE_SECONDS, Caller, Cluster, Member, redis_cli
 from testkit.scripts import OLD, function
 from testkit.waiting import wait_for
 from testkit.wire import Error, Wire, Word
@@ -528,7 +528,7 @@ def test_resharding_under_load(cluster: Cluster, client: RedisCluster) -> None:
             )
             assert client.execute_command(*words) == [b"OK", [2, 4]]
 
-    with Load(write) as writes, Load(run) as runs:
+    with Caller(write) as writes, Caller(run) as runs:
         writes.wait_for_more()
         runs.wait_for_more()
         where = ["--cluster-from", cluster.id(source), "--cluster-to", cluster.id(target), "--cluster-slots", count]
@@ -619,7 +619,7 @@ def fail_over(cluster: Cluster, tag: str, fail: Callable[[Member, Member], None]
         new = cluster.replica_of(old)
         wait_for(lambda: is_compiled(new, tag), SETTLE_SECONDS, "the replica has compiled the models")
         shard = Shard(cluster, other, tag)
-        with Load(shard.write) as writes, Load(run_everywhere(client, tags)) as runs:
+        with Caller(shard.write) as writes, Caller(run_everywhere(client, tags)) as runs:
             writes.wait_for_more()
             runs.wait_for_more()
             fail(old, new)

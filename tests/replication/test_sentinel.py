@@ -15,7 +15,7 @@ from redis.sentinel import MasterNotFoundError
 from redis.sentinel import Sentinel as SentinelClient
 
 from testkit import models
-from testkit.clusters import MASTER_NAME, SETTLE_SECONDS, Load, Member, Watched
+from testkit.clusters import MASTER_NAME, SETTLE_SECONDS, Caller, Member, Watched
 from testkit.scripts import function
 from testkit.waiting import wait_for
 from tests.conftest import SERVERS
@@ -131,7 +131,7 @@ def wait_to_follow(clients: Clients, server: Member) -> None:
 
 def test_a_killed_master(watched: Watched, clients: Clients) -> None:
     old = watched.at(clients.master_port())
-    with Load(clients.write) as load:
+    with Caller(clients.write) as load:
         load.wait_for_more()
         old.kill()
         wait_for_new_master(clients, old)
@@ -159,7 +159,7 @@ def test_a_killed_master(watched: Watched, clients: Clients) -> None:
 def test_a_failover_that_is_asked_for(watched: Watched, clients: Clients) -> None:
     """Nobody dies: runs that wait on the old master are let go, and clients go on with the new one."""
     old = watched.at(clients.master_port())
-    with Load(clients.write) as load:
+    with Caller(clients.write) as load:
         load.wait_for_more()
         with watched.sentinels[0].wire() as wire:
             assert wire.ask("SENTINEL", "FAILOVER", MASTER_NAME) == b"OK"

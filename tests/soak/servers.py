@@ -125,13 +125,13 @@ class Servers:
         """Waits until both replicas have all that the master has by now, in their AOFs too."""
         offset = int(self.master.info("replication")["master_repl_offset"])
 
-        def there(node: Node) -> bool:
+        def is_in_step(node: Node) -> bool:
             info = node.info("replication", "persistence")
             return IN_STEP.items() <= info.items() and int(info["slave_repl_offset"]) >= offset
 
         for node in self.replicas:
             try:
-                wait_for(lambda: there(node), 60)  # noqa: B023 - is called here
+                wait_for(lambda: is_in_step(node), 60)  # noqa: B023 - is called here
             except AssertionError as error:
                 raise Wrong(
                     f"{node.name} is not in step after 60 s: {node.info('replication', 'persistence')}"
