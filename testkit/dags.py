@@ -83,10 +83,6 @@ def keys(wire: Wire) -> list[bytes]:
     return sorted(wire.ask("KEYS", "*"))
 
 
-def values(wire: Wire, key: Word) -> Any:
-    return wire.ask("AI.TENSORGET", key, "VALUES")
-
-
 def calls(wire: Wire, key: Word) -> int:
     """How often a model or script ran."""
     return int(wire.ask("AI.INFO", key)[15])

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from testkit import dags, models, samples
-from testkit.dags import OK, Form, ask, both_forms, check, send, values
+from testkit.dags import OK, Form, ask, both_forms, check, send
+from testkit.scripts import values
 from testkit.server import Server
 from testkit.waiting import wait_for
 from testkit.wire import Wire, Word

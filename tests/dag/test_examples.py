@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from testkit import dags, models, tf_models
 from testkit.dags import OK, check
 from testkit.replicas import caught_up, follow
+from testkit.scripts import values
 from testkit.wire import Simple, Wire, Word
 from tests.conftest import StartServer
 
@@ -225,7 +226,7 @@ PIPELINE = (
 def test_a_pipeline(introduced: Wire) -> None:
     last = "|> AI.SCRIPTRUN postproc probstolabel INPUTS ~out~ OUTPUTS label"
     check(run(introduced, f"AI.DAGRUN PERSIST 1 label {PIPELINE} {last}"), [OK] * 4)
-    assert dags.values(introduced, "label") == [1]
+    assert values(introduced, "label") == [1]
     assert dags.keys(introduced) == [b"label", b"postproc", b"preproc", b"resnet18"]
 
 
@@ -253,4 +254,4 @@ def test_an_ensemble(introduced: Wire) -> None:
         " |> AI.SCRIPTRUN postproc probstolabel INPUTS ~out~ OUTPUTS label",
     )
     check(reply, [OK] * 5)
-    assert dags.values(introduced, "label") == [1]
+    assert values(introduced, "label") == [1]

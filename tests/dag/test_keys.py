@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from testkit import dags, models, scripts
-from testkit.dags import OK, Form, ask, both_forms, check, deprecated, send, values
+from testkit.dags import OK, Form, ask, both_forms, check, deprecated, send
 from testkit.info import command_counts
 from testkit.metadata import keys_of
 from testkit.replicas import caught_up, follow
 from testkit.restarts import AOF, aof_commands
+from testkit.scripts import values
 from testkit.transactions import check_refused_in_lua, check_refused_in_multi
 from testkit.users import USER, Login
 from testkit.waiting import wait_for

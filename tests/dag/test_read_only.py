@@ -8,6 +8,7 @@ from testkit import dags, scripts
 from testkit.dags import OK, Form, ask, both_forms, check
 from testkit.info import command_counts
 from testkit.replicas import caught_up, follow, wait_until_in_step
+from testkit.scripts import values
 from testkit.server import Server
 from testkit.wire import Error, Wire
 from tests.conftest import StartServer
@@ -161,4 +162,4 @@ def test_a_replica_that_becomes_a_master(replica: Server) -> None:
         assert wire.ask("REPLICAOF", "NO", "ONE") == b"OK"
         line = "AI.DAGEXECUTE LOAD 2 x y PERSIST 1 z |> AI.MODELEXECUTE add INPUTS 2 x y OUTPUTS 1 z"
         check(ask(wire, line), [OK])
-        assert dags.values(wire, "z") == [b"4", b"6"]
+        assert values(wire, "z") == [b"4", b"6"]

@@ -9,6 +9,7 @@ import pytest
 from testkit import dags, models, samples, scripts
 from testkit.dags import NA, OK, TIMEDOUT, Form, ask, both_forms, check, send
 from testkit.replicas import PAUSE, paused
+from testkit.scripts import values
 from testkit.server import Server
 from testkit.waiting import TIMEOUTS, check_times, wait_for
 from testkit.wire import Error, Wire, Word
@@ -102,7 +103,7 @@ def test_nothing_is_persisted(stored: Wire, form: Form) -> None:
     reply = ask(stored, form(line))
     check(reply[:3], [OK, OK, OK])
     assert dags.is_error(reply[3])
-    assert dags.values(stored, "x") == [b"1", b"2"]
+    assert values(stored, "x") == [b"1", b"2"]
     assert stored.ask("EXISTS", "t", "a", "b", "c") == 0
 
 
@@ -191,7 +192,7 @@ def test_an_output_that_is_no_tensor(wire: Wire) -> None:
     wire.ask("AI.TENSORSET", "a", "FLOAT", 2, "VALUES", 1, 2)
     run = "|> AI.MODELEXECUTE m INPUTS 2 a a OUTPUTS 2 sequence sum"
     check(ask(wire, f"AI.DAGEXECUTE LOAD 1 a PERSIST 2 sequence sum {run}"), [OK])
-    assert dags.values(wire, "sum") == [b"2", b"4"]
+    assert values(wire, "sum") == [b"2", b"4"]
     assert wire.ask("EXISTS", "sequence") == 0
 
     wire.ask("DEL", "sum")
