@@ -7,25 +7,27 @@ result with a plain SET. The worker's time for a request is measured first; the 
 
 from __future__ import annotations
 
-import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench import models, throughput
-from bench.harness import GET, SET, Load, Result, Traffic, alternate, build, median_of, modelstore, run_load, server
+from bench import throughput
+from bench.harness import ROOT, alternate, median_of
 from bench.mobilenet import mobilenet
 from bench.report import Goal, Plan, Report
-from bench.stalls import beside_request
-from server import Server
-from wire import encode
+from testkit import networks
+from testkit.load import GET, SET, Load, Result, Traffic, build, modelstore, run_load, worst_get_beside
+from testkit.process import thread_ns
+from testkit.server import Server, fresh_server
+from testkit.values import Model
+from testkit.wire import encode
 
+BUSY = ROOT / "bench" / "busy.c"
 CONNECTIONS = 50
 WARMUP = 0.3
 MEGABYTES = 500
@@ -53,17 +55,12 @@ QUICK = ("beside-nothing", "beside-set", "beside-cnn-onnx", "beside-storing")
 
 def threads_ns(pid: int) -> tuple[int, int]:
     """CPU time of the main thread, and of all other threads together."""
-    used = {
-        int(task.name): int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()
-    }
+    used = thread_ns(pid)
     return used[pid], sum(used.values()) - used[pid]
 
 
 def commands(on: Server) -> int:
-    with on.wire() as wire:
-        found = re.search(rb"total_commands_processed:(\d+)", wire.ask("INFO", "stats"))
-    assert found
-    return int(found[1])
+    return int(on.info("stats")["total_commands_processed"])
 
 
 @dataclass(slots=True, frozen=True)
@@ -102,7 +99,7 @@ def loaded(on: Server, traffic: Traffic) -> Iterator[int]:
 
 @contextmanager
 def busy(on: Server, burn_us: float) -> Iterator[int]:
-    words = [str(build("busy")), str(on.port), str(CONNECTIONS), f"{burn_us:.3f}"]
+    words = [str(build(BUSY)), str(on.port), str(CONNECTIONS), f"{burn_us:.3f}"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr
@@ -187,10 +184,10 @@ def loads() -> Iterator[tuple[str, Callable[[Server], Traffic]]]:
 
 
 def storing(megabytes: int, plan: Plan) -> Iterator[dict[str, Any]]:
-    large = models.large(megabytes)
-    requests = {"set": encode(("SET", "large", large)), "storing": modelstore("large", "ONNX", large)}
+    large = networks.large(megabytes)
+    requests = {"set": encode(("SET", "large", large)), "storing": modelstore("large", Model("ONNX", large))}
     for what, request in requests.items():
-        runs = [beside_request(request) for _ in range(plan.repeat)]
+        runs = [worst_get_beside(request) for _ in range(plan.repeat)]
         row = {"case": f"beside-{what}-{megabytes}MB", "worst_ms": max(worst for worst, _ in runs)}
         row |= {"median_worst_ms": median(worst for worst, _ in runs), "took_ms": median(took for _, took in runs)}
         print(f"{row['case']:<36} slowest GET {row['worst_ms']:.2f} ms, in {row['took_ms']:.0f} ms", flush=True)
@@ -219,7 +216,7 @@ def run(plan: Plan) -> Report:
 
     title = ("p50 us", "p99 us", "p99.9", "max us", "cmds/s")
     print(f"{'a GET':<36}", *(f"{each:>8}" for each in title), f"{'worker':>7} {'loop':>7}", flush=True)
-    with server() as on:
+    with fresh_server() as on:
         throughput.send(on, SET.request)
         if wants("beside-nothing"):
             report.rows.append(measure_plain(on, "beside-nothing", lambda: nullcontext(on.pid), plan))
@@ -227,7 +224,7 @@ def run(plan: Plan) -> Report:
             report.rows.append(measure_plain(on, "beside-set", partial(loaded, on, SET), plan))
     for name, prepare in loads():
         if wants(f"beside-{name}"):
-            with server() as on:
+            with fresh_server() as on:
                 throughput.send(on, SET.request)
                 report.rows.append(measure(on, f"beside-{name}", prepare(on), plan))
     if wants("beside-storing"):

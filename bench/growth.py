@@ -7,7 +7,6 @@ clients: what both lose with growth is due to the machine (caches, page tables) 
 from __future__ import annotations
 
 import random
-import re
 import resource
 import socket
 import time
@@ -15,27 +14,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
-from pathlib import Path
 from statistics import median
 
-from bench import models
-from bench.harness import (
-    SET,
-    Load,
-    Result,
-    Traffic,
-    alternate,
-    build_load,
-    bulk,
-    execution,
-    modelstore,
-    server,
-    tensorset,
-)
+from bench.harness import alternate
 from bench.report import Plan, Report
 from bench.throughput import output_of, send
-from server import Server, wait_for
-from wire import Word, encode
+from testkit import networks
+from testkit.info import number
+from testkit.load import SET, Load, Result, Traffic, build_load, bulk, execution, modelstore, tensorset
+from testkit.process import rss
+from testkit.server import Server, fresh_server
+from testkit.waiting import wait_for
+from testkit.wire import Word, encode
 
 SIZES = (1, 10, 100, 1_000, 10_000)
 TENSORS = (*SIZES, 100_000, 1_000_000)
@@ -50,7 +40,7 @@ RESERVE = 100  # file descriptors of a process besides those of clients
 SLOWEST = 50e-6  # seconds for one of many requests: all must be answered during a measurement
 ITEM = "#######"  # in a request: replaced by the number of an item
 
-VALUES = models.random(1, 4)  # the model's input
+VALUES = networks.random(1, 4)  # the model's input
 
 Items = range | list[int]
 Chunk = tuple[bytes, int]  # requests, and how many these are
@@ -175,10 +165,8 @@ class Memory:
     @classmethod
     def of(cls, on: Server, clients: int = 0) -> Memory:
         with on.wire() as wire:  # the server needs a moment to drop closed ones
-            wait_for(lambda: wire.ask("INFO", "clients").count(b"connected_clients:%d\r" % (clients + 1)))
-        resident = re.search(r"VmRSS:\s*(\d+) kB", Path(f"/proc/{on.pid}/status").read_text())
-        assert resident
-        return cls(on.used_memory(), int(resident[1]) * 1024)
+            wait_for(lambda: number(wire, "connected_clients", "clients") == clients + 1)
+        return cls(on.used_memory(), rss(on.pid))
 
     def since(self, before: Memory, items: int) -> dict[str, float]:
         """Growth for each item."""
@@ -214,10 +202,10 @@ def grow_stored(
     plan: Plan, sizes: tuple[int, ...], store: Command, measured: list[tuple[Command, Command]]
 ) -> Iterator[Result]:
     """`measured` has pairs: a command, and the one that is sent to plain Redis."""
-    model = models.linear("n")
+    model = networks.linear("n")
     seconds = plan.seconds * SHORT
-    with server() as on, server() as other:
-        needed = modelstore("m", model.backend, model.blob), tensorset("x", VALUES)
+    with fresh_server() as on, fresh_server() as other:
+        needed = modelstore("m", model), tensorset("x", VALUES)
         send(on, *needed)
         # The first commands load a library and allocate statistics and client buffers: that is not measured.
         for number, (command, plain) in enumerate([(store, SET_STRING), *measured]):
@@ -245,8 +233,8 @@ def grow_stored(
 
 
 def grow_models(plan: Plan, sizes: tuple[int, ...]) -> Iterator[Result]:
-    model = models.linear("n")
-    store = Command("AI.MODELSTORE", modelstore(ITEM, model.backend, model.blob))
+    model = networks.linear("n")
+    store = Command("AI.MODELSTORE", modelstore(ITEM, model))
     yield from grow_stored(plan, sizes, store, [(execute(ITEM, "x"), GET_STRING)])
 
 
@@ -276,10 +264,10 @@ def grow_waiting(plan: Plan, sizes: tuple[int, ...], max_connections: int, *opti
     """Keeps `items` requests in flight, on a connection each up to `max_connections`."""
     clients = encode(("CONFIG", "SET", "maxclients", sizes[-1] + RESERVE // 2))
     seconds = plan.seconds * SHORT
-    with server() as on, server() as other:
+    with fresh_server() as on, fresh_server() as other:
         send(on, clients)
         send(other, clients)
-        model = models.linear("n")
+        model = networks.linear("n")
         traffic = execution("m", model, *options)
         under_load(on, traffic, 1, 1, seconds, [])
         before, before_plain = Memory.of(on), Memory.of(other)

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from bench.harness import modelstore, tensorset
 from bench.library_loop import Library, library
 from bench.mobilenet import BACKENDS, mobilenet
-from bench.models import Model
 from bench.report import Goal, Plan, Report
-from server import Server, module_path
-from wire import encode
+from testkit.load import modelstore, tensorset
+from testkit.networks import Network
+from testkit.server import Server, module_path
+from testkit.wire import encode
 
 BATCHES = (1, 8, 16, 32)
 QUICK = (8,)
@@ -53,7 +53,7 @@ class Connection:
 class Clients:
     """`count` connections, each of which sends its next request once the last one is answered."""
 
-    def __init__(self, on: Server, name: str, model: Model, count: int) -> None:
+    def __init__(self, on: Server, name: str, model: Network, count: int) -> None:
         self.before = b"+OK\r\n+OK\r\n$%d\r\n" % model.output.nbytes
         self.size = len(self.before) + model.output.nbytes + 2
         self.output = model.output.ravel()
@@ -124,7 +124,7 @@ def server(threads: int) -> Iterator[Server]:
             started.stop()
 
 
-def served(on: Server, name: str, model: Model, connections: int, batch: int, seconds: float) -> dict[str, float]:
+def served(on: Server, name: str, model: Network, connections: int, batch: int, seconds: float) -> dict[str, float]:
     clients = Clients(on, name, model, connections)
     try:
         with on.wire() as wire:
@@ -139,13 +139,13 @@ def served(on: Server, name: str, model: Model, connections: int, batch: int, se
 
 
 def measure(
-    on: Server, direct: Library, model: Model, batch: int, threads: int, seconds: float, repeat: int
+    on: Server, direct: Library, model: Network, batch: int, threads: int, seconds: float, repeat: int
 ) -> Iterator[dict[str, Any]]:
     """Yields a row for as many connections as a batch has requests, and one for twice as many."""
     name = f"mobilenet-{model.backend.lower()}"
     with on.wire() as wire:
         options = ("BATCHSIZE", batch) if batch > 1 else ()
-        wire.socket.sendall(modelstore(name, model.backend, model.blob, (*options, *model.nodes)))
+        wire.socket.sendall(modelstore(name, model, *options))
         if (reply := wire.read()) != b"OK":
             raise RuntimeError(reply)
     counts = (batch, 2 * batch)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:  # the process itself does without what these import
-    from bench.models import Floats, Model
+    from testkit.networks import Floats, Network
 
 Run: TypeAlias = "Callable[[Sequence[Floats]], Floats]"
 
@@ -117,7 +117,7 @@ class Library:
 
 
 @contextmanager
-def library(model: Model, threads: int = 1) -> Iterator[Library]:
+def library(model: Network, threads: int = 1) -> Iterator[Library]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model").write_bytes(model.blob)

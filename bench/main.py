@@ -21,8 +21,11 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-from bench.harness import ROOT, build_load, machine, server, watch_others
+from bench.harness import ROOT, machine
 from bench.report import LATENCY_SHARES, Goal, Part, Plan, Report
+from testkit.load import build_load
+from testkit.process import watch_others
+from testkit.server import fresh_server
 
 PARTS = ("throughput", "beside", "images", "rivals", "growth")
 WIDTH = 120  # columns of the JSON
@@ -32,7 +35,7 @@ BACKENDS = {"ONNX": "onnxruntime", "TORCH": "torch", "TF": "tensorflow", "TFLITE
 
 def about() -> dict[str, Any]:
     """The machine, and the versions of the installed libraries."""
-    with server() as on:
+    with fresh_server() as on:
         with on.wire() as wire:
             for name, folder in BACKENDS.items():
                 wire.ask("AI.CONFIG", "LOADBACKEND", name, f"redisai_{folder}/redisai_{folder}.so")

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from bench.graph_def import node, numbers, shape, text
-from bench.models import Floats, Model, onnx_blob, torchscript
+from testkit.graph_def import node, numbers, shape, text
+from testkit.networks import Floats, Network, onnx_blob, torchscript
 
 BACKENDS = ("ONNX", "TORCH", "TF", "TFLITE")
 SIDE, CLASSES = 224, 1000
@@ -53,7 +53,7 @@ class Block:
 
 
 @dataclass(slots=True, frozen=True)
-class Network:
+class MobileNet:
     """The blocks, the mean over all pixels, and one dense layer."""
 
     blocks: tuple[Block, ...]
@@ -61,7 +61,7 @@ class Network:
     bias: Floats
 
 
-def network() -> Network:
+def network() -> MobileNet:
     random = np.random.default_rng(42)
 
     def draw(*sizes: int, scale: float) -> Floats:
@@ -82,7 +82,7 @@ def network() -> Network:
             blocks.append(Block((*widen, *convs), stride == 1 and channels == out))
             channels = out
     blocks.append(Block((conv(channels, HEAD, 1),)))
-    return Network(tuple(blocks), draw(HEAD, CLASSES, scale=(1 / HEAD) ** 0.5), draw(CLASSES, scale=0.1))
+    return MobileNet(tuple(blocks), draw(HEAD, CLASSES, scale=(1 / HEAD) ** 0.5), draw(CLASSES, scale=0.1))
 
 
 def images(backend: str, count: int = 1, side: int = SIDE) -> Floats:
@@ -91,17 +91,21 @@ def images(backend: str, count: int = 1, side: int = SIDE) -> Floats:
     return pixels if backend in ("TF", "TFLITE") else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
 
-def mobilenet(backend: str, side: int = SIDE) -> Model:
+def mobilenet(backend: str, side: int = SIDE) -> Network:
     """The model for images of that side. TORCH needs PyTorch here; TFLITE TensorFlow, whose converter makes it."""
     made = network()
     build = {"ONNX": onnx_model, "TORCH": torch_model, "TF": graph_def, "TFLITE": flatbuffer}[backend]
-    nodes = ("INPUTS", 1, "x", "OUTPUTS", 1, "y") if backend == "TF" else ()
-    return Model(
-        backend, build(made, side), (("x", images(backend, 1, side)),), answer(made, images("TF", 1, side)), nodes
+    return Network(
+        backend,
+        build(made, side),
+        inputs=("x",),
+        outputs=("y",),
+        feeds=(("x", images(backend, 1, side)),),
+        output=answer(made, images("TF", 1, side)),
     )
 
 
-def answer(made: Network, x: Floats) -> Floats:
+def answer(made: MobileNet, x: Floats) -> Floats:
     """What the network makes of images in the layout of TF, by nothing but NumPy."""
     for block in made.blocks:
         before = x
@@ -127,7 +131,7 @@ def _convolved(conv: Conv, x: Floats) -> Floats:
 # ---- ONNX ----
 
 
-def onnx_model(made: Network, side: int) -> bytes:
+def onnx_model(made: MobileNet, side: int) -> bytes:
     nodes: list[NodeProto] = []
     weights = {"zero": np.array(0, np.float32), "six": np.array(6, np.float32)}
 
@@ -158,7 +162,7 @@ def onnx_model(made: Network, side: int) -> bytes:
 # ---- TORCH ----
 
 
-def torch_model(made: Network, side: int) -> bytes:
+def torch_model(made: MobileNet, side: int) -> bytes:
     """Takes images of any side."""
     import torch
 
@@ -196,7 +200,7 @@ def torch_model(made: Network, side: int) -> bytes:
 # ---- TF, TFLITE ----
 
 
-def graph_def(made: Network, side: int) -> bytes:
+def graph_def(made: MobileNet, side: int) -> bytes:
     graph, count, x = node("x", "Placeholder", more={"shape": shape((-1, side, side, 3))}), 0, "x"
 
     def add(op: str, inputs: str, constant: NDArray[Any] | None = None, more: dict[str, bytes] | None = None) -> str:
@@ -224,7 +228,7 @@ def graph_def(made: Network, side: int) -> bytes:
     return graph + node("y", "BiasAdd", f"{x} bias")
 
 
-def flatbuffer(made: Network, side: int) -> bytes:
+def flatbuffer(made: MobileNet, side: int) -> bytes:
     import os
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -19,12 +19,14 @@ from functools import partial
 from importlib.util import find_spec
 from statistics import median
 
-from bench import models
-from bench.harness import ROOT, Result, Traffic, alternate, build_load, median_of, run_load, server
+from bench.harness import ROOT, alternate, median_of
 from bench.library_loop import library
 from bench.report import Goal, Plan, Report
 from bench.throughput import dag_pair
-from server import Server, free_port, wait_for
+from testkit import networks
+from testkit.load import Result, Traffic, build_load, run_load
+from testkit.server import Server, free_port, fresh_server
+from testkit.waiting import wait_for
 
 CONNECTIONS = (1, 10, 50)
 JUDGED = 50
@@ -70,8 +72,7 @@ def serve(rival: Rival, redis: Server) -> Iterator[Service]:
     port = free_port()
     words = ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", f"bench.rivals_{rival.name}"]
     words += [str(port), str(redis.port)]
-    paths = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    process = subprocess.Popen(words, env=os.environ | paths, start_new_session=True)
+    process = subprocess.Popen(words, cwd=ROOT, start_new_session=True)
     try:
         wait_for(partial(listens, process, port), START_SECONDS, f"{rival.title} listens")
         yield Service(port)
@@ -117,7 +118,7 @@ def beside_service(plan: Plan, rival: Rival, on: Server, ours: Traffic, theirs: 
 
 def beside_loop(plan: Plan, on: Server, ours: Traffic) -> Result:
     """Compares rates only: a loop has no waiting clients, so no latencies."""
-    with library(models.fraud("ONNX")) as loop:
+    with library(networks.fraud("ONNX")) as loop:
         results = alternate(
             plan.repeat,
             partial(run_load, on, ours, JUDGED, plan.seconds, min(0.3, plan.seconds / 2)),
@@ -155,8 +156,8 @@ def rows(plan: Plan, report: Report) -> Iterator[Result]:
     wanted = [rival for rival in RIVALS if plan.wants(f"rival-{rival.name}")]
     if not wanted and not plan.wants(LOOP):
         return
-    transaction, reference = (values for _, values in models.fraud("ONNX").feeds)
-    with server() as on:
+    transaction, reference = (values for _, values in networks.fraud("ONNX").feeds)
+    with fresh_server() as on:
         ours = dag_pair("fraud", "ONNX", (), on).measured
         with on.wire() as wire:
             wire.ask("SET", "reference", reference.tobytes())

@@ -15,14 +15,14 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from redis.asyncio import Redis
 
-from bench import models
+from testkit import networks
 
 
 def session() -> Any:
     """The network, run by one thread like one worker of the module."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(models.fraud("ONNX").blob, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(networks.fraud("ONNX").blob, options, providers=["CPUExecutionProvider"])
 
 
 def application(redis_port: int) -> FastAPI:

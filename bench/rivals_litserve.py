@@ -12,8 +12,8 @@ from fastapi import Body, Response
 from litserve import LitAPI, LitServer
 from redis import Redis
 
-from bench.models import Floats
 from bench.rivals_fastapi import session
+from testkit.networks import Floats
 
 # LitServe looks at the annotations of decode_request and encode_response: they must not be strings.
 Raw = Annotated[bytes, Body(media_type="application/octet-stream")]

@@ -13,24 +13,12 @@ from statistics import median
 
 import numpy as np
 
-from bench import models
-from bench.harness import (
-    GET,
-    SET,
-    Result,
-    Traffic,
-    alternate,
-    bulk,
-    dag,
-    execution,
-    median_of,
-    run_load,
-    server,
-    tensorset,
-)
+from bench.harness import alternate, median_of
 from bench.report import Goal, Plan, Report
-from server import Server
-from wire import Word, encode
+from testkit import networks
+from testkit.load import GET, SET, Result, Traffic, bulk, dag, execution, run_load, tensorset
+from testkit.server import Server, fresh_server
+from testkit.wire import Word, encode
 
 CONNECTIONS = (1, 10, 50, 100, 200)
 SIZES = {"120B": 120, "4KB": 4 << 10, "1MB": 1 << 20, "16MB": 16 << 20}
@@ -117,21 +105,21 @@ def send(on: Server, *requests: bytes) -> None:
                 raise RuntimeError(reply)
 
 
-def check(name: str, model: models.Model, blob: bytes, rows: int = 1) -> None:
+def check(name: str, model: networks.Network, blob: bytes, rows: int = 1) -> None:
     """Raises if the output is not the library's: a fast wrong answer is worth nothing."""
     output = np.frombuffer(blob, np.float32).reshape(rows, *model.output.shape[1:])
     if not np.allclose(output, model.output, rtol=1e-4, atol=1e-5):
         raise RuntimeError(f"{name}: the output is not what the library makes of the same input")
 
 
-def output_of(on: Server, name: str, model: models.Model, rows: int = 1) -> bytes:
+def output_of(on: Server, name: str, model: networks.Network, rows: int = 1) -> bytes:
     with on.wire() as wire:
         blob: bytes = wire.ask("AI.TENSORGET", f"{name}:out", "BLOB")
     check(name, model, blob, rows)
     return blob
 
 
-def prepare(on: Server, name: str, model: models.Model, *options: Word) -> Traffic:
+def prepare(on: Server, name: str, model: networks.Network, *options: Word) -> Traffic:
     """Stores the model and runs it a few times, since the first runs are slow. Returns the request that runs it."""
     traffic = execution(name, model, *options)
     with on.wire() as wire:
@@ -144,7 +132,7 @@ def prepare(on: Server, name: str, model: models.Model, *options: Word) -> Traff
     return Traffic(traffic.request)
 
 
-def is_alike_in_batches(on: Server, name: str, model: models.Model, alone: bytes) -> bool:
+def is_alike_in_batches(on: Server, name: str, model: networks.Network, alone: bytes) -> bool:
     """Whether every batch gives each request the same bytes as alone. Some libraries' sums differ in the last bit."""
     alike = True
     for rows in range(2, BATCHSIZE + 1):
@@ -164,25 +152,25 @@ def plain_pair(measured: Traffic, on: Server) -> Pair:
 
 
 def tensorset_pair(size: int, on: Server) -> Pair:
-    values = models.random(size // 4)
+    values = networks.random(size // 4)
     return Pair(Traffic(tensorset("t", values)), Traffic(encode(("SET", "s", values.tobytes()))))
 
 
 def tensorget_pair(size: int, on: Server) -> Pair:
-    values, pair = models.random(size // 4), tensorset_pair(size, on)
+    values, pair = networks.random(size // 4), tensorset_pair(size, on)
     send(on, pair.measured.request, pair.plain.request)
     answer = bulk(values.tobytes())
     return Pair(Traffic(encode(("AI.TENSORGET", "t", "BLOB")), answer), Traffic(encode(("GET", "s")), answer))
 
 
-def run_pair(name: str, build: Callable[[], models.Model], options: tuple[Word, ...], on: Server) -> Pair:
+def run_pair(name: str, build: Callable[[], networks.Network], options: tuple[Word, ...], on: Server) -> Pair:
     model = build()
     traffic = prepare(on, name, model, *options)
     return Pair(traffic, SET, partial(output_of, on, name, model))
 
 
 def dag_pair(name: str, backend: str, options: tuple[Word, ...], on: Server) -> Pair:
-    model = models.fraud(backend)
+    model = networks.fraud(backend)
     prepare(on, name, model, *options)
     alone = output_of(on, name, model)
     output = np.frombuffer(alone, np.float32).reshape(model.output.shape)
@@ -200,18 +188,18 @@ def dag_pair(name: str, backend: str, options: tuple[Word, ...], on: Server) -> 
 
 def batched_pair(name: str, backend: str, on: Server) -> Pair:
     """A model stored with BATCHSIZE, and the same model without."""
-    model = models.perceptron(backend)
+    model = networks.perceptron(backend)
     plain = prepare(on, f"{name}-not", model)
     return Pair(prepare(on, name, model, *BATCH), plain, partial(output_of, on, name, model))
 
 
-def runs() -> Iterator[tuple[str, Callable[[], models.Model], tuple[Word, ...]]]:
+def runs() -> Iterator[tuple[str, Callable[[], networks.Network], tuple[Word, ...]]]:
     """The models that run one by one and in batches: name, builder, options of AI.MODELSTORE."""
-    yield "linear-onnx", models.linear, ()
-    yield "linear-onnx-batch", partial(models.linear, "n"), BATCH
-    yield "cnn-onnx", models.cnn, ()
-    yield "cnn-onnx-batch", partial(models.cnn, "n"), BATCH
-    for name, build in ("mlp", models.mlp), ("fraud", models.fraud):
+    yield "linear-onnx", networks.linear, ()
+    yield "linear-onnx-batch", partial(networks.linear, "n"), BATCH
+    yield "cnn-onnx", networks.cnn, ()
+    yield "cnn-onnx-batch", partial(networks.cnn, "n"), BATCH
+    for name, build in ("mlp", networks.mlp), ("fraud", networks.fraud):
         for backend in BACKENDS:
             yield f"{name}-{backend.lower()}", partial(build, backend), ()
             yield f"{name}-{backend.lower()}-batch", partial(build, backend), BATCH
@@ -313,7 +301,7 @@ def run(plan: Plan) -> Report:
     if not wanted:
         return report
     aims = {(target.case, target.connections) for target in TARGETS}
-    with server() as on:
+    with fresh_server() as on:
         print(line(title for title, _ in COLUMNS), flush=True)
         for case in wanted:
             pair = case.prepare(on)

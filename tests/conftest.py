@@ -8,11 +8,12 @@ from typing import Any, Protocol
 
 import pytest
 
-import models
-from batches import Clients
-from paths import WITHOUT_DIRECT
-from server import Client, Server, ServerExit, module_path
-from wire import Wire, Word
+from testkit import models
+from testkit.batches import Clients
+from testkit.paths import WITHOUT_DIRECT
+from testkit.server import Client, Server, ServerExit, module_path
+from testkit.users import Login, logins
+from testkit.wire import Wire, Word
 
 SERVERS = pytest.StashKey[list[Server]]()
 
@@ -55,7 +56,7 @@ def shared_without_direct(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """The server all tests share, flushed. A test that ends it fails, and the next one gets a new one.
 
-    The parameter "python" (paths.py) chooses the one that runs all models by Python."""
+    The parameter "python" (testkit/paths.py) chooses the one that runs all models by Python."""
     path = getattr(request, "param", "direct")
     shared: Server = request.getfixturevalue("shared_without_direct" if path == "python" else "shared")
     request.node.stash.setdefault(SERVERS, []).append(shared)
@@ -90,6 +91,13 @@ def clients(server: Server) -> Iterator[Clients]:
     clients = Clients(server)
     yield clients
     clients.close()
+
+
+@pytest.fixture
+def login(server: Server) -> Iterator[Login]:
+    """Makes a user with these rules and gives a connection of theirs: login("+@all", "~app:*")."""
+    with logins(server) as login:
+        yield login
 
 
 @pytest.fixture

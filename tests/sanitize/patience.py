@@ -1,5 +1,5 @@
 """A pytest plugin for slow builds (scripts/sanitize): servers get longer to start and to stop."""
 
-import server
+from testkit import server
 
 server.START_SECONDS = server.STOP_SECONDS = 300.0

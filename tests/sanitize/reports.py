@@ -31,7 +31,7 @@ def source_of(module: str, offset: str) -> str:
 
 
 def with_sources(report: str) -> str:
-    """The report, with function and line behind each frame of the shim."""
+    """The report, with function and line after each frame of the shim."""
 
     def told(frame: re.Match[str]) -> str:
         module, offset = frame.groups()

@@ -2,14 +2,16 @@
 
 import importlib.util
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from typing import Any, cast
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # before a redisai that may be installed: the well-known client
+sys.path.insert(0, str(ROOT))  # before a redisai that may be installed: the well-known client
 
-from server import module_path  # noqa: E402
+from testkit.server import module_path  # noqa: E402
 
 # The bridge is part of redisai.so. Its tables need no server.
 _loader = ExtensionFileLoader("_redisai_bridge", str(module_path()))
@@ -46,3 +48,10 @@ def load_script(source: str | bytes, *entry_points: str, device: str = "CPU") ->
     backend = cast(ScriptBackend, registry.get(NAMES.index("TORCH")))
     source = source.encode() if isinstance(source, str) else source
     return backend.load_script(ScriptDefinition(device, source, entry_points), settings())
+
+
+def run_in_threads(count: int, work: Callable[[int], None]) -> None:
+    """work(0), work(1), ..., each on a thread of its own; an error of any is raised here."""
+    with ThreadPoolExecutor(count) as pool:
+        for future in [pool.submit(work, number) for number in range(count)]:
+            future.result(60)

@@ -8,9 +8,8 @@ from typing import Any
 import cffi
 import pytest
 
-from loading import NAMES, registry
-
-from redisai.direct import api_of  # isort: skip - after loading, which provides the bridge
+from redisai.direct import api_of
+from tests.unit.loading import NAMES, registry
 
 ffi = cffi.FFI()
 ffi.cdef("typedef struct Opaque Opaque;")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from dtypes import DTYPES
-from loading import load
 from redisai.dtypes import DTYPES as ROWS
 from redisai.dtypes import NUMBERS
+from testkit.dtypes import DTYPES
+from tests.unit.loading import load
 
 OLD = ("FLOAT", "DOUBLE", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "BOOL", "STRING")
 EXTENSIONS = [dtype for dtype in DTYPES.values() if dtype.numpy.isbuiltin == 2]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from loading import load, registry
+from tests.unit.loading import ROOT, load, registry, run_in_threads
 
 FLOAT, INT64, STRING, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING, TensorProto.BOOL
 info = helper.make_tensor_value_info
@@ -282,11 +282,7 @@ def test_runs_at_once() -> None:
             if y is None or y.shape != (size, 3) or not (y == -number).all():
                 failures.append((number, size))
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    run_in_threads(4, run)
     assert not failures
 
 
@@ -302,10 +298,10 @@ def test_figures() -> None:
 
 
 LIMITED = """
-import sys; sys.path.insert(0, {folder!r})
+import sys
 import numpy as np
 from pathlib import Path
-from loading import load
+from tests.unit.loading import load
 session = load("ONNX", Path(sys.argv[1]).read_bytes(), backend_memory_limit=64)
 one = np.ones(1, np.float32)
 def run(n):
@@ -327,9 +323,8 @@ def test_memory_limit(tmp_path: Path) -> None:
     ]
     blob = model(graph(nodes, [info("x", FLOAT, [1]), info("n", INT64, [1])], [info("y", FLOAT, [])]))
     (tmp_path / "model.onnx").write_bytes(blob)
-    script = LIMITED.format(folder=str(Path(__file__).parent))
-    command = [sys.executable, "-c", script, str(tmp_path / "model.onnx")]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "model.onnx")]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     e = float(np.exp(np.float32(1)))
     assert answer.returncode == 0, answer.stderr
     assert eval(answer.stdout) == pytest.approx([e, e, e, None, e])

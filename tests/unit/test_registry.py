@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from loading import settings
 from redisai.backends import BackendError, Registry
 from redisai.protocol import Definition, one_line
+from tests.unit.loading import settings
 
 TF, TFLITE, TORCH, ONNX = range(4)
 GOOD = """

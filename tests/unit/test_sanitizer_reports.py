@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sanitize import reports
+from tests.sanitize import reports
 
 ASAN = "    #0 0x7f01 in __interceptor_malloc (/usr/lib/gcc/libasan.so.8+0xb89cf)\n"
 SERVER = "    #1 0x55aa  (/usr/bin/redis-server+0x7be4e)\n"

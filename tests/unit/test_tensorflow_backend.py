@@ -5,7 +5,6 @@ import random
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import tf_models
-from loading import registry, settings
 from redisai.protocol import Definition, Session
-from tf_models import frozen, graph, placeholder, spec
+from testkit import tf_models
+from testkit.process import rss
+from testkit.tf_models import frozen, graph, placeholder, spec
+from tests.unit.loading import ROOT, registry, run_in_threads, settings
 
 
 def load(blob: bytes, inputs: str, outputs: str, device: str = "CPU", **changes: int) -> Session:
@@ -313,16 +313,8 @@ def test_runs_at_once() -> None:
             if total != size * 3 * number or text is None or text.tolist() != [b"%d.0" % number] * size * 3:
                 failures.append((number, size))
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    run_in_threads(4, work)
     assert not failures
-
-
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def test_memory_comes_back() -> None:
@@ -337,17 +329,17 @@ def test_memory_comes_back() -> None:
 
     for _ in range(10):
         use()
-    before = resident()
+    before = rss("self")
     for _ in range(50):  # 250 MB, were all of it kept
         use()
     gc.collect()
-    assert resident() < before + (50 << 20)
+    assert rss("self") < before + (50 << 20)
 
 
 ALONE = """
-import sys; sys.path.insert(0, {folder!r})
+import sys
 from pathlib import Path
-from test_tensorflow_backend import X, run
+from tests.unit.test_tensorflow_backend import X, run
 first = sys.argv[1].split()
 def libraries():
     for name in first:
@@ -365,12 +357,8 @@ assert torch.jit.script(torch.nn.Linear(3, 2))(torch.from_numpy(X)).shape == (2,
 def test_beside_other_libraries_and_without_the_python_package(tmp_path: Path, first: str) -> None:
     """In a process of its own: here the package is imported to build graphs."""
     (tmp_path / "graph.pb").write_bytes(tf_models.tf_identity())
-    folder = Path(__file__).parent
-    script = ALONE.format(folder=str(folder)).replace(
-        "sys.path.insert(0,", f"sys.path[:0] = [{str(folder.parent)!r}]; sys.path.insert(0,"
-    )
-    command = [sys.executable, "-c", script, first, str(tmp_path / "graph.pb")]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", ALONE, first, str(tmp_path / "graph.pb")]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (answer.returncode, answer.stdout) == (0, f"{X.tolist()} False\n"), answer.stderr
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import tf_models
-from loading import load
-from tf_models import spec, tflite
+from testkit import tf_models
+from testkit.process import rss
+from testkit.tf_models import spec, tflite
+from tests.unit.loading import ROOT, load, run_in_threads
 
 TYPES = ["float32", "int8", "int32", "int64", "uint8", "bool", "string"]
 
@@ -143,8 +144,8 @@ def test_tflite_runtime_where_only_that_is_installed(tmp_path: Path, installed: 
         package.mkdir()
         (package / "__init__.py").write_text("__version__ = '2.14.0'")
         (package / "interpreter.py").write_text("class Interpreter: pass")
-    script = "from loading import registry; print(registry.get(1).version())"
-    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parent)])
+    script = "from tests.unit.loading import registry; print(registry.get(1).version())"
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     command = [sys.executable, "-c", script]
     answer = subprocess.run(command, env={"PYTHONPATH": paths}, capture_output=True, text=True, timeout=60)
     if installed:
@@ -183,11 +184,7 @@ def test_runs_at_once() -> None:
             if total is None or total.tolist() != [[number + 1] * 2] * size or product != number * size * 2:
                 failures.append((number, size))
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    run_in_threads(4, work)
     assert not failures
 
 
@@ -220,10 +217,6 @@ def test_a_run_lets_other_threads_work() -> None:
     assert counted[0] > 1000
 
 
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-
 def test_memory_comes_back() -> None:
     blob, image = detector(), ones(1, 256, 256, 3)
 
@@ -234,11 +227,11 @@ def test_memory_comes_back() -> None:
 
     for _ in range(5):
         use()
-    before = resident()
+    before = rss("self")
     for _ in range(30):  # 100 MB, were all of it kept
         use()
     gc.collect()
-    assert resident() < before + (30 << 20)
+    assert rss("self") < before + (30 << 20)
 
 
 def test_damaged_models_are_errors_or_run() -> None:

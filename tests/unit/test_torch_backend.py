@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from loading import load
+from tests.unit.loading import load
 
 
 def blob(module: torch.nn.Module) -> bytes:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from loading import load, load_script
 from redisai.protocol import Array, Call, Redis, Reply, ScriptSession
-from test_torch_backend import Divide, Weight, blob
+from tests.unit.loading import load, load_script, run_in_threads
+from tests.unit.test_torch_backend import Divide, Weight, blob
 
 SIGNATURE = "(tensors: List[Tensor], keys: List[str], args: List[str])"
 X = np.array([1, 2], np.float32)
@@ -405,11 +405,7 @@ def test_threads_have_their_own_redis() -> None:
     def run(number: int) -> None:
         call(session, args=[b"%d" % number], outputs=0, redis=fakes[number])
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    run_in_threads(4, run)
     assert [fake.calls for fake in fakes] == [[[b"GET", b"%d" % number]] * 50 for number in range(4)]
 
 

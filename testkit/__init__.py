@@ -1,0 +1,1 @@
+"""What tests and benchmarks share. Imports nothing of either."""

@@ -1,0 +1,187 @@
+"""What COMMAND must tell of each command, and readers of COMMAND INFO, COMMAND DOCS and COMMAND GETKEYS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from testkit.server import Server
+from testkit.wire import Error, Wire
+
+WRITE = {"write", "denyoom"}
+READ = {"readonly"}
+
+
+@dataclass(slots=True, frozen=True)
+class Command:
+    flags: set[str]  # those that say what it does to data, and who may send it
+    arity: int  # of Redis: the words of the shortest command, negative where more may follow
+    since: str
+    summary: str
+    keywords: str = ""
+
+
+COMMANDS = {
+    "AI.TENSORSET": Command(WRITE, -4, "1.0.0", "Stores a tensor", "BLOB VALUES"),
+    "AI.TENSORGET": Command(READ, -2, "1.0.0", "Returns a tensor's metadata and data", "META BLOB VALUES"),
+    "AI.MODELSTORE": Command(
+        WRITE,
+        -4,
+        "1.2.0",
+        "Stores a model; the server goes on while it is compiled",
+        "TAG BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT INPUTS OUTPUTS BLOB",
+    ),
+    "AI.MODELSET": Command(
+        WRITE,
+        -4,
+        "1.0.0",
+        "Stores a model (deprecated: use AI.MODELSTORE)",
+        "TAG BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT INPUTS OUTPUTS BLOB",
+    ),
+    "AI.MODELGET": Command(READ, -2, "1.0.0", "Returns a model's metadata and blob", "META BLOB"),
+    "AI.MODELDEL": Command({"write"}, 2, "1.0.0", "Deletes a model"),
+    "AI._MODELSCAN": Command(READ, 1, "1.0.0", "Returns the keys and tags of all models"),
+    "AI.MODELEXECUTE": Command(
+        WRITE, -3, "1.2.0", "Runs a model on tensors and stores its outputs", "INPUTS OUTPUTS TIMEOUT"
+    ),
+    "AI.MODELRUN": Command(
+        WRITE,
+        -2,
+        "1.0.0",
+        "Runs a model on tensors and stores its outputs (deprecated: use AI.MODELEXECUTE)",
+        "TIMEOUT INPUTS OUTPUTS",
+    ),
+    "AI.SCRIPTSTORE": Command(
+        WRITE,
+        -3,
+        "1.2.0",
+        "Stores a TorchScript; the server goes on while it is compiled",
+        "TAG ENTRY_POINTS SOURCE",
+    ),
+    "AI.SCRIPTSET": Command(WRITE, -3, "1.0.0", "Stores a TorchScript (deprecated: use AI.SCRIPTSTORE)", "TAG SOURCE"),
+    "AI.SCRIPTGET": Command(READ, -2, "1.0.0", "Returns a script's metadata and source", "META SOURCE"),
+    "AI.SCRIPTDEL": Command({"write"}, 2, "1.0.0", "Deletes a script"),
+    "AI._SCRIPTSCAN": Command(READ, 1, "1.0.0", "Returns the keys and tags of all scripts"),
+    "AI.SCRIPTEXECUTE": Command(
+        WRITE,
+        -3,
+        "1.2.0",
+        "Runs a script's function on tensors, keys and arguments and stores its outputs",
+        "KEYS INPUTS ARGS OUTPUTS TIMEOUT",
+    ),
+    "AI.SCRIPTRUN": Command(
+        WRITE,
+        -3,
+        "1.0.0",
+        "Runs a script's function on tensors (deprecated: use AI.SCRIPTEXECUTE)",
+        "TIMEOUT INPUTS OUTPUTS",
+    ),
+    "AI.DAGEXECUTE": Command(
+        WRITE,
+        -1,
+        "1.2.0",
+        "Runs a graph of models and scripts on local tensors",
+        "LOAD PERSIST ROUTING TIMEOUT |>",
+    ),
+    "AI.DAGEXECUTE_RO": Command(
+        READ, -1, "1.2.0", "Runs a graph of models, also on a read-only replica", "LOAD ROUTING TIMEOUT |>"
+    ),
+    "AI.DAGRUN": Command(
+        WRITE,
+        -1,
+        "1.0.0",
+        "Runs a graph of models and scripts (deprecated: use AI.DAGEXECUTE)",
+        "LOAD PERSIST TIMEOUT |>",
+    ),
+    "AI.DAGRUN_RO": Command(
+        READ,
+        -1,
+        "1.0.0",
+        "Runs a graph of models and scripts (deprecated: use AI.DAGEXECUTE_RO)",
+        "LOAD TIMEOUT |>",
+    ),
+    "AI.INFO": Command(READ, -2, "1.0.0", "Returns or resets the run statistics of a model or script", "RESETSTAT"),
+    "AI.CONFIG": Command(
+        {"admin"}, -2, "1.0.0", "Reads and sets options, loads backends", "BACKENDSPATH LOADBACKEND MODEL_CHUNK_SIZE"
+    ),
+}
+
+
+def command_info(wire: Wire, name: str) -> list[Any]:
+    reply = wire.ask("COMMAND", "INFO", name)[0]
+    assert reply is not None, f"{name} is not there"
+    return list(reply)
+
+
+def flags(wire: Wire, name: str) -> set[str]:
+    return {flag.decode() for flag in command_info(wire, name)[2]}
+
+
+def docs(server: Server, name: str) -> dict[bytes, Any]:
+    with server.wire(protocol=3) as wire:
+        found = {key.upper(): value for key, value in wire.ask("COMMAND", "DOCS", name).items()}
+    return dict(found[name.encode()])
+
+
+def tokens(arguments: list[dict[bytes, Any]]) -> set[str]:
+    """The keywords of a command's arguments, and of those within them."""
+    found: set[str] = set()
+    for argument in arguments:
+        if b"token" in argument:
+            found.add(argument[b"token"].decode().upper())
+        found |= tokens(argument.get(b"arguments", []))
+    return found
+
+
+def tree(arguments: list[dict[bytes, Any]]) -> list[Any]:
+    """Of each argument: name, type, token, flags, and the same of those inside."""
+    return [
+        (
+            argument[b"name"].decode(),
+            argument[b"type"].decode(),
+            argument.get(b"token", b"").decode(),
+            " ".join(sorted(flag.decode() for flag in argument.get(b"flags", []))),
+            tree(argument.get(b"arguments", [])),
+        )
+        for argument in arguments
+    ]
+
+
+def keys_of(wire: Wire, line: str) -> set[str]:
+    """What COMMAND GETKEYS takes for keys."""
+    found = wire.ask("COMMAND", "GETKEYS", *line.split())
+    assert not isinstance(found, Error), found
+    return {key.decode() for key in found}
+
+
+def check_flags(wire: Wire, name: str) -> None:
+    assert flags(wire, name) & {"write", "denyoom", "readonly", "admin"} == COMMANDS[name].flags
+
+
+def check_arity(wire: Wire, name: str) -> None:
+    """It is declared, and a word less is the error of Redis."""
+    arity = command_info(wire, name)[1]
+    assert arity == COMMANDS[name].arity
+    too_few = wire.ask(name.lower(), *["x"] * (abs(arity) - 2)) if abs(arity) > 1 else wire.ask(name.lower(), "x")
+    assert too_few.lower() == f"err wrong number of arguments for '{name.lower()}' command"
+
+
+def check_docs(server: Server, name: str) -> None:
+    found, wanted = docs(server, name), COMMANDS[name]
+    assert found[b"summary"].decode() == wanted.summary
+    assert (found[b"group"], found[b"since"].decode()) == (b"module", wanted.since)
+    assert (b"arguments" in found) == (not name.endswith("SCAN")), "redis-cli's hints come from these"
+
+
+def check_keywords(server: Server, name: str) -> None:
+    """redis-cli's hints come from these. There may be more, of what stands within the ops of a DAG."""
+    assert set(COMMANDS[name].keywords.split()) <= tokens(docs(server, name).get(b"arguments", []))
+
+
+def check_first_key(wire: Wire, name: str) -> None:
+    """The first argument is a key, and cluster clients are told so."""
+    found = command_info(wire, name)
+    assert found[3] == 1
+    spec = dict(zip(found[8][0][::2], found[8][0][1::2], strict=True))
+    begin = dict(zip(spec[b"begin_search"][::2], spec[b"begin_search"][1::2], strict=True))
+    assert (begin[b"type"], begin[b"spec"]) == (b"index", [b"index", 1])

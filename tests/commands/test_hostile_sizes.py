@@ -1,0 +1,45 @@
+"""Small commands and models that ask for very much: an error at once, and the server goes on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from testkit import models
+from testkit.wire import Wire
+
+LIMIT = "ERR tensor size exceeds the limit of 536870912 bytes (proto-max-bulk-len)"
+
+
+class Expand(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.expand(3000000, 1000000, 2)
+
+
+def test_strings_are_counted_with_their_offsets(wire: Wire) -> None:
+    assert wire.ask("AI.TENSORSET", "t", "STRING", 300_000_000) == LIMIT
+
+
+def test_an_output_expanded_from_one_row(wire: Wire) -> None:
+    assert wire.ask("AI.MODELSTORE", "m", "TORCH", "CPU", "BLOB", models.torch_module(Expand)) == b"OK"
+    wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2)
+    reply = wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
+    assert reply.startswith("ERR output 0 of 24000000000000 bytes exceeds the limit")
+    assert wire.ask("EXISTS", "y") == 0
+
+
+def test_the_longest_timeout(wire: Wire) -> None:
+    wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add())
+    wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2, "BLOB", np.ones(2, np.float32).tobytes())
+    for timeout in (2**62, 2**63 - 1):
+        words = ("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y", "TIMEOUT", timeout)
+        assert wire.ask(*words) == b"OK"
+
+
+def test_a_model_in_pieces_stays_as_it_was_stored(wire: Wire) -> None:
+    """Redis trims arguments that are held, when their command ends."""
+    blob = models.onnx_padded(3000)
+    script = "return redis.call('AI.MODELSTORE', KEYS[1], 'ONNX', 'CPU', 'BLOB', ARGV[1], ARGV[2])"
+    for size in (20, 100, 5000):
+        assert wire.ask("EVAL", script, 1, "m", blob[:size], blob[size:]) == b"OK"
+        assert wire.ask("AI.MODELGET", "m", "BLOB") == blob

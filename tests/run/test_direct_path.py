@@ -1,0 +1,237 @@
+"""The direct path, by which C runs models of ONNX and TF: which runs take it, that they are counted and timed like
+others, that a backend which declares a function wrongly is refused, and that what goes wrong is in the log."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from testkit import models, scripts, tf_models
+from testkit.batches import Clients, store_witness
+from testkit.info import full_ai_info
+from testkit.paths import both_paths, check_path
+from testkit.server import Server, module_path
+from testkit.wire import Error, Wire, Word
+from tests.conftest import StartServer
+
+
+def test_a_direct_run_is_counted(wire: Wire) -> None:
+    wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add())
+    wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2)
+    run: tuple[Word, ...] = ("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y")
+    for _ in range(3):
+        assert wire.ask(*run) == b"OK"
+    found = full_ai_info(wire)
+    assert (found["executions"], found["direct_executions"]) == (3, 3)
+    assert wire.ask("AI.INFO", "m", "RESETSTAT") == b"OK"
+    found = full_ai_info(wire)
+    assert (found["executions"], found["direct_executions"]) == (0, 0)
+    wire.ask("AI.TENSORSET", "x", "INT64", 1, 2)
+    assert isinstance(wire.ask(*run), Error)
+    found = full_ai_info(wire)
+    assert (found["executions"], found["errors"], found["direct_executions"]) == (1, 1, 0)
+
+
+def test_what_python_runs_is_not_counted(server: Server, wire: Wire) -> None:
+    """Models of TORCH, scripts and what they run, tensors that lie in a Redis string, more inputs than C takes."""
+    wire.ask("AI.MODELSTORE", "torch", "TORCH", "CPU", "BLOB", models.torch_module(models.Add))
+    wire.ask("AI.MODELSTORE", "add", "ONNX", "CPU", "BLOB", models.onnx_add())
+    wire.ask("AI.MODELSTORE", "identity", "ONNX", "CPU", "BLOB", models.onnx_identity())
+    source = f"def run{scripts.SIGNATURE}:\n    return redisAI.model_execute(keys[0], tensors, 1)[0]\n"
+    wire.ask("AI.SCRIPTSTORE", "s", "CPU", "ENTRY_POINTS", 1, "run", "SOURCE", source)
+    wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", 1, 2)
+    wire.ask("AI.TENSORSET", "large", "FLOAT", 1 << 17, "BLOB", bytes(4 << 17))
+
+    assert wire.ask("AI.MODELEXECUTE", "torch", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y") == b"OK"
+    words: list[Word] = ["AI.SCRIPTEXECUTE", "s", "run", "KEYS", 1, "add", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y"]
+    assert wire.ask(*words) == b"OK"
+    assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"2", b"4"]
+    assert wire.ask("AI.MODELEXECUTE", "identity", "INPUTS", 1, "large", "OUTPUTS", 1, "y") == b"OK"
+    for key in "torch", "s", "add", "identity":
+        check_path(server, python=1, key=key)
+
+
+@both_paths
+@pytest.mark.parametrize("count", [1, 8, 9])
+def test_many_inputs(server: Server, wire: Wire, count: int) -> None:
+    wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_many_inputs(count))
+    keys = [f"x{i}" for i in range(count)]
+    for i, key in enumerate(keys):
+        wire.ask("AI.TENSORSET", key, "FLOAT", 2, "VALUES", 2**i, 0)
+    assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", count, *keys, "OUTPUTS", 1, "y") == b"OK"
+    assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"%d" % (2**count - 1), b"0"]
+    check_path(server, direct=count <= 8, python=count > 8)
+
+
+@both_paths
+def test_several_outputs_of_onnx(server: Server, wire: Wire) -> None:
+    wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_split3())
+    wire.ask("AI.TENSORSET", "x", "FLOAT", 3, "VALUES", 1, 2, 3)
+    assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 3, "a", "b", "c") == b"OK"
+    assert [wire.ask("AI.TENSORGET", key, "VALUES") for key in "abc"] == [[b"1"], [b"2"], [b"3"]]
+    check_path(server, direct=1)
+
+
+@both_paths
+def test_several_outputs_of_tf(server: Server, wire: Wire) -> None:
+    """Of rank 0, empty, of another type, and another than an operation's first."""
+    names: list[Word] = ["INPUTS", 1, "x", "OUTPUTS", 4, "total", "where", "positive", "parts:2"]
+    assert wire.ask("AI.MODELSTORE", "m", "TF", "CPU", *names, "BLOB", tf_models.tf_many()) == b"OK"
+    wire.ask("AI.TENSORSET", "x", "FLOAT", 3, "VALUES", 0, -1, -2)
+    assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 4, *"abcd") == b"OK"
+    assert [wire.ask("AI.TENSORGET", key, "META", "VALUES")[1::2] for key in "abcd"] == [
+        [b"FLOAT", [], [b"-3"]],
+        [b"INT64", [0, 1], []],
+        [b"BOOL", [3], [0, 0, 0]],
+        [b"FLOAT", [1], [b"-2"]],
+    ]
+    check_path(server, direct=1)
+
+
+@both_paths
+@pytest.mark.parametrize("backend", ["ONNX", "TF"])
+def test_an_empty_input(server: Server, wire: Wire, backend: str) -> None:
+    wire.ask("AI.MODELSTORE", "none", "ONNX", "CPU", "BLOB", models.onnx_nonzero())
+    names: list[Word] = ["INPUTS", 1, "x", "OUTPUTS", 1, "y"] if backend == "TF" else []
+    blob = tf_models.tf_identity("INT64") if backend == "TF" else models.onnx_identity("INT64", ("n", "k"))
+    assert wire.ask("AI.MODELSTORE", "m", backend, "CPU", *names, "BLOB", blob) == b"OK"
+    wire.ask("AI.TENSORSET", "x", "FLOAT", 3)
+    words = "AI.DAGEXECUTE LOAD 1 x PERSIST 1 y |> AI.MODELEXECUTE none INPUTS 1 x OUTPUTS 1 k"
+    words += " |> AI.MODELEXECUTE m INPUTS 1 k OUTPUTS 1 y"
+    assert wire.ask(*words.split()) == [b"OK", b"OK"]
+    assert wire.ask("AI.TENSORGET", "y") == [b"dtype", b"INT64", b"shape", [1, 0], b"blob", b""]
+    check_path(server, direct=1)
+    check_path(server, direct=1, key="none")
+
+
+def test_a_batch_is_not_direct(wire: Wire, clients: Clients) -> None:
+    store_witness(wire, size=8, min_size=3)
+    requests = clients.each(1, 1, 1)
+    for request in requests:
+        request.send()
+    assert [request.result().rows for request in requests] == [3, 3, 3]
+    found = full_ai_info(wire)
+    assert (found["calls"], found["executions"], found["direct_executions"]) == (3, 1, 0)
+
+
+# ---- duration --------------------------------------------------------------------------------------------------------
+
+SIDE = 4096  # of a square of floats, 64 MB: to copy it takes longer than to compute it
+FILL = f"def run{scripts.SIGNATURE}:\n    return tensors[0].expand({SIDE}, {SIDE}).contiguous()\n"
+
+
+@both_paths
+@pytest.mark.parametrize("backend", ["ONNX", "TF", "script"])
+def test_duration_is_all_of_a_workers_time(server: Server, wire: Wire, backend: str) -> None:
+    """Copying outputs is in it, on both paths: a client who is alone waits for little else."""
+    run: tuple[Word, ...] = ("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
+    if backend == "ONNX":
+        wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_outer())
+    elif backend == "TF":
+        blob = tf_models.graph(lambda tf: tf.matmul(x := tf_models.placeholder("x"), x, transpose_b=True, name="y"))
+        wire.ask("AI.MODELSTORE", "m", "TF", "CPU", "INPUTS", 1, "x", "OUTPUTS", 1, "y", "BLOB", blob)
+    else:
+        wire.ask("AI.SCRIPTSTORE", "m", "CPU", "ENTRY_POINTS", 1, "run", "SOURCE", FILL)
+        run = ("AI.SCRIPTEXECUTE", "m", "run", *run[2:])
+    wire.ask("AI.TENSORSET", "x", "FLOAT", SIDE, 1, "BLOB", np.ones(SIDE, np.float32).tobytes())
+    shares = []
+    for _ in range(5):
+        wire.ask("AI.INFO", "m", "RESETSTAT")
+        reply, seconds = wire.timed(*run)
+        assert reply == b"OK"
+        shares.append(full_ai_info(wire)["duration"] / 1e6 / seconds)
+    assert 0.85 < max(shares) <= 1
+    if backend != "script":
+        check_path(server, direct=1)
+
+
+# ---- what goes wrong -------------------------------------------------------------------------------------------------
+
+# A backend that says that C can run its model, but cannot begin a run, or has a wrong idea of a function.
+BROKEN = """
+import cffi
+import numpy
+from _redisai_bridge import ffi
+from redisai.protocol import Direct
+
+wrong = cffi.FFI().cast("void *(*)(const void *, int64_t *, int)", 1)
+
+def function(name):
+    if DRIFTED and name == "GetDimensions":
+        return wrong
+    return ffi.cast(dict(ffi.typeof("OnnxApi").fields)[name].type, 1)
+
+def begin():
+    raise RuntimeError("no options\\nare left")
+
+class Session:
+    inputs, outputs = ("x",), ("y",)
+    direct = Direct(function, None, None, None, None, [numpy.dtype("f4")], 1, begin, lambda *_: None)
+
+    def run(self, inputs):
+        return [inputs[0] * 2]
+
+def version():
+    return "0"
+
+def load(definition, settings):
+    return Session()
+"""
+
+
+@pytest.fixture
+def broken(start_server: StartServer, tmp_path: Path) -> Callable[[bool], Server]:
+    def start(drifted: bool) -> Server:
+        folder = tmp_path / "backends" / "redisai_onnxruntime"
+        folder.mkdir(parents=True)
+        (folder / "redisai_onnxruntime.py").write_text(BROKEN.replace("DRIFTED", str(drifted)))
+        return start_server(options=["BACKENDSPATH", str(folder.parent)])
+
+    return start
+
+
+def test_what_goes_wrong_is_logged_once_for_each_model(broken: Callable[[bool], Server]) -> None:
+    server = broken(False)
+    with server.wire() as wire:
+        wire.ask("AI.TENSORSET", "x", "FLOAT", 1, "VALUES", 3)
+        for key, tag in ("m", ["TAG", "v1"]), ("n", []):
+            assert wire.ask("AI.MODELSTORE", key, "ONNX", "CPU", *tag, "BLOB", b"x") == b"OK"
+            for _ in range(5):
+                assert wire.ask("AI.MODELEXECUTE", key, "INPUTS", 1, "x", "OUTPUTS", 1, "y") == b"OK"
+                assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"6"]
+            check_path(server, python=5, key=key)
+    logged = [line.partition("ONNX model")[2] for line in server.log().splitlines() if "no options" in line]
+    text = ": the direct path failed, Python takes over (logged once): RuntimeError: no options are left"
+    assert logged == [" 'v1'" + text, text]
+
+
+def test_an_error_after_a_run_is_logged_too(start_server: StartServer, tmp_path: Path) -> None:
+    """The run has its outputs and is done; where the library failed as well, the client is told."""
+    folder = tmp_path / "backends" / "redisai_onnxruntime"
+    shutil.copytree(module_path().parent / "backends" / "redisai_onnxruntime", folder)
+    with (folder / "redisai_onnxruntime.py").open("a") as file:
+        file.write("\ndef _end(*_):\n    raise RuntimeError('no end')\n\nRunHooks.end = _end\n")
+    server = start_server(options=["BACKENDSPATH", str(folder.parent)])
+    with server.wire() as wire:
+        wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add(("n", 2)))
+        wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", 1, 2)
+        wire.ask("AI.TENSORSET", "bad", "FLOAT", 3)
+        for _ in range(3):
+            assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y") == b"OK"
+            assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"2", b"4"]
+        assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "bad", "x", "OUTPUTS", 1, "y") == "ERR no end"
+        check_path(server, direct=4)
+    assert server.log().count("ONNX model: the direct path failed") == 1
+
+
+def test_a_backend_that_declares_a_function_otherwise_is_refused(broken: Callable[[bool], Server]) -> None:
+    with broken(True).wire() as wire:
+        assert wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", b"x") == (
+            "ERR GetDimensions is declared as void * (*)(void *, int64_t *, int) by the ONNX backend,"
+            " as void * (*)(void *, int64_t *, size_t) by bridge.h"
+        )
+        assert wire.ask("EXISTS", "m") == 0

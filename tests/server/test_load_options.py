@@ -1,0 +1,186 @@
+"""Load-time options: what each does, and that a bad one keeps the server from starting, with the reason in its log."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from testkit import models
+from testkit.info import module_sections
+from testkit.server import Server, ServerExit, module_path
+from testkit.waiting import wait_for
+from testkit.wire import Error
+from tests.conftest import Slow, StartServer
+
+BACKENDS = module_path().parent / "backends"
+
+
+def run_a_model(server: Server, backend: str) -> None:
+    blob = models.onnx_add() if backend == "ONNX" else models.torch_module(models.Add)
+    with server.wire() as wire:
+        assert wire.ask("AI.MODELSTORE", "m", backend, "CPU", "BLOB", blob) == b"OK"
+        assert wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", 1, 2) == b"OK"
+        assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y") == b"OK"
+        assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"2", b"4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        (["THREADS_PER_QUEUE", 3], {"threads_per_queue": "3"}),
+        (["threads_per_queue", 2], {"threads_per_queue": "2"}),
+        (["INTRA_OP_PARALLELISM", 1], {"intra_op_parallelism": "1", "inter_op_parallelism": "0"}),
+        (["INTER_OP_PARALLELISM", 2], {"intra_op_parallelism": "0", "inter_op_parallelism": "2"}),
+        (["INTRA_OP_PARALLELISM", 0, "INTER_OP_PARALLELISM", 0], {"intra_op_parallelism": "0"}),
+        (["MODEL_EXECUTION_TIMEOUT", 1000], {"model_execution_timeout": "1000"}),
+        (["Model_Execution_Timeout", 60000], {"model_execution_timeout": "60000"}),
+        (["BACKEND_MEMORY_LIMIT", 500], {"backend_memory_limit": "500"}),
+        (["BACKEND_MEMORY_LIMIT", 0], {"backend_memory_limit": "0"}),
+    ],
+)  # fmt: skip
+def test_numbers(start_server: StartServer, options: list[str | int], shown: dict[str, str]) -> None:
+    server = start_server(options=options)
+    with server.wire() as wire:
+        configs = module_sections(wire, "MODULES")["load_time_configs"]
+    assert shown.items() <= configs.items()
+    run_a_model(server, "ONNX")
+
+
+def test_two_workers_of_one_queue(start_server: StartServer, slow: Slow) -> None:
+    """One answers while the other is busy."""
+    server = start_server(options=["THREADS_PER_QUEUE", 2, "INTRA_OP_PARALLELISM", 1])
+    with server.wire() as busy:
+        busy.send(*slow(busy, 1.0))
+        wait_for(lambda: server.blocked_clients() == 1)
+        run_a_model(server, "ONNX")
+        assert server.blocked_clients() == 1
+        assert busy.read() == b"OK"
+
+
+def test_model_execution_timeout_ends_a_run(start_server: StartServer, slow: Slow) -> None:
+    server = start_server(options=["MODEL_EXECUTION_TIMEOUT", 1000])
+    with server.wire() as wire:
+        reply, seconds = wire.timed(*slow(wire, 4.0))
+        assert isinstance(reply, Error)
+        assert reply.startswith("ERR ")
+        assert 0.9 < seconds < 2.5
+        assert wire.ask("EXISTS", "slow:out") == 0
+        assert wire.ask(*slow(wire, 0.01)) == b"OK"
+
+
+def test_backend_memory_limit(start_server: StartServer) -> None:
+    limited, free = start_server(options=["BACKEND_MEMORY_LIMIT", 10]), start_server()
+    for server in (limited, free):
+        with server.wire() as wire:
+            wire.ask("AI.MODELSTORE", "outer", "ONNX", "CPU", "BLOB", models.onnx_outer())
+            for rows, fits in ((10, True), (3000, server is free), (10, True)):
+                wire.ask("AI.TENSORSET", "x", "FLOAT", rows, 1)
+                reply = wire.ask("AI.MODELEXECUTE", "outer", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
+                assert (reply == b"OK") == fits, reply
+                if not fits:
+                    assert "memory" in reply.lower()
+
+
+def test_chunk_size(start_server: StartServer) -> None:
+    with start_server(options=["MODEL_CHUNK_SIZE", 100]).wire() as wire:
+        assert wire.ask("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 100
+
+
+@pytest.mark.parametrize(
+    ("backend", "path"),
+    [
+        ("ONNX", "redisai_onnxruntime/redisai_onnxruntime.so"),
+        ("ONNX", str(BACKENDS / "redisai_onnxruntime" / "redisai_onnxruntime.so")),
+        ("onnx", "redisai_onnxruntime/redisai_onnxruntime.so"),
+        ("TORCH", "redisai_torch/redisai_torch.so"),
+    ],
+)
+def test_a_backend_loaded_at_start(start_server: StartServer, backend: str, path: str) -> None:
+    run_a_model(start_server(options=[backend, path]), backend.upper())
+
+
+def test_everything_at_once(start_server: StartServer) -> None:
+    server = start_server(
+        options=["BACKENDSPATH", str(BACKENDS), "ONNX", "redisai_onnxruntime/redisai_onnxruntime.so",
+                 "TORCH", "redisai_torch/redisai_torch.so", "THREADS_PER_QUEUE", 2, "INTRA_OP_PARALLELISM", 1,
+                 "INTER_OP_PARALLELISM", 1, "MODEL_CHUNK_SIZE", 1 << 20, "MODEL_EXECUTION_TIMEOUT", 2000,
+                 "BACKEND_MEMORY_LIMIT", 1000]
+    )  # fmt: skip
+    run_a_model(server, "TORCH")
+    run_a_model(server, "ONNX")
+
+
+def test_no_option_at_all_through_a_symbolic_link(start_server: StartServer, tmp_path: Path) -> None:
+    link = tmp_path / "elsewhere" / "redisai.so"
+    link.parent.mkdir()
+    link.symlink_to(module_path())
+    server = start_server(module=link)
+    run_a_model(server, "ONNX")
+    run_a_model(server, "TORCH")
+
+
+def test_from_a_configuration_file(start_server: StartServer, tmp_path: Path) -> None:
+    """As deployments do it: loadmodule with its options in redis.conf, then other files included."""
+    config = tmp_path / "redis.conf"
+    config.write_text(
+        f"loadmodule {module_path()} THREADS_PER_QUEUE 2 ONNX redisai_onnxruntime/redisai_onnxruntime.so\n"
+    )
+    server = start_server("--include", str(config), module=None)
+    with server.wire() as wire:
+        assert module_sections(wire, "MODULES")["load_time_configs"]["threads_per_queue"] == "2"
+    run_a_model(server, "ONNX")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["THREADS_PER_QUEUE"], "argument|value|option|THREADS_PER_QUEUE"),
+        (["THREADS_PER_QUEUE", "1", "ONNX"], "argument|value|option|ONNX"),
+        (["NO_SUCH_OPTION", "1"], "NO_SUCH_OPTION"),
+        (["", "1"], "option|name|argument"),
+        (["THREADS_PER_QUEUE", "0"], "THREADS_PER_QUEUE"),
+        (["THREADS_PER_QUEUE", "-1"], "THREADS_PER_QUEUE"),
+        (["THREADS_PER_QUEUE", "two"], "THREADS_PER_QUEUE"),
+        (["THREADS_PER_QUEUE", "1.5"], "THREADS_PER_QUEUE"),
+        (["THREADS_PER_QUEUE", "99999999999999999999"], "THREADS_PER_QUEUE"),
+        (["INTRA_OP_PARALLELISM", "-1"], "INTRA_OP_PARALLELISM"),
+        (["INTRA_OP_PARALLELISM", "x"], "INTRA_OP_PARALLELISM"),
+        (["INTER_OP_PARALLELISM", "-1"], "INTER_OP_PARALLELISM"),
+        (["MODEL_CHUNK_SIZE", "0"], "MODEL_CHUNK_SIZE"),
+        (["MODEL_CHUNK_SIZE", "x"], "MODEL_CHUNK_SIZE"),
+        (["MODEL_EXECUTION_TIMEOUT", "999"], "MODEL_EXECUTION_TIMEOUT"),
+        (["MODEL_EXECUTION_TIMEOUT", "-5"], "MODEL_EXECUTION_TIMEOUT"),
+        (["MODEL_EXECUTION_TIMEOUT", "x"], "MODEL_EXECUTION_TIMEOUT"),
+        (["BACKEND_MEMORY_LIMIT", "-1"], "BACKEND_MEMORY_LIMIT"),
+        (["BACKEND_MEMORY_LIMIT", "x"], "BACKEND_MEMORY_LIMIT"),
+        (["PYTHON", "/nowhere/bin/python"], "PYTHON|/nowhere/bin/python"),
+    ],
+)
+def test_refused(tmp_path: Path, options: list[str], reason: str) -> None:
+    server = Server(tmp_path, options=options, module=module_path())
+    try:
+        with pytest.raises(ServerExit):
+            server.start()
+    finally:
+        server.kill()
+    ours = [
+        line for line in server.log().splitlines() if "initialization failed" not in line and "# Can't load" not in line
+    ]
+    assert any(re.search(reason, line, re.IGNORECASE) for line in ours if "<" in line), server.log()
+
+
+def test_loading_it_twice(start_server: StartServer, tmp_path: Path) -> None:
+    """From the same file and from a copy: refused, and what is loaded goes on working."""
+    server = start_server("--enable-module-command", "yes")
+    copy = tmp_path / "copy.so"
+    shutil.copy(module_path(), copy)
+    with server.wire() as wire:
+        wire.ask("AI.TENSORSET", "t", "FLOAT", 1, "VALUES", 5)
+        for path in (module_path(), copy):
+            assert wire.ask("MODULE", "LOAD", str(path), "THREADS_PER_QUEUE", 3).startswith("ERR ")
+        assert wire.ask("AI.TENSORGET", "t", "VALUES") == [b"5"]
+        assert b"ai_threads_per_queue:1" in wire.ask("INFO", "modules")
+    run_a_model(server, "ONNX")

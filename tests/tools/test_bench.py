@@ -1,0 +1,129 @@
+"""scripts/bench: every part measures what it says, and writes it as JSON, as a table and on the screen."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.main import flat, main
+from bench.report import LATENCY_SHARES, Goal, Plan, Report
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def bench(*words: str) -> subprocess.CompletedProcess[str]:
+    """What scripts/bench runs once everything is installed and built."""
+    command = [sys.executable, "-m", "bench.main", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+
+
+def figures_of(folder: Path, *words: str) -> tuple[dict[str, Any], str]:
+    """The JSON and the table of the shortest possible run. Rows have the shape of those in bench/results.json."""
+    done = bench("--quick", "--seconds", "0.05", "--json", str(folder / "figures.json"), *words)
+    assert done.returncode == 0, done.stderr
+    figures: dict[str, Any] = json.loads((folder / "figures.json").read_text())
+    table = (folder / "figures.md").read_text()
+    committed = json.loads((ROOT / "bench" / "results.json").read_text())["parts"]
+    for name, part in figures["parts"].items():
+        assert not part["skipped"]
+        shapes = {(row["case"], row.get("connections")): shape(row) for row in committed[name]["rows"]}
+        for row in part["rows"]:
+            assert shape(row) == shapes.get((row["case"], row.get("connections")), shape(row))
+            assert row["case"] in done.stdout
+            assert row["case"] in table
+        for goal in part["goals"]:
+            word = "reached" if goal["reached"] else "MISSED"
+            assert f"{word}: {goal['text']}" in done.stdout
+            assert goal["reached"] == (
+                goal["value"] <= goal["limit"] if goal["at_most"] else goal["value"] >= goal["limit"]
+            )
+            assert goal["text"] in table
+    return figures, table
+
+
+def shape(row: dict[str, Any]) -> list[str]:
+    """Names of a row's numbers, and how many numbers its lists have."""
+    names = [name for name, _ in flat(row)]
+    return names + [f"{name} {len(value)}" for name, value in row.items() if isinstance(value, list)]
+
+
+def check_latencies(figures: dict[str, Any]) -> None:
+    assert 0 < figures["p50_us"] <= figures["p99_us"] <= figures["p999_us"] <= figures["max_us"]
+    assert figures["requests_per_s"] > 0
+    if times := figures.get("latencies_us"):
+        assert len(times) == len(LATENCY_SHARES)
+        assert times == sorted(times)
+        assert times[LATENCY_SHARES.index(0.99)] == pytest.approx(figures["p99_us"])
+
+
+def test_bench_measures_commands_beside_set_and_get(tmp_path: Path) -> None:
+    figures, table = figures_of(tmp_path, "--parts", "throughput")
+    part = figures["parts"]["throughput"]
+    assert {goal["limit"] for goal in part["goals"]} == {0.65, 0.22, 0.20, 0.45, 3, 0.97, 1.1}
+    measured = {(row["case"], row["connections"]) for row in part["rows"]}
+    assert {("cnn-onnx", 50), ("linear-onnx", 1), ("tensorset-1MB", 1), ("fraud-dag-onnx", 1)} <= measured
+    for row in part["rows"]:
+        check_latencies(row)
+        assert 0 < row["share_min"] <= row["share"] <= row["share_max"]
+    assert "| case | against | connections | requests/s | p50, us |" in table
+    assert figures["machine"]["ai_onnxruntime_version"] in table
+
+
+def test_bench_measures_get_beside_inference_and_equal_work(tmp_path: Path) -> None:
+    figures, _ = figures_of(tmp_path, "--parts", "beside")
+    rows = {row["case"]: row for row in figures["parts"]["beside"]["rows"]}
+    assert list(rows) == ["beside-nothing", "beside-set", "beside-cnn-onnx", "beside-set-50MB", "beside-storing-50MB"]
+    inference = rows["beside-cnn-onnx"]
+    for each in rows["beside-nothing"], rows["beside-set"], inference, inference["busy"]:
+        check_latencies(each)
+    for each in inference, inference["busy"]:
+        assert 0 < each["worker_cores"] < 2
+        assert 0 < each["loop_cores"] < 1.1
+    assert inference["ratio"] == pytest.approx(inference["p99_us"] / inference["busy"]["p99_us"])
+    assert rows["beside-storing-50MB"]["worst_ms"] > 0
+
+
+def test_batches_of_every_model_are_measured(tmp_path: Path) -> None:
+    figures, _ = figures_of(tmp_path, "--parts", "throughput", "--cases", "mlp,fraud,linear-onnx-batch,cnn-onnx-batch")
+    names = {row["case"] for row in figures["parts"]["throughput"]["rows"]}
+    assert {"linear-onnx-batch", "cnn-onnx-batch"} <= names
+    for model in ("mlp-", "fraud-", "fraud-dag-"):
+        assert {f"{model}{backend}{how}" for backend in ("onnx", "torch", "tf") for how in ("", "-batch")} <= names
+
+
+def test_bench_names_its_cases_when_asked_for_another(tmp_path: Path) -> None:
+    done = bench("--cases", "no-such-case", "--json", str(tmp_path / "figures.json"))
+    assert done.returncode == 1
+    assert "cnn-onnx" in done.stderr
+
+
+def test_a_part_that_fails_leaves_the_others_their_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(plan: Plan) -> Report:
+        raise RuntimeError("no luck")
+
+    def working(plan: Plan) -> Report:
+        row = {"case": "one", "p50_us": 123.4, "plain": {"requests_per_s": 5.0}, "latencies_us": [1.0]}
+        return Report([row], [Goal("something", 1.25, 1.1, at_most=True)], ["the rest: not here"])
+
+    path = tmp_path / "figures.json"
+    monkeypatch.setattr("bench.beside.run", broken)
+    monkeypatch.setattr("bench.throughput.run", working)
+    monkeypatch.setattr("bench.main.draw", lambda figures, folder: None)
+    monkeypatch.setattr(sys, "argv", ["bench", "--parts", "beside,throughput", "--json", str(path)])
+    assert main() == 1
+    parts = json.loads(path.read_text())["parts"]
+    assert parts["beside"]["skipped"] == ["beside failed: no luck"]
+    assert parts["throughput"]["goals"][0]["reached"] is False
+    out = capsys.readouterr().out
+    assert "skipped: the rest: not here" in out
+    assert "MISSED: something: at most 1.1; here 1.250" in out
+    table = path.with_suffix(".md").read_text()
+    assert "| case | p50, us | plain requests/s |\n|---|---:|---:|\n| one | 123 | 5 |\n" in table
+    assert "| something | at most 1.1 | 1.25 | **no** |" in table

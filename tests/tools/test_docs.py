@@ -1,0 +1,73 @@
+"""The sessions printed in README.md and docs/ answer what is printed, and the programs between them run.
+
+Every page has the model that README.md's program stores. A block of Python that begins with a file's name is written to
+that file, for the shell command after it that reads it.
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from testkit.server import Client, Server
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("README.md", "docs/commands.md", "docs/configuration.md", "docs/scripts.md")
+PROMPT = "127.0.0.1:6379> "
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Language and text of a page's blocks, in order."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def session(block: str) -> list[tuple[str, str]]:
+    """Command and reply pairs, in order."""
+    if not block.startswith(PROMPT):
+        return []
+    parts = [part.partition("\n") for part in block.split(PROMPT)[1:]]
+    return [(command, reply.rstrip("\n")) for command, _, reply in parts]
+
+
+def sessions(page: str) -> list[tuple[str, str]]:
+    return [pair for language, text in blocks(page) if not language for pair in session(text)]
+
+
+def cli() -> str:
+    found = shutil.which("redis-cli") or shutil.which("valkey-cli")
+    assert found
+    return found
+
+
+def ask(server: Server, command: str) -> str:
+    words = [cli(), "--no-raw", "-p", str(server.port)]
+    answer = subprocess.run(words, input=command, capture_output=True, text=True, timeout=60, check=True)
+    return answer.stdout.rstrip("\n")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if sessions(page)])
+def test_sessions(server: Server, r: Client, page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (program,) = [text for language, text in blocks("README.md") if language == "python"]
+    monkeypatch.setattr("redis.Redis", lambda: r)
+    (tmp_path / "program.py").write_text(program)  # TorchScript reads its source
+    runpy.run_path(str(tmp_path / "program.py"), run_name="__main__")
+    for language, text in blocks(page):
+        if language == "python" and (name := re.match(r"# (\w+\.py)\n", text)):
+            (tmp_path / name[1]).write_text(text)
+        elif language == "sh" and (name := re.search(r" < (\w+\.py)\n$", text)) and (tmp_path / name[1]).exists():
+            words = text.replace("redis-cli", f"{cli()} -p {server.port}", 1)
+            assert subprocess.check_output(words, shell=True, cwd=tmp_path, text=True, timeout=60) == "OK\n", text
+        elif not language:
+            for command, reply in session(text):
+                assert ask(server, command) == reply, command
+
+
+def test_there_are_sessions() -> None:
+    assert len(sessions("README.md")) >= 6
+    assert len(sessions("docs/commands.md")) >= 25
+    assert len(sessions("docs/scripts.md")) >= 25
