@@ -16,9 +16,7 @@
 
 static pid_t server;
 
-__attribute__((constructor)) static void remember(void) {
-    server = getpid();
-}
+__attribute__((constructor)) static void remember(void) { server = getpid(); }
 
 static int64_t used_ms(void) {
     struct timespec used;

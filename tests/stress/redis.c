@@ -44,17 +44,13 @@ uint32_t below(Random *random, uint32_t limit) {
     return (uint32_t)((mixed ^ mixed >> 31) % limit);
 }
 
-int chance(Random *random, int permille) {
-    return (int)below(random, 1000) < permille;
-}
+int chance(Random *random, int permille) { return (int)below(random, 1000) < permille; }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 static long allocations; /* atomic */
 
-long redis_allocations(void) {
-    return __atomic_load_n(&allocations, __ATOMIC_RELAXED);
-}
+long redis_allocations(void) { return __atomic_load_n(&allocations, __ATOMIC_RELAXED); }
 
 static void *counted(void *memory) {
     if (memory == NULL) FATAL("no memory");
@@ -62,13 +58,9 @@ static void *counted(void *memory) {
     return memory;
 }
 
-static void *fake_Alloc(size_t bytes) {
-    return counted(malloc(bytes ? bytes : 1));
-}
+static void *fake_Alloc(size_t bytes) { return counted(malloc(bytes ? bytes : 1)); }
 
-static void *fake_Calloc(size_t count, size_t bytes) {
-    return counted(calloc(count ? count : 1, bytes ? bytes : 1));
-}
+static void *fake_Calloc(size_t count, size_t bytes) { return counted(calloc(count ? count : 1, bytes ? bytes : 1)); }
 
 static void fake_Free(void *memory) {
     if (memory) __atomic_sub_fetch(&allocations, 1, __ATOMIC_RELAXED);
@@ -82,13 +74,9 @@ static void *fake_Realloc(void *memory, size_t bytes) {
     return memory;
 }
 
-static char *fake_Strdup(const char *text) {
-    return counted(strdup(text));
-}
+static char *fake_Strdup(const char *text) { return counted(strdup(text)); }
 
-static size_t fake_MallocSize(void *memory) {
-    return malloc_usable_size(memory);
-}
+static size_t fake_MallocSize(void *memory) { return malloc_usable_size(memory); }
 
 /* ---- strings ----------------------------------------------------------------------------------------------------- */
 
@@ -127,9 +115,7 @@ static RedisModuleString *fake_HoldString(RedisModuleCtx *ctx, RedisModuleString
     return string;
 }
 
-static void fake_TrimStringAllocation(RedisModuleString *string) {
-    CHECK(string->refs > 0);
-}
+static void fake_TrimStringAllocation(RedisModuleString *string) { CHECK(string->refs > 0); }
 
 static const char *fake_StringPtrLen(const RedisModuleString *string, size_t *size) {
     CHECK(string->refs > 0);
@@ -265,9 +251,7 @@ void *redis_value(const char *key) {
     return entry ? entry->value : NULL;
 }
 
-void redis_delete(const char *key) {
-    delete_entry(entry_at(key));
-}
+void redis_delete(const char *key) { delete_entry(entry_at(key)); }
 
 static RedisModuleKey *fake_OpenKey(RedisModuleCtx *ctx, RedisModuleString *name, int mode) {
     (void)ctx;
@@ -280,21 +264,15 @@ static RedisModuleKey *fake_OpenKey(RedisModuleCtx *ctx, RedisModuleString *name
     return key;
 }
 
-static void fake_CloseKey(RedisModuleKey *key) {
-    fake_Free(key);
-}
+static void fake_CloseKey(RedisModuleKey *key) { fake_Free(key); }
 
-static int fake_KeyType(RedisModuleKey *key) {
-    return key && key->entry ? 6 : REDISMODULE_KEYTYPE_EMPTY;
-}
+static int fake_KeyType(RedisModuleKey *key) { return key && key->entry ? 6 : REDISMODULE_KEYTYPE_EMPTY; }
 
 static RedisModuleType *fake_ModuleTypeGetType(RedisModuleKey *key) {
     return key && key->entry ? key->entry->type : NULL;
 }
 
-static void *fake_ModuleTypeGetValue(RedisModuleKey *key) {
-    return key && key->entry ? key->entry->value : NULL;
-}
+static void *fake_ModuleTypeGetValue(RedisModuleKey *key) { return key && key->entry ? key->entry->value : NULL; }
 
 static int fake_DeleteKey(RedisModuleKey *key) {
     CHECK(key->writes);
@@ -360,9 +338,7 @@ static int ncommands;
 
 static int get_api(const char *name, void *pointer);
 
-Client *client_new(void) {
-    return calloc(1, sizeof(Client));
-}
+Client *client_new(void) { return calloc(1, sizeof(Client)); }
 
 void client_bytes(Client *client, const void *data, size_t size) {
     CHECK(!client->blocked);
@@ -410,9 +386,7 @@ static void add_token(RedisModuleCtx *ctx, char type, const char *text, size_t s
     client->wanted += type == '*' ? number - 1 : -1;
 }
 
-int client_is_blocked(const Client *client) {
-    return client->blocked != NULL;
-}
+int client_is_blocked(const Client *client) { return client->blocked != NULL; }
 
 const Token *client_reply(const Client *client, int *count) {
     if (client->blocked) return NULL;
@@ -578,9 +552,7 @@ static void handle_all_unblocked(void) {
     }
 }
 
-static void *fake_GetBlockedClientPrivateData(RedisModuleCtx *ctx) {
-    return ctx->privdata;
-}
+static void *fake_GetBlockedClientPrivateData(RedisModuleCtx *ctx) { return ctx->privdata; }
 
 static void fake_SetDisconnectCallback(RedisModuleBlockedClient *blocked, RedisModuleDisconnectFunc callback) {
     ON_MAIN_THREAD();
@@ -711,9 +683,7 @@ void redis_turn(int64_t until) {
 
 static int is_paused;
 
-void redis_pause(int paused) {
-    is_paused = paused;
-}
+void redis_pause(int paused) { is_paused = paused; }
 
 static int fake_AvoidReplicaTraffic(void) {
     ON_MAIN_THREAD();
@@ -747,9 +717,7 @@ static int fake_CreateCommand(RedisModuleCtx *ctx, const char *name, RedisModule
     return REDISMODULE_OK;
 }
 
-static int fake_GetContextFlags(RedisModuleCtx *ctx) {
-    return ctx->flags;
-}
+static int fake_GetContextFlags(RedisModuleCtx *ctx) { return ctx->flags; }
 
 static void fake_Log(RedisModuleCtx *ctx, const char *level, const char *format, ...) {
     (void)ctx;
@@ -762,26 +730,18 @@ static void fake_Log(RedisModuleCtx *ctx, const char *level, const char *format,
     va_end(args);
 }
 
-static RedisModuleString *fake_GetCurrentUserName(RedisModuleCtx *ctx) {
-    return fake_CreateString(ctx, "default", 7);
-}
+static RedisModuleString *fake_GetCurrentUserName(RedisModuleCtx *ctx) { return fake_CreateString(ctx, "default", 7); }
 
 static RedisModuleCtx *fake_GetDetachedThreadSafeContext(RedisModuleCtx *ctx) {
     (void)ctx;
     return &loop_context;
 }
 
-static int no_error(void) {
-    return REDISMODULE_OK;
-}
+static int no_error(void) { return REDISMODULE_OK; }
 
-static void *nothing(void) {
-    return NULL;
-}
+static void *nothing(void) { return NULL; }
 
-static void *something(void) {
-    return &loop_context;
-}
+static void *something(void) { return &loop_context; }
 
 static void not_there(void) {
     FATAL("the module called a function that this program does not have: tell redis.c about it");

@@ -42,13 +42,9 @@ static const char *const batching[KINDS] = {
 
 #define RUNNABLES (DEVICES * KINDS)
 
-static Kind kind_of(int runnable) {
-    return runnable % KINDS;
-}
+static Kind kind_of(int runnable) { return runnable % KINDS; }
 
-static int number_of(int runnable) {
-    return 100 * (runnable + 1);
-}
+static int number_of(int runnable) { return 100 * (runnable + 1); }
 
 static void store_runnable(Client *client, int runnable, int flags) {
     int device = runnable / KINDS;

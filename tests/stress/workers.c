@@ -68,9 +68,7 @@ typedef struct Worker {
 
 static uint64_t first_seed;
 
-void engine_seed(uint64_t seed) {
-    first_seed = seed;
-}
+void engine_seed(uint64_t seed) { first_seed = seed; }
 
 EngineCounts engine_counts(void) {
     pthread_mutex_lock(&counting.mutex);
@@ -91,9 +89,7 @@ static void work(const Session *session) {
     if (session->cost) usleep(session->cost);
 }
 
-static int int64(void) {
-    return dtype_from_name("INT64", strlen("INT64"));
-}
+static int int64(void) { return dtype_from_name("INT64", strlen("INT64")); }
 
 static const Tensor *input_of(const Op *op, int index) {
     const Tensor *tensor = op->inputs[index];
@@ -251,9 +247,7 @@ static void run_batch(Worker *worker, Op **ops, int n) {
 
 /* ---- batching ---------------------------------------------------------------------------------------------------- */
 
-static const Model *model_of(const Op *op) {
-    return (const Model *)op->runnable;
-}
+static const Model *model_of(const Op *op) { return (const Model *)op->runnable; }
 
 static void add_to_batcher(Batcher *batcher, Op *op) {
     CHECK(op->rows > 0 && op->rows < model_of(op)->batchsize && op->runnable->queue == batcher->queue);
