@@ -12,12 +12,13 @@ int arg_is(const RedisModuleString *arg, const char *word) {
     return len == strlen(word) && strncasecmp(text, word, len) == 0;
 }
 
-char *arg_copy(const RedisModuleString *arg) {
+char *arg_copy(const RedisModuleString *arg, uint64_t *size) {
     size_t len;
     const char *text = RedisModule_StringPtrLen(arg, &len);
     char *copy = RedisModule_Alloc(len + 1);
     memcpy(copy, text, len);
     copy[len] = '\0';
+    if (size) *size = len;
     return copy;
 }
 

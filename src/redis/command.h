@@ -10,8 +10,8 @@ int arg_is(const RedisModuleString *arg, const char *word);
 /* Its bytes up to the first NUL, as long as the argument lives. */
 const char *arg_text(const RedisModuleString *arg);
 
-/* A NUL-terminated copy; the caller frees it with RedisModule_Free. */
-char *arg_copy(const RedisModuleString *arg);
+/* A NUL-terminated copy; the caller frees it with RedisModule_Free. Sets *size, unless NULL, to its bytes. */
+char *arg_copy(const RedisModuleString *arg, uint64_t *size);
 
 /* Replies "ERR " and the formatted text, as one line. For handlers: returns REDISMODULE_OK, which they must return. */
 int reply_error(RedisModuleCtx *ctx, const char *format, ...) __attribute__((format(printf, 2, 3)));

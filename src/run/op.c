@@ -17,7 +17,7 @@ void op_leave(Run *run) {
     if (__atomic_sub_fetch(&run->active, 1, __ATOMIC_ACQ_REL) == 0) run_end_wait(run, RUN_DONE);
 }
 
-/* Nobody shall begin it, if nobody has. */
+/* Marks the op as skipped, unless somebody has begun it. */
 static void skip(Op *op) {
     if (!move(op, OP_QUEUED, OP_SKIPPED)) return;
     queue_note_unwanted(op);
@@ -42,7 +42,7 @@ void op_queue(Op *op, int64_t now) {
     if (run_has_failed(op->run)) skip(op);
 }
 
-/* Takes an op out of circulation that nobody has begun. */
+/* Releases an op that will not run. */
 static void drop(Op *op) {
     if (move(op, OP_QUEUED, OP_SKIPPED)) op_leave(op->run);
     run_unref(op->run);

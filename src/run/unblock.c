@@ -36,8 +36,7 @@ int block_on_job(RedisModuleCtx *ctx, LoaderJob *job, RedisModuleCmdFunc reply) 
     job->data = RedisModule_BlockClient(ctx, reply, NULL, free_blocked_job, 0);
     if (job->data == NULL) {
         job_free(job);
-        RedisModule_ReplyWithError(ctx, "ERR this client cannot be blocked");
-        return REDISMODULE_OK;
+        return RedisModule_ReplyWithError(ctx, "ERR this client cannot be blocked");
     }
     job->finished = unblock_after_job;
     RedisModule_BlockedClientMeasureTimeStart(job->data);
