@@ -125,7 +125,7 @@ class Backend(Protocol):
     # sessions of ONNX and TF, is a Direct or None.
 
 
-Reply: TypeAlias = "bytes | int | list[Reply] | None"
+Reply: TypeAlias = "bytes | int | float | list[Reply] | None"
 
 
 class Redis(Protocol):
