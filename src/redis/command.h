@@ -31,8 +31,8 @@ void reply_text(RedisModuleCtx *ctx, const char *field, const char *text); /* th
 int parse_reply_words(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const char *data, int *wants_meta,
                       int *wants_data);
 
-/* What a handler returns that has replied an error and not set the key argv[1]. While an AOF loads, and on the link to
- * a master, nobody reads errors: then the log tells what is lost. */
+/* Handlers return this after they have replied an error instead of setting key argv[1]. While an AOF loads, and on the
+ * link to a master, nobody reads errors: then the log tells what is lost. */
 int log_lost_value(RedisModuleCtx *ctx, RedisModuleString **argv);
 
 /* The value of a key; it stays the keyspace's. NULL after replying an error: WRONGTYPE for another type, `missing`

@@ -1,4 +1,6 @@
-/* unblock.c - answers blocked clients whose reply callbacks write (unblock.h). */
+/* unblock.c - blocked clients whose reply callbacks write, or wait for a job (unblock.h).
+ *
+ * Main thread, except unblock_to_write (any thread) and unblock_after_job (loader). No locks, no state. */
 #include "run/unblock.h"
 
 #include "redis/event_loop.h"
