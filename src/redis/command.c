@@ -56,11 +56,6 @@ int reply_wrong_arity(RedisModuleCtx *ctx, RedisModuleString **argv) {
     return reply_error(ctx, WRONG_ARITY, arg_text(argv[0]));
 }
 
-static void reply_wrong_type(RedisModuleCtx *ctx) {
-    strcpy(latest_error, REDISMODULE_ERRORMSG_WRONGTYPE);
-    RedisModule_ReplyWithError(ctx, latest_error);
-}
-
 int log_lost_value(RedisModuleCtx *ctx, RedisModuleString **argv) {
     if (wait_mode(ctx) == WAIT_NOT) {
         RedisModule_Log(ctx, "warning", "%s from the AOF or the master cannot be stored at key '%s': %s",
@@ -101,7 +96,8 @@ static int look_up(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType
     if (found && RedisModule_ModuleTypeGetType(key) == type) {
         *value = RedisModule_ModuleTypeGetValue(key);
     } else if (found) {
-        reply_wrong_type(ctx);
+        strcpy(latest_error, REDISMODULE_ERRORMSG_WRONGTYPE);
+        RedisModule_ReplyWithError(ctx, latest_error);
         found = -1;
     }
     RedisModule_CloseKey(key);

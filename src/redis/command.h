@@ -39,8 +39,7 @@ int log_lost_value(RedisModuleCtx *ctx, RedisModuleString **argv);
  * where the key does not exist. */
 void *lookup_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, const char *missing);
 
-/* Whether the key may be set to a value of this type: it is empty or holds the same type. 0 after replying WRONGTYPE.
- */
+/* Whether the key may be set to a value of this type: it is empty or holds the same. 0 after replying WRONGTYPE. */
 int key_accepts(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type);
 
 /* Whether the key may still be written here: a slot may move to another master while a client is blocked. 0 after

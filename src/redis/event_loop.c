@@ -28,7 +28,8 @@ static void do_nothing(void *unused) {}
 
 static void wake(void) { RedisModule_EventLoopAddOneShot(do_nothing, NULL); }
 
-void event_loop_post(Task *task) {
+/* Returns whether the list was empty. */
+static int append(Task *task) {
     task->next = NULL;
     pthread_mutex_lock(&tasks.mutex);
     int was_empty = tasks.first == NULL;
@@ -39,7 +40,11 @@ void event_loop_post(Task *task) {
     }
     tasks.last = task;
     pthread_mutex_unlock(&tasks.mutex);
-    if (was_empty) wake(); /* the loop may sleep; one iteration sees all */
+    return was_empty;
+}
+
+void event_loop_post(Task *task) {
+    if (append(task)) wake(); /* the loop may sleep; one iteration sees all */
 }
 
 static int has_tasks(void) { return __atomic_load_n(&tasks.first, __ATOMIC_ACQUIRE) != NULL; }
@@ -62,14 +67,18 @@ static void retry(RedisModuleCtx *ctx, void *unused) {
 static void end_iteration(RedisModuleCtx *ctx) {
     int any = has_tasks();
     int is_paused = any && RedisModule_AvoidReplicaTraffic();
-    Task *task = any && !is_paused ? take_tasks() : NULL;
-    int more = task && has_tasks();
+    Task *task = any ? take_tasks() : NULL;
+    int more = task && !is_paused && has_tasks();
     if (more) wake();
     tasks.iterations = more ? tasks.iterations + 1 : 0;
     if (tasks.iterations % MAX_ITERATIONS == 0) listener->end(); /* first: workers begin while tasks are performed */
     for (Task *next; task; task = next) {
         next = task->next;
-        task->perform(task);
+        if (is_paused && (task->is_void == NULL || !task->is_void(task))) {
+            append(task); /* their order may change: these clients wait at the same time */
+        } else {
+            task->perform(task);
+        }
     }
     if (!is_paused || tasks.has_timer) return;
     RedisModule_CreateTimer(ctx, RETRY_MS, retry, NULL);

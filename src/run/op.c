@@ -25,8 +25,7 @@ static void skip(Op *op) {
 }
 
 /* Skips the ops of the run that nobody has begun. The caller's own op still counts as active. Either this sees an op
- * that is queued at the same time, or whoever queues it sees `failed` and skips it: both are sequentially consistent.
- */
+ * that is queued at the same time, or whoever queues it sees `failed` and skips it (both SEQ_CST). */
 static void fail_run(Run *run) {
     /* Only the first failure: thousands of ops may fail one after the other. */
     if (__atomic_exchange_n(&run->failed, 1, __ATOMIC_SEQ_CST)) return;

@@ -63,8 +63,11 @@ static void perform(Task *task) {
     pthread_mutex_unlock(&calls.mutex);
 }
 
+/* While writes are paused, a script whose client has gone must not hold its worker. */
+static int is_void(const Task *task) { return !run_is_waiting(((const Call *)task)->op->run); }
+
 static void ask(Call *call) {
-    call->task.perform = perform;
+    call->task = (Task){.perform = perform, .is_void = is_void};
     event_loop_post(&call->task);
     pthread_mutex_lock(&calls.mutex);
     while (!call->is_done) pthread_cond_wait(&calls.done, &calls.mutex);
@@ -264,13 +267,9 @@ static char *await_ready(Model *model) {
 Model *bridge_hold_model(Op *op, Bytes key, char **error) {
     Call call = {.op = op, .act = find_model, .key = key};
     ask(&call);
-    if (call.error) {
-        *error = RedisModule_Strdup(call.error);
-        return NULL;
-    }
-    *error = await_ready(call.model);
+    *error = call.error ? RedisModule_Strdup(call.error) : await_ready(call.model);
     if (*error == NULL) return call.model;
-    runnable_unref(&call.model->base);
+    if (call.model) runnable_unref(&call.model->base);
     return NULL;
 }
 
