@@ -1,4 +1,4 @@
-"""The engine's front door. The thread that started Python enters main() and becomes the loader.
+"""The engine's entry point. The thread that started Python enters main() and becomes the loader.
 
 Nothing but the bridge is imported before main(), so that a broken engine is reported in Redis's log as one line.
 """

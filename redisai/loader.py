@@ -52,7 +52,8 @@ class Loader:
                 error = ffi.NULL
             except BaseException as failure:
                 error = one_line(failure).encode(errors="replace")
-            self._report()
+            with contextlib.suppress(BaseException):  # a backend's figures() may raise; the next job must still be done
+                self._report()
             lib.bridge_finish_job(job, error)
 
     def _do(self, job: Job) -> None:

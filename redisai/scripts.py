@@ -113,8 +113,6 @@ def _value(reply: CReply) -> Reply:
         return text
     if kind == lib.REPLY_INTEGER:
         return reply.integer
-    if kind == lib.REPLY_DOUBLE:
-        return reply.real
     if kind == lib.REPLY_ARRAY:
         return [_value(item) for item in ffi.unpack(reply.items, reply.count)] if reply.count else []
     if kind == lib.REPLY_ERROR:

@@ -2,7 +2,7 @@
  *
  * cffi reads this very file and drops lines that start with '#'. So the file holds plain declarations only: no macros
  * except integer constants, no atomics in types. A struct that C extends holds Python's part here; C's own part is in
- * a header of the room that owns it (run/state.h, engine/jobs.h, values/runnable.h).
+ * a header of the folder that owns it (run/state.h, engine/jobs.h, values/runnable.h).
  *
  * The loader (redisai/loader.py) and the workers (redisai/worker.py) call these functions with the GIL released.
  * Redis's main thread calls none of them. Strings are NUL-terminated UTF-8. C copies those that it is given. */
@@ -149,14 +149,12 @@ typedef struct Op {
 #define REPLY_NULL 0
 #define REPLY_STRING 1 /* status and bulk replies: text, size */
 #define REPLY_INTEGER 2
-#define REPLY_DOUBLE 3
-#define REPLY_ARRAY 4 /* items, count */
-#define REPLY_ERROR 5 /* text, size: with its code, "ERR ..." */
+#define REPLY_ARRAY 3 /* items, count */
+#define REPLY_ERROR 4 /* text, size: with its code, "ERR ..." */
 
 typedef struct Reply {
     int32_t type;
     int64_t integer;
-    double real;
     char *text;
     uint64_t size;
     struct Reply *items;

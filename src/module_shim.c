@@ -1,14 +1,7 @@
-/* module_shim.c - the front door: what Redis calls to load the module.
+/* module_shim.c - loads the module: Redis calls RedisModule_OnLoad. Main thread.
  *
- * docs/architecture.md has the plan. The rooms: redis/ (Redis's API), values/ (what keys hold), engine/ (Python and its
- * jobs), run/ (from submit to done), direct/ (runs without Python), commands/ (parse and reply). bridge.h is the front
- * door for Python.
- *
- * Threads: the main thread does all that commands and persistence need, in C; it waits for Python in MULTI and Lua
- * only. The loader started Python; it imports backends, compiles and drops models. Workers are Python threads,
- * THREADS_PER_QUEUE per device; they run models and scripts.
- *
- * Each mutex is named at the head of the file that owns it. All are leaves: none is held while another is taken. */
+ * docs/architecture.md describes the folders, the threads and the locks. Each mutex is named at the head of the file
+ * that owns it. All are leaves: none is held while another is taken. */
 #include "commands/commands.h"
 #include "engine/allocator.h"
 #include "engine/interpreter.h"

@@ -80,7 +80,6 @@ class Taken(CData, Protocol):
 class CReply(CData, Protocol):
     type: int
     integer: int
-    real: float
     text: CData
     size: int
     items: CData
@@ -130,7 +129,6 @@ class _Lib:
     KIND_SCRIPT: int
     REPLY_STRING: int
     REPLY_INTEGER: int
-    REPLY_DOUBLE: int
     REPLY_ARRAY: int
     REPLY_ERROR: int
     JOB_LOAD: int

@@ -34,7 +34,7 @@ static int config_loadbackend(RedisModuleCtx *ctx, RedisModuleString **argv) {
     if (backend == -1) return reply_error(ctx, "unsupported backend");
     LoaderJob *job = job_new(JOB_IMPORT, NULL);
     job->job.backend = backend;
-    job->job.path = arg_copy(argv[3]);
+    job->job.path = arg_copy(argv[3], NULL);
     if (wait_mode(ctx) == WAIT_BLOCK) return block_on_job(ctx, job, reply_imported);
     if (job_post_and_wait(job, JOB_PATIENCE) == -1) {
         return reply_error(ctx, "not loaded within %d s; load it outside of transactions and scripts", JOB_PATIENCE);

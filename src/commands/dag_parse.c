@@ -208,13 +208,6 @@ static int add_saves(Builder *b, RedisModuleString **argv, const Sections *s) {
     return 0;
 }
 
-static Bytes routing_of(RedisModuleString **argv, const Sections *s) {
-    size_t size;
-    if (s->routing == 0) return (Bytes){0};
-    RedisModule_StringPtrLen(argv[s->routing], &size);
-    return (Bytes){.data = arg_copy(argv[s->routing]), .size = size};
-}
-
 /* The run of parsed commands, or NULL after replying an error. */
 static Run *build(RedisModuleCtx *ctx, RedisModuleString **argv, const Sections *s, ParsedCommand *commands,
                   int count) {
@@ -239,7 +232,7 @@ static Run *build(RedisModuleCtx *ctx, RedisModuleString **argv, const Sections 
     if (!failed) failed = add_saves(&b, argv, s);
     if (!failed) {
         Run *run = b.run;
-        run->routing = routing_of(argv, s);
+        if (s->routing) run->routing.data = arg_copy(argv[s->routing], &run->routing.size);
         run->nsteps = count;
         run->steps = RedisModule_Alloc(count * sizeof(Step));
         for (int i = 0; i < count; i++) run->steps[i] = commands[i].step;

@@ -97,11 +97,7 @@ static int reply_run(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 /* Copies: the arguments are the client's, which may be gone while the script runs. */
 static Bytes *copy_words(RedisModuleString **argv, int count) {
     Bytes *words = count ? RedisModule_Alloc(count * sizeof(*words)) : NULL;
-    for (int i = 0; i < count; i++) {
-        size_t size;
-        RedisModule_StringPtrLen(argv[i], &size);
-        words[i] = (Bytes){.data = arg_copy(argv[i]), .size = size};
-    }
+    for (int i = 0; i < count; i++) words[i].data = arg_copy(argv[i], &words[i].size);
     return words;
 }
 
@@ -110,7 +106,7 @@ static void set_caller(RedisModuleCtx *ctx, Run *run) {
     run->db = RedisModule_GetSelectedDb(ctx);
     RedisModuleString *user = RedisModule_GetCurrentUserName(ctx);
     if (user == NULL) return;
-    run->user = arg_copy(user);
+    run->user = arg_copy(user, NULL);
     RedisModule_FreeString(ctx, user);
 }
 
@@ -118,7 +114,7 @@ void add_op(Run *run, const RunParser *p, const int *inputs, int first_output) {
     const ArgPositions *pos = &p->positions;
     Op *op = run_add_op(run, runnable_ref(p->runnable), inputs, pos->ninputs, first_output, pos->noutputs);
     if (p->runnable->kind == KIND_MODEL) return;
-    op->function = arg_copy(p->argv[2]);
+    op->function = arg_copy(p->argv[2], NULL);
     op->variadic = pos->variadic;
     op->nkeys = pos->nkeys;
     op->keys = copy_words(p->argv + pos->key, pos->nkeys);

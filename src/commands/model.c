@@ -49,13 +49,13 @@ static int parse_counted_names(Parser *p, const char *noun, Names *names) {
     if (count > p->argc - p->at) {
         return parse_error(p->ctx, "number of model %ss does not match the number of given arguments", noun);
     }
-    for (long long i = 0; i < count; i++) names_append(names, arg_copy(p->argv[p->at++]));
+    for (long long i = 0; i < count; i++) names_append(names, arg_copy(p->argv[p->at++], NULL));
     return 0;
 }
 
 static void parse_listed_names(Parser *p, Names *names) {
     while (p->at < p->argc && !at_word(p, "OUTPUTS") && !at_word(p, "BLOB")) {
-        names_append(names, arg_copy(p->argv[p->at++]));
+        names_append(names, arg_copy(p->argv[p->at++], NULL));
     }
 }
 
@@ -75,11 +75,8 @@ static int parse_options(Parser *p) {
     Model *model = p->model;
     for (int result = 0; result == 0;) {
         if (at_word(p, "TAG") && p->at + 1 < p->argc) {
-            size_t size;
-            RedisModule_StringPtrLen(p->argv[p->at + 1], &size);
             RedisModule_Free(model->base.tag);
-            model->base.tag = arg_copy(p->argv[p->at + 1]);
-            model->base.tag_size = size;
+            model->base.tag = arg_copy(p->argv[p->at + 1], &model->base.tag_size);
             p->at += 2;
         } else if (at_word(p, "BATCHSIZE")) {
             result = parse_number(p, "BATCHSIZE", &model->batchsize, NULL, 1);
@@ -122,7 +119,7 @@ static int parse_model(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, 
 
     Parser p = {.ctx = ctx, .argv = argv, .argc = argc, .at = 2, .dialect = dialect, .model = model_new(backend)};
     p.is_accepted = wait_mode(ctx) == WAIT_NOT;
-    p.model->base.device = arg_copy(argv[1]);
+    p.model->base.device = arg_copy(argv[1], NULL);
     p.model->base.tag = RedisModule_Strdup("");
     int result = parse_options(&p) == -1 ? -1 : parse_blob(&p);
     if (result == 0 && dialect == MODELSET && p.model->batchsize && !backend_row(backend)->modelset_batches) {

@@ -4,21 +4,16 @@
 #include "redis/command.h"
 #include "values/model.h"
 
-static int check_count(RunParser *p, const char *section, int64_t known, int given) {
+typedef int64_t CountOf(const Model *model); /* -1: not known */
+
+static int check_count(RunParser *p, const char *section, CountOf *count_of, int given) {
+    int64_t known = p->runnable ? count_of((const Model *)p->runnable) : -1;
     if (known < 0 || known == given) return 0;
     return parse_error(p->ctx, "Number of keys given as %s here does not match model definition", section);
 }
 
-static int64_t known_inputs(const RunParser *p) {
-    return p->runnable ? model_input_count((const Model *)p->runnable) : -1;
-}
-
-static int64_t known_outputs(const RunParser *p) {
-    return p->runnable ? model_output_count((const Model *)p->runnable) : -1;
-}
-
 /* `INPUTS count key ...`, or the same with OUTPUTS. */
-static int parse_counted_keys(RunParser *p, const char *section, const char *noun, const char *title, int64_t known,
+static int parse_counted_keys(RunParser *p, const char *section, const char *noun, const char *title, CountOf *count_of,
                               int *first, int *count) {
     long long number;
     if (!at_word(p, section)) return parse_error(p->ctx, "%s not specified", section);
@@ -35,14 +30,14 @@ static int parse_counted_keys(RunParser *p, const char *section, const char *nou
     *first = p->at;
     *count = (int)number;
     p->at += *count;
-    return check_count(p, section, known, *count);
+    return check_count(p, section, count_of, *count);
 }
 
 /* key INPUTS n input ... OUTPUTS n output ... [TIMEOUT t] */
 static int parse_modelexecute(RunParser *p) {
     ArgPositions *pos = &p->positions;
-    if (parse_counted_keys(p, "INPUTS", "input", "Input", known_inputs(p), &pos->input, &pos->ninputs) == -1 ||
-        parse_counted_keys(p, "OUTPUTS", "output", "Output", known_outputs(p), &pos->output, &pos->noutputs) == -1) {
+    if (parse_counted_keys(p, "INPUTS", "input", "Input", model_input_count, &pos->input, &pos->ninputs) == -1 ||
+        parse_counted_keys(p, "OUTPUTS", "output", "Output", model_output_count, &pos->output, &pos->noutputs) == -1) {
         return -1;
     }
     if (at_word(p, "TIMEOUT") && parse_timeout(p, "No value provided for TIMEOUT") == -1) return -1;
@@ -62,8 +57,8 @@ static int parse_modelrun(RunParser *p) {
     if (p->at == p->argc) return parse_error(p->ctx, "OUTPUTS not specified");
     pos->output = ++p->at;
     pos->noutputs = p->argc - pos->output;
-    if (check_count(p, "INPUTS", known_inputs(p), pos->ninputs) == -1) return -1;
-    return check_count(p, "OUTPUTS", known_outputs(p), pos->noutputs);
+    if (check_count(p, "INPUTS", model_input_count, pos->ninputs) == -1) return -1;
+    return check_count(p, "OUTPUTS", model_output_count, pos->noutputs);
 }
 
 COMMAND_AS(

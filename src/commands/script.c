@@ -18,7 +18,7 @@ static int parse_entry_points(RedisModuleCtx *ctx, RedisModuleString **argv, int
     }
     *at += 2;
     if (count > argc - *at) return parse_error(ctx, "Insufficient arguments, missing script SOURCE");
-    for (long long i = 0; i < count; i++) names_append(names, arg_copy(argv[(*at)++]));
+    for (long long i = 0; i < count; i++) names_append(names, arg_copy(argv[(*at)++], NULL));
     return 0;
 }
 
@@ -27,13 +27,11 @@ static int parse_script(RedisModuleCtx *ctx, RedisModuleString **argv, int argc,
     size_t size;
     const char *device = RedisModule_StringPtrLen(argv[0], &size);
     if (!device_is_valid(device, size)) return parse_error(ctx, "Invalid DEVICE");
-    script->base.device = arg_copy(argv[0]);
+    script->base.device = arg_copy(argv[0], NULL);
 
     int at = 1;
     if (at + 1 < argc && arg_is(argv[at], "TAG")) {
-        RedisModule_StringPtrLen(argv[at + 1], &size);
-        script->base.tag = arg_copy(argv[at + 1]);
-        script->base.tag_size = size;
+        script->base.tag = arg_copy(argv[at + 1], &script->base.tag_size);
         at += 2;
     } else {
         script->base.tag = RedisModule_Strdup("");
@@ -45,7 +43,7 @@ static int parse_script(RedisModuleCtx *ctx, RedisModuleString **argv, int argc,
     if (at + 2 < argc) return parse_error(ctx, "a single argument should come after SOURCE");
     const char *source = RedisModule_StringPtrLen(argv[at + 1], &size);
     if (memchr(source, '\0', size)) return parse_error(ctx, "script SOURCE contains null character");
-    script->source = arg_copy(argv[at + 1]);
+    script->source = arg_copy(argv[at + 1], NULL);
     return 0;
 }
 

@@ -63,13 +63,17 @@ static int parse_scriptexecute(RunParser *p) {
 
 #define MISPLACED_LIST "Encountered a variable size list of tensors outside of input section"
 
-/* INPUTS input ... [$ input ...]: up to OUTPUTS, TIMEOUT or the end. */
+/* Whether the word begins a section of AI.SCRIPTRUN, and so ends the section before it. */
+static int is_section(const RedisModuleString *word) {
+    return arg_is(word, "INPUTS") || arg_is(word, "OUTPUTS") || arg_is(word, "TIMEOUT");
+}
+
+/* INPUTS input ... [$ input ...] */
 static int parse_listed_inputs(RunParser *p) {
     ArgPositions *pos = &p->positions;
     if (pos->input) return parse_error(p->ctx, "Already encountered an INPUTS section in SCRIPTRUN");
     pos->input = ++p->at;
-    for (; p->at < p->argc && !at_word(p, "OUTPUTS") && !at_word(p, "TIMEOUT"); p->at++) {
-        if (at_word(p, "INPUTS")) return parse_error(p->ctx, "Already encountered an INPUTS section in SCRIPTRUN");
+    for (; p->at < p->argc && !is_section(p->argv[p->at]); p->at++) {
         if (!at_word(p, "$")) {
             pos->ninputs++;
         } else if (pos->variadic >= 0) {
@@ -85,10 +89,8 @@ static int parse_listed_outputs(RunParser *p) {
     ArgPositions *pos = &p->positions;
     if (pos->output) return parse_error(p->ctx, "Already encountered an OUTPUTS keyword in SCRIPTRUN");
     pos->output = ++p->at;
-    for (; p->at < p->argc && !at_word(p, "INPUTS") && !at_word(p, "TIMEOUT"); p->at++) {
-        if (at_word(p, "OUTPUTS")) return parse_error(p->ctx, "Already encountered an OUTPUTS keyword in SCRIPTRUN");
+    for (; p->at < p->argc && !is_section(p->argv[p->at]); p->at++, pos->noutputs++) {
         if (at_word(p, "$")) return parse_error(p->ctx, MISPLACED_LIST);
-        pos->noutputs++;
     }
     return 0;
 }
@@ -96,9 +98,7 @@ static int parse_listed_outputs(RunParser *p) {
 /* key function [TIMEOUT t] INPUTS input ... [$ input ...] OUTPUTS output ... */
 static int parse_scriptrun(RunParser *p) {
     ArgPositions *pos = &p->positions;
-    if (arg_is(p->argv[2], "INPUTS") || arg_is(p->argv[2], "OUTPUTS") || arg_is(p->argv[2], "TIMEOUT")) {
-        return parse_error(p->ctx, "function name not specified");
-    }
+    if (is_section(p->argv[2])) return parse_error(p->ctx, "function name not specified");
     while (p->at < p->argc) {
         int failed;
         if (at_word(p, "TIMEOUT")) {

@@ -34,7 +34,7 @@ int bridge_run_direct(const Direct *direct, Op **ops, int n, int64_t until, cons
     int done = 0, ran = 0;
     while (done < n && ops[done]->id == id && fits(direct, ops[done]) && (done == 0 || begin < until)) {
         Op *op = ops[done];
-        if (bridge_is_awaited(op)) { /* others may have taken their time since it was begun */
+        if (bridge_is_awaited(op)) { /* the ops before it may have taken long */
             *error = run(direct, op, options);
             int64_t end = monotonic_ns();
             op->duration = (end - begin) / 1000;

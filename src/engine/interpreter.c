@@ -135,11 +135,8 @@ static int start_thread(const char *python) {
     /* Redis's main thread gets the signals. Those that a thread raises itself must still reach Redis's crash report. */
     sigset_t blocked, previous;
     sigfillset(&blocked);
-    sigdelset(&blocked, SIGSEGV);
-    sigdelset(&blocked, SIGBUS);
-    sigdelset(&blocked, SIGFPE);
-    sigdelset(&blocked, SIGILL);
-    sigdelset(&blocked, SIGABRT);
+    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+    for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++) sigdelset(&blocked, own[i]);
     pthread_sigmask(SIG_SETMASK, &blocked, &previous);
     pthread_t thread;
     int failed = pthread_create(&thread, NULL, engine_thread, (void *)python);

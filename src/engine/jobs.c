@@ -4,8 +4,8 @@
 #include "engine/jobs.h"
 
 #include <pthread.h>
-#include <time.h>
 
+#include "redis/clock.h"
 #include "values/model.h"
 #include "values/names.h"
 #include "values/runnable.h"
@@ -18,10 +18,10 @@ typedef struct JobList {
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t posted;
-    pthread_cond_t finished; /* for awaited jobs only */
+    pthread_cond_t finished; /* of awaited jobs; by the monotonic clock; made by jobs_init() */
     JobList urgent;          /* go first: after a start, hundreds of others may wait to be compiled */
     JobList others;
-} jobs = {.mutex = PTHREAD_MUTEX_INITIALIZER, .posted = PTHREAD_COND_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER};
+} jobs = {.mutex = PTHREAD_MUTEX_INITIALIZER, .posted = PTHREAD_COND_INITIALIZER};
 
 LoaderJob *job_new(int kind, Runnable *runnable) {
     LoaderJob *job = RedisModule_Calloc(1, sizeof(*job));
@@ -63,9 +63,7 @@ static void finish_awaited(LoaderJob *job) {
 }
 
 int job_post_and_wait(LoaderJob *job, int seconds) {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += seconds;
+    struct timespec until = monotonic_timespec(monotonic_ns() + seconds * 1000000000LL);
     job->is_urgent = job->is_awaited = 1;
     job->finished = finish_awaited;
     job_post(job);
@@ -100,6 +98,7 @@ static void drop(Runnable *runnable) {
 void jobs_init(void) {
     static const RunnableHooks hooks = {.compile = compile_in_background, .drop = drop};
     runnable_set_hooks(&hooks);
+    monotonic_cond_init(&jobs.finished);
 }
 
 /* ---- what Python calls, on the loader thread --------------------------------------------------------------------- */
@@ -115,7 +114,7 @@ static LoaderJob *next_job(void) {
     return job;
 }
 
-/* Whether the runnable was overwritten or deleted before its turn came, as most of what an AOF stores: the job alone
+/* Whether the runnable was overwritten or deleted before its turn, like most of what an AOF stores. Then the job alone
  * refers to it. */
 static int is_unwanted(const LoaderJob *job) {
     return job->job.kind == JOB_LOAD && job->finished == NULL && runnable_has_one_ref(job->job.runnable);

@@ -1,7 +1,7 @@
 /* options.c - the load-time options (options.h).
  *
- * Main thread, except bridge_option and bridge_backends_path, which the loader calls. Lock: backends_path.mutex, a leaf
- * (nothing is taken while it is held). */
+ * Main thread, except bridge_option and bridge_backends_path, which the loader calls. Lock: the leaf
+ * backends_path.mutex. */
 #include "engine/options.h"
 
 #include <dlfcn.h>
@@ -18,8 +18,9 @@
 #define MAX_THREADS 1024
 #define MAX_BACKENDS 16
 
+#define THREADS_PER_QUEUE 0 /* its row */
 static OptionRow options[] = {
-    {.python = {"threads_per_queue", 1}, .min = 1, .max = MAX_THREADS},
+    [THREADS_PER_QUEUE] = {.python = {"threads_per_queue", 1}, .min = 1, .max = MAX_THREADS},
     {.python = {"inter_op_parallelism", 0}, .max = MAX_THREADS},
     {.python = {"intra_op_parallelism", 0}, .max = MAX_THREADS},
     {.python = {"model_execution_timeout", 5000}, .min = 1000, .max = INT_MAX}, /* ms */
@@ -38,7 +39,7 @@ static struct {
 } backends_path = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
 static char *backends_to_load[MAX_BACKENDS]; /* by number: path, or NULL */
-static char *python;
+static char *python_path;
 
 OptionRow *option_row(int index) {
     return index >= 0 && index < (int)(sizeof(options) / sizeof(options[0])) ? &options[index] : NULL;
@@ -65,11 +66,7 @@ int option_set(OptionRow *option, const RedisModuleString *text) {
     return 0;
 }
 
-int64_t threads_per_queue(void) {
-    int i = 0;
-    while (strcmp(options[i].python.name, "threads_per_queue") != 0) i++;
-    return options[i].python.value;
-}
+int64_t threads_per_queue(void) { return options[THREADS_PER_QUEUE].python.value; }
 
 /* ---- paths ------------------------------------------------------------------------------------------------------- */
 
@@ -90,7 +87,7 @@ static void set_backends_path(char *path) {
     RedisModule_Free(old);
 }
 
-void options_set_backends_path(const RedisModuleString *path) { set_backends_path(arg_copy(path)); }
+void options_set_backends_path(const RedisModuleString *path) { set_backends_path(arg_copy(path, NULL)); }
 
 char *bridge_backends_path(void) {
     pthread_mutex_lock(&backends_path.mutex);
@@ -101,13 +98,13 @@ char *bridge_backends_path(void) {
 
 void bridge_free(char *text) { RedisModule_Free(text); }
 const char *options_backend_to_load(int backend) { return backends_to_load[backend]; }
-const char *options_python(void) { return python; }
+const char *options_python(void) { return python_path; }
 
 /* ---- the arguments of loadmodule --------------------------------------------------------------------------------- */
 
 static void replace(char **text, const RedisModuleString *value) {
     RedisModule_Free(*text);
-    *text = arg_copy(value);
+    *text = arg_copy(value, NULL);
 }
 
 static int parse_option(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleString *value) {
@@ -121,7 +118,7 @@ static int parse_option(RedisModuleCtx *ctx, RedisModuleString *name, RedisModul
     if (arg_is(name, "BACKENDSPATH")) {
         options_set_backends_path(value);
     } else if (arg_is(name, "PYTHON")) {
-        replace(&python, value);
+        replace(&python_path, value);
     } else if (backend != -1) {
         replace(&backends_to_load[backend], value);
     } else {

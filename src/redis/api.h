@@ -20,7 +20,6 @@
 #define REDISMODULE_REPLY_ERROR 1
 #define REDISMODULE_REPLY_INTEGER 2
 #define REDISMODULE_REPLY_ARRAY 3
-#define REDISMODULE_REPLY_DOUBLE 8
 
 #define REDISMODULE_CTX_FLAGS_LUA (1 << 0)
 #define REDISMODULE_CTX_FLAGS_MULTI (1 << 1)
@@ -264,7 +263,6 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(int *, GetCommandKeys, (RedisModuleCtx *, RedisModuleString **, int, int *))                              \
     FUNCTION(int, CallReplyType, (RedisModuleCallReply *))                                                             \
     FUNCTION(long long, CallReplyInteger, (RedisModuleCallReply *))                                                    \
-    FUNCTION(double, CallReplyDouble, (RedisModuleCallReply *))                                                        \
     FUNCTION(size_t, CallReplyLength, (RedisModuleCallReply *))                                                        \
     FUNCTION(int, AvoidReplicaTraffic, (void))                                                                         \
     FUNCTION(int, IsModuleNameBusy, (const char *))                                                                    \

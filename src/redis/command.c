@@ -12,12 +12,13 @@ int arg_is(const RedisModuleString *arg, const char *word) {
     return len == strlen(word) && strncasecmp(text, word, len) == 0;
 }
 
-char *arg_copy(const RedisModuleString *arg) {
+char *arg_copy(const RedisModuleString *arg, uint64_t *size) {
     size_t len;
     const char *text = RedisModule_StringPtrLen(arg, &len);
     char *copy = RedisModule_Alloc(len + 1);
     memcpy(copy, text, len);
     copy[len] = '\0';
+    if (size) *size = len;
     return copy;
 }
 
@@ -53,11 +54,6 @@ int parse_error(RedisModuleCtx *ctx, const char *format, ...) {
 
 int reply_wrong_arity(RedisModuleCtx *ctx, RedisModuleString **argv) {
     return reply_error(ctx, WRONG_ARITY, arg_text(argv[0]));
-}
-
-static void reply_wrong_type(RedisModuleCtx *ctx) {
-    strcpy(latest_error, REDISMODULE_ERRORMSG_WRONGTYPE);
-    RedisModule_ReplyWithError(ctx, latest_error);
 }
 
 int log_lost_value(RedisModuleCtx *ctx, RedisModuleString **argv) {
@@ -100,7 +96,8 @@ static int look_up(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType
     if (found && RedisModule_ModuleTypeGetType(key) == type) {
         *value = RedisModule_ModuleTypeGetValue(key);
     } else if (found) {
-        reply_wrong_type(ctx);
+        strcpy(latest_error, REDISMODULE_ERRORMSG_WRONGTYPE);
+        RedisModule_ReplyWithError(ctx, latest_error);
         found = -1;
     }
     RedisModule_CloseKey(key);

@@ -10,8 +10,8 @@ int arg_is(const RedisModuleString *arg, const char *word);
 /* Its bytes up to the first NUL, as long as the argument lives. */
 const char *arg_text(const RedisModuleString *arg);
 
-/* A NUL-terminated copy; the caller frees it with RedisModule_Free. */
-char *arg_copy(const RedisModuleString *arg);
+/* A NUL-terminated copy; the caller frees it with RedisModule_Free. Sets *size, unless NULL, to its bytes. */
+char *arg_copy(const RedisModuleString *arg, uint64_t *size);
 
 /* Replies "ERR " and the formatted text, as one line. For handlers: returns REDISMODULE_OK, which they must return. */
 int reply_error(RedisModuleCtx *ctx, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -31,16 +31,15 @@ void reply_text(RedisModuleCtx *ctx, const char *field, const char *text); /* th
 int parse_reply_words(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const char *data, int *wants_meta,
                       int *wants_data);
 
-/* What a handler returns that has replied an error and not set the key argv[1]. While an AOF loads, and on the link to
- * a master, nobody reads errors: then the log tells what is lost. */
+/* Handlers return this after they have replied an error instead of setting key argv[1]. While an AOF loads, and on the
+ * link to a master, nobody reads errors: then the log tells what is lost. */
 int log_lost_value(RedisModuleCtx *ctx, RedisModuleString **argv);
 
 /* The value of a key; it stays the keyspace's. NULL after replying an error: WRONGTYPE for another type, `missing`
  * where the key does not exist. */
 void *lookup_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, const char *missing);
 
-/* Whether the key may be set to a value of this type: it is empty or holds the same type. 0 after replying WRONGTYPE.
- */
+/* Whether the key may be set to a value of this type: it is empty or holds the same. 0 after replying WRONGTYPE. */
 int key_accepts(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type);
 
 /* Whether the key may still be written here: a slot may move to another master while a client is blocked. 0 after

@@ -17,7 +17,7 @@ void op_leave(Run *run) {
     if (__atomic_sub_fetch(&run->active, 1, __ATOMIC_ACQ_REL) == 0) run_end_wait(run, RUN_DONE);
 }
 
-/* Nobody shall begin it, if nobody has. */
+/* Marks the op as skipped, unless somebody has begun it. */
 static void skip(Op *op) {
     if (!move(op, OP_QUEUED, OP_SKIPPED)) return;
     queue_note_unwanted(op);
@@ -25,8 +25,7 @@ static void skip(Op *op) {
 }
 
 /* Skips the ops of the run that nobody has begun. The caller's own op still counts as active. Either this sees an op
- * that is queued at the same time, or whoever queues it sees `failed` and skips it: both are sequentially consistent.
- */
+ * that is queued at the same time, or whoever queues it sees `failed` and skips it (both SEQ_CST). */
 static void fail_run(Run *run) {
     /* Only the first failure: thousands of ops may fail one after the other. */
     if (__atomic_exchange_n(&run->failed, 1, __ATOMIC_SEQ_CST)) return;
@@ -42,7 +41,7 @@ void op_queue(Op *op, int64_t now) {
     if (run_has_failed(op->run)) skip(op);
 }
 
-/* Takes an op out of circulation that nobody has begun. */
+/* Releases an op that will not run. */
 static void drop(Op *op) {
     if (move(op, OP_QUEUED, OP_SKIPPED)) op_leave(op->run);
     run_unref(op->run);

@@ -12,7 +12,7 @@ int bridge_set_output(Op *op, int index, int dtype, int ndim, const int64_t *sha
         error = "output exceeds the limit for one tensor (proto-max-bulk-len)";
     } else if (ndim > TENSOR_MAX_DIMS) {
         error = "an output has more than 64 dimensions";
-    } else if (index >= 0 && index < op->noutputs && ndim >= 0 && ndim <= TENSOR_MAX_DIMS && dtype_row(dtype)) {
+    } else if (index >= 0 && index < op->noutputs && ndim >= 0 && dtype_row(dtype)) {
         Tensor *tensor = size < TENSOR_LARGE ? tensor_from_data(dtype, ndim, shape, data, size, &error)
                                              : tensor_from_string(dtype, ndim, shape,
                                                                   RedisModule_CreateString(NULL, data, size), &error);

@@ -75,11 +75,7 @@ Queue *bridge_open_queue(const char *device) {
 
     Queue *queue = RedisModule_Calloc(1, sizeof(Queue) + threads_per_queue() * sizeof(queue->workers[0]));
     pthread_mutex_init(&queue->mutex, NULL);
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&queue->changed, &attributes);
-    pthread_condattr_destroy(&attributes);
+    monotonic_cond_init(&queue->changed);
     strcpy(queue->device, device);
     table.queues[count] = queue;
     __atomic_store_n(&table.count, count + 1, __ATOMIC_RELEASE);
@@ -201,7 +197,7 @@ void bridge_set_deadline(Queue *queue, int64_t deadline) {
  * Under a heavy load it is busy, or others need the core. */
 #define POLL_NS 50000
 
-static void poll(Queue *queue) {
+static void poll_for_work(Queue *queue) {
     int announcements = queue->announcements;
     queue->is_polled = 1;
     pthread_mutex_unlock(&queue->mutex);
@@ -215,7 +211,7 @@ static void poll(Queue *queue) {
 static void sleep_until_changed(Queue *queue) {
     queue->sleeping++;
     if (queue->deadline) {
-        struct timespec until = {.tv_sec = queue->deadline / 1000000000, .tv_nsec = queue->deadline % 1000000000};
+        struct timespec until = monotonic_timespec(queue->deadline);
         pthread_cond_timedwait(&queue->changed, &queue->mutex, &until);
     } else {
         pthread_cond_wait(&queue->changed, &queue->mutex);
@@ -241,7 +237,7 @@ void bridge_take_ops(Queue *queue, int worker, Taken *taken, int max_plain, int 
         __atomic_store_n(&queue->workers[worker].started, 1, __ATOMIC_RELEASE);
     }
     pthread_mutex_lock(&queue->mutex);
-    if (wait && queue->is_lightly_loaded && !queue->is_polled && !has_work(queue)) poll(queue);
+    if (wait && queue->is_lightly_loaded && !queue->is_polled && !has_work(queue)) poll_for_work(queue);
     while (wait && !has_work(queue)) sleep_until_changed(queue);
 
     taken->nplain = take(&queue->plain, taken->plain, max_plain < TAKE_PLAIN ? max_plain : TAKE_PLAIN);

@@ -33,9 +33,8 @@ static struct {
     pthread_cond_t done; /* of any call */
 } calls = {.mutex = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
 
-/* Acts as the run's user, in its database. Clients time out and disconnect on this thread: nothing changes meanwhile.
- */
-static void act(Call *call) {
+/* Acts as the run's user, in its database. Clients time out and disconnect on this thread, so none does meanwhile. */
+static void act_as_user(Call *call) {
     /* Not in the event's own context: Redis 7.0 crashes when it logs a denial by ACLs for a client without a user. What
      * is written is propagated when that context ends. */
     static RedisModuleCtx *ctx;
@@ -57,15 +56,18 @@ static void act(Call *call) {
 
 static void perform(Task *task) {
     Call *call = (Call *)task;
-    act(call);
+    act_as_user(call);
     pthread_mutex_lock(&calls.mutex);
     call->is_done = 1;
     pthread_cond_broadcast(&calls.done);
     pthread_mutex_unlock(&calls.mutex);
 }
 
+/* While writes are paused, a script whose client has gone must not hold its worker. */
+static int is_void(const Task *task) { return !run_is_waiting(((const Call *)task)->op->run); }
+
 static void ask(Call *call) {
-    call->task.perform = perform;
+    call->task = (Task){.perform = perform, .is_void = is_void};
     event_loop_post(&call->task);
     pthread_mutex_lock(&calls.mutex);
     while (!call->is_done) pthread_cond_wait(&calls.done, &calls.mutex);
@@ -125,10 +127,6 @@ static void convert(Reply *reply, RedisModuleCallReply *from) {
         reply->type = REPLY_INTEGER;
         reply->integer = RedisModule_CallReplyInteger(from);
         break;
-    case REDISMODULE_REPLY_DOUBLE:
-        reply->type = REPLY_DOUBLE;
-        reply->real = RedisModule_CallReplyDouble(from);
-        break;
     case REDISMODULE_REPLY_ARRAY:
         reply->type = REPLY_ARRAY;
         reply->count = (int64_t)RedisModule_CallReplyLength(from);
@@ -137,7 +135,7 @@ static void convert(Reply *reply, RedisModuleCallReply *from) {
             convert(&reply->items[i], RedisModule_CallReplyArrayElement(from, i));
         }
         break;
-    default: reply->type = REPLY_NULL; /* commands answer in RESP2 here: there are no other types */
+    default: reply->type = REPLY_NULL; /* commands answer in RESP2 here, without other types: doubles are strings */
     }
 }
 
@@ -158,13 +156,6 @@ static int word_is(const Bytes *word, const char *text) {
     return word->size == strlen(text) && strncasecmp(word->data, text, word->size) == 0;
 }
 
-static int is_one_of(const Bytes *word, const char *const *texts) {
-    for (; *texts; texts++) {
-        if (word_is(word, *texts)) return 1;
-    }
-    return 0;
-}
-
 static int has_word(const Bytes *words, int count, const char *text) {
     for (int i = 1; i < count; i++) {
         if (word_is(&words[i], text)) return 1;
@@ -174,10 +165,8 @@ static int has_word(const Bytes *words, int count, const char *text) {
 
 /* Redis itself refuses most blocking commands in scripts. These would return at once without data, unnoticed. */
 static int is_blocking(const Bytes *words, int count) {
-    static const char *const pops[] = {"BLMPOP", "BZMPOP", NULL};
-    static const char *const reads[] = {"XREAD", "XREADGROUP", NULL};
-    if (is_one_of(&words[0], pops)) return 1;
-    if (!is_one_of(&words[0], reads)) return 0;
+    if (word_is(&words[0], "BLMPOP") || word_is(&words[0], "BZMPOP")) return 1;
+    if (!word_is(&words[0], "XREAD") && !word_is(&words[0], "XREADGROUP")) return 0;
     for (int i = 1; i < count && !word_is(&words[i], "STREAMS"); i++) {
         if (word_is(&words[i], "BLOCK")) return 1;
     }
@@ -186,10 +175,10 @@ static int is_blocking(const Bytes *words, int count) {
 
 /* These commands touch keys that they do not name: all keys, or those that a pattern of SORT describes. */
 static int touches_unnamed_keys(const Bytes *words, int count) {
-    static const char *const whole[] = {"FLUSHALL", "FLUSHDB", "SWAPDB", NULL};
-    static const char *const sorts[] = {"SORT", "SORT_RO", NULL};
-    if (is_one_of(&words[0], whole)) return 1;
-    return is_one_of(&words[0], sorts) && (has_word(words, count, "BY") || has_word(words, count, "GET"));
+    const Bytes *name = &words[0];
+    if (word_is(name, "FLUSHALL") || word_is(name, "FLUSHDB") || word_is(name, "SWAPDB")) return 1;
+    if (!word_is(name, "SORT") && !word_is(name, "SORT_RO")) return 0;
+    return has_word(words, count, "BY") || has_word(words, count, "GET");
 }
 
 /* The first key of the command that is not declared, or -1. */
@@ -209,6 +198,8 @@ static int undeclared_key(RedisModuleCtx *ctx, const Op *op, RedisModuleString *
 static Reply *call_redis(RedisModuleCtx *ctx, const Call *call, RedisModuleString **argv) {
     const Bytes *words = call->words;
     int count = call->count;
+    /* RedisModule_Call reads the name up to the first NUL. The checks below must see the same name. */
+    if (strlen(words[0].data) != words[0].size) return error_reply("ERR unknown command");
     if (is_blocking(words, count)) return error_reply("ERR a blocking command cannot be used in a script");
     if (touches_unnamed_keys(words, count) || undeclared_key(ctx, call->op, argv, count) != -1) {
         return error_reply("ERR the script touches a key that was not declared with KEYS");
@@ -276,13 +267,9 @@ static char *await_ready(Model *model) {
 Model *bridge_hold_model(Op *op, Bytes key, char **error) {
     Call call = {.op = op, .act = find_model, .key = key};
     ask(&call);
-    if (call.error) {
-        *error = RedisModule_Strdup(call.error);
-        return NULL;
-    }
-    *error = await_ready(call.model);
+    *error = call.error ? RedisModule_Strdup(call.error) : await_ready(call.model);
     if (*error == NULL) return call.model;
-    runnable_unref(&call.model->base);
+    if (call.model) runnable_unref(&call.model->base);
     return NULL;
 }
 

@@ -1,4 +1,6 @@
-/* unblock.c - answers blocked clients whose reply callbacks write (unblock.h). */
+/* unblock.c - blocked clients whose reply callbacks write, or wait for a job (unblock.h).
+ *
+ * Main thread, except unblock_to_write (any thread) and unblock_after_job (loader). No locks, no state. */
 #include "run/unblock.h"
 
 #include "redis/event_loop.h"
@@ -36,8 +38,7 @@ int block_on_job(RedisModuleCtx *ctx, LoaderJob *job, RedisModuleCmdFunc reply) 
     job->data = RedisModule_BlockClient(ctx, reply, NULL, free_blocked_job, 0);
     if (job->data == NULL) {
         job_free(job);
-        RedisModule_ReplyWithError(ctx, "ERR this client cannot be blocked");
-        return REDISMODULE_OK;
+        return RedisModule_ReplyWithError(ctx, "ERR this client cannot be blocked");
     }
     job->finished = unblock_after_job;
     RedisModule_BlockedClientMeasureTimeStart(job->data);

@@ -1,10 +1,10 @@
-/* unblock.h - answers blocked clients whose reply callbacks write, once writing is allowed. */
+/* unblock.h - clients that are blocked until they may be answered: when writing is allowed, when a job is finished. */
 #pragma once
 
 #include "engine/jobs.h"
 #include "redis/api.h"
 
-/* Unblocks a client whose reply callback writes and replicates, once writing is allowed. Any thread. */
+/* Unblocks a client whose reply callback writes, once writing is allowed (redis/event_loop.h). Any thread. */
 void unblock_to_write(RedisModuleBlockedClient *blocked, void *privdata);
 
 /* Blocks the client, posts the job, and calls reply on the main thread when the job is finished, with the job as

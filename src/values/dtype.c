@@ -181,7 +181,7 @@ int dtype_from_code(uint64_t code, uint64_t bits) {
     return -1;
 }
 
-static int find_number(int number, int is_tf) {
+int dtype_from_library(int number, int is_tf) {
     for (int i = 0; dtype_row(i); i++) {
         int known = is_tf ? dtypes[i].python.tf : dtypes[i].python.onnx;
         if (known == number && !dtype_is_string(i)) return i;
@@ -189,8 +189,6 @@ static int find_number(int number, int is_tf) {
     return -1;
 }
 
-int dtype_from_onnx(int onnx) { return find_number(onnx, 0); }
-int dtype_from_tf(int tf) { return find_number(tf, 1); }
 uint64_t dtype_size(int dtype) { return dtypes[dtype].python.bits / 8; }
 int dtype_is_string(int dtype) { return dtypes[dtype].python.code == CODE_STRING; }
 int dtype_is_bool(int dtype) { return dtypes[dtype].python.code == CODE_BOOL; }

@@ -84,17 +84,20 @@ typedef struct Arguments {
     size_t count;
 } Arguments;
 
-static void add(Arguments *args, const char *data, size_t size) {
+static void add_string(Arguments *args, RedisModuleString *string) {
     args->items = RedisModule_Realloc(args->items, (args->count + 1) * sizeof(*args->items));
-    args->items[args->count++] = RedisModule_CreateString(NULL, data, size);
+    args->items[args->count++] = string;
+}
+
+static void add(Arguments *args, const char *data, size_t size) {
+    add_string(args, RedisModule_CreateString(NULL, data, size));
 }
 
 static void add_text(Arguments *args, const char *text) { add(args, text, strlen(text)); }
 
 static void add_number(Arguments *args, const char *name, long long number) {
     add_text(args, name);
-    args->items = RedisModule_Realloc(args->items, (args->count + 1) * sizeof(*args->items));
-    args->items[args->count++] = RedisModule_CreateStringFromLongLong(NULL, number);
+    add_string(args, RedisModule_CreateStringFromLongLong(NULL, number));
 }
 
 static void add_names(Arguments *args, const char *section, const Names *names) {

@@ -32,7 +32,7 @@ void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Ru
 Runnable *runnable_ref(Runnable *runnable);
 void runnable_unref(Runnable *runnable);
 
-/* Whether nobody but the caller refers to it. Another thread may only change that for a value in the keyspace. */
+/* Whether the caller's reference is the only one. Then no other thread can take one. */
 int runnable_has_one_ref(const Runnable *runnable);
 
 /* Frees it. For the loader when it has dropped the session, and for values that the loader has never seen. */

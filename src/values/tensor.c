@@ -125,7 +125,7 @@ static const char *check_data(int dtype, int ndim, const int64_t *shape, const v
     return NULL;
 }
 
-/* Takes owner, in which data lies, over; NULL: copies data. On error owner stays the caller's. */
+/* Takes over owner, the string that data lies in; NULL: copies data. On error owner stays the caller's. */
 static Tensor *make(int dtype, int ndim, const int64_t *shape, const char *data, uint64_t size,
                     RedisModuleString *owner, const char **error) {
     int64_t length;

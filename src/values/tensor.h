@@ -22,7 +22,7 @@ uint64_t tensor_memory(int dtype, int64_t length, uint64_t size);
 /* bridge_max_tensor_bytes(), asked of the server again where size is beyond the latest answer. Main thread. */
 uint64_t tensor_max_bytes(RedisModuleCtx *ctx, uint64_t size);
 
-/* A tensor with room for size bytes of data, not yet filled in; one reference, the caller's. NULL: no memory. With
+/* A tensor with memory for size bytes of data, not yet filled in; one reference, the caller's. NULL: no memory. With
  * zeroed set, the data is zeros and STRING offsets are those of empty strings. */
 Tensor *tensor_new(int dtype, int ndim, const int64_t *shape, int64_t length, uint64_t size, int zeroed);
 

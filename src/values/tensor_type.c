@@ -15,7 +15,7 @@ static void *load_data(RedisModuleIO *io, int dtype, int ndim, const int64_t *sh
     char *data = RedisModule_LoadStringBuffer(io, &size);
     if (data == NULL || RedisModule_IsIOError(io)) return corrupt(io, "no data");
 
-    /* Layouts before 4 give a byte offset into the data, but some saved only the bytes behind it. */
+    /* Layouts before 4 give a byte offset into the data, but some saved only the bytes after it. */
     int64_t length;
     uint64_t expected;
     if (start && tensor_measure(dtype, ndim, shape, &length, &expected) == 0 && size == expected) start = 0;
