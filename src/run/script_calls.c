@@ -4,6 +4,7 @@
  * the main thread has performed it. The loader never enters: the main thread may wait for it. Lock: calls.mutex, a
  * leaf, held for a few instructions. */
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -199,7 +200,11 @@ static Reply *call_redis(RedisModuleCtx *ctx, const Call *call, RedisModuleStrin
     const Bytes *words = call->words;
     int count = call->count;
     /* RedisModule_Call reads the name up to the first NUL. The checks below must see the same name. */
-    if (strlen(words[0].data) != words[0].size) return error_reply("ERR unknown command");
+    if (strlen(words[0].data) != words[0].size) {
+        char text[160];
+        snprintf(text, sizeof(text), "ERR unknown command '%.128s'", words[0].data);
+        return error_reply(text);
+    }
     if (is_blocking(words, count)) return error_reply("ERR a blocking command cannot be used in a script");
     if (touches_unnamed_keys(words, count) || undeclared_key(ctx, call->op, argv, count) != -1) {
         return error_reply("ERR the script touches a key that was not declared with KEYS");

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from testkit import models
 from testkit.replicas import PAUSE, paused
+from testkit.scripts import execute, store_redis
 from testkit.waiting import wait_for
 from tests.conftest import Slow, StartServer
 
@@ -39,3 +42,23 @@ def test_a_client_that_goes_meanwhile(start_server: StartServer, slow: Slow) -> 
             operator.ask("CLIENT", "PAUSE", int(PAUSE * 1000), "WRITE")
         wait_for(lambda: server.blocked_clients() == 0)
         assert wire.ask(*words) == b"OK"
+
+
+def test_a_script_that_nobody_awaits_frees_its_worker(start_server: StartServer) -> None:
+    """Its command waits for the end of the pause. Its client gives up before, and the worker serves others at once."""
+    server = start_server()
+    with server.wire() as wire, server.wire() as busy:
+        store_redis(wire)
+        wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add(("n", 2)))
+        wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", 1, 2)
+        run = ("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y", "|>", "AI.TENSORGET", "y", "VALUES")
+        read = ("AI.DAGEXECUTE_RO", "LOAD", 1, "x", "|>", *run)
+        assert wire.ask(*read) == [b"OK", [b"2", b"4"]]
+        wire.ask(*execute("s", "run", ["started"], (), ["PING"]))  # TORCH is loaded
+        busy.send(*execute("s", "gone_on", ["started", "go", "done"]), "TIMEOUT", 800)
+        wait_for(lambda: wire.ask("EXISTS", "started") == 1)
+        wire.ask("CLIENT", "PAUSE", 10_000, "WRITE")
+        assert busy.read() == b"TIMEDOUT"
+        begin = time.monotonic()
+        assert wire.ask(*read) == [b"OK", [b"2", b"4"]]
+        assert time.monotonic() - begin < 5

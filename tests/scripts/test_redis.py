@@ -264,6 +264,8 @@ def test_an_empty_command(stored: Wire) -> None:
         "DEBUG RELOAD NOSAVE",
         "RESTORE other 0 x REPLACE",
         "MIGRATE 127.0.0.1 1 other 0 1",
+        "SET\0x other x",
+        "FLUSHALL\0",
     ],
 )
 def test_undeclared_keys_are_refused_and_nothing_changed(stored: Wire, command: str) -> None:
