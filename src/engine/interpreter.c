@@ -147,11 +147,16 @@ static int start_thread(const char *python) {
 
 /* exit() would destroy the libraries' static objects while workers are still inside the libraries: one shutdown in four
  * crashed. Redis has saved and closed everything by then, so the process just ends. */
-static void end_process(int status, void *unused) { _exit(status); }
+static void end_process(void *unused) { _exit(0); }
 
-/* Exit handlers run in reverse order. Registered this late, ours runs before those of the libraries. */
+/* What C++ uses for thread_local objects (glibc). */
+int __cxa_thread_atexit_impl(void (*destroy)(void *), void *object, void *library);
+extern __attribute__((visibility("hidden"))) void *__dso_handle;
+
+/* Redis calls exit(0) next. That destroys the thread's own objects before all else. An exit handler would be too late:
+ * the newest runs first, and the loader may just be opening a library, which registers its own. */
 static void shutting_down(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
-    on_exit(end_process, NULL);
+    __cxa_thread_atexit_impl(end_process, NULL, &__dso_handle);
 }
 
 int engine_start(RedisModuleCtx *ctx) {
