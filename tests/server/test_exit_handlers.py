@@ -7,7 +7,7 @@ import threading
 import pytest
 import redis
 
-from conftest import StartServer
+from tests.conftest import StartServer
 
 # Registers exit handlers that abort the process, as fast as it can.
 BACKEND = """
