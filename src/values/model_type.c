@@ -64,8 +64,9 @@ static void rdb_save(RedisModuleIO *io, void *value) {
     RedisModule_SaveUnsigned(io, model->batchsize);
     RedisModule_SaveUnsigned(io, model->minbatchsize);
     RedisModule_SaveUnsigned(io, model->minbatchtimeout);
-    rdb_save_names(io, model_inputs(model));
-    rdb_save_names(io, model_outputs(model));
+    /* Names that came from an RDB stay as they were, so that a value saves the same before it is compiled and after. */
+    rdb_save_names(io, model->inputs.count ? &model->inputs : model_inputs(model));
+    rdb_save_names(io, model->outputs.count ? &model->outputs : model_outputs(model));
     RedisModule_SaveUnsigned(io, model->blob_size);
     int64_t chunks = model_chunk_count(model);
     RedisModule_SaveUnsigned(io, chunks);
