@@ -1,7 +1,7 @@
 """Decides which ops run together, and when. Pure logic: it knows neither the bridge nor a clock.
 
 Ops that may share a batch wait in one group, in the order in which they came. A group is ready once it holds enough
-rows, or once its oldest op has waited long enough. Of the ready groups, the one whose first op came first goes first.
+rows, or once its oldest op has waited long enough. Of the ready groups, the one with the oldest first op goes first.
 The workers of a queue share one Batcher, and hold its lock around every call.
 """
 
@@ -139,7 +139,7 @@ class Batcher(Generic[T]):
                 self._set_deadline(group, deadline)
 
     def _reschedule(self, group: _Group[T]) -> None:
-        """Does the same after ops have left, and forgets an empty group."""
+        """Makes a group ready or sets its deadline, after ops have left it. Forgets an empty group."""
         group.deadline = 0
         if not group.ops:
             del self._groups[group.key]

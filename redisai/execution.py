@@ -146,8 +146,8 @@ class ModelEntry:
         return batching.proven or (batching.rows_seen > 0 and batching.rows_seen != sum([op.rows for op in ops]))
 
     def execute_as_one(self, c_ops: CData, ops: Sequence[Op]) -> str | None:
-        """Executes begun ops as one. None: they now have outputs or errors. A text: they must be executed one by one,
-        and the text says why the model may be unfit for batches; it is empty where the model is not the reason."""
+        """Executes begun ops as one. None: they now have outputs or errors. A text: they must be executed one by one.
+        It says why the model may be unfit for batches, and is empty if the model is not the reason."""
         ninputs, noutputs = ops[0].ninputs, ops[0].noutputs
         if self.ninputs not in (ninputs, -1) or self.noutputs not in (noutputs, -1):
             return ""

@@ -32,7 +32,7 @@ SLOW_OP_NS = 15_000
 SLOW_RETURN_NS = 50_000
 REPORT_INTERVAL_NS = 100_000_000
 PAST_NS = 1  # a deadline that has passed already
-READY_CAPACITY = 64  # ops that become ready as others are finished; C pushes any more to their queues
+READY_CAPACITY = 64  # ops that become ready as others are finished; C pushes further ones to their queues
 TAKE_PLAIN: int = lib.TAKE_PLAIN
 
 _is_awaited = lib.bridge_is_awaited
@@ -112,7 +112,7 @@ class Worker:
         self._plain = self._taken.plain
         self._ready = ffi.new("Op *[]", READY_CAPACITY)
         self._kept: list[Op] = []  # ready ops that this worker runs next
-        self._expected_ns = CHUNK_NS  # of an op: as slow as the slowest of recent ones
+        self._expected_ns = CHUNK_NS  # of the next op: the time of the slowest recent one
         self._next_report = 0
 
     def work(self) -> None:

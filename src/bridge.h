@@ -5,7 +5,7 @@
  * a header of the folder that owns it (run/state.h, engine/jobs.h, values/runnable.h).
  *
  * The loader (redisai/loader.py) and the workers (redisai/worker.py) call these functions with the GIL released.
- * Redis's main thread calls none of them. Strings are NUL-terminated UTF-8. C copies those that it is given. */
+ * Redis's main thread calls none of them. Strings are NUL-terminated UTF-8. C copies those that Python gives it. */
 #pragma once
 
 #include <stddef.h>
@@ -127,7 +127,7 @@ typedef struct Op {
     int32_t ninputs;
     int32_t noutputs;
     uint64_t batch_key; /* equal for ops that may share a batch: same model, types, and shapes except the 0th dimension.
-                           Two different batches may have one key by chance: bridge_gather() finds that out */
+                           Ops that do not fit may have one key by chance: bridge_gather() finds that out */
     int64_t rows;       /* what it adds to a batch: the 0th dimension of its inputs; 0: it runs alone */
     int64_t arrival;    /* ns of the monotonic clock when its command came */
     const char *function; /* scripts only, like the fields down to variadic; NULL for models */
@@ -136,8 +136,8 @@ typedef struct Op {
     int32_t nkeys;
     int32_t nargs;
     int32_t variadic;      /* AI.SCRIPTRUN: index of the first input after `$`, where a list starts; -1: no `$` */
-    int64_t duration;      /* us that the worker took to convert the inputs for the library, to run it, and to copy the
-                              outputs into tensors; the same on the direct path and in Python. In a batch, us of the
+    int64_t duration;      /* us that the worker took to convert the inputs, to run the library, and to copy the
+                              outputs into tensors. The same on the direct path and in Python. In a batch, us of the
                               whole batch. -1: not executed, AI.INFO does not count it */
     struct OpState *state; /* C's own part (run/state.h) */
 } Op;
@@ -189,7 +189,7 @@ typedef struct Taken {
     int32_t nplain;
     int32_t nbatched;
     int32_t deadline_passed; /* the deadline set by bridge_set_deadline() */
-    int32_t sweep;           /* nobody wants many of the batched ops that were taken earlier and have not begun */
+    int32_t sweep;           /* many batched ops that were taken earlier, and have not begun, are unwanted now */
 } Taken;
 
 /* Takes the ops for batches (up to TAKE_BATCHED) and up to max_plain (1 .. TAKE_PLAIN) others, in the order in which
@@ -211,7 +211,7 @@ int bridge_sweep_ops(Op **ops, int n);
 /* The same. The ops that it keeps are running from now on: give each to bridge_finish_ops. */
 int bridge_begin_ops(Op **ops, int n);
 
-/* Copies one output: data holds size bytes in C order; shape holds ndim dimensions. For STRING data is the
+/* Copies one output: data holds size bytes in C order; shape holds ndim dimensions. For STRING, data is the
  * NUL-terminated strings one after another. Returns 0, or -1 after failing the op with a message that says why
  * (index out of range, sizes that do not agree, no memory). */
 int bridge_set_output(Op *op, int index, int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size);
@@ -232,9 +232,9 @@ void bridge_batch_ran(Op **ops, int n, int64_t duration);
 /* The op failed; the client gets "ERR " and this message (line breaks become spaces). The first message stays. */
 void bridge_fail(Op *op, const char *message);
 
-/* Returns n ops, done or failed: the caller must not touch them again. Answers the clients whose run is complete. Ops
- * whose last input these have given, and which need no batch, are put into ready (capacity: max_ready): the caller runs
- * or pushes them. The others go to their queues. Returns how many are in ready. */
+/* Takes n ops back, done or failed: the caller must not touch them again. Answers the clients whose run is complete.
+ * Other ops may have got their last input from these. Those that need no batch are put into ready (capacity:
+ * max_ready): the caller runs or pushes them. The rest go to their queues. Returns how many are in ready. */
 int bridge_finish_ops(Op **ops, int n, Op **ready, int max_ready);
 
 /* Sends ops that bridge_finish_ops gave to the queues of their devices. */
@@ -242,7 +242,7 @@ void bridge_push_ops(Op **ops, int n);
 
 /* ---- runs without Python (direct/) -------------------------------------------------------------------------------
  *
- * A library that C can run has a file in direct/ and a struct here, which holds the functions that a run takes. The
+ * A library that C can run has a file in direct/ and a struct here, which holds the functions that a run needs. The
  * struct is named after the backend. Its functions have the library's names and declarations, but pointers to the
  * library's structs are void *. Python fills the struct with the addresses that the backend found. It refuses a backend
  * that declares a function differently (redisai/direct.py). */
@@ -297,11 +297,10 @@ typedef struct Direct {
     int32_t types[DIRECT_MAX]; /* of each input: number of its Dtype */
 } Direct;
 
-/* Runs the first of n begun ops one by one, as long as they are of the model of the first, can be run so (all inputs
- * of the right types, none that has to be copied) and `until` (ns of the monotonic clock) has not come; one at least
- * where it can. Returns how many are done: they must be given to bridge_finish_ops, and those whose client has gone
- * meanwhile are among them. *error is set where the next one has failed in the library, to its text; free it with
- * bridge_free. options: OrtRunOptions for ONNX; NULL for TF. */
+/* Runs n begun ops one by one. Stops before an op of another model, or with an input of the wrong type or one that
+ * has to be copied. After the first op, also stops once `until` (ns of the monotonic clock) has come. Returns how many
+ * are done, with those whose client has gone meanwhile: give them to bridge_finish_ops. If the next op has failed in
+ * the library, *error is the library's text; free it with bridge_free. options: OrtRunOptions for ONNX; NULL for TF. */
 int bridge_run_direct(const Direct *direct, Op **ops, int n, int64_t until, const void *options, char **error);
 
 /* ---- jobs of the loader ------------------------------------------------------------------------------------------ */
@@ -341,8 +340,8 @@ typedef struct Option {
     int64_t value;
 } Option;
 
-/* The load-time option of this index, from 0; NULL: no more. Python may keep the value: only those change later that it
- * has no use for. */
+/* The load-time option of this index, from 0; NULL: no more. Python may keep the value: it has no use for
+ * the options that change later. */
 const Option *bridge_option(int index);
 
 /* A copy of the backends path, to be freed with bridge_free. */
@@ -352,7 +351,7 @@ void bridge_free(char *text);
 /* A backend was imported: its version for INFO MODULES. */
 void bridge_backend_loaded(int backend, const char *version);
 
-/* Figures for INFO MODULES: bytes of the models that ONNX Runtime holds, runs started, most runs at once. */
+/* Figures for INFO MODULES: bytes of the models that ONNX Runtime holds, runs started, the maximum of runs at once. */
 void bridge_onnx_figures(int64_t memory, int64_t accesses, int64_t sessions);
 
 /* level: "debug", "verbose", "notice", "warning". */

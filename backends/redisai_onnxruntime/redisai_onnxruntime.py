@@ -117,7 +117,7 @@ class RunHooks:
         return options
 
     def end(self, options: Any, runs: int = 1, error: str | None = None) -> Exception | None:
-        """error: the library's text, where the last run failed. Returns its exception, or None: try it again."""
+        """error: the library's text, if the last run failed. Returns the exception to raise, or None: run it again."""
         was_ended = self._watchdog.end(options, runs)
         if error is None:
             return None
@@ -141,7 +141,7 @@ class Session:
         self._texts = [ffi.new("char[]", name.encode()) for name in self.inputs + self.outputs]
         self._input_names = ffi.new("const char *[]", self._texts[: len(inputs)])
         self._output_names = ffi.new("const char *[]", self._texts[len(inputs) :])
-        # Outputs of types that tensors cannot have. Refused before the run: the library would fail only after it.
+        # Outputs of types that tensors cannot have. Refused before the run: the library would fail only after the run.
         self._refused = next(((n, kind) for n, kind in outputs if kind is not None and kind not in DTYPES), None)
         self._hooks = RunHooks(settings)
         self.direct = None
@@ -195,7 +195,7 @@ class Session:
 
 
 def _nodes(session: Any, get_count: Any, get_name: Any, get_type: Any) -> list[tuple[str, int | None]]:
-    """Name and element type of each input or output. The type is None where it is not a tensor."""
+    """Name and element type of each input or output. The type is None for what is not a tensor."""
     count = ffi.new("size_t *")
     get_count(session, count)
     nodes = []

@@ -1,7 +1,7 @@
 """TensorFlow's C API, called in the library that the wheel brings. The Python package is never imported.
 
-Loading takes 0.3 s and 370 MB; the package takes several times as much. A run is three times as fast as with it. Loader
-and workers enter; everything here may be called from several threads at once.
+Loading takes 0.3 s and 370 MB; the package takes several times as much. A run is three times as fast as through the
+package. Loader and workers enter; everything here may be called from several threads at once.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ lib = _open()
 
 
 def function(name: str) -> Any:
-    """What the engine calls from C (Direct of protocol.py)."""
+    """The address of a function that the engine calls from C (Direct of protocol.py)."""
     return ffi.addressof(lib, name)
 
 

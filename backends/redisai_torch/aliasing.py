@@ -25,10 +25,10 @@ FRESH = re.compile(
     r"|conv_transpose[123]d|batch_norm|layer_norm|zeros_like|ones_like|empty_like)$"
     r"|quantized::(linear|linear_relu|linear_dynamic|linear_relu_dynamic|conv[123]d|conv[123]d_relu)$"
 )
-# These do too where the alias analysis sees a write to the result. Where it sees none, it optimises x + 0 to x.
+# These do too if the alias analysis sees a write to the result. If it sees none, the library optimises x + 0 to x.
 ARITHMETIC = re.compile(r"aten::(add|sub|rsub|mul|div)$")
-# These write to their statistics, the fourth and fifth argument, without declaring it. They do not where the sixth,
-# training, is false.
+# These write to their statistics, the fourth and fifth argument, without declaring that. They do not write if the
+# sixth argument, training, is false.
 NORMS = re.compile(r"aten::(batch_norm|instance_norm|native_batch_norm|_batch_norm_impl_index)$")
 # An operator whose arguments are tensors and values of these types returns new memory or that of one of the tensors.
 PLAIN = {"IntType", "FloatType", "BoolType", "NumberType", "ComplexType", "StringType", "NoneType", "DeviceObjType"}
@@ -44,7 +44,7 @@ class Aliasing(NamedTuple):
     def of(module: Any) -> Aliasing:
         """Uses the library's alias analysis, which follows views, lists, branches, sub-modules and out=."""
         try:
-            # Unless it is frozen, a batch normalisation looks stateful, which in eval mode it is not.
+            # In eval mode a batch normalisation is not stateful, but it looks so unless it is frozen.
             graph: Any = torch.jit.freeze(module, optimize_numerics=False).inlined_graph
         except Exception:  # some models cannot be frozen, or are frozen already
             graph = module.inlined_graph
@@ -61,12 +61,12 @@ class Aliasing(NamedTuple):
         given = {value.debugName() for value in inputs if value.type().kind() == "TensorType"}
         written = _written(module.inlined_graph)
         stateful = stateful or not written <= given
-        # A stateful model may also keep an input, and its memory belongs to the stored tensor.
+        # A stateful model may also keep an input, whose memory belongs to the stored tensor.
         return Aliasing(stateful or bool(written) or any(map(aliases.has_writers, graph.inputs())), stateful)
 
 
 def writes_to_inputs(graph: Any, assume: Mapping[str, str]) -> bool:
-    """Whether a function writes to the tensors that it is given, in lists too. Takes its inlined graph, and changes it.
+    """Whether a function writes to tensors that it is given, directly or in lists. Changes graph, its inlined graph.
 
     assume: operators that seem to write though they do not, each with the operator to analyse in its place.
     """

@@ -1,7 +1,7 @@
 /* command_table.h - descriptions of commands, and their registration. Main thread, at load.
  *
- * COMMAND INFO, COMMAND DOCS, COMMAND GETKEYS, ACLs, cluster clients and redis-cli's hints are answered from what a
- * command's description says. */
+ * COMMAND INFO, COMMAND DOCS, COMMAND GETKEYS, ACLs, cluster clients and redis-cli's hints all rely on these
+ * descriptions. */
 #pragma once
 
 #include "redis/api.h"
@@ -12,8 +12,8 @@
 #define KEY_CHANGE (REDISMODULE_CMD_KEY_RW | REDISMODULE_CMD_KEY_ACCESS | REDISMODULE_CMD_KEY_UPDATE)
 #define KEY_DELETE (REDISMODULE_CMD_KEY_RM | REDISMODULE_CMD_KEY_DELETE)
 
-/* One key, or several, among the arguments. Clients are told that any but the first argument may be elsewhere. The
- * server asks the command itself (getkeys-api), which a key named OUTPUTS cannot mislead. */
+/* One key, or several, among the arguments. Clients are told that a key may be elsewhere, unless it is
+ * the first argument. The server asks the command itself (getkeys-api), which a key named OUTPUTS cannot mislead. */
 typedef struct CommandKey {
     const char *argument; /* its name in the syntax; NULL: not there */
     uint64_t access;      /* KEY_...; 0: no more keys */
@@ -27,9 +27,9 @@ typedef struct Command {
     const char *name;
     RedisModuleCmdFunc handler;
     const char *flags; /* as RedisModule_CreateCommand takes them; ACL categories follow from them */
-    int arity;         /* words, with the name, which Redis checks; negative: this many or more */
+    int arity;         /* number of words, with the name; Redis checks it; negative: this many or more */
     CommandKey keys[COMMAND_MAX_KEYS + 1];
-    /* TOKEN value [optional] repeated [repeated ...] [choice: A | B value]. A choice and a key are known by name;
+    /* TOKEN value [optional] repeated [repeated ...] [choice: A | B value]. Names tell which are choices and keys;
      * count, dimension and the like are integers (command_table.c has the list). NULL: no arguments. */
     const char *syntax;
     const char *summary;
@@ -37,14 +37,14 @@ typedef struct Command {
     const char *since;      /* NULL: 1.0.0 */
 } Command;
 
-/* The description of the handler id_command, which stands before it. */
+/* Describes the handler id_command, which must be defined before. */
 #define COMMAND(id, ...) static const Command id = {.handler = id##_command, __VA_ARGS__}
 
-/* A handler that is only this call, with ctx, argv and argc, and its description. */
+/* Defines a handler that only makes this call, which may use ctx, argv and argc, and describes it. */
 #define COMMAND_AS(id, call, ...)                                                                                      \
     static int id##_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) { return call; }                  \
     COMMAND(id, __VA_ARGS__)
 
-/* Registers commands, ended by NULL. choice is the syntax of one argument, as `name: A | B`, that others call by its
- * name. Logs what is wrong with a description and returns REDISMODULE_ERR. */
+/* Registers commands, ended by NULL. choice is the syntax of one argument, `name: A | B`. Other syntaxes use it by
+ * its name. Logs what is wrong with a description and returns REDISMODULE_ERR. */
 int command_table_register(RedisModuleCtx *ctx, const Command *const *commands, const char *choice);

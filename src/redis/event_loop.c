@@ -12,7 +12,7 @@
  * of a tiny model took 300 us at the 99th percentile, and takes 200. With 8 it would take 100, but the server would do
  * a tenth fewer runs per second. */
 #define MAX_PER_ITERATION 16
-#define MAX_ITERATIONS 4 /* that may follow each other before the listener is told that one ends */
+#define MAX_ITERATIONS 4 /* in a row that leave tasks for the next, before listener->end() is called again */
 
 static const LoopListener *listener;
 
@@ -20,8 +20,8 @@ static struct {
     pthread_mutex_t mutex;
     Task *first;
     Task *last;
-    int has_timer;  /* main thread only, like the next */
-    int iterations; /* that have left tasks for the next, one after the other */
+    int has_timer;  /* main thread only, like iterations */
+    int iterations; /* in a row that have left tasks for the next */
 } tasks = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
 static void do_nothing(void *unused) {}
@@ -61,7 +61,7 @@ static Task *take_tasks(void) {
 }
 
 static void retry(RedisModuleCtx *ctx, void *unused) {
-    tasks.has_timer = 0; /* the timer has started an iteration, which is all that is needed */
+    tasks.has_timer = 0; /* only an iteration was needed, and the timer has started one */
 }
 
 static void end_iteration(RedisModuleCtx *ctx) {

@@ -24,10 +24,10 @@ static void skip(Op *op) {
     op_leave(op->run);
 }
 
-/* Skips the ops of the run that nobody has begun. The caller's own op still counts as active. Either this sees an op
- * that is queued at the same time, or whoever queues it sees `failed` and skips it (both SEQ_CST). */
+/* Skips the ops of the run that nobody has begun. The caller's own op still counts as active. An op may be queued
+ * at the same time: either this skips it, or op_queue() sees `failed` and does (both SEQ_CST). */
 static void fail_run(Run *run) {
-    /* Only the first failure: thousands of ops may fail one after the other. */
+    /* Only at the first failure: thousands of ops may fail one after the other. */
     if (__atomic_exchange_n(&run->failed, 1, __ATOMIC_SEQ_CST)) return;
     for (Op *op = run->ops; op < run->ops + run->nops; op++) skip(op);
 }
@@ -96,7 +96,7 @@ static void count_op(const Op *op) {
 static int is_ready(Op *op) {
     for (int i = 0; i < op->ninputs; i++) {
         if (op->inputs[i]) continue;
-        /* What made it gave no tensor (an ONNX sequence or map). */
+        /* The op that should give it gave no tensor (an ONNX sequence or map). */
         bridge_fail(op, NO_TENSOR);
         __atomic_store_n(&op->state->status, OP_FAILED, __ATOMIC_SEQ_CST);
         fail_run(op->run);
@@ -105,8 +105,8 @@ static int is_ready(Op *op) {
     return 1;
 }
 
-/* Gives the outputs of an op to those that wait for them. An op that is complete now is put into ready; where it is for
- * a batch, or ready is full, it is pushed. */
+/* Gives the outputs of an op to the ops that wait for them. An op that now has all its inputs is put into ready. It is
+ * pushed instead if it may be batched, if its model is not compiled yet, or if ready is full. */
 static int pass_outputs(Op *op, Op **ready, int max) {
     Run *run = op->run;
     int64_t now = monotonic_ns();
@@ -157,7 +157,7 @@ int bridge_finish_ops(Op **ops, int n, Op **ready, int max_ready) {
 
 /* ---- the way to the queue ---------------------------------------------------------------------------------------- */
 
-/* The loader has finished with the model or script of an op that came before it was ready. */
+/* The op came before its model or script was compiled. The loader has now finished with that. */
 static void resume(LoaderJob *job) {
     Op *op = job->data;
     if (job->error == NULL) {

@@ -7,7 +7,7 @@
  * So exactly one of these does: the last op, the timer, the disconnection.
  *
  * An op is in one place at a time: with the loader, in a queue, or with a worker. `status` moves by compare-and-swap.
- * So an op that a failure or a timeout overtakes is either begun or skipped, and whoever has it drops it. */
+ * So when its run fails or times out, an op is either begun or skipped. Whoever has a skipped op drops it. */
 #pragma once
 
 #include "bridge.h"
@@ -33,7 +33,7 @@ typedef struct OpState {
     int32_t status;      /* atomic, OP_... */
     int32_t waits_for;   /* atomic: inputs that other ops have not given yet */
     int32_t is_chained;  /* other ops give some of its inputs */
-    int32_t is_follower; /* ran in a batch whose execution another op counts */
+    int32_t is_follower; /* ran in a batch; another op counts its execution */
     int32_t is_held;     /* atomic: the batcher has it (run/queue.c) */
     int64_t queued;      /* ns, when it went to its queue */
     int64_t begun;       /* ns */
@@ -63,7 +63,7 @@ typedef struct Run {
     int32_t failed;      /* atomic: an op failed, no other begins */
     int32_t active;      /* atomic: ops queued or running */
     int32_t refs;        /* atomic: one for the client, one for each op on its way */
-    int32_t owns_args;   /* slots hold strings of the command itself: only the main thread may free it */
+    int32_t owns_args;   /* slots hold strings of the command: only the main thread may free the run */
     int32_t *first_uses; /* by slot, into uses; -1: none. NULL where there is one op */
     Use *uses;
     int32_t nuses;

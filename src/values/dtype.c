@@ -51,7 +51,7 @@ static void reply_signed(const DtypeRow *row, RedisModuleCtx *ctx, const char *d
     }
 }
 
-/* An integer of the protocol has 64 bits with its sign. */
+/* The protocol's integers have 64 bits with the sign. Larger values become big numbers. */
 static void reply_unsigned(const DtypeRow *row, RedisModuleCtx *ctx, const char *data, int64_t length) {
     char digits[24];
     for (int64_t i = 0; i < length; i++) {
@@ -74,9 +74,9 @@ static uint64_t encode_real(double real, int bits, int exponent_bits) {
     uint64_t infinity = ((1ULL << exponent_bits) - 1) << fraction_bits;
     if (isinf(real)) return sign | infinity;
     if (real == 0) return sign;
-    int lowest = 2 - (1 << (exponent_bits - 1)); /* exponent of the smallest normal number, and of all below it */
+    int lowest = 2 - (1 << (exponent_bits - 1)); /* exponent of the smallest normal number, and of all smaller ones */
     int exponent = ilogb(real) < lowest ? lowest : ilogb(real);
-    /* The leading 1 of a normal number counts as one more in the field of the exponent, and so does a carry. */
+    /* The leading 1 of a normal number adds one to the field of the exponent, as IEEE 754 wants. So does a carry. */
     uint64_t units = (uint64_t)nearbyint(ldexp(fabs(real), fraction_bits - exponent));
     uint64_t word = units + ((uint64_t)(exponent - lowest) << fraction_bits);
     return sign | (word < infinity ? word : infinity);
@@ -98,7 +98,7 @@ static double decode_real(uint64_t word, int bits, int exponent_bits) {
     return word >> (bits - 1) & 1 ? -real : real;
 }
 
-/* StringToDouble gives no NaN. C has types for 32 and 64 bits. */
+/* StringToDouble gives no NaN. C has types for 32 and 64 bits only. */
 static int parse_real(const DtypeRow *row, const RedisModuleString *text, char *element) {
     double real;
     if (RedisModule_StringToDouble(text, &real) == REDISMODULE_ERR) return -1;
