@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from testkit.wire import Error, Wire, Word
 
 REFUSED = "ERR Cannot run RedisAI command within a transaction or a LUA script"
@@ -18,6 +20,19 @@ def lua(wire: Wire, *words: Word) -> object:
     """The reply to the command in Lua, in which errors and OK are told in a word before them."""
     keys = [words[1]] if len(words) > 1 else []
     return wire.ask("EVAL", LUA, len(keys), *keys, *words)
+
+
+def check_transaction(wire: Wire, commands: Sequence[tuple[Sequence[Word], object]]) -> None:
+    """All commands are queued, and each gives its reply; None: an error."""
+    wire.ask("MULTI")
+    for words, _ in commands:
+        assert wire.ask(*words) == b"QUEUED"
+    replies = wire.ask("EXEC")
+    for (words, wanted), reply in zip(commands, replies, strict=True):
+        if wanted is None:
+            assert isinstance(reply, Error), words
+        else:
+            assert reply == wanted, words
 
 
 def check_refused_in_multi(wire: Wire, line: str, outputs: tuple[str, ...], outside: object = b"OK") -> None:

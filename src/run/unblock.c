@@ -11,8 +11,8 @@ typedef struct Unblocking {
     void *privdata;
 } Unblocking;
 
-/* Redis runs reply callbacks right after this and reads no command in between. So no command can pause writes before
- * the callback writes. */
+/* Redis 7.0 runs reply callbacks right after this and reads no command in between. So no command can pause writes
+ * before the callback writes. Redis 8 and Valkey run them in the next iteration: there a command can. */
 static void unblock(Task *task) {
     Unblocking *unblocking = (Unblocking *)task;
     RedisModule_UnblockClient(unblocking->blocked, unblocking->privdata);

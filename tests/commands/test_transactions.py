@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from testkit import models
-from testkit.transactions import check_refused_in_lua, check_refused_in_multi, lua
-from testkit.wire import Error, Wire, Word
+from testkit.transactions import check_refused_in_lua, check_refused_in_multi, check_transaction, lua
+from testkit.wire import Wire, Word
 from tests.conftest import StartServer
 
 RUNS = ["AI.MODELEXECUTE m INPUTS 2 x x OUTPUTS 1 y", "AI.MODELRUN m INPUTS x x OUTPUTS y"]
@@ -44,15 +44,7 @@ def test_the_others_work_in_multi(wire: Wire, backend: str) -> None:
         (["AI.MODELSET", "n", backend, "CPU", "BLOB", blob], b"OK"),
         (["AI.MODELDEL", "n"], b"OK"),
     ]
-    wire.ask("MULTI")
-    for words, _ in commands:
-        assert wire.ask(*words) == b"QUEUED"
-    replies = wire.ask("EXEC")
-    for (words, wanted), reply in zip(commands, replies, strict=True):
-        if wanted is None:
-            assert isinstance(reply, Error), words
-        else:
-            assert reply == wanted, words
+    check_transaction(wire, commands)
     assert wire.ask("EXISTS", "n", "bad") == 0
     assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y") == b"OK"
     assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"2", b"4"]

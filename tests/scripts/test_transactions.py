@@ -6,8 +6,8 @@ import pytest
 
 from testkit import scripts
 from testkit.scripts import OLD, execute, function, store_command, store_old, store_redis, values
-from testkit.transactions import check_refused_in_lua, check_refused_in_multi, lua
-from testkit.wire import Error, Wire, Word
+from testkit.transactions import check_refused_in_lua, check_refused_in_multi, check_transaction, lua
+from testkit.wire import Wire, Word
 from tests.conftest import StartServer
 
 ADD = function("add", "return tensors[0] + tensors[1]")
@@ -47,15 +47,7 @@ def test_the_others_work_in_multi(wire: Wire) -> None:
         (("AI.SCRIPTDEL", "o"), "ERR script key is empty"),
         (("AI.SCRIPTSET", "t", "CPU", "SOURCE", OLD), None),
     ]
-    wire.ask("MULTI")
-    for words, _ in commands:
-        assert wire.ask(*words) == b"QUEUED"
-    replies = wire.ask("EXEC")
-    for (words, wanted), reply in zip(commands, replies, strict=True):
-        if wanted is None:
-            assert isinstance(reply, Error), words
-        else:
-            assert reply == wanted, words
+    check_transaction(wire, commands)
     assert wire.ask("EXISTS", "o", "bad") == 0
     assert wire.ask(*execute("s", "add", inputs=["t", "t"], outputs=["y"])) == b"OK"
     assert values(wire, "y") == [b"8"]
