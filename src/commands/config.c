@@ -5,7 +5,7 @@
 #include "engine/jobs.h"
 #include "engine/options.h"
 #include "redis/command.h"
-#include "run/unblock.h"
+#include "run/waiter.h"
 #include "values/backend.h"
 
 static int config_get(RedisModuleCtx *ctx, RedisModuleString *name) {
@@ -26,7 +26,8 @@ static int reply_import(RedisModuleCtx *ctx, const LoaderJob *job) {
 }
 
 static int reply_imported(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return reply_import(ctx, RedisModule_GetBlockedClientPrivateData(ctx));
+    const JobWaiter *waiter = RedisModule_GetBlockedClientPrivateData(ctx);
+    return reply_import(ctx, waiter->job);
 }
 
 static int config_loadbackend(RedisModuleCtx *ctx, RedisModuleString **argv) {
@@ -35,7 +36,7 @@ static int config_loadbackend(RedisModuleCtx *ctx, RedisModuleString **argv) {
     LoaderJob *job = job_new(JOB_IMPORT, NULL);
     job->job.backend = backend;
     job->job.path = arg_copy(argv[3], NULL);
-    if (wait_mode(ctx) == WAIT_BLOCK) return block_on_job(ctx, job, reply_imported);
+    if (wait_mode(ctx) == WAIT_BLOCK) return block_on_job(ctx, NULL, 0, job, reply_imported, NULL);
     if (job_post_and_wait(job, JOB_PATIENCE) == -1) {
         return reply_error(ctx, "not loaded within %d s; load it outside of transactions and scripts", JOB_PATIENCE);
     }

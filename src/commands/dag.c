@@ -32,9 +32,14 @@ static void reply_step(RedisModuleCtx *ctx, const Run *run, const Step *step) {
     }
 }
 
-static int reply_dag(RedisModuleCtx *ctx, RedisModuleString **argv, const Run *run) {
+static void save_dag(RedisModuleCtx *ctx, Waiter *waiter) {
+    Run *run = (Run *)waiter;
+    if (first_failure(run) == run->nsteps) save_outputs(ctx, run);
+}
+
+static int reply_dag(RedisModuleCtx *ctx, const Run *run) {
     int failed = first_failure(run);
-    if (failed == run->nsteps && !save_outputs(ctx, argv, run)) return REDISMODULE_OK;
+    if (run->refusal) return RedisModule_ReplyWithError(ctx, run->refusal);
     RedisModule_ReplyWithArray(ctx, run->nsteps);
     for (int i = 0; i < run->nsteps; i++) {
         const Step *step = &run->steps[i];
@@ -49,7 +54,7 @@ static int reply_dag(RedisModuleCtx *ctx, RedisModuleString **argv, const Run *r
 
 static int reply_finished(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     const Run *run = answered_run(ctx);
-    return run ? reply_dag(ctx, argv, run) : REDISMODULE_OK;
+    return run ? reply_dag(ctx, run) : REDISMODULE_OK;
 }
 
 static int dag(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagGrammar *grammar) {
@@ -63,8 +68,10 @@ static int dag(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const Da
     long long timeout;
     Run *run = dag_parse(ctx, argv, argc, grammar, &timeout);
     if (run == NULL) return REDISMODULE_OK;
-    if (run->nops) return run_submit(ctx, run, timeout, reply_finished);
-    reply_dag(ctx, argv, run);
+    static const RunEnd end = {.save = save_dag, .reply = reply_finished};
+    if (run->nops) return run_submit(ctx, run, timeout, &end);
+    save_dag(ctx, &run->waiter);
+    reply_dag(ctx, run);
     run_unref(run);
     return REDISMODULE_OK;
 }

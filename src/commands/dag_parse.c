@@ -203,7 +203,7 @@ static int add_saves(Builder *b, RedisModuleString **argv, const Sections *s) {
     for (int i = s->persist; i < s->persist + s->npersist; i++) {
         int slot = find_slot(b, argv[i], "PERSIST");
         if (slot == -1 || !key_accepts(b->ctx, argv[i], TensorType)) return -1;
-        b->run->saves[b->run->nsaves++] = (Save){.key = i, .slot = slot};
+        run_add_save(b->run, argv[i], slot);
     }
     return 0;
 }

@@ -65,19 +65,18 @@ Tensor *hold_tensor(RedisModuleCtx *ctx, RedisModuleString *key) {
     return tensor ? tensor_ref(tensor) : NULL;
 }
 
-int save_outputs(RedisModuleCtx *ctx, RedisModuleString **argv, const Run *run) {
-    for (int i = 0; i < run->nsaves; i++) {
-        RedisModuleString *key = argv[run->saves[i].key];
-        if (!key_is_here(ctx, key) || !key_accepts(ctx, key, TensorType)) return 0;
+void save_outputs(RedisModuleCtx *ctx, Run *run) {
+    const Save *end = run->saves + run->nsaves;
+    for (const Save *save = run->saves; save < end; save++) {
+        run->refusal = key_refusal(ctx, save->key, TensorType);
+        if (run->refusal) return;
     }
-    for (int i = 0; i < run->nsaves; i++) {
-        RedisModuleString *key = argv[run->saves[i].key];
-        Tensor *tensor = run->slots[run->saves[i].slot];
+    for (const Save *save = run->saves; save < end; save++) {
+        Tensor *tensor = run->slots[save->slot];
         if (tensor == NULL) continue;
-        key_set_value(ctx, key, TensorType, tensor_ref(tensor));
-        tensor_replicate(ctx, key, tensor);
+        key_set_value(ctx, save->key, TensorType, tensor_ref(tensor));
+        tensor_replicate(ctx, save->key, tensor);
     }
-    return 1;
 }
 
 const Run *answered_run(RedisModuleCtx *ctx) {
@@ -91,8 +90,10 @@ static int reply_run(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     const Run *run = answered_run(ctx);
     if (run == NULL) return REDISMODULE_OK;
     if (run->ops[0].state->error) return reply_error(ctx, "%s", run->ops[0].state->error);
-    return save_outputs(ctx, argv, run) ? reply_ok(ctx) : REDISMODULE_OK;
+    return run->refusal ? RedisModule_ReplyWithError(ctx, run->refusal) : reply_ok(ctx);
 }
+
+static void save_run(RedisModuleCtx *ctx, Waiter *run) { save_outputs(ctx, (Run *)run); }
 
 /* Copies: the arguments are the client's, which may be gone while the script runs. */
 static Bytes *copy_words(RedisModuleString **argv, int count) {
@@ -101,9 +102,8 @@ static Bytes *copy_words(RedisModuleString **argv, int count) {
     return words;
 }
 
-/* The user and the database of the run's Redis commands. */
-static void set_caller(RedisModuleCtx *ctx, Run *run) {
-    run->db = RedisModule_GetSelectedDb(ctx);
+/* The user of the run's Redis commands. */
+static void set_user(RedisModuleCtx *ctx, Run *run) {
     RedisModuleString *user = RedisModule_GetCurrentUserName(ctx);
     if (user == NULL) return;
     run->user = arg_copy(user, NULL);
@@ -120,7 +120,7 @@ void add_op(Run *run, const RunParser *p, const int *inputs, int first_output) {
     op->keys = copy_words(p->argv + pos->key, pos->nkeys);
     op->nargs = pos->nargs;
     op->args = copy_words(p->argv + pos->arg, pos->nargs);
-    if (run->user == NULL) set_caller(p->ctx, run);
+    if (run->user == NULL) set_user(p->ctx, run);
 }
 
 /* A run of one op: slots are its inputs, then its outputs. NULL after replying an error. */
@@ -140,7 +140,7 @@ static Run *new_run(RedisModuleCtx *ctx, RedisModuleString **argv, const ArgPosi
             run_unref(run);
             return NULL;
         }
-        run->saves[run->nsaves++] = (Save){.key = positions->output + i, .slot = ninputs + i};
+        run_add_save(run, argv[positions->output + i], ninputs + i);
     }
     return run;
 }
@@ -154,5 +154,6 @@ int execute(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const RunGr
     Run *run = new_run(ctx, argv, &p.positions);
     if (run == NULL) return REDISMODULE_OK;
     add_op(run, &p, NULL, p.positions.ninputs);
-    return run_submit(ctx, run, p.positions.timeout, reply_run);
+    static const RunEnd end = {.save = save_run, .reply = reply_run};
+    return run_submit(ctx, run, p.positions.timeout, &end);
 }

@@ -67,5 +67,5 @@ Tensor *hold_tensor(RedisModuleCtx *ctx, RedisModuleString *key);
 /* The run that a reply callback answers; NULL after replying that it timed out. */
 const Run *answered_run(RedisModuleCtx *ctx);
 
-/* Saves a run's outputs into their keys and replicates them: all, or none after replying an error (0). */
-int save_outputs(RedisModuleCtx *ctx, RedisModuleString **argv, const Run *run);
+/* Saves a run's outputs into their keys and replicates them: all, or none and sets run->refusal. */
+void save_outputs(RedisModuleCtx *ctx, Run *run);

@@ -135,7 +135,7 @@ static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialec
     if (!key_accepts(ctx, argv[1], ModelType) || parse_model(ctx, argv + 2, argc - 2, dialect, &model) == -1) {
         return log_lost_value(ctx, argv);
     }
-    return store_runnable(ctx, argv, &model->base);
+    return store_runnable(ctx, argv, argc, &model->base);
 }
 
 COMMAND_AS(modelstore, store(ctx, argv, argc, MODELSTORE), .name = "AI.MODELSTORE", .flags = "write deny-oom",

@@ -54,7 +54,7 @@ static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int co
         runnable_unref(&script->base);
         return log_lost_value(ctx, argv);
     }
-    return store_runnable(ctx, argv, &script->base);
+    return store_runnable(ctx, argv, argc, &script->base);
 }
 
 COMMAND_AS(scriptstore, store(ctx, argv, argc, 1), .name = "AI.SCRIPTSTORE", .flags = "write deny-oom", .arity = -3,

@@ -1,12 +1,12 @@
 /* stored.c - stored models and scripts: storing, finding, deleting (stored.h). Main thread only.
  *
- * To store is to compile and to set the key. It blocks the client, not the server: the loader compiles, and the reply
- * callback sets the key. */
+ * To store is to compile and to set the key. It blocks the client, not the server: the loader compiles, then the main
+ * thread sets the key. */
 #include "commands/stored.h"
 
 #include "engine/jobs.h"
 #include "redis/command.h"
-#include "run/unblock.h"
+#include "run/waiter.h"
 #include "values/model.h"
 #include "values/script.h"
 
@@ -16,31 +16,42 @@ void *find_runnable(RedisModuleCtx *ctx, RedisModuleString *name, int kind) {
     return lookup_value(ctx, name, type_of(kind), kind == KIND_MODEL ? "model key is empty" : "script key is empty");
 }
 
-/* What has been compiled becomes the key's value, unless the key has got another type meanwhile. */
-static int set_compiled(RedisModuleCtx *ctx, RedisModuleString *name, const LoaderJob *job) {
+/* What has been compiled becomes the key's value, and the command is replicated. Returns NULL, or why that cannot be.
+ */
+static const char *set_compiled(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runnable *runnable) {
+    RedisModuleType *type = type_of(runnable->kind);
+    const char *refusal = key_refusal(ctx, argv[1], type);
+    if (refusal) return refusal;
+    key_set_value(ctx, argv[1], type, runnable_ref(runnable));
+    RedisModule_Replicate(ctx, arg_text(argv[0]), "v", argv + 1, (size_t)argc - 1);
+    return NULL;
+}
+
+static void write_compiled(RedisModuleCtx *ctx, Waiter *waiter) {
+    JobWaiter *store = (JobWaiter *)waiter;
+    store->refusal = set_compiled(ctx, store->argv, store->argc, store->job->job.runnable);
+}
+
+static int reply_result(RedisModuleCtx *ctx, const LoaderJob *job, const char *refusal) {
     if (job->error) return reply_error(ctx, "%s", job->error);
-    RedisModuleType *type = type_of(job->job.runnable->kind);
-    if (!key_accepts(ctx, name, type)) return REDISMODULE_OK;
-    key_set_value(ctx, name, type, runnable_ref(job->job.runnable));
-    RedisModule_ReplicateVerbatim(ctx);
-    return reply_ok(ctx);
+    return refusal ? RedisModule_ReplyWithError(ctx, refusal) : reply_ok(ctx);
 }
 
 static int reply_stored(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    if (!key_is_here(ctx, argv[1])) return REDISMODULE_OK;
-    return set_compiled(ctx, argv[1], RedisModule_GetBlockedClientPrivateData(ctx));
+    const JobWaiter *store = RedisModule_GetBlockedClientPrivateData(ctx);
+    return reply_result(ctx, store->job, store->refusal);
 }
 
-int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, Runnable *runnable) {
+int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runnable *runnable) {
     LoaderJob *job = job_new(JOB_LOAD, runnable);
     WaitMode mode = wait_mode(ctx);
-    if (mode == WAIT_BLOCK) return block_on_job(ctx, job, reply_stored);
+    if (mode == WAIT_BLOCK) return block_on_job(ctx, argv, argc, job, reply_stored, write_compiled);
     if (mode == WAIT_MAIN_THREAD) {
         if (job_post_and_wait(job, JOB_PATIENCE) == -1) {
             return reply_error(ctx, "not compiled within %d s; store it outside of transactions and scripts",
                                JOB_PATIENCE);
         }
-        set_compiled(ctx, argv[1], job);
+        reply_result(ctx, job, job->error ? NULL : set_compiled(ctx, argv, argc, runnable));
         job_free(job);
         return REDISMODULE_OK;
     }

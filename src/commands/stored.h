@@ -7,7 +7,7 @@
 void *find_runnable(RedisModuleCtx *ctx, RedisModuleString *name, int kind);
 
 /* Compiles it and makes it the value of argv[1], whose type has been checked; takes the reference over and replies. */
-int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, Runnable *runnable);
+int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runnable *runnable);
 
 /* Deletes the model or script at argv[1], and replies. */
 int delete_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int kind);

@@ -87,7 +87,7 @@ int parse_reply_words(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, c
     return 0;
 }
 
-/* 1 with the key's value where it is of this type; 0 where the key is empty; -1 after replying WRONGTYPE. */
+/* 1 with the key's value where it is of this type; 0 where the key is empty; -1 where it holds another type. */
 static int look_up(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, void **value) {
     *value = NULL;
     RedisModuleKey *key = RedisModule_OpenKey(ctx, name, REDISMODULE_READ);
@@ -96,37 +96,47 @@ static int look_up(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType
     if (found && RedisModule_ModuleTypeGetType(key) == type) {
         *value = RedisModule_ModuleTypeGetValue(key);
     } else if (found) {
-        strcpy(latest_error, REDISMODULE_ERRORMSG_WRONGTYPE);
-        RedisModule_ReplyWithError(ctx, latest_error);
         found = -1;
     }
     RedisModule_CloseKey(key);
     return found;
 }
 
+static void reply_wrong_type(RedisModuleCtx *ctx) {
+    strcpy(latest_error, REDISMODULE_ERRORMSG_WRONGTYPE);
+    RedisModule_ReplyWithError(ctx, latest_error);
+}
+
 void *lookup_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, const char *missing) {
     void *value;
-    if (look_up(ctx, name, type, &value) == 0) reply_error(ctx, "%s", missing);
+    int found = look_up(ctx, name, type, &value);
+    if (found == 0) reply_error(ctx, "%s", missing);
+    if (found == -1) reply_wrong_type(ctx);
     return value;
 }
 
 int key_accepts(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type) {
     void *value;
-    return look_up(ctx, name, type, &value) >= 0;
+    if (look_up(ctx, name, type, &value) >= 0) return 1;
+    reply_wrong_type(ctx);
+    return 0;
 }
 
-int key_is_here(RedisModuleCtx *ctx, RedisModuleString *name) {
+/* In a cluster, a slot may move to another master while a client is blocked. */
+static int key_is_here(RedisModuleCtx *ctx, RedisModuleString *name) {
     static int in_cluster = -1; /* never changes; asking costs 0.1 us */
     if (in_cluster < 0) in_cluster = (RedisModule_GetContextFlags(ctx) & REDISMODULE_CTX_FLAGS_CLUSTER) != 0;
     if (!in_cluster) return 1;
     /* The API has no function for slots. But Redis refuses a call where it would redirect the client's command. */
     RedisModuleCallReply *reply = RedisModule_Call(ctx, "EXISTS", "s", name);
-    if (reply) {
-        RedisModule_FreeCallReply(reply);
-        return 1;
-    }
-    RedisModule_ReplyWithError(ctx, "TRYAGAIN The slot has moved, or is moving, to another node");
-    return 0;
+    if (reply) RedisModule_FreeCallReply(reply);
+    return reply != NULL;
+}
+
+const char *key_refusal(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type) {
+    void *value;
+    if (!key_is_here(ctx, name)) return "TRYAGAIN The slot has moved, or is moving, to another node";
+    return look_up(ctx, name, type, &value) == -1 ? REDISMODULE_ERRORMSG_WRONGTYPE : NULL;
 }
 
 void key_set_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, void *value) {

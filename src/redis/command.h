@@ -42,9 +42,9 @@ void *lookup_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType
 /* Whether the key may be set to a value of this type: it is empty or holds the same. 0 after replying WRONGTYPE. */
 int key_accepts(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type);
 
-/* Whether the key may still be written here: a slot may move to another master while a client is blocked. 0 after
- * replying an error on which cluster clients ask again, and are told where. */
-int key_is_here(RedisModuleCtx *ctx, RedisModuleString *name);
+/* Why the key cannot be set to a value of this type, as an error reply; NULL: it can. For clients that were blocked: a
+ * slot of a cluster may have moved meanwhile. They get TRYAGAIN, ask again, and are told where the key is. */
+const char *key_refusal(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type);
 
 /* Sets the key to a value, which the keyspace owns from now on. */
 void key_set_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, void *value);

@@ -16,6 +16,10 @@
 
 static const LoopListener *listener;
 
+/* Of the tasks. Not the event's own context: Redis 7.0 crashes when it logs a denial by ACLs for a client without a
+ * user. What the tasks write is replicated when the event's context ends. */
+static RedisModuleCtx *task_context;
+
 static struct {
     pthread_mutex_t mutex;
     Task *first;
@@ -77,7 +81,7 @@ static void end_iteration(RedisModuleCtx *ctx) {
         if (is_paused && (task->is_void == NULL || !task->is_void(task))) {
             append(task); /* their order may change: these clients wait at the same time */
         } else {
-            task->perform(task);
+            task->perform(task_context, task);
         }
     }
     if (!is_paused || tasks.has_timer) return;
@@ -95,5 +99,6 @@ static void on_event(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subev
 
 int event_loop_init(RedisModuleCtx *ctx, const LoopListener *given) {
     listener = given;
+    task_context = RedisModule_GetDetachedThreadSafeContext(ctx);
     return RedisModule_SubscribeToServerEvent(ctx, (RedisModuleEvent){REDISMODULE_EVENT_EVENTLOOP, 1}, on_event);
 }

@@ -13,12 +13,13 @@ int event_loop_init(RedisModuleCtx *ctx, const LoopListener *listener);
 
 /* What the main thread shall do when writing is allowed. Whoever embeds it owns the memory. */
 typedef struct Task {
-    void (*perform)(struct Task *task);  /* may free it */
+    void (*perform)(RedisModuleCtx *ctx, struct Task *task); /* may free it */
     int (*is_void)(const struct Task *); /* writes nothing any more, so a pause does not hold it; NULL: never */
     struct Task *next;
 } Task;
 
 /* Has the main thread perform the task at the end of an iteration, in the order of posting (a pause may change it). Any
  * thread. While writes are paused (CLIENT PAUSE, a failover, a shutdown that waits for replicas) it waits: Redis aborts
- * when something is replicated then. */
+ * when something is replicated then. The task gets a context without client, for any database and user: what it writes
+ * is replicated when the iteration has performed its tasks. */
 void event_loop_post(Task *task);

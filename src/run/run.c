@@ -8,7 +8,6 @@
 
 #include "redis/clock.h"
 #include "run/queue.h"
-#include "run/unblock.h"
 #include "values/runnable.h"
 #include "values/tensor.h"
 
@@ -32,6 +31,10 @@ Run *run_new(int nops, int nslots, int ninputs, int nsaves) {
     run->nslots = nslots;
     run->refs = 1;
     return run;
+}
+
+void run_add_save(Run *run, RedisModuleString *key, int slot) {
+    run->saves[run->nsaves++] = (Save){.key = RedisModule_HoldString(NULL, key), .slot = slot};
 }
 
 Op *run_add_op(Run *run, Runnable *runnable, const int *inputs, int ninputs, int first_output, int noutputs) {
@@ -64,8 +67,14 @@ static void free_words(Bytes *words, int count) {
     RedisModule_Free(words);
 }
 
+static void release_saves(Run *run) {
+    for (int i = 0; i < run->nsaves; i++) RedisModule_FreeString(NULL, run->saves[i].key);
+    run->nsaves = 0;
+}
+
 static void free_run(void *data) {
     Run *run = data;
+    release_saves(run);
     for (int i = 0; i < run->nslots; i++) {
         if (run->slots[i]) tensor_unref(run->slots[i]);
     }
@@ -97,33 +106,10 @@ void run_unref(Run *run) {
 void run_end_wait(Run *run, RunState reason) {
     int32_t waiting = RUN_WAITING;
     if (!__atomic_compare_exchange_n(&run->state, &waiting, reason, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) return;
-    RedisModule_BlockedClientMeasureTimeEnd(run->blocked);
-    if (reason == RUN_DONE && run->nsaves && !run_has_failed(run)) {
-        unblock_to_write(run->blocked, run);
-    } else {
-        RedisModule_UnblockClient(run->blocked, run);
-    }
+    waiter_end(&run->waiter, reason == RUN_DONE && run->nsaves && !run_has_failed(run));
 }
 
 /* ---- the client's side, main thread ------------------------------------------------------------------------------ */
-
-/* Redis 7.0 gives a disconnect callback only the blocked client's handle, so this table finds the run. Main thread. */
-#define BUCKETS 4096
-static Run *blocked_runs[BUCKETS];
-
-static Run **bucket_of(RedisModuleBlockedClient *blocked) { return &blocked_runs[((uintptr_t)blocked >> 6) % BUCKETS]; }
-
-static void remember(Run *run) {
-    Run **bucket = bucket_of(run->blocked);
-    run->next = *bucket;
-    *bucket = run;
-}
-
-static void forget(Run *run) {
-    Run **at = bucket_of(run->blocked);
-    while (*at != run) at = &(*at)->next;
-    *at = run->next;
-}
 
 /* The client no longer waits, so nobody wants its ops in the batcher. */
 static void give_up(Run *run, RunState reason) {
@@ -131,11 +117,7 @@ static void give_up(Run *run, RunState reason) {
     for (Op *op = run->ops; op < run->ops + run->nops; op++) queue_note_unwanted(op);
 }
 
-static void client_gone(RedisModuleCtx *ctx, RedisModuleBlockedClient *blocked) {
-    Run *run = *bucket_of(blocked);
-    while (run && run->blocked != blocked) run = run->next;
-    if (run) give_up(run, RUN_GONE);
-}
+static void client_gone(Waiter *waiter) { give_up((Run *)waiter, RUN_GONE); }
 
 /* A timer of our own. Redis checks BlockClient's timeouts once per iteration of its loop: up to 100 ms late on an idle
  * server. */
@@ -145,22 +127,21 @@ static void time_is_up(RedisModuleCtx *ctx, void *data) {
     give_up(run, RUN_TIMEDOUT);
 }
 
-static void client_freed(RedisModuleCtx *ctx, void *data) {
-    Run *run = data;
-    forget(run);
+static void client_freed(RedisModuleCtx *ctx, Waiter *waiter) {
+    Run *run = (Run *)waiter;
     if (run->has_timer) RedisModule_StopTimer(ctx, run->timer, NULL);
+    release_saves(run); /* here: another thread may free the run */
     run_unref(run);
 }
 
-int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, RedisModuleCmdFunc reply) {
-    run->blocked = RedisModule_BlockClient(ctx, reply, NULL, client_freed, 0);
-    if (run->blocked == NULL) {
+int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, const RunEnd *end) {
+    run->waiter.write = end->save;
+    run->waiter.gone = client_gone;
+    run->waiter.freed = client_freed;
+    if (waiter_block(ctx, &run->waiter, end->reply) == -1) {
         run_unref(run);
-        return RedisModule_ReplyWithError(ctx, "ERR this client cannot be blocked");
+        return REDISMODULE_OK;
     }
-    RedisModule_SetDisconnectCallback(run->blocked, client_gone);
-    RedisModule_BlockedClientMeasureTimeStart(run->blocked);
-    remember(run);
     if (timeout) {
         run->has_timer = 1;
         run->timer = RedisModule_CreateTimer(ctx, timeout, time_is_up, run);

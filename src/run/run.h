@@ -17,9 +17,18 @@ void run_unref(Run *run); /* any thread */
  * slot that holds no tensor is an output of an op added before. Outputs are the slots from first_output on. */
 Op *run_add_op(Run *run, Runnable *runnable, const int *inputs, int ninputs, int first_output, int noutputs);
 
+/* In the end the tensor of this slot shall be the value of this key. */
+void run_add_save(Run *run, RedisModuleString *key, int slot);
+
+/* How a run ends, on the main thread: save, unless it failed or has nothing to save; then reply. Both get the run. */
+typedef struct RunEnd {
+    void (*save)(RedisModuleCtx *ctx, Waiter *run);
+    RedisModuleCmdFunc reply;
+} RunEnd;
+
 /* Blocks the client and queues the ops that wait for no other. Takes the caller's reference over. timeout in ms, 0:
- * none. reply is called on the main thread with the run as private data. */
-int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, RedisModuleCmdFunc reply);
+ * none. */
+int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, const RunEnd *end);
 
 /* Ends the client's wait for this reason (RUN_...), unless another reason came first. Any thread. */
 void run_end_wait(Run *run, RunState reason);

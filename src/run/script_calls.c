@@ -35,11 +35,7 @@ static struct {
 } calls = {.mutex = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
 
 /* Acts as the run's user, in its database. Clients time out and disconnect on this thread, so none does meanwhile. */
-static void act_as_user(Call *call) {
-    /* Not in the event's own context: Redis 7.0 crashes when it logs a denial by ACLs for a client without a user. What
-     * is written is propagated when that context ends. */
-    static RedisModuleCtx *ctx;
-    if (ctx == NULL) ctx = RedisModule_GetDetachedThreadSafeContext(log_context);
+static void act_as_user(RedisModuleCtx *ctx, Call *call) {
     const Run *run = call->op->run;
     call->error = GONE;
     if (!run_is_waiting(run) || run->user == NULL) return;
@@ -48,16 +44,16 @@ static void act_as_user(Call *call) {
     RedisModule_FreeString(NULL, name);
     if (user == NULL) return;
     call->error = NULL;
-    RedisModule_SelectDb(ctx, run->db);
+    RedisModule_SelectDb(ctx, run->waiter.db);
     RedisModule_SetContextUser(ctx, user);
     call->act(ctx, user, call);
     RedisModule_SetContextUser(ctx, NULL);
     RedisModule_FreeModuleUser(user);
 }
 
-static void perform(Task *task) {
+static void perform(RedisModuleCtx *ctx, Task *task) {
     Call *call = (Call *)task;
-    act_as_user(call);
+    act_as_user(ctx, call);
     pthread_mutex_lock(&calls.mutex);
     call->is_done = 1;
     pthread_cond_broadcast(&calls.done);
@@ -164,9 +160,13 @@ static int has_word(const Bytes *words, int count, const char *text) {
     return 0;
 }
 
-/* Redis itself refuses most blocking commands in scripts. These would return at once without data, unnoticed. */
+/* They would return at once without data, unnoticed. Redis 7.0 refuses most of them itself, newer servers none. */
 static int is_blocking(const Bytes *words, int count) {
-    if (word_is(&words[0], "BLMPOP") || word_is(&words[0], "BZMPOP")) return 1;
+    static const char *const names[] = {"BLPOP",    "BRPOP",    "BRPOPLPUSH", "BLMOVE", "BLMPOP",
+                                        "BZPOPMIN", "BZPOPMAX", "BZMPOP",     "WAIT",   "WAITAOF"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+        if (word_is(&words[0], names[i])) return 1;
+    }
     if (!word_is(&words[0], "XREAD") && !word_is(&words[0], "XREADGROUP")) return 0;
     for (int i = 1; i < count && !word_is(&words[i], "STREAMS"); i++) {
         if (word_is(&words[i], "BLOCK")) return 1;

@@ -11,7 +11,7 @@
 #pragma once
 
 #include "bridge.h"
-#include "redis/api.h"
+#include "run/waiter.h"
 
 typedef enum {
     RUN_WAITING, /* nobody has answered the client yet */
@@ -48,13 +48,14 @@ typedef struct Use {
     int32_t next; /* use of the same slot; -1: none */
 } Use;
 
-/* A tensor that becomes a key's value in the end. */
+/* A tensor that becomes a key's value in the end. The string is held until the client is freed. */
 typedef struct Save {
-    int32_t key; /* index in the command's argv */
+    RedisModuleString *key;
     int32_t slot;
 } Save;
 
 typedef struct Run {
+    Waiter waiter; /* first: its client; waiter.write saves the outputs */
     int32_t state; /* atomic, RUN_... */
     int32_t nops;
     Op *ops;
@@ -71,14 +72,12 @@ typedef struct Run {
     Save *saves;
     int32_t nsaves;
     int32_t nsteps;
-    struct Step *steps; /* DAGs: the commands, for the reply */
-    char *user;         /* scripts: the name of the user who called */
-    Bytes routing;      /* DAGs: the value of ROUTING; data NULL: none */
-    int32_t db;
+    struct Step *steps;  /* DAGs: the commands, for the reply */
+    char *user;          /* scripts: the name of the user who called */
+    Bytes routing;       /* DAGs: the value of ROUTING; data NULL: none */
+    const char *refusal; /* why no output was saved, as a reply; NULL: they were */
     int32_t has_timer;
     uint64_t timer;
-    RedisModuleBlockedClient *blocked;
-    struct Run *next; /* in the table of blocked clients */
 } Run;
 
 static inline int run_is_waiting(const Run *run) {

@@ -661,13 +661,13 @@ static int fake_SubscribeToServerEvent(RedisModuleCtx *ctx, RedisModuleEvent eve
     return REDISMODULE_OK;
 }
 
-/* In Redis's order, of which it matters that commands come between one-shots and the answers of unblocked clients:
- * the caller sends them between two turns. */
+/* In the order of newer servers: commands, which the caller sends between two turns, come between what the module does
+ * before the loop sleeps and the reply callbacks of the clients that it unblocks there. */
 void redis_turn(int64_t until) {
     ON_MAIN_THREAD();
     call_timers();
-    if (before_sleep) before_sleep(&loop_context, (RedisModuleEvent){.id = EVENT_EVENTLOOP, .dataver = 1}, 0, NULL);
     handle_all_unblocked();
+    if (before_sleep) before_sleep(&loop_context, (RedisModuleEvent){.id = EVENT_EVENTLOOP, .dataver = 1}, 0, NULL);
     if (timers && timers->moment < until) until = timers->moment;
     struct timespec moment = {.tv_sec = until / 1000000000, .tv_nsec = until % 1000000000};
     pthread_mutex_lock(&loop.mutex);
@@ -818,6 +818,7 @@ static int get_api(const char *name, void *pointer) {
         ANSWER(SetCommandInfo, no_error),
         ANSWER(RegisterInfoFunc, no_error),
         ANSWER(GetSelectedDb, no_error), /* 0 */
+        ANSWER(SelectDb, no_error),
         ANSWER(IsModuleNameBusy, no_error),
         ANSWER(IsKeysPositionRequest, no_error),
         ANSWER(Call, nothing),

@@ -1,0 +1,42 @@
+/* waiter.h - a client that is blocked until a run or job has ended. Then its keys are written, and then it is answered.
+ *
+ * The reply callback writes nothing: Redis 8 and Valkey read commands before they call it, and one of these may pause
+ * writes, start a failover or make the server a replica. */
+#pragma once
+
+#include "engine/jobs.h"
+#include "redis/event_loop.h"
+
+/* Part of what the client waits for, which its owner allocates. The waiter is the private data of the reply. */
+typedef struct Waiter {
+    Task task;
+    RedisModuleBlockedClient *blocked;
+    int db;      /* that the client has selected */
+    int is_gone; /* main thread: it has disconnected; nothing may be written for it any more */
+    /* All on the main thread. write: sets keys, in that database, before the answer; gone: NULL, or told when is_gone
+     * is set; freed: the last call. */
+    void (*write)(RedisModuleCtx *ctx, struct Waiter *waiter);
+    void (*gone)(struct Waiter *waiter);
+    void (*freed)(RedisModuleCtx *ctx, struct Waiter *waiter);
+    struct Waiter *next; /* in the table of all */
+} Waiter;
+
+/* Blocks the client; -1 after replying an error. */
+int waiter_block(RedisModuleCtx *ctx, Waiter *waiter, RedisModuleCmdFunc reply);
+
+/* Has the client answered, after waiter->write if `writes` is set. Any thread; once for each waiter. */
+void waiter_end(Waiter *waiter, int writes);
+
+/* A client that waits for the loader, and its command. */
+typedef struct JobWaiter {
+    Waiter waiter;
+    LoaderJob *job;
+    RedisModuleString **argv;
+    int argc;
+    const char *refusal; /* why nothing was written; NULL: it was */
+} JobWaiter;
+
+/* Blocks the client and posts the job. When it has succeeded, write (NULL: none) is called, then reply, both with the
+ * JobWaiter. Main thread. */
+int block_on_job(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, LoaderJob *job, RedisModuleCmdFunc reply,
+                 void (*write)(RedisModuleCtx *ctx, Waiter *waiter));
