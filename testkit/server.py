@@ -67,7 +67,7 @@ class ServerExit(RuntimeError):
 
 class Server:
     """One redis-server with the module. arguments: for redis-server; options: load-time options of the module;
-    environment: what it has beyond ours.
+    environment: what it has beyond ours; program: the redis-server, if not server_program().
 
     module=None starts it without the module. The folder holds everything that it writes, and start() after stop() or
     kill() starts it again there.
@@ -80,12 +80,14 @@ class Server:
         options: Sequence[str | int] = (),
         module: Path | None = None,
         environment: Mapping[str, str] = {},
+        program: str | None = None,
     ) -> None:
         self.folder = folder
         self.arguments = list(arguments)
         self.options = [str(option) for option in options]
         self.module = module
         self.environment = environment
+        self.program = program or server_program()
         self.log_file = folder / "redis.log"
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
@@ -96,7 +98,7 @@ class Server:
         return self.process.pid
 
     def command(self) -> list[str]:
-        words = ["setpriv", "--pdeathsig", "KILL", "--", server_program()]
+        words = ["setpriv", "--pdeathsig", "KILL", "--", self.program]
         words += ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         words += ["--logfile", str(self.log_file), "--save", "", "--enable-debug-command", "local"]
         words += ["--crash-memcheck-enabled", "no"]

@@ -25,6 +25,7 @@ class StartServer(Protocol):
         options: Sequence[str | int] = (),
         folder: Path | None = None,
         module: Path | None = ...,
+        program: str | None = None,
     ) -> Server: ...
 
 
@@ -111,10 +112,11 @@ def start_server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Sta
         options: Sequence[str | int] = (),
         folder: Path | None = None,
         module: Path | None = module_path(),  # noqa: B008 - constant for the whole run
+        program: str | None = None,
     ) -> Server:
         where = folder or tmp_path / f"server{len(mine)}"
         where.mkdir(exist_ok=True)
-        server = Server(where, arguments, options, module)
+        server = Server(where, arguments, options, module, program=program)
         servers.append(server)
         mine.append(server)
         return server.start()
