@@ -176,7 +176,7 @@ def test_the_others_cannot_be_set(wire: Wire, name: str) -> None:
 
 def test_the_path_of_backends_is_protected(start_server: StartServer, wire: Wire, tmp_path: Path) -> None:
     """Like dir: the server runs code from there."""
-    reply = wire.ask("CONFIG", "SET", "ai.backendspath", tmp_path)
+    reply = wire.ask("CONFIG", "SET", "ai.backendspath", str(tmp_path))
     assert isinstance(reply, Error) and "can't set protected config" in reply
     with start_server("--enable-protected-configs", "yes").wire() as other:
         for path in (str(tmp_path), BACKENDS):
