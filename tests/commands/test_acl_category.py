@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from testkit.wire import Error, Wire
 from tests.conftest import StartServer
 
 DEPLOY = ("ai.modelstore", "ai.modelset", "ai.scriptstore", "ai.scriptset")
-APPLICATION = ("~app:*", "+@ai", "-@admin", *(f"-{command}" for command in DEPLOY))
+PAGE = Path(__file__).resolve().parents[2] / "docs/security.md"
 
 
 @pytest.fixture
@@ -43,13 +44,24 @@ def test_it_can_be_given_and_taken(login: Login) -> None:
     assert user.ask("DEL", "t") == 1
 
 
-@pytest.mark.usefixtures("has_category")
-def test_an_application_may_run_and_not_deploy(login: Login) -> None:
-    user = login(*APPLICATION)
-    assert user.ask("AI.TENSORSET", "app:t", "FLOAT", 1) == b"OK"
-    assert user.ask("AI.MODELEXECUTE", "app:m", "INPUTS", 1, "app:t", "OUTPUTS", 1, "app:u") == "ERR model key is empty"
+@pytest.fixture(params=["named", "category"])
+def application(request: pytest.FixtureRequest, login: Login) -> Wire:
+    """The users that docs/security.md gives to applications."""
+    rules = re.findall(r"^ACL SETUSER app on >password (.*)$", PAGE.read_text(), re.MULTILINE)
+    assert len(rules) == 2
+    if request.param == "category":
+        request.getfixturevalue("has_category")
+    return login(*rules[request.param == "category"].split())
+
+
+def test_an_application_may_run_and_not_deploy(application: Wire) -> None:
+    ask = application.ask
+    assert ask("PING") == b"PONG"
+    assert ask("AI.TENSORSET", "app:t", "FLOAT", 1) == b"OK"
+    assert ask("AI.MODELEXECUTE", "app:m", "INPUTS", 1, "app:t", "OUTPUTS", 1, "app:u") == "ERR model key is empty"
+    assert is_refused(ask("GET", "app:t"))
     for command in (*DEPLOY, "ai.config"):
-        assert is_refused(user.ask(command, "app:m", "ONNX", "CPU", "BLOB", "b")), command
+        assert is_refused(ask(command, "app:m", "ONNX", "CPU", "BLOB", "b")), command
 
 
 def test_together_with_others(login: Login, wire: Wire) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -222,3 +223,38 @@ def test_module_loadex(start: Start) -> None:
         assert wire.ask(*loadex, *options, "ARGS", "THREADS_PER_QUEUE", 3, "INTRA_OP_PARALLELISM", 1) == b"OK"
         changed = {"ai.threads-per-queue": "2", "ai.onnx": ONNX, "ai.intra-op-parallelism": "1"}
         check_all(wire, changed)
+
+
+def documented(pattern: str) -> list[str]:
+    """What docs/configuration.md prints, with the path of this module."""
+    page = (Path(__file__).resolve().parents[2] / "docs/configuration.md").read_text().partition("\n## Which Python")[0]
+    return [text.replace("/path/to/redisai.so", str(module_path())) for text in re.findall(pattern, page, re.MULTILINE)]
+
+
+def test_documented_lines_of_redis_conf(start: Start) -> None:
+    rows = [re.findall("`([^`]+)`", row) for row in documented(r"^\| redis.conf \| (.*) \|$")]
+    blocks = [block.splitlines() for block in documented(r"^```\n(loadmodule [^`]*)```$")]
+    assert len(rows) == len(blocks) == 2
+    for lines in rows + blocks:
+        server = start(*lines)
+        with server.wire() as wire:
+            assert configs(wire)["ai.threads-per-queue"] == "2", lines
+            assert ("torch" in configs(wire)["ai.torch"]) == (lines in blocks)
+        server.kill()
+
+
+def test_documented_words_of_the_command_line(start_server: StartServer) -> None:
+    rows = documented(r"^\| command line \| `(.*)` \|$")
+    assert len(rows) == 2
+    for row in rows:
+        with start_server(*row.split(), module=None).wire() as wire:
+            check_all(wire, {"ai.threads-per-queue": "2"})
+
+
+def test_documented_commands_that_load(start_server: StartServer) -> None:
+    rows = documented(r"^\| MODULE LOAD(?:EX)? \| `(.*)` \|$")
+    assert len(rows) == 2
+    for row in rows:
+        with start_server("--enable-module-command", "yes", module=None).wire() as wire:
+            assert wire.ask(*row.split()) == b"OK", row
+            check_all(wire, {"ai.threads-per-queue": "2"})
