@@ -42,12 +42,14 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
     }
     if (missing) return REDISMODULE_ERR;
     log_context = RedisModule_GetDetachedThreadSafeContext(ctx);
-    /* Without these two, Redis switches diskless replication off for the whole server. */
-    RedisModule_SetModuleOptions(ctx,
-                                 REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD);
+    /* Without the first two, Redis switches diskless replication off for the whole server. Without the third, Valkey
+     * refuses to migrate slots atomically; Redis may give its bit another meaning. */
+    RedisModule_SetModuleOptions(
+        ctx, REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD |
+                 (RedisModule_DefragValkeyModuleString ? VALKEYMODULE_OPTIONS_HANDLE_ATOMIC_SLOT_MIGRATION : 0));
 
     jobs_init();
-    if (options_parse(ctx, argv, argc) || event_loop_init(ctx, &queue_listener) || engine_start(ctx))
+    if (options_load(ctx, argv, argc) || event_loop_init(ctx, &queue_listener) || engine_start(ctx))
         return REDISMODULE_ERR;
     allocator_init();
     import_backends(ctx);

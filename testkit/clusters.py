@@ -174,8 +174,8 @@ def redis_cli(*words: object, given: str | None = None) -> str:
 class Cluster:
     """Three masters with a replica each. Who is master of what is always asked: failures change it."""
 
-    def __init__(self, folder: Path) -> None:
-        arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(QUICK), *REPLICATION]
+    def __init__(self, folder: Path, *more: str) -> None:
+        arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(QUICK), *REPLICATION, *more]
         self.members = [Member(folder / f"node{i}", arguments, module=module_path()) for i in range(6)]
 
     @contextmanager

@@ -174,7 +174,7 @@ static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
 }
 
 COMMAND(info, .name = "AI.INFO", .flags = "readonly", .arity = -2, .keys = {{"key", KEY_READ}},
-        .syntax = "key [action: FULL | RESETSTAT]",
+        .syntax = "key [action: FULL | RESETSTAT]", .tips = "nondeterministic_output",
         .summary = "Returns or resets the run statistics of a model or script");
 
 int info_register(RedisModuleCtx *ctx) { return RedisModule_RegisterInfoFunc(ctx, add_sections); }

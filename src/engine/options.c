@@ -1,9 +1,10 @@
 /* options.c - the load-time options (options.h).
  *
  * Main thread, except bridge_option and bridge_backends_path, which the loader calls. Lock: the leaf
- * backends_path.mutex. */
+ * text_mutex. */
 #include "engine/options.h"
 
+#include <ctype.h>
 #include <dlfcn.h>
 #include <limits.h>
 #include <pthread.h>
@@ -33,13 +34,21 @@ static OptionRow options[] = {
      .changed = model_set_chunk_size},
 };
 
-static struct {
-    pthread_mutex_t mutex;
-    char *path; /* the main thread sets it, the loader copies it */
-} backends_path = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+typedef struct TextOption {
+    const char *name;         /* NULL: no more */
+    RedisModuleString *value; /* empty: none */
+    unsigned flags;           /* REDISMODULE_CONFIG_... */
+} TextOption;
 
-static char *backends_to_load[MAX_BACKENDS]; /* by number: path, or NULL */
-static char *python_path;
+/* Like the folder that a server writes to (dir), the folder that it runs code from is protected. */
+#define BACKENDS_PATH 0
+#define PYTHON 1
+#define FIRST_BACKEND 2 /* by number: the path from which it is loaded at start */
+static TextOption texts[FIRST_BACKEND + MAX_BACKENDS + 1] = {
+    [BACKENDS_PATH] = {.name = "backendspath", .flags = REDISMODULE_CONFIG_PROTECTED},
+    [PYTHON] = {.name = "python", .flags = REDISMODULE_CONFIG_IMMUTABLE},
+};
+static pthread_mutex_t text_mutex = PTHREAD_MUTEX_INITIALIZER; /* the main thread sets texts, the loader copies one */
 
 OptionRow *option_row(int index) {
     return index >= 0 && index < (int)(sizeof(options) / sizeof(options[0])) ? &options[index] : NULL;
@@ -57,12 +66,16 @@ OptionRow *option_named(const RedisModuleString *name) {
     return NULL;
 }
 
+static void assign(OptionRow *option, int64_t value) {
+    option->python.value = value;
+    if (option->changed) option->changed(value);
+}
+
 int option_set(OptionRow *option, const RedisModuleString *text) {
     long long value;
     if (RedisModule_StringToLongLong(text, &value) == REDISMODULE_ERR) return -1;
     if (value < option->min || value > option->max) return -1;
-    option->python.value = value;
-    if (option->changed) option->changed(value);
+    assign(option, value);
     return 0;
 }
 
@@ -79,33 +92,41 @@ const char *options_module_folder(void) {
     return folder;
 }
 
-static void set_backends_path(char *path) {
-    pthread_mutex_lock(&backends_path.mutex);
-    char *old = backends_path.path;
-    backends_path.path = path;
-    pthread_mutex_unlock(&backends_path.mutex);
-    RedisModule_Free(old);
+static void set_text(TextOption *option, const char *text, size_t size) {
+    RedisModuleString *value = RedisModule_CreateString(NULL, text, size);
+    pthread_mutex_lock(&text_mutex);
+    RedisModuleString *old = option->value;
+    option->value = value;
+    pthread_mutex_unlock(&text_mutex);
+    if (old) RedisModule_FreeString(NULL, old);
 }
 
-void options_set_backends_path(const RedisModuleString *path) { set_backends_path(arg_copy(path, NULL)); }
+static void copy_text(TextOption *option, const RedisModuleString *value) {
+    size_t size;
+    const char *text = RedisModule_StringPtrLen(value, &size);
+    set_text(option, text, size);
+}
+
+void options_set_backends_path(const RedisModuleString *path) { copy_text(&texts[BACKENDS_PATH], path); }
 
 char *bridge_backends_path(void) {
-    pthread_mutex_lock(&backends_path.mutex);
-    char *copy = RedisModule_Strdup(backends_path.path);
-    pthread_mutex_unlock(&backends_path.mutex);
+    pthread_mutex_lock(&text_mutex);
+    char *copy = arg_copy(texts[BACKENDS_PATH].value, NULL);
+    pthread_mutex_unlock(&text_mutex);
     return copy;
 }
 
 void bridge_free(char *text) { RedisModule_Free(text); }
-const char *options_backend_to_load(int backend) { return backends_to_load[backend]; }
-const char *options_python(void) { return python_path; }
+
+static const char *text_or_null(int option) {
+    const char *text = arg_text(texts[option].value);
+    return *text ? text : NULL;
+}
+
+const char *options_backend_to_load(int backend) { return text_or_null(FIRST_BACKEND + backend); }
+const char *options_python(void) { return text_or_null(PYTHON); }
 
 /* ---- the arguments of loadmodule --------------------------------------------------------------------------------- */
-
-static void replace(char **text, const RedisModuleString *value) {
-    RedisModule_Free(*text);
-    *text = arg_copy(value, NULL);
-}
 
 static int parse_option(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleString *value) {
     OptionRow *option = option_named(name);
@@ -114,27 +135,70 @@ static int parse_option(RedisModuleCtx *ctx, RedisModuleString *name, RedisModul
         return log_refusal(ctx, "invalid value '%s' for %s: a number from %lld to %lld is needed", arg_text(value),
                            arg_text(name), (long long)option->min, (long long)option->max);
     }
-    int backend = backend_from_name(name);
-    if (arg_is(name, "BACKENDSPATH")) {
-        options_set_backends_path(value);
-    } else if (arg_is(name, "PYTHON")) {
-        replace(&python_path, value);
-    } else if (backend != -1) {
-        replace(&backends_to_load[backend], value);
-    } else {
-        return log_refusal(ctx, "unknown option '%s'", arg_text(name));
+    for (TextOption *text = texts; text->name; text++) {
+        if (!arg_is(name, text->name)) continue;
+        copy_text(text, value);
+        return REDISMODULE_OK;
     }
-    return REDISMODULE_OK;
+    return log_refusal(ctx, "unknown option '%s'", arg_text(name));
 }
 
-int options_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+static int parse_arguments(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (options_module_folder() == NULL) return log_refusal(ctx, "cannot find the folder of redisai.so");
+    for (int i = 0; backend_row(i); i++) {
+        texts[FIRST_BACKEND + i] = (TextOption){.name = backend_name(i), .flags = REDISMODULE_CONFIG_IMMUTABLE};
+    }
+    for (TextOption *text = texts; text->name; text++) set_text(text, "", 0);
     char path[PATH_MAX + 16];
-    snprintf(path, sizeof(path), "%s/backends", options_module_folder());
-    set_backends_path(RedisModule_Strdup(path));
+    int size = snprintf(path, sizeof(path), "%s/backends", options_module_folder());
+    set_text(&texts[BACKENDS_PATH], path, size);
     if (argc % 2) return log_refusal(ctx, "options come in pairs: NAME value, but an odd number of words was given");
     for (int i = 0; i < argc; i += 2) {
         if (parse_option(ctx, argv[i], argv[i + 1]) == REDISMODULE_ERR) return REDISMODULE_ERR;
     }
     return REDISMODULE_OK;
+}
+
+/* ---- CONFIG ------------------------------------------------------------------------------------------------------ */
+
+static long long get_number(const char *name, void *option) { return ((OptionRow *)option)->python.value; }
+
+static int set_number(const char *name, long long value, void *option, RedisModuleString **error) {
+    assign(option, value); /* the server has checked the limits */
+    return REDISMODULE_OK;
+}
+
+static RedisModuleString *get_string(const char *name, void *option) { return ((TextOption *)option)->value; }
+
+static int set_string(const char *name, RedisModuleString *value, void *option, RedisModuleString **error) {
+    copy_text(option, value);
+    return REDISMODULE_OK;
+}
+
+/* ai.threads-per-queue is THREADS_PER_QUEUE. */
+static const char *config_name(const char *option) {
+    static char name[64];
+    snprintf(name, sizeof(name), "%s", option);
+    for (char *at = name; *at; at++) *at = *at == '_' ? '-' : (char)tolower(*at);
+    return name;
+}
+
+/* The default is what the arguments say, so CONFIG REWRITE leaves alone what loadmodule's line sets. It writes a line
+ * of its own for a value that was changed later: that line must prevail over loadmodule's at the next start. */
+static int register_configs(RedisModuleCtx *ctx) {
+    int refused = 0;
+    for (OptionRow *option = options; option_row(option - options); option++) {
+        unsigned flags = option->at_run_time ? REDISMODULE_CONFIG_DEFAULT : REDISMODULE_CONFIG_IMMUTABLE;
+        refused |= RedisModule_RegisterNumericConfig(ctx, config_name(option->python.name), option->python.value, flags,
+                                                     option->min, option->max, get_number, set_number, NULL, option);
+    }
+    for (TextOption *text = texts; text->name; text++) {
+        refused |= RedisModule_RegisterStringConfig(ctx, config_name(text->name), arg_text(text->value), text->flags,
+                                                    get_string, set_string, NULL, text);
+    }
+    return refused || RedisModule_LoadConfigs(ctx) ? REDISMODULE_ERR : REDISMODULE_OK;
+}
+
+int options_load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    return parse_arguments(ctx, argv, argc) || register_configs(ctx) ? REDISMODULE_ERR : REDISMODULE_OK;
 }

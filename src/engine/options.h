@@ -1,4 +1,4 @@
-/* options.h - the load-time options: one row each, which INFO, AI.CONFIG and Python read.
+/* options.h - the load-time options: one row each, which INFO, CONFIG, AI.CONFIG and Python read.
  *
  * Set on the main thread. Only options marked `at_run_time` change after load. */
 #pragma once
@@ -9,12 +9,13 @@
 typedef struct OptionRow {
     Option python; /* name and value; the value is the default until it is set */
     int64_t min, max;
-    int at_run_time;                /* AI.CONFIG sets and returns it */
+    int at_run_time;                /* CONFIG SET and AI.CONFIG set it */
     void (*changed)(int64_t value); /* told of each new value; NULL: nobody needs it */
 } OptionRow;
 
-/* Reads the arguments of loadmodule. Logs the reason and returns REDISMODULE_ERR when one is bad. */
-int options_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+/* Reads the arguments of loadmodule, then what redis.conf and MODULE LOADEX set by CONFIG's names, which prevails.
+ * Returns REDISMODULE_ERR when one is bad, and the reason is logged. */
+int options_load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
 
 /* By index; NULL: no more. */
 OptionRow *option_row(int index);

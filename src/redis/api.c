@@ -23,11 +23,12 @@ const char *redis_api_bind(RedisModuleCtx *ctx) {
     /* The first pointer in a module context is the server's look-up function: that is the documented ABI. */
     int (*get_api)(const char *, void *) = ((int (**)(const char *, void *))ctx)[0];
 
+    const char *missing = NULL; /* the rest is bound all the same: the reason must reach the log */
     for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]); i++) {
         int found = get_api(functions[i].name, functions[i].pointer) == REDISMODULE_OK;
-        if (!found && functions[i].required) return functions[i].name;
+        if (!found && functions[i].required && missing == NULL) missing = functions[i].name;
     }
-    return NULL;
+    return missing;
 }
 
 int log_refusal(RedisModuleCtx *ctx, const char *format, ...) {

@@ -30,6 +30,11 @@
 
 #define REDISMODULE_OPTIONS_HANDLE_IO_ERRORS (1 << 0)
 #define REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD (1 << 2)
+#define VALKEYMODULE_OPTIONS_HANDLE_ATOMIC_SLOT_MIGRATION (1 << 5)
+
+#define REDISMODULE_CONFIG_DEFAULT 0
+#define REDISMODULE_CONFIG_IMMUTABLE (1 << 0)
+#define REDISMODULE_CONFIG_PROTECTED (1 << 5)
 
 #define REDISMODULE_TYPE_METHOD_VERSION 4
 
@@ -65,6 +70,7 @@ typedef struct RedisModuleScanCursor RedisModuleScanCursor;
 typedef struct RedisModuleUser RedisModuleUser;
 typedef struct RedisModuleDict RedisModuleDict;
 typedef struct RedisModuleServerInfoData RedisModuleServerInfoData;
+typedef struct RedisModuleDefragCtx RedisModuleDefragCtx;
 
 typedef struct RedisModuleEvent {
     uint64_t id;
@@ -83,6 +89,13 @@ typedef void (*RedisModuleInfoFunc)(RedisModuleInfoCtx *ctx, int for_crash_repor
 typedef void (*RedisModuleEventCallback)(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data);
 typedef void (*RedisModuleScanCB)(RedisModuleCtx *ctx, RedisModuleString *keyname, RedisModuleKey *key, void *data);
 
+typedef long long (*RedisModuleConfigGetNumeric)(const char *name, void *privdata);
+typedef int (*RedisModuleConfigSetNumeric)(const char *name, long long value, void *privdata, RedisModuleString **err);
+typedef RedisModuleString *(*RedisModuleConfigGetString)(const char *name, void *privdata);
+typedef int (*RedisModuleConfigSetString)(const char *name, RedisModuleString *value, void *privdata,
+                                          RedisModuleString **err);
+typedef int (*RedisModuleConfigApply)(RedisModuleCtx *ctx, void *privdata, RedisModuleString **err);
+
 typedef struct RedisModuleTypeMethods {
     uint64_t version;
     void *(*rdb_load)(RedisModuleIO *io, int encver);
@@ -97,7 +110,7 @@ typedef struct RedisModuleTypeMethods {
     size_t (*free_effort)(RedisModuleString *key, const void *value);
     void (*unlink)(RedisModuleString *key, const void *value);
     void *(*copy)(RedisModuleString *from, RedisModuleString *to, const void *value);
-    int (*defrag)(void *ctx, RedisModuleString *key, void **value);
+    int (*defrag)(RedisModuleDefragCtx *ctx, RedisModuleString *key, void **value);
     size_t (*mem_usage2)(void *ctx, const void *value, size_t sample_size);
     size_t (*free_effort2)(void *ctx, const void *value);
     void (*unlink2)(void *ctx, const void *value);
@@ -198,6 +211,9 @@ typedef struct RedisModuleCommandInfo {
     OPTIONAL(void *, TryCalloc, (size_t, size_t))                                                                      \
     OPTIONAL(void *, TryAlloc, (size_t))                                                                               \
     FUNCTION(size_t, MallocSizeString, (RedisModuleString *))                                                          \
+    FUNCTION(void *, DefragAlloc, (RedisModuleDefragCtx *, void *))                                                    \
+    OPTIONAL(RedisModuleString *, DefragRedisModuleString, (RedisModuleDefragCtx *, RedisModuleString *))              \
+    OPTIONAL(RedisModuleString *, DefragValkeyModuleString, (RedisModuleDefragCtx *, RedisModuleString *))             \
     /* strings */                                                                                                      \
     FUNCTION(RedisModuleString *, CreateString, (RedisModuleCtx *, const char *, size_t))                              \
     FUNCTION(RedisModuleString *, CreateStringFromLongLong, (RedisModuleCtx *, long long))                             \
@@ -258,6 +274,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(int, ACLCheckCommandPermissions, (RedisModuleUser *, RedisModuleString **, int))                          \
     FUNCTION(void, FreeModuleUser, (RedisModuleUser *))                                                                \
     OPTIONAL(int, SetCommandACLCategories, (RedisModuleCommand *, const char *))                                       \
+    OPTIONAL(int, AddACLCategory, (RedisModuleCtx *, const char *))                                                    \
     FUNCTION(void, SetContextUser, (RedisModuleCtx *, const RedisModuleUser *))                                        \
     FUNCTION(int, ACLCheckKeyPermissions, (RedisModuleUser *, RedisModuleString *, int))                               \
     FUNCTION(int *, GetCommandKeys, (RedisModuleCtx *, RedisModuleString **, int, int *))                              \
@@ -266,6 +283,14 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(size_t, CallReplyLength, (RedisModuleCallReply *))                                                        \
     FUNCTION(int, AvoidReplicaTraffic, (void))                                                                         \
     FUNCTION(int, IsModuleNameBusy, (const char *))                                                                    \
+    /* configuration */                                                                                                \
+    FUNCTION(int, RegisterNumericConfig,                                                                               \
+             (RedisModuleCtx *, const char *, long long, unsigned, long long, long long, RedisModuleConfigGetNumeric,  \
+              RedisModuleConfigSetNumeric, RedisModuleConfigApply, void *))                                            \
+    FUNCTION(int, RegisterStringConfig,                                                                                \
+             (RedisModuleCtx *, const char *, const char *, unsigned, RedisModuleConfigGetString,                      \
+              RedisModuleConfigSetString, RedisModuleConfigApply, void *))                                             \
+    FUNCTION(int, LoadConfigs, (RedisModuleCtx *))                                                                     \
     /* blocked clients */                                                                                              \
     FUNCTION(RedisModuleBlockedClient *, BlockClient,                                                                  \
              (RedisModuleCtx *, RedisModuleCmdFunc, RedisModuleCmdFunc, RedisModuleFreePrivDataFunc, long long))       \

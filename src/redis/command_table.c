@@ -5,6 +5,7 @@
 #include "redis/command_table.h"
 
 #include <ctype.h>
+#include <stdio.h>
 #include <string.h>
 
 #define MAX_TEXT 1024
@@ -197,9 +198,19 @@ static RedisModuleCommandKeySpec key_spec(const CommandKey *key, int from) {
     return spec;
 }
 
-static const char *categories(const Command *command) {
-    if (strstr(command->flags, "admin")) return "admin dangerous slow";
-    return strstr(command->flags, "readonly") ? "read slow" : "write slow";
+static int set_categories(RedisModuleCommand *created, const Command *command) {
+    const char *kind = strstr(command->flags, "readonly") ? "read" : "write";
+    if (strstr(command->flags, "admin")) kind = "admin dangerous";
+    char list[64];
+    snprintf(list, sizeof(list), "%s slow%s", kind, RedisModule_AddACLCategory ? " " COMMAND_CATEGORY : "");
+    return RedisModule_SetCommandACLCategories ? RedisModule_SetCommandACLCategories(created, list) : REDISMODULE_OK;
+}
+
+/* Clients of a cluster cannot tell from a key where to send a command that has none. */
+static const char *tips(const Command *command) {
+    if (command->tips) return command->tips;
+    if (strstr(command->flags, "admin")) return "request_policy:all_nodes response_policy:all_succeeded";
+    return command->keys[0].access ? NULL : "nondeterministic_output_order request_policy:all_shards";
 }
 
 static int register_command(RedisModuleCtx *ctx, const Command *command, const char *choice) {
@@ -221,14 +232,14 @@ static int register_command(RedisModuleCtx *ctx, const Command *command, const c
                                    .summary = command->summary,
                                    .complexity = command->complexity ? command->complexity : "O(1)",
                                    .since = command->since ? command->since : "1.0.0",
+                                   .tips = tips(command),
                                    .arity = command->arity,
                                    .key_specs = specs,
                                    .args = args->count ? args->args : NULL};
     int refused = RedisModule_CreateCommand(ctx, command->name, command->handler, command->flags, first, first, first);
     if (!refused) {
         RedisModuleCommand *created = RedisModule_GetCommand(ctx, command->name);
-        if (RedisModule_SetCommandACLCategories) RedisModule_SetCommandACLCategories(created, categories(command));
-        refused = RedisModule_SetCommandInfo(created, &info);
+        refused = set_categories(created, command) || RedisModule_SetCommandInfo(created, &info);
     }
     if (refused) RedisModule_Log(ctx, "warning", "the server refused the command %s", command->name);
     return refused;

@@ -35,6 +35,7 @@ typedef struct Command {
     const char *summary;
     const char *complexity; /* NULL: O(1) */
     const char *since;      /* NULL: 1.0.0 */
+    const char *tips;       /* for clients, separated by spaces; NULL: those that follow from keys and flags */
 } Command;
 
 /* Describes the handler id_command, which must be defined before. */
@@ -44,6 +45,9 @@ typedef struct Command {
 #define COMMAND_AS(id, call, ...)                                                                                      \
     static int id##_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) { return call; }                  \
     COMMAND(id, __VA_ARGS__)
+
+/* The ACL category of all commands, beside the standard ones, where the server takes new categories. */
+#define COMMAND_CATEGORY "ai"
 
 /* Registers commands, ended by NULL. choice is the syntax of one argument, `name: A | B`. Other syntaxes use it by
  * its name. Logs what is wrong with a description and returns REDISMODULE_ERR. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "values/backend.h"
+#include "values/defrag.h"
 #include "values/model.h"
 #include "values/names.h"
 #include "values/runnable_type.h"
@@ -184,12 +185,32 @@ static void digest(RedisModuleDigest *result, void *value) {
     RedisModule_DigestEndSequence(result);
 }
 
+static int defrag(RedisModuleDefragCtx *ctx, RedisModuleString *key, void **value) {
+    Model *model = runnable_defrag(ctx, *value);
+    if (model == NULL) return 0;
+    *value = model;
+    DEFRAG(ctx, model->pieces);
+    for (Piece *piece = model->pieces; piece < model->pieces + model->npieces; piece++) {
+        if (piece->owner) {
+            piece->data = defrag_string(ctx, &piece->owner);
+        } else {
+            DEFRAG(ctx, piece->data);
+        }
+    }
+    names_defrag(ctx, &model->inputs);
+    names_defrag(ctx, &model->outputs);
+    names_defrag(ctx, &model->declared_inputs);
+    names_defrag(ctx, &model->declared_outputs);
+    return 0;
+}
+
 int model_type_register(RedisModuleCtx *ctx) {
     ModelType = runnable_type_register(ctx, "AI__MODEL",
                                        (RedisModuleTypeMethods){.rdb_load = rdb_load,
                                                                 .rdb_save = rdb_save,
                                                                 .aof_rewrite = aof_rewrite,
                                                                 .mem_usage = mem_usage,
-                                                                .digest = digest});
+                                                                .digest = digest,
+                                                                .defrag = defrag});
     return ModelType ? REDISMODULE_OK : REDISMODULE_ERR;
 }

@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#include "values/defrag.h"
+
 const char *runnable_load(RedisModuleIO *io, Runnable *runnable, int encver) {
     runnable->device = rdb_load_text(io);
     if (runnable->device == NULL || !device_is_valid(runnable->device, strlen(runnable->device))) return "not a device";
@@ -40,6 +42,23 @@ size_t runnable_memory(const Runnable *runnable) {
 void runnable_digest(RedisModuleDigest *digest, const Runnable *runnable) {
     RedisModule_DigestAddStringBuffer(digest, runnable->device, strlen(runnable->device));
     RedisModule_DigestAddStringBuffer(digest, runnable->tag, runnable->tag_size);
+}
+
+/* Ops, jobs and calls of scripts keep pointers, each with a reference. Python keeps sessions by id. */
+void *runnable_defrag(RedisModuleDefragCtx *ctx, Runnable *runnable) {
+    if (!runnable_has_one_ref(runnable)) return NULL;
+    DEFRAG(ctx, runnable);
+    DEFRAG(ctx, runnable->state);
+    DEFRAG(ctx, runnable->state->stats.queue_times);
+    DEFRAG(ctx, runnable->state->stats.run_times);
+    DEFRAG(ctx, runnable->device);
+    DEFRAG(ctx, runnable->tag);
+    return runnable;
+}
+
+void names_defrag(RedisModuleDefragCtx *ctx, Names *names) {
+    DEFRAG(ctx, names->names);
+    for (int64_t i = 0; i < names->count; i++) DEFRAG(ctx, names->names[i]);
 }
 
 static void release(void *value) { runnable_unref(value); }

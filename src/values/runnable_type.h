@@ -15,5 +15,10 @@ void *runnable_loaded(RedisModuleIO *io, Runnable *runnable, const char *type, c
 size_t runnable_memory(const Runnable *runnable);
 void runnable_digest(RedisModuleDigest *digest, const Runnable *runnable);
 
+/* Moves the runnable and what both kinds have, and returns it. NULL: it must stay, for others refer to it. */
+void *runnable_defrag(RedisModuleDefragCtx *ctx, Runnable *runnable);
+
+void names_defrag(RedisModuleDefragCtx *ctx, Names *names);
+
 /* The datatype with the callbacks that do not depend on the kind. NULL: the server refused it. */
 RedisModuleType *runnable_type_register(RedisModuleCtx *ctx, const char *name, RedisModuleTypeMethods methods);

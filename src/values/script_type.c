@@ -3,6 +3,7 @@
  * Callbacks run on the main thread, save and rewrite in the BGSAVE child, free also on Redis's lazy-free thread. */
 #include <string.h>
 
+#include "values/defrag.h"
 #include "values/names.h"
 #include "values/runnable_type.h"
 #include "values/script.h"
@@ -83,12 +84,22 @@ static void digest(RedisModuleDigest *result, void *value) {
     RedisModule_DigestEndSequence(result);
 }
 
+static int defrag(RedisModuleDefragCtx *ctx, RedisModuleString *key, void **value) {
+    Script *script = runnable_defrag(ctx, *value);
+    if (script == NULL) return 0;
+    *value = script;
+    DEFRAG(ctx, script->source);
+    names_defrag(ctx, &script->entry_points);
+    return 0;
+}
+
 int script_type_register(RedisModuleCtx *ctx) {
     ScriptType = runnable_type_register(ctx, "AI_SCRIPT",
                                         (RedisModuleTypeMethods){.rdb_load = rdb_load,
                                                                  .rdb_save = rdb_save,
                                                                  .aof_rewrite = aof_rewrite,
                                                                  .mem_usage = mem_usage,
-                                                                 .digest = digest});
+                                                                 .digest = digest,
+                                                                 .defrag = defrag});
     return ScriptType ? REDISMODULE_OK : REDISMODULE_ERR;
 }

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "values/defrag.h"
+
 #define ALIGNMENT 64
 #define STRINGS_MISMATCH "Number of string elements in data blob does not match tensor length"
 
@@ -53,6 +55,15 @@ typedef struct Counted {
     int32_t refs; /* atomic */
 } Counted;
 
+/* Sets the pointers into the tensor's allocation, where data is aligned. */
+static void place(Tensor *tensor) {
+    tensor->shape = (int64_t *)((Counted *)tensor + 1);
+    uint64_t *end = (uint64_t *)(tensor->shape + tensor->ndim);
+    tensor->offsets = dtype_is_string(tensor->dtype) ? end : NULL;
+    uintptr_t data = (uintptr_t)(tensor->offsets ? end + tensor->length : end);
+    tensor->data = (char *)((data + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1));
+}
+
 /* One allocation holds it all: struct, shape, offsets, padding, data. So it is one malloc and one free a tensor. */
 Tensor *tensor_new(int dtype, int ndim, const int64_t *shape, int64_t length, uint64_t size, int zeroed) {
     uint64_t total = sizeof(Counted) + ndim * sizeof(int64_t) + ALIGNMENT;
@@ -76,11 +87,8 @@ Tensor *tensor_new(int dtype, int ndim, const int64_t *shape, int64_t length, ui
     tensor->ndim = ndim;
     tensor->length = length;
     tensor->size = size;
-    tensor->shape = (int64_t *)(block + sizeof(Counted));
+    place(tensor);
     if (ndim) memcpy(tensor->shape, shape, ndim * sizeof(int64_t));
-    tensor->offsets = dtype_is_string(dtype) ? (uint64_t *)(tensor->shape + ndim) : NULL;
-    uintptr_t data = (uintptr_t)(tensor->shape + ndim) + offsets;
-    tensor->data = (char *)((data + ALIGNMENT - 1) & ~(uintptr_t)(ALIGNMENT - 1));
     if (zeroed && tensor->offsets) {
         for (int64_t i = 0; i < length; i++) tensor->offsets[i] = i;
     }
@@ -173,4 +181,18 @@ void tensor_unref(Tensor *tensor) {
     if (__atomic_sub_fetch(&((Counted *)tensor)->refs, 1, __ATOMIC_ACQ_REL) != 0) return;
     if (tensor->owner) RedisModule_FreeString(NULL, tensor->owner);
     RedisModule_Free(tensor);
+}
+
+Tensor *tensor_defrag(RedisModuleDefragCtx *ctx, Tensor *tensor) {
+    if (__atomic_load_n(&((Counted *)tensor)->refs, __ATOMIC_ACQUIRE) != 1) return tensor;
+    uint64_t start = tensor->owner ? 0 : tensor->data - (char *)tensor;
+    char *moved = RedisModule_DefragAlloc(ctx, tensor);
+    if (moved) {
+        tensor = (Tensor *)moved;
+        place(tensor);
+        /* What is aligned in the old place may not be in the new one. */
+        if (tensor->owner == NULL && tensor->size) memmove(tensor->data, moved + start, tensor->size);
+    }
+    if (tensor->owner) tensor->data = (char *)defrag_string(ctx, &tensor->owner);
+    return tensor;
 }

@@ -41,6 +41,10 @@ Tensor *tensor_from_string(int dtype, int ndim, const int64_t *shape, RedisModul
 Tensor *tensor_ref(Tensor *tensor);
 void tensor_unref(Tensor *tensor);
 
+/* Moves the tensor's memory to where it leaves fewer gaps, and returns the tensor. For the main thread, which holds a
+ * reference. Where that is not the only one, nothing moves: others read the tensor without a lock. */
+Tensor *tensor_defrag(RedisModuleDefragCtx *ctx, Tensor *tensor);
+
 /* The datatype (values/tensor_type.c). */
 extern RedisModuleType *TensorType;
 int tensor_type_register(RedisModuleCtx *ctx);

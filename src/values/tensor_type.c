@@ -140,6 +140,11 @@ static void *tensor_copy(RedisModuleString *from, RedisModuleString *to, const v
     return tensor_ref((Tensor *)value);
 }
 
+static int tensor_defrag_value(RedisModuleDefragCtx *ctx, RedisModuleString *key, void **value) {
+    *value = tensor_defrag(ctx, *value);
+    return 0;
+}
+
 int tensor_type_register(RedisModuleCtx *ctx) {
     RedisModuleTypeMethods methods = {
         .version = REDISMODULE_TYPE_METHOD_VERSION,
@@ -151,6 +156,7 @@ int tensor_type_register(RedisModuleCtx *ctx) {
         .free = tensor_free,
         .free_effort = tensor_free_effort,
         .copy = tensor_copy,
+        .defrag = tensor_defrag_value,
     };
     TensorType = RedisModule_CreateDataType(ctx, "AI_TENSOR", RDB_ENCODING_VERSION, &methods);
     return TensorType ? REDISMODULE_OK : REDISMODULE_ERR;

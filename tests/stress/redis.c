@@ -816,6 +816,9 @@ static int get_api(const char *name, void *pointer) {
         ANSWER(SetModuleAttribs, no_error),
         ANSWER(SetModuleOptions, no_error),
         ANSWER(SetCommandInfo, no_error),
+        ANSWER(RegisterNumericConfig, no_error),
+        ANSWER(RegisterStringConfig, no_error),
+        ANSWER(LoadConfigs, no_error),
         ANSWER(RegisterInfoFunc, no_error),
         ANSWER(GetSelectedDb, no_error), /* 0 */
         ANSWER(SelectDb, no_error),
@@ -828,8 +831,8 @@ static int get_api(const char *name, void *pointer) {
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
         if (strcmp(known[i].name, name) == 0) function = known[i].function;
     }
-    /* Not all servers have this one. */
-    if (strcmp(name, "RedisModule_SetCommandACLCategories") == 0) return REDISMODULE_ERR;
+    /* Not all servers have these. */
+    if (strstr(name, "ACLCategor")) return REDISMODULE_ERR;
     memcpy(pointer, &function, sizeof(function));
     return REDISMODULE_OK;
 }

@@ -1,0 +1,21 @@
+"""What COMMAND INFO tips clients off to: where to send commands that name no key, and which replies differ."""
+
+from __future__ import annotations
+
+import pytest
+
+from testkit.metadata import COMMANDS, command_info
+from testkit.wire import Wire
+
+EVERY_SHARD = ["nondeterministic_output_order", "request_policy:all_shards"]
+TIPS = {
+    "AI._MODELSCAN": EVERY_SHARD,
+    "AI._SCRIPTSCAN": EVERY_SHARD,
+    "AI.CONFIG": ["request_policy:all_nodes", "response_policy:all_succeeded"],
+    "AI.INFO": ["nondeterministic_output"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_tips(wire: Wire, name: str) -> None:
+    assert [tip.decode() for tip in command_info(wire, name)[7]] == TIPS.get(name, [])
