@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from testkit import models, rdb, samples, scripts
-from testkit.server import Server, module_path
+from testkit.server import Server, module_path, program
 from testkit.waiting import wait_for
 from testkit.wire import Wire, Word
 
@@ -65,12 +65,14 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def settled(server: Server) -> int:
     """used_memory when nothing is under way any more: no job of the loader, no client's buffer, no table that grows."""
     seen = [0]
+    # Of the same size, glibc's malloc sometimes takes more, so each client that asks costs something else.
+    noise = 512 if program().allocator == "libc" else 0
     with server.wire() as wire:  # the loader comes to this last
         assert wire.ask("AI.MODELSTORE", "last", "ONNX", "CPU", "BLOB", models.onnx_mul()) == b"OK"
 
     def same_again() -> bool:
         seen.append(server.used_memory())
-        return len(seen) > 20 and len(set(seen[-20:])) == 1
+        return len(seen) > 20 and max(seen[-20:]) - min(seen[-20:]) <= noise
 
     wait_for(same_again, 20, "used_memory stays the same")
     return seen[-1]
