@@ -95,7 +95,9 @@ def test_usage(alone: Server, case: str) -> None:
     with alone.wire() as wire:
         told = wire.ask("MEMORY", "USAGE", f"value:{count // 2:05}")
     print(f"{case}: {told} told, {truth} used: {told / truth:.3f}")
-    assert 0.95 <= told / truth <= 1.05
+    # Valkey's table of keys (8.1 and later) grows bit by bit, by up to 16 bytes a key, which are not the value's.
+    table = 16 if program().name == "valkey" and program().version >= (8, 1) else 0
+    assert 0.95 * (truth - table) <= told <= 1.05 * truth
 
 
 def test_usage_of_a_model_that_runs(alone: Server) -> None:
