@@ -7,6 +7,7 @@ the thread that started the server: start servers from the main thread only.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,6 +17,8 @@ import sysconfig
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -42,6 +45,27 @@ def server_program() -> str:
     found = named or shutil.which("redis-server") or shutil.which("valkey-server")
     assert found, "neither redis-server nor valkey-server is on PATH"
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What server_program() is: ("redis", (7, 0, 15), "jemalloc")."""
+
+    name: str
+    version: tuple[int, ...]
+    allocator: str
+
+    def since(self, redis: tuple[int, ...], valkey: tuple[int, ...]) -> bool:
+        """Whether it is of that version or later."""
+        return self.version >= (redis if self.name == "redis" else valkey)
+
+
+@cache
+def program() -> Program:
+    told = subprocess.check_output([server_program(), "--version"], text=True)
+    found = re.match(r"(Redis|Valkey) server v=([\d.]+) .*malloc=([a-z]+)", told)
+    assert found, told
+    return Program(found[1].lower(), tuple(map(int, found[2].split("."))), found[3])
 
 
 def free_port() -> int:

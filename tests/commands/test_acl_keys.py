@@ -9,7 +9,7 @@ import pytest
 
 from testkit import dags, models, scripts
 from testkit.dags import OK
-from testkit.server import Server
+from testkit.server import Server, program
 from testkit.users import Login
 from testkit.wire import Error, Wire, Word
 
@@ -223,7 +223,9 @@ def test_config_needs_an_administrator(login: Login, wire: Wire) -> None:
         reply = user.ask(*scripts.execute("s", "run", ["k"], (), words))
         assert isinstance(reply, Error) and reply.startswith(scripts.FAILED), words
     reply = user.ask("EVAL", "return redis.call('AI.CONFIG', 'MODEL_CHUNK_SIZE', '1')", 0)
-    assert isinstance(reply, Error) and reply.startswith("NOPERM AI.CONFIG needs a user who may run CONFIG SET")
+    in_category = program().since(redis=(7, 2), valkey=(7, 2))  # Redis 7.0 has none for commands of modules
+    wanted = "ERR ACL failure in script: User caller" if in_category else "NOPERM AI.CONFIG needs a user who may run"
+    assert isinstance(reply, Error) and reply.startswith(wanted)
     assert wire.ask("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == before
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from testkit import models, rdb, samples, scripts
-from testkit.server import Server, module_path
+from testkit.server import Server, module_path, program
 from testkit.waiting import wait_for
 from testkit.wire import Wire, Word
 
@@ -65,12 +65,14 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def settled(server: Server) -> int:
     """used_memory when nothing is under way any more: no job of the loader, no client's buffer, no table that grows."""
     seen = [0]
+    # Of the same size, glibc's malloc sometimes takes more, so each client that asks costs something else.
+    noise = 512 if program().allocator == "libc" else 0
     with server.wire() as wire:  # the loader comes to this last
         assert wire.ask("AI.MODELSTORE", "last", "ONNX", "CPU", "BLOB", models.onnx_mul()) == b"OK"
 
     def same_again() -> bool:
         seen.append(server.used_memory())
-        return len(seen) > 20 and len(set(seen[-20:])) == 1
+        return len(seen) > 20 and max(seen[-20:]) - min(seen[-20:]) <= noise
 
     wait_for(same_again, 20, "used_memory stays the same")
     return seen[-1]
@@ -93,7 +95,9 @@ def test_usage(alone: Server, case: str) -> None:
     with alone.wire() as wire:
         told = wire.ask("MEMORY", "USAGE", f"value:{count // 2:05}")
     print(f"{case}: {told} told, {truth} used: {told / truth:.3f}")
-    assert 0.95 <= told / truth <= 1.05
+    # Valkey's table of keys (8.1 and later) grows bit by bit, by up to 16 bytes a key, which are not the value's.
+    table = 16 if program().name == "valkey" and program().version >= (8, 1) else 0
+    assert 0.95 * (truth - table) <= told <= 1.05 * truth
 
 
 def test_usage_of_a_model_that_runs(alone: Server) -> None:
