@@ -126,7 +126,8 @@ static void *engine_thread(void *python) {
 
 /* ---- the main thread --------------------------------------------------------------------------------------------- */
 
-/* bin/python of the venv that redisai.so is installed in: the nearest folder above it with a pyvenv.cfg. */
+/* bin/python of the venv that redisai.so is installed in: the nearest folder above it with a pyvenv.cfg. Nobody
+ * executes it: Python finds its libraries from there. Debian's redis-server.service forbids to execute it. */
 static int find_venv_python(char *python, size_t size) {
     char folder[PATH_MAX];
     snprintf(folder, sizeof(folder), "%s", options_module_folder());
@@ -134,7 +135,7 @@ static int find_venv_python(char *python, size_t size) {
         char marker[PATH_MAX + 16];
         snprintf(marker, sizeof(marker), "%s/pyvenv.cfg", folder);
         if (access(marker, R_OK) == -1) continue;
-        return (size_t)snprintf(python, size, "%s/bin/python", folder) < size && access(python, X_OK) == 0;
+        return (size_t)snprintf(python, size, "%s/bin/python", folder) < size && access(python, F_OK) == 0;
     }
     return 0;
 }
@@ -181,7 +182,7 @@ int engine_start(RedisModuleCtx *ctx) {
     } else if (!find_venv_python(python, sizeof(python))) {
         snprintf(python, sizeof(python), "%s", REDISAI_BUILT_FOR_PYTHON);
     }
-    if (access(python, X_OK) == -1)
+    if (access(python, F_OK) == -1)
         return log_refusal(ctx, "no Python interpreter at '%s': give one with the option PYTHON", python);
     if (start_thread(python)) return log_refusal(ctx, "cannot start a thread for the engine");
     pthread_mutex_lock(&start.mutex);

@@ -8,7 +8,7 @@ import pytest
 
 from testkit import models, scripts
 from testkit.scripts import FAILED, NOT_IN_SCRIPTS, UNDECLARED, execute, store_redis, text_of, values
-from testkit.server import Server, program
+from testkit.server import Server
 from testkit.wire import Error, Wire, Word
 
 ALL_BYTES = bytes(range(256))
@@ -302,36 +302,19 @@ def test_a_declared_key_is_one_to_the_byte(stored: Wire) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "found"),
-    [
-        ("BLPOP missing 0", b"none"),
-        ("BLPOP list 0", b"l2"),
-        ("BRPOP missing 1", b"none"),
-        ("BLMOVE missing list LEFT LEFT 0", b"none"),
-        ("BZPOPMIN missing 0", b"none"),
-        ("WAIT 1 0", b"i:0"),
-    ],
-)
-def test_nothing_waits(stored: Wire, command: str, found: bytes) -> None:
-    """Redis 7.0 refuses these commands in scripts. Later servers run them there, and do not wait."""
-    keys = ("missing", "list")
-    if program().since(redis=(7, 2), valkey=(7, 2)):
-        assert reply(stored, "reply", *command.split(), keys=keys) == found
-    else:
-        refusal = stored.ask(*execute("s", "run", keys, (), command.split()))
-        assert isinstance(refusal, Error) and NOT_IN_SCRIPTS.fullmatch(refusal), refusal
-        assert stored.ask("LLEN", "list") == 3
-    assert stored.ask("PING") == b"PONG"
-
-
-@pytest.mark.parametrize(
     "command",
     [
+        "BLPOP missing 0",
+        "BLPOP list 0",
+        "BRPOP missing 1",
+        "BLMOVE missing list LEFT LEFT 0",
+        "BZPOPMIN missing 0",
         "BLMPOP 0 1 missing LEFT",
         "BZMPOP 0 1 missing MIN",
         "XREAD BLOCK 0 STREAMS stream $",
         "XREAD COUNT 1 block 100 STREAMS stream $",
         "XREADGROUP GROUP g c BLOCK 0 STREAMS stream >",
+        "WAIT 1 0",
         "SUBSCRIBE channel",
         "PSUBSCRIBE *",
         "MONITOR",

