@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -259,3 +260,10 @@ def test_pods(pods: list[Pod]) -> None:
     wait_for(lambda: settled(promoted), SETTLE_SECONDS, "the master is the same after a restart of all")
     with first.client() as client:
         assert client.execute_command("AI.TENSORGET", "y", "VALUES") == [2.0, 4.0]
+
+
+@pytest.mark.parametrize("page", ["docs/containers.md", "docs/arm.md"])
+def test_pages_name_files(page: str) -> None:
+    names = set(re.findall(r"(?:deploy|scripts)/[\w/.-]*\w", (ROOT / page).read_text()))
+    assert names
+    assert [name for name in names if not (ROOT / name).exists()] == []
