@@ -86,11 +86,30 @@ def check_libraries() -> None:
         fail(f"{error}. On Debian and Ubuntu, run `apt install libpython{major}.{minor}`.")
 
 
+def options_in(config: str) -> list[str] | None:
+    """The options with which a redis.conf loads the module itself, as after CONFIG REWRITE; None: it does not."""
+    try:
+        lines = Path(config).read_text(errors="replace").splitlines()
+    except OSError:
+        return None  # the server tells what is wrong with it
+    for line in lines:
+        words = [word.strip("\"'") for word in line.split()]
+        if [word.lower() for word in words[:1]] == ["loadmodule"] and words[1:2] == [str(MODULE)]:
+            return words[2:]
+    return None
+
+
 def command(server: str, arguments: list[str]) -> list[str]:
     arguments, options = list(arguments), []
     if "--" in arguments:
         dashes = arguments.index("--")
         arguments, options = arguments[:dashes], arguments[dashes + 1 :]
+    config = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    loaded = options_in(config) if config else None
+    if loaded is not None:
+        if options not in ([], loaded):
+            fail(f"{config} loads the module already, with other options. Change them there, in the line loadmodule.")
+        return [server, *arguments]
     # The module goes to the end, because Redis takes the first argument as its configuration file. A lone "-"
     # (configuration on stdin) counts only as first or last argument, so it stays last.
     end = len(arguments) - (arguments[-1:] == ["-"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import re
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,6 +56,19 @@ STRING = re.compile(rb'"(?:[^"\\\n]|\\[^\n])*"')
 FLATBUFFER = b"PTMF"
 
 
+def _sizes(blob: bytes) -> dict[str, int]:
+    """Bytes of each member, unpacked. PyTorch tells them from 2.13 on; before, the archive's directory must do."""
+    sizes: dict[str, int] = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(blob)) as archive:
+            for member in archive.infolist():
+                name = member.filename.partition("/")[2]
+                sizes[name] = max(member.file_size, sizes.get(name, 0))
+    except (ValueError, zipfile.BadZipFile, OverflowError) as error:
+        raise RuntimeError(f"the model is no TorchScript archive: {error}") from None
+    return sizes
+
+
 def refuse_code(blob: bytes) -> None:
     """Refuses code that loading must not run, or that would overflow even a large stack."""
     if blob[4:8] == FLATBUFFER:  # the library would read it as this other format
@@ -67,10 +81,11 @@ def refuse_code(blob: bytes) -> None:
     if "model.json" not in names:  # in archives from before PyTorch 1.4 any member may be code
         # The library ignores the case of the members' names.
         names = {name for name in names if name.lower().endswith(".py")}
+    size_of = getattr(reader, "get_record_size", None) or _sizes(blob).__getitem__
     size = 0
     code: list[bytes] = []
     for name in sorted(names):
-        size += reader.get_record_size(name)
+        size += size_of(name)
         if size > MAX_CODE_BYTES:
             raise ValueError(f"the model has more than {MAX_CODE_BYTES} bytes of code")
         code.append(reader.get_record(name))

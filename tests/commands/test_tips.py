@@ -8,11 +8,16 @@ from testkit.metadata import COMMANDS, command_info
 from testkit.wire import Wire
 
 EVERY_SHARD = ["nondeterministic_output_order", "request_policy:all_shards"]
+VARIES = ["nondeterministic_output"]
 TIPS = {
     "AI._MODELSCAN": EVERY_SHARD,
     "AI._SCRIPTSCAN": EVERY_SHARD,
     "AI.CONFIG": ["request_policy:all_nodes", "response_policy:all_succeeded"],
-    "AI.INFO": ["nondeterministic_output"],
+    "AI.INFO": VARIES,
+    "AI.DAGEXECUTE": VARIES,
+    "AI.DAGEXECUTE_RO": VARIES,
+    "AI.DAGRUN": VARIES,
+    "AI.DAGRUN_RO": VARIES,
 }
 
 

@@ -154,6 +154,24 @@ def test_arguments_are_passed_on(venv: Venv, tmp_path: Path, name: str, argument
     assert answer.stdout.rstrip() == f"{server} {expected.format(f'--loadmodule {venv.module()}')}"
 
 
+@pytest.mark.parametrize("options", ["", " -- THREADS_PER_QUEUE 2"])
+def test_a_configuration_that_loads_the_module(venv: Venv, tmp_path: Path, options: str) -> None:
+    """CONFIG REWRITE writes such a line, and Redis does not start where a module is loaded twice."""
+    server = fake_server(tmp_path, "redis-server", "7.0.6")
+    config = tmp_path / "redis.conf"
+    config.write_text(f"port 1\nloadmodule {venv.module()} THREADS_PER_QUEUE 2\n")
+    words = f"{config} --port 2{options}".split()
+    assert run(venv.bin("redisai-server"), *words, path=str(tmp_path)).stdout == f"{server} {config} --port 2\n"
+
+
+def test_other_options_than_the_configuration_has(venv: Venv, tmp_path: Path) -> None:
+    fake_server(tmp_path, "redis-server", "7.0.6")
+    config = tmp_path / "redis.conf"
+    config.write_text(f'loadmodule "{venv.module()}" THREADS_PER_QUEUE 2\n')
+    answer = run(venv.bin("redisai-server"), str(config), "--", "THREADS_PER_QUEUE", "3", path=str(tmp_path))
+    check_sentence(answer, f"{config} loads the module already, with other options")
+
+
 def test_a_server_that_is_too_old_is_passed_over(venv: Venv, tmp_path: Path) -> None:
     fake_server(tmp_path, "redis-server", "6.0.16")
     newer = fake_server(tmp_path, "valkey-server", "8.0.1")

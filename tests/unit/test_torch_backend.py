@@ -665,3 +665,17 @@ def test_a_bomb_is_refused() -> None:
     assert len(changed.getvalue()) < 2 << 20
     with pytest.raises(ValueError, match="bytes of code"):
         load("TORCH", changed.getvalue())
+
+
+def test_older_versions_of_pytorch_do_not_tell_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    open_archive: Any = torch._C.PyTorchFileReader
+
+    class Reader:
+        def __init__(self, file: io.BytesIO) -> None:
+            reader = open_archive(file)
+            self.get_all_records, self.get_record = reader.get_all_records, reader.get_record
+
+    monkeypatch.setattr(torch._C, "PyTorchFileReader", Reader)
+    load("TORCH", with_code("input"))
+    with pytest.raises(ValueError, match="bytes of code"):
+        load("TORCH", with_code("input", "#" * (65 << 20)))
