@@ -127,8 +127,9 @@ static int key_is_here(RedisModuleCtx *ctx, RedisModuleString *name) {
     static int in_cluster = -1; /* never changes; asking costs 0.1 us */
     if (in_cluster < 0) in_cluster = (RedisModule_GetContextFlags(ctx) & REDISMODULE_CTX_FLAGS_CLUSTER) != 0;
     if (!in_cluster) return 1;
-    /* The API has no function for slots. But Redis refuses a call where it would redirect the client's command. */
-    RedisModuleCallReply *reply = RedisModule_Call(ctx, "EXISTS", "s", name);
+    /* The API has no function for slots. But Redis refuses a call where it would redirect a client's command. This one
+     * is let through also while the slot is imported, as the client's was after ASKING. Without a payload it fails. */
+    RedisModuleCallReply *reply = RedisModule_Call(ctx, "RESTORE-ASKING", "scc", name, "0", "");
     if (reply) RedisModule_FreeCallReply(reply);
     return reply != NULL;
 }
