@@ -148,7 +148,7 @@ def test_a_server_that_is_short_of_memory(start_server: StartServer) -> None:
     server = start_server()
     with server.wire() as wire:
         dags.store(wire)
-        wire.ask("CONFIG", "SET", "maxmemory", "1mb")
+        wire.ask("CONFIG", "SET", "maxmemory", 1)
         line = "AI.DAGEXECUTE LOAD 2 x y |> AI.MODELEXECUTE add INPUTS 2 x y OUTPUTS 1 z |> AI.TENSORGET z VALUES"
         for form in (dags.as_it_is, dags.deprecated):
             reply = ask(wire, form(line))
