@@ -103,7 +103,7 @@ def test_the_old_data_are_read_while_the_new_come(resync: tuple[Server, Server])
             seen += 1
             assert (values, blob) == ([b"3", b"4"], models.onnx_add())
             assert isinstance(reader.ask("AI.TENSORSET", "x", "FLOAT", 1), Error)
-        assert seen > 1
+        assert seen
         # Redis unblocks no client while it loads, so the run is answered now; it came before the new data.
         assert runner.read() == [b"OK", [b"6", b"8"]]
         wait_until_in_step(reader)
