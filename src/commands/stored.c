@@ -16,20 +16,18 @@ void *find_runnable(RedisModuleCtx *ctx, RedisModuleString *name, int kind) {
     return lookup_value(ctx, name, type_of(kind), kind == KIND_MODEL ? "model key is empty" : "script key is empty");
 }
 
-/* What has been compiled becomes the key's value, and the command is replicated. Returns NULL, or why that cannot be.
- */
-static const char *set_compiled(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runnable *runnable) {
-    RedisModuleType *type = type_of(runnable->kind);
-    const char *refusal = key_refusal(ctx, argv[1], type);
-    if (refusal) return refusal;
-    key_set_value(ctx, argv[1], type, runnable_ref(runnable));
+/* What has been compiled becomes the key's value, and the command is replicated: by its words, because the context may
+ * have no client whose command ReplicateVerbatim could take. */
+static void set_compiled(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runnable *runnable) {
+    key_set_value(ctx, argv[1], type_of(runnable->kind), runnable_ref(runnable));
     RedisModule_Replicate(ctx, arg_text(argv[0]), "v", argv + 1, (size_t)argc - 1);
-    return NULL;
 }
 
 static void write_compiled(RedisModuleCtx *ctx, Waiter *waiter) {
     JobWaiter *store = (JobWaiter *)waiter;
-    store->refusal = set_compiled(ctx, store->argv, store->argc, store->job->job.runnable);
+    Runnable *runnable = store->job->job.runnable;
+    store->refusal = key_refusal(ctx, store->argv[1], type_of(runnable->kind));
+    if (store->refusal == NULL) set_compiled(ctx, store->argv, store->argc, runnable);
 }
 
 static int reply_result(RedisModuleCtx *ctx, const LoaderJob *job, const char *refusal) {
@@ -51,7 +49,8 @@ int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runn
             return reply_error(ctx, "not compiled within %d s; store it outside of transactions and scripts",
                                JOB_PATIENCE);
         }
-        reply_result(ctx, job, job->error ? NULL : set_compiled(ctx, argv, argc, runnable));
+        if (job->error == NULL) set_compiled(ctx, argv, argc, runnable);
+        reply_result(ctx, job, NULL);
         job_free(job);
         return REDISMODULE_OK;
     }

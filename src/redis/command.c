@@ -1,6 +1,7 @@
 /* command.c - what every command handler needs (command.h). Main thread only. */
 #include "redis/command.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -130,6 +131,7 @@ static int key_is_here(RedisModuleCtx *ctx, RedisModuleString *name) {
     /* The API has no function for slots. But Redis refuses a call where it would redirect a client's command. This one
      * is let through also while the slot is imported, as the client's was after ASKING. Without a payload it fails. */
     RedisModuleCallReply *reply = RedisModule_Call(ctx, "RESTORE-ASKING", "scc", name, "0", "");
+    if (reply == NULL && errno == ENOENT) reply = RedisModule_Call(ctx, "EXISTS", "s", name); /* it was renamed */
     if (reply) RedisModule_FreeCallReply(reply);
     return reply != NULL;
 }

@@ -21,5 +21,5 @@ typedef struct Task {
 /* Has the main thread perform the task at the end of an iteration, in the order of posting (a pause may change it). Any
  * thread. While writes are paused (CLIENT PAUSE, a failover, a shutdown that waits for replicas) it waits: Redis aborts
  * when something is replicated then. The task gets a context without client, for any database and user: what it writes
- * is replicated when the iteration has performed its tasks. */
+ * is replicated when the iteration has performed its tasks, all in one MULTI. */
 void event_loop_post(Task *task);
