@@ -4,11 +4,13 @@ Owns the command line only. It runs in a process of its own, never inside redis-
 engine, so that it can still report a useful error where those are broken.
 """
 
+import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -93,9 +95,12 @@ def options_in(config: str) -> list[str] | None:
     except OSError:
         return None  # the server tells what is wrong with it
     for line in lines:
-        words = [word.strip("\"'") for word in line.split()]
-        if [word.lower() for word in words[:1]] == ["loadmodule"] and words[1:2] == [str(MODULE)]:
-            return words[2:]
+        if not re.match(r"\s*loadmodule\s", line, re.IGNORECASE):
+            continue
+        with contextlib.suppress(ValueError):  # the server tells what is wrong with the line
+            _, path, *options = shlex.split(line)  # a path with spaces is quoted
+            if path == str(MODULE):
+                return options
     return None
 
 

@@ -196,6 +196,13 @@ class Cluster:
     def wait_until_well(self) -> None:
         wait_for(self.is_well, SETTLE_SECONDS, "every node sees three masters, each with a replica in step")
 
+    def make_whole_and_empty(self) -> None:
+        """For the next test of those that share a cluster. FLUSHALL empties all databases of a node."""
+        self.wait_until_well()
+        for master in self.masters():
+            with master.wire() as wire:
+                assert wire.ask("FLUSHALL") == b"OK"
+
     def is_well(self) -> bool:
         """All nodes are of one opinion, and that is a good one."""
         views = set()

@@ -37,10 +37,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def cluster(processes: Cluster, request: pytest.FixtureRequest) -> Cluster:
     """The cluster all tests here share, whole and empty. Any node may be the master of any slot."""
     request.node.stash.setdefault(SERVERS, []).extend(processes.members)
-    processes.wait_until_well()
-    for master in processes.masters():
-        with master.wire() as wire:
-            assert wire.ask("FLUSHALL") == b"OK"
+    processes.make_whole_and_empty()
     return processes
 
 

@@ -34,10 +34,7 @@ def processes(shared: Server, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture
 def cluster(processes: Cluster, request: pytest.FixtureRequest) -> Cluster:
     request.node.stash.setdefault(SERVERS, []).extend(processes.members)
-    processes.wait_until_well()
-    for master in processes.masters():
-        with master.wire() as wire:
-            assert wire.ask("FLUSHALL") == b"OK"
+    processes.make_whole_and_empty()
     return processes
 
 
