@@ -154,6 +154,24 @@ class Watched:
             found = dict(zip(words[::2], words[1::2], strict=True))
         return (found[b"num-slaves"], found[b"num-other-sentinels"]) == (b"2", b"2")
 
+    def wait_until_well(self) -> None:
+        wait_for(self.is_well, SETTLE_SECONDS, "all Sentinels name the same master, which all others follow")
+
+    def is_well(self) -> bool:
+        """No failover goes on, and none is about to begin: Sentinels that have not heard of one may begin another."""
+        named = set()
+        for sentinel in self.sentinels:
+            with sentinel.wire() as wire:
+                words = wire.ask("SENTINEL", "MASTER", MASTER_NAME)
+            found = dict(zip(words[::2], words[1::2], strict=True))
+            if found[b"flags"] != b"master":
+                return False
+            named.add(int(found[b"port"]))
+        masters = [server for server in self.servers if server.is_master()]
+        if {master.port for master in masters} != named or len(masters) != 1:
+            return False
+        return all(server.follows(masters[0].port) for server in self.servers if server is not masters[0])
+
     def at(self, port: int) -> Member:
         return next(server for server in self.servers if server.port == port)
 

@@ -115,6 +115,7 @@ def is_compiled(server: Member) -> bool:
 
 @pytest.fixture
 def clients(watched: Watched) -> Clients:
+    watched.wait_until_well()
     clients = Clients(watched)
     clients.set_up()
     return clients

@@ -173,9 +173,11 @@ class Pod:
         try:
             with self.client() as client:
                 found: Any = client.info("replication")
+                writes_file = client.info("persistence")["aof_rewrite_in_progress"]
         except redis.RedisError:  # it starts
             return ("", "")
-        in_step = found.get("master_link_status") == "up"
+        # A server that writes the first file after a synchronization ignores SIGTERM.
+        in_step = found.get("master_link_status") == "up" and not writes_file
         return (found["role"], found["master_host"].split(".")[0] if in_step else "")
 
     def master(self) -> str:
