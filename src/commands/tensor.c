@@ -5,6 +5,7 @@
 
 #include "commands/commands.h"
 #include "redis/command.h"
+#include "redis/event_loop.h"
 #include "values/tensor.h"
 
 #define NO_MEMORY "not enough memory for a tensor of %llu bytes"
@@ -162,6 +163,7 @@ void tensor_replicate(RedisModuleCtx *ctx, RedisModuleString *key, const Tensor 
                               (size_t)tensor->size);
     }
     for (size_t i = 0; i < ndim; i++) RedisModule_FreeString(NULL, shape[i]);
+    event_loop_note_written(tensor->size);
 }
 
 /* ---- AI.TENSORGET ------------------------------------------------------------------------------------------------ */

@@ -123,23 +123,25 @@ int key_accepts(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *t
     return 0;
 }
 
-/* In a cluster, a slot may move to another master while a client is blocked. */
-static int key_is_here(RedisModuleCtx *ctx, RedisModuleString *name) {
+/* In a cluster, a slot may move to another master, or the cluster fail, while a client is blocked. */
+static const char *slot_refusal(RedisModuleCtx *ctx, RedisModuleString *name) {
     static int in_cluster = -1; /* never changes; asking costs 0.1 us */
     if (in_cluster < 0) in_cluster = (RedisModule_GetContextFlags(ctx) & REDISMODULE_CTX_FLAGS_CLUSTER) != 0;
-    if (!in_cluster) return 1;
+    if (!in_cluster) return NULL;
     /* The API has no function for slots. But Redis refuses a call where it would redirect a client's command. This one
      * is let through also while the slot is imported, as the client's was after ASKING. Without a payload it fails. */
     RedisModuleCallReply *reply = RedisModule_Call(ctx, "RESTORE-ASKING", "scc", name, "0", "");
     if (reply == NULL && errno == ENOENT) reply = RedisModule_Call(ctx, "EXISTS", "s", name); /* it was renamed */
     if (reply) RedisModule_FreeCallReply(reply);
-    return reply != NULL;
+    if (reply) return NULL;
+    if (errno != EPERM) return "CLUSTERDOWN The cluster is down";
+    return "TRYAGAIN The slot has moved, or is moving, to another node";
 }
 
 const char *key_refusal(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type) {
     void *value;
-    if (!key_is_here(ctx, name)) return "TRYAGAIN The slot has moved, or is moving, to another node";
-    return look_up(ctx, name, type, &value) == -1 ? REDISMODULE_ERRORMSG_WRONGTYPE : NULL;
+    const char *refusal = slot_refusal(ctx, name);
+    return refusal || look_up(ctx, name, type, &value) != -1 ? refusal : REDISMODULE_ERRORMSG_WRONGTYPE;
 }
 
 void key_set_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, void *value) {

@@ -12,13 +12,16 @@
  * of a tiny model took 300 us at the 99th percentile, and takes 200. With 8 it would take 100, but the server would do
  * a tenth fewer runs per second. */
 #define MAX_PER_ITERATION 16
-#define MAX_ITERATIONS 4 /* in a row that leave tasks for the next, before listener->end() is called again */
+#define MAX_BYTES (512 * 1024) /* written in one iteration: replicas get them in one MULTI, from a copy */
+#define MAX_ITERATIONS 4       /* in a row that leave tasks for the next, before listener->end() is called again */
 
 static const LoopListener *listener;
 
 /* Of the tasks. Not the event's own context: Redis 7.0 crashes when it logs a denial by ACLs for a client without a
  * user. What the tasks write is replicated when the event's context ends. */
 static RedisModuleCtx *task_context;
+
+static size_t written; /* by the tasks of this iteration, bytes */
 
 static struct {
     pthread_mutex_t mutex;
@@ -64,6 +67,8 @@ static Task *take_tasks(void) {
     return first;
 }
 
+void event_loop_note_written(size_t bytes) { written += bytes; }
+
 static void retry(RedisModuleCtx *ctx, void *unused) {
     tasks.has_timer = 0; /* only an iteration was needed, and the timer has started one */
 }
@@ -76,14 +81,16 @@ static void end_iteration(RedisModuleCtx *ctx) {
     if (more) wake();
     tasks.iterations = more ? tasks.iterations + 1 : 0;
     if (tasks.iterations % MAX_ITERATIONS == 0) listener->end(); /* first: workers begin while tasks are performed */
+    written = 0;
     for (Task *next; task; task = next) {
         next = task->next;
-        if (is_paused && (task->is_void == NULL || !task->is_void(task))) {
+        if (written >= MAX_BYTES || (is_paused && (task->is_void == NULL || !task->is_void(task)))) {
             append(task); /* their order may change: these clients wait at the same time */
         } else {
             task->perform(task_context, task);
         }
     }
+    if (written >= MAX_BYTES) wake();
     if (!is_paused || tasks.has_timer) return;
     RedisModule_CreateTimer(ctx, RETRY_MS, retry, NULL);
     tasks.has_timer = 1;

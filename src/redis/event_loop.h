@@ -18,8 +18,12 @@ typedef struct Task {
     struct Task *next;
 } Task;
 
-/* Has the main thread perform the task at the end of an iteration, in the order of posting (a pause may change it). Any
- * thread. While writes are paused (CLIENT PAUSE, a failover, a shutdown that waits for replicas) it waits: Redis aborts
- * when something is replicated then. The task gets a context without client, for any database and user: what it writes
- * is replicated when the iteration has performed its tasks, all in one MULTI. */
+/* Has the main thread perform the task at the end of an iteration, in the order of posting (a pause or large values may
+ * change it). Any thread. While writes are paused (CLIENT PAUSE, a failover, a shutdown that waits for replicas) it
+ * waits: Redis aborts when something is replicated then. The task gets a context without client, for any database and
+ * user: what it writes is replicated when the iteration has performed its tasks, all in one MULTI. */
 void event_loop_post(Task *task);
+
+/* Tells that a task has written a value of so many bytes. After many bytes, the other tasks wait for the next
+ * iteration: GET must not wait until all are copied for the replicas. Main thread. */
+void event_loop_note_written(size_t bytes);

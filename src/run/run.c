@@ -4,6 +4,7 @@
  * `active` and `refs` are atomic. */
 #include "run/run.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #include "redis/clock.h"
@@ -116,6 +117,8 @@ static void give_up(Run *run, RunState reason) {
     run_end_wait(run, reason);
     for (Op *op = run->ops; op < run->ops + run->nops; op++) queue_note_unwanted(op);
 }
+
+_Static_assert(offsetof(Run, waiter) == 0, "a Waiter is cast to the Run that begins with it");
 
 static void client_gone(Waiter *waiter) { give_up((Run *)waiter, RUN_GONE); }
 

@@ -212,6 +212,7 @@ static Reply *call_redis(RedisModuleCtx *ctx, const Call *call, RedisModuleStrin
     /* !: replicate; C: as the context's user; E: errors as replies; M: no writes when out of memory; S: as in Lua. */
     RedisModuleCallReply *answer = RedisModule_Call(ctx, words[0].data, "!CEMSv", argv + 1, (size_t)count - 1);
     if (answer == NULL) return error_reply("ERR the command cannot be run from a script");
+    for (int i = 0; i < count; i++) event_loop_note_written(words[i].size);
     Reply *reply = RedisModule_Calloc(1, sizeof(*reply));
     convert(reply, answer);
     RedisModule_FreeCallReply(answer);

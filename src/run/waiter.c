@@ -3,6 +3,7 @@
  * Main thread, except waiter_end (any thread) and job_finished (loader). No locks. */
 #include "run/waiter.h"
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* Redis 7.0 gives a disconnect callback only the blocked client's handle, so this table finds the waiter. */
@@ -41,6 +42,9 @@ int waiter_block(RedisModuleCtx *ctx, Waiter *waiter, RedisModuleCmdFunc reply) 
     *bucket = waiter;
     return 0;
 }
+
+_Static_assert(offsetof(Waiter, task) == 0, "a Task is cast to the Waiter that begins with it");
+_Static_assert(offsetof(JobWaiter, waiter) == 0, "a Waiter is cast to the JobWaiter that begins with it");
 
 static void write_and_unblock(RedisModuleCtx *ctx, Task *task) {
     Waiter *waiter = (Waiter *)task;

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from testkit import models
+from testkit.info import ai_info
 from testkit.replicas import PAUSE, paused
 from testkit.scripts import execute, store_redis
 from testkit.waiting import wait_for
@@ -42,6 +44,28 @@ def test_a_client_that_goes_meanwhile(start_server: StartServer, slow: Slow) -> 
             operator.ask("CLIENT", "PAUSE", int(PAUSE * 1000), "WRITE")
         wait_for(lambda: server.blocked_clients() == 0)
         assert wire.ask(*words) == b"OK"
+
+
+def test_large_outputs_that_waited_are_not_one_transaction(start_server: StartServer, slow: Slow) -> None:
+    """A replica performs MULTI at once, and GET waits meanwhile."""
+    server = start_server("--appendonly", "yes")
+    with contextlib.ExitStack() as stack:
+        wire, operator, busy, *clients = (stack.enter_context(server.wire()) for _ in range(11))
+        wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add(("n", 2)))
+        wire.ask("AI.TENSORSET", "x", "FLOAT", 50_000, 2)
+        busy.send(*slow(wire, 0.5))
+        for number, client in enumerate(clients):
+            client.send("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, f"y{number}")
+        wait_for(lambda: server.blocked_clients() == 9)
+        operator.ask("CLIENT", "PAUSE", 60_000, "WRITE")
+        wait_for(lambda: ai_info(wire)["calls"] == 8, what="all runs end")
+        operator.ask("CLIENT", "UNPAUSE")
+        assert [client.read() for client in clients] == [b"OK"] * 8
+        server.kill()
+    (file,) = server.folder.glob("appendonlydir/*.incr.aof")
+    blocks = [block.split(b"EXEC")[0] for block in file.read_bytes().split(b"MULTI")[1:]]
+    sets = [block.count(b"AI.TENSORSET") for block in blocks]
+    assert sum(sets) == 9 and max(sets) <= 3, sets  # 400 KB each, and the small one of the slow run
 
 
 def test_a_script_that_nobody_awaits_frees_its_worker(start_server: StartServer) -> None:

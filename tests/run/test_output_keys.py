@@ -8,7 +8,7 @@ from testkit import models
 from testkit.server import Server
 from testkit.waiting import wait_for
 from testkit.wire import Wire, Word
-from tests.conftest import Slow
+from tests.conftest import Slow, StartServer
 
 
 @pytest.fixture
@@ -112,3 +112,22 @@ def test_results_wake_those_who_watch(server: Server, stored: Wire) -> None:
         watcher.ask("MULTI")
         watcher.ask("PING")
         assert watcher.ask("EXEC") is None
+
+
+def test_a_cluster_that_fails_meanwhile(start_server: StartServer, slow: Slow) -> None:
+    server = start_server("--cluster-enabled", "yes")
+    with server.wire() as wire, server.wire() as runner:
+        wire.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        wait_for(lambda: b"cluster_state:ok" in wire.ask("CLUSTER", "INFO"), 20)
+        slow(wire, 0.5)
+        rounds = wire.ask("AI.TENSORGET", "slow:n", "VALUES")
+        wire.ask("AI.TENSORSET", "{n}", "INT64", "VALUES", *rounds)
+        wire.ask("AI.MODELSTORE", "slow{n}", "ONNX", "CPU", "BLOB", models.onnx_loop())
+        runner.send("AI.MODELEXECUTE", "slow{n}", "INPUTS", 1, "{n}", "OUTPUTS", 1, "out{n}")
+        wait_for(lambda: server.blocked_clients() == 1)
+        other = (wire.ask("CLUSTER", "KEYSLOT", "n") + 1) % 16384
+        assert wire.ask("CLUSTER", "DELSLOTS", other) == b"OK"
+        assert runner.read() == "CLUSTERDOWN The cluster is down"
+        assert wire.ask("CLUSTER", "ADDSLOTS", other) == b"OK"
+        wait_for(lambda: b"cluster_state:ok" in wire.ask("CLUSTER", "INFO"), 20)
+        assert wire.ask("EXISTS", "out{n}") == 0
