@@ -357,5 +357,9 @@ void bridge_onnx_figures(int64_t memory, int64_t accesses, int64_t sessions);
 /* level: "debug", "verbose", "notice", "warning". */
 void bridge_log(const char *level, const char *message);
 
+/* In an engine process (isolation/), before all else: from now on this process serves the server that has started it,
+ * or ends. */
+void bridge_enter_process(void);
+
 /* The engine is up (error NULL) or could not start; called once, before the first job. */
 void bridge_engine_started(const char *error);

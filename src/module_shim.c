@@ -7,6 +7,7 @@
 #include "engine/interpreter.h"
 #include "engine/jobs.h"
 #include "engine/options.h"
+#include "isolation/process.h"
 #include "redis/event_loop.h"
 #include "run/queue.h"
 #include "values/backend.h"
@@ -49,7 +50,7 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
                  (RedisModule_DefragValkeyModuleString ? VALKEYMODULE_OPTIONS_HANDLE_ATOMIC_SLOT_MIGRATION : 0));
 
     jobs_init();
-    if (options_load(ctx, argv, argc) || event_loop_init(ctx, &queue_listener) || engine_start(ctx))
+    if (options_load(ctx, argv, argc) || event_loop_init(ctx, &queue_listener) || (is_isolated() ? isolation_start(ctx) : engine_start(ctx)))
         return REDISMODULE_ERR;
     allocator_init();
     import_backends(ctx);

@@ -108,7 +108,7 @@ class Server:
     ) -> None:
         self.folder = folder
         self.arguments = list(arguments)
-        self.options = [str(option) for option in options]
+        self.options = [*map(str, options), *os.environ.get("REDISAI_OPTIONS", "").split()]
         self.module = module
         self.environment = environment
         self.program = program or server_program()

@@ -6,7 +6,7 @@
 #include "direct/direct.h"
 
 #include "redis/clock.h"
-#include "values/runnable.h"
+#include "run/state.h"
 #include "values/tensor.h"
 
 static DirectRun *run_of(int backend) {
@@ -31,19 +31,18 @@ int bridge_run_direct(const Direct *direct, Op **ops, int n, int64_t until, cons
 
     uint64_t id = ops[0]->id;
     int64_t begin = monotonic_ns();
-    int done = 0, ran = 0;
+    int done = 0;
     while (done < n && ops[done]->id == id && fits(direct, ops[done]) && (done == 0 || begin < until)) {
         Op *op = ops[done];
         if (bridge_is_awaited(op)) { /* the ops before it may have taken long */
             *error = run(direct, op, options);
             int64_t end = monotonic_ns();
             op->duration = (end - begin) / 1000;
+            op->state->is_direct = 1;
             begin = end;
-            ran++;
             if (*error) break;
         }
         done++;
     }
-    if (ran) stats_count_direct(&ops[0]->runnable->state->stats, ran);
     return done;
 }

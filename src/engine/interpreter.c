@@ -40,6 +40,13 @@ void bridge_engine_started(const char *error) {
     pthread_mutex_unlock(&start.mutex);
 }
 
+const char *engine_wait_started(void) {
+    pthread_mutex_lock(&start.mutex);
+    while (!start.is_settled) pthread_cond_wait(&start.settled, &start.mutex);
+    pthread_mutex_unlock(&start.mutex);
+    return start.error;
+}
+
 void bridge_log(const char *level, const char *message) { RedisModule_Log(log_context, level, "%s", message); }
 
 /* ---- the engine's thread ----------------------------------------------------------------------------------------- */
@@ -140,6 +147,16 @@ static int find_venv_python(char *python, size_t size) {
     return 0;
 }
 
+int engine_find_python(RedisModuleCtx *ctx, char *python, size_t size) {
+    if (options_python()) {
+        snprintf(python, size, "%s", options_python());
+    } else if (!find_venv_python(python, size)) {
+        snprintf(python, size, "%s", REDISAI_BUILT_FOR_PYTHON);
+    }
+    if (access(python, F_OK) != -1) return REDISMODULE_OK;
+    return log_refusal(ctx, "no Python interpreter at '%s': give one with the option PYTHON", python);
+}
+
 static int start_thread(const char *python) {
     /* Redis's main thread gets the signals. Those that a thread raises itself must still reach Redis's crash report. */
     sigset_t blocked, previous;
@@ -177,18 +194,10 @@ int engine_start(RedisModuleCtx *ctx) {
     Dl_info info;
     if (dladdr((void *)engine_start, &info)) dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
 
-    if (options_python()) {
-        snprintf(python, sizeof(python), "%s", options_python());
-    } else if (!find_venv_python(python, sizeof(python))) {
-        snprintf(python, sizeof(python), "%s", REDISAI_BUILT_FOR_PYTHON);
-    }
-    if (access(python, F_OK) == -1)
-        return log_refusal(ctx, "no Python interpreter at '%s': give one with the option PYTHON", python);
+    if (engine_find_python(ctx, python, sizeof(python))) return REDISMODULE_ERR;
     if (start_thread(python)) return log_refusal(ctx, "cannot start a thread for the engine");
-    pthread_mutex_lock(&start.mutex);
-    while (!start.is_settled) pthread_cond_wait(&start.settled, &start.mutex);
-    pthread_mutex_unlock(&start.mutex);
-    if (start.error) return log_refusal(ctx, "the engine cannot start in %s: %s", python, start.error);
+    const char *error = engine_wait_started();
+    if (error) return log_refusal(ctx, "the engine cannot start in %s: %s", python, error);
     RedisModule_SubscribeToServerEvent(ctx, (RedisModuleEvent){REDISMODULE_EVENT_SHUTDOWN, 1}, shutting_down);
     start.is_running = 1;
     RedisModule_Log(ctx, "notice", "the engine runs in %s", python);

@@ -6,3 +6,9 @@
 /* Starts the interpreter in a thread of its own, which becomes the loader, and waits until it can take jobs. Logs the
  * reason and returns REDISMODULE_ERR when it cannot start. Main thread, at load. */
 int engine_start(RedisModuleCtx *ctx);
+
+/* bin/python of the environment that the engine runs in. Logs the reason and returns REDISMODULE_ERR if there is none. */
+int engine_find_python(RedisModuleCtx *ctx, char *python, size_t size);
+
+/* Waits until the engine of this process can take jobs. Returns why it cannot, or NULL. Any thread. */
+const char *engine_wait_started(void);

@@ -10,17 +10,12 @@
 #include "values/names.h"
 #include "values/runnable.h"
 
-typedef struct JobList {
-    LoaderJob *first;
-    LoaderJob *last;
-} JobList;
-
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t posted;
     pthread_cond_t finished; /* of awaited jobs; by the monotonic clock; made by jobs_init() */
-    JobList urgent;          /* go first: after a start, hundreds of others may wait to be compiled */
-    JobList others;
+    JobQueue queue;          /* of this process's loader */
+    JobRouter *route;        /* NULL: to this process's loader */
 } jobs = {.mutex = PTHREAD_MUTEX_INITIALIZER, .posted = PTHREAD_COND_INITIALIZER};
 
 LoaderJob *job_new(int kind, Runnable *runnable) {
@@ -37,8 +32,18 @@ void job_free(LoaderJob *job) {
     RedisModule_Free(job);
 }
 
+void jobs_set_router(JobRouter *route) { jobs.route = route; }
+
 void job_post(LoaderJob *job) {
-    JobList *list = job->is_urgent ? &jobs.urgent : &jobs.others;
+    if (jobs.route) {
+        jobs.route(job);
+    } else {
+        job_queue_add(&jobs.queue, job);
+    }
+}
+
+void job_queue_add(JobQueue *queue, LoaderJob *job) {
+    JobList *list = job->is_urgent ? &queue->urgent : &queue->others;
     pthread_mutex_lock(&jobs.mutex);
     if (list->last) {
         list->last->next = job;
@@ -103,13 +108,20 @@ void jobs_init(void) {
 
 /* ---- what Python calls, on the loader thread --------------------------------------------------------------------- */
 
-static LoaderJob *next_job(void) {
-    pthread_mutex_lock(&jobs.mutex);
-    while (!jobs.urgent.first && !jobs.others.first) pthread_cond_wait(&jobs.posted, &jobs.mutex);
-    JobList *list = jobs.urgent.first ? &jobs.urgent : &jobs.others;
+/* NULL: there is none. Call it with the mutex held. */
+static LoaderJob *take(JobQueue *queue) {
+    JobList *list = queue->urgent.first ? &queue->urgent : &queue->others;
     LoaderJob *job = list->first;
+    if (job == NULL) return NULL;
     list->first = job->next;
     if (list->first == NULL) list->last = NULL;
+    return job;
+}
+
+static LoaderJob *next_job(void) {
+    LoaderJob *job;
+    pthread_mutex_lock(&jobs.mutex);
+    while ((job = take(&jobs.queue)) == NULL) pthread_cond_wait(&jobs.posted, &jobs.mutex);
     pthread_mutex_unlock(&jobs.mutex);
     return job;
 }
@@ -118,6 +130,16 @@ static LoaderJob *next_job(void) {
  * refers to it. */
 static int is_unwanted(const LoaderJob *job) {
     return job->job.kind == JOB_LOAD && job->finished == NULL && runnable_has_one_ref(job->job.runnable);
+}
+
+LoaderJob *job_queue_take(JobQueue *queue) {
+    for (;;) {
+        pthread_mutex_lock(&jobs.mutex);
+        LoaderJob *job = take(queue);
+        pthread_mutex_unlock(&jobs.mutex);
+        if (job == NULL || !is_unwanted(job)) return job;
+        job_free(job);
+    }
 }
 
 Job *bridge_next_job(void) {

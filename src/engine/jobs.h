@@ -32,4 +32,22 @@ void job_post(LoaderJob *job);
 int job_post_and_wait(LoaderJob *job, int seconds);
 #define JOB_PATIENCE 5 /* s, of the main thread: as long as Redis waits for a script (busy-reply-threshold) */
 
+/* Where the loader of another process gets jobs from, it takes them from such a queue. Any thread. */
+typedef struct JobList {
+    LoaderJob *first;
+    LoaderJob *last;
+} JobList;
+
+typedef struct JobQueue {
+    JobList urgent; /* go first: after a start, hundreds of others may wait to be compiled */
+    JobList others;
+} JobQueue;
+
+void job_queue_add(JobQueue *queue, LoaderJob *job);
+LoaderJob *job_queue_take(JobQueue *queue); /* NULL: there is none */
+
+/* From now on, job_post gives all jobs to this function. At load. */
+typedef void JobRouter(LoaderJob *job);
+void jobs_set_router(JobRouter *route);
+
 void jobs_init(void); /* at load, before any value is made */

@@ -27,6 +27,7 @@ OptionRow *option_named(const RedisModuleString *name);
 int option_set(OptionRow *option, const RedisModuleString *text);
 
 int64_t threads_per_queue(void);
+int is_isolated(void);
 
 /* The folder of the backends; bridge_backends_path() returns it. */
 void options_set_backends_path(const RedisModuleString *path);

@@ -83,6 +83,8 @@ typedef struct RedisModuleEvent {
 typedef int (*RedisModuleCmdFunc)(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
 typedef void (*RedisModuleTimerProc)(RedisModuleCtx *ctx, void *data);
 typedef void (*RedisModuleEventLoopOneShotFunc)(void *data);
+typedef void (*RedisModuleEventLoopFunc)(int fd, void *data, int mask);
+#define REDISMODULE_EVENTLOOP_READABLE 1
 typedef void (*RedisModuleFreePrivDataFunc)(RedisModuleCtx *ctx, void *privdata);
 typedef void (*RedisModuleDisconnectFunc)(RedisModuleCtx *ctx, RedisModuleBlockedClient *blocked);
 typedef void (*RedisModuleInfoFunc)(RedisModuleInfoCtx *ctx, int for_crash_report);
@@ -264,6 +266,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(void, Log, (RedisModuleCtx *, const char *, const char *, ...))                                           \
     FUNCTION(RedisModuleTimerID, CreateTimer, (RedisModuleCtx *, mstime_t, RedisModuleTimerProc, void *))              \
     FUNCTION(int, StopTimer, (RedisModuleCtx *, RedisModuleTimerID, void **))                                          \
+    FUNCTION(int, EventLoopAdd, (int, int, RedisModuleEventLoopFunc, void *))                                         \
     FUNCTION(int, EventLoopAddOneShot, (RedisModuleEventLoopOneShotFunc, void *))                                      \
     FUNCTION(int, GetSelectedDb, (RedisModuleCtx *))                                                                   \
     FUNCTION(int, SelectDb, (RedisModuleCtx *, int))                                                                   \

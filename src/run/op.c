@@ -13,13 +13,27 @@ static int move(Op *op, int32_t from, int32_t to) {
     return __atomic_compare_exchange_n(&op->state->status, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
+/* Moves what an engine process sees of the op. Returns whether it was so. */
+static int move_shared(const Op *op, int32_t from, int32_t to) {
+    int32_t *shared = __atomic_load_n(&op->state->shared, __ATOMIC_ACQUIRE);
+    int32_t word = op->state->ticket | from;
+    return shared && __atomic_compare_exchange_n(shared, &word, op->state->ticket | to, 0, __ATOMIC_SEQ_CST,
+                                                 __ATOMIC_SEQ_CST);
+}
+
+/* Begins or skips a queued op: once, and in one process only. */
+static int claim(Op *op, int32_t to) {
+    if (op->state->shared && !move_shared(op, OP_QUEUED, to)) return 0;
+    return move(op, OP_QUEUED, to);
+}
+
 void op_leave(Run *run) {
     if (__atomic_sub_fetch(&run->active, 1, __ATOMIC_ACQ_REL) == 0) run_end_wait(run, RUN_DONE);
 }
 
 /* Marks the op as skipped, unless somebody has begun it. */
 static void skip(Op *op) {
-    if (!move(op, OP_QUEUED, OP_SKIPPED)) return;
+    if (!claim(op, OP_SKIPPED)) return;
     queue_note_unwanted(op);
     op_leave(op->run);
 }
@@ -41,13 +55,17 @@ void op_queue(Op *op, int64_t now) {
     if (run_has_failed(op->run)) skip(op);
 }
 
-/* Releases an op that will not run. */
-static void drop(Op *op) {
+/* Nobody waits for its run: an engine process that has the op need not begin or end it. */
+void op_disown(Op *op) {
+    if (!move_shared(op, OP_QUEUED, OP_SKIPPED)) move_shared(op, OP_RUNNING, OP_UNAWAITED);
+}
+
+void op_drop(Op *op) {
     if (move(op, OP_QUEUED, OP_SKIPPED)) op_leave(op->run);
     run_unref(op->run);
 }
 
-int bridge_is_awaited(const Op *op) { return run_is_waiting(op->run); }
+int bridge_is_awaited(const Op *op) { return run_is_waiting(op->run) && op_is_shared_as(op, OP_RUNNING); }
 
 int bridge_sweep_ops(Op **ops, int n) {
     int kept = 0;
@@ -56,7 +74,7 @@ int bridge_sweep_ops(Op **ops, int n) {
             ops[kept++] = ops[i];
         } else {
             queue_release_held(&ops[i], 1);
-            drop(ops[i]);
+            op_drop(ops[i]);
         }
     }
     return kept;
@@ -68,14 +86,24 @@ int bridge_begin_ops(Op **ops, int n) {
     int kept = 0;
     for (int i = 0; i < n; i++) {
         Op *op = ops[i];
-        if (run_is_waiting(op->run) && move(op, OP_QUEUED, OP_RUNNING)) {
+        if (run_is_waiting(op->run) && claim(op, OP_RUNNING)) {
             op->state->begun = now;
             ops[kept++] = op;
         } else {
-            drop(op);
+            op_drop(op);
         }
     }
     return kept;
+}
+
+int op_take_back(Op *op, int64_t begun) {
+    __atomic_store_n(&op->state->shared, NULL, __ATOMIC_RELEASE);
+    if (!move(op, OP_QUEUED, OP_RUNNING)) {
+        op_drop(op);
+        return 0;
+    }
+    op->state->begun = begun;
+    return 1;
 }
 
 /* ---- the end ----------------------------------------------------------------------------------------------------- */
@@ -89,6 +117,7 @@ static void count_op(const Op *op) {
     stats_count(&op->runnable->state->stats, &(Execution){.duration = state->is_follower ? -1 : op->duration,
                                                           .queued = (state->begun - state->queued) / 1000,
                                                           .samples = samples,
+                                                          .is_direct = state->is_direct,
                                                           .failed = state->error != NULL});
 }
 
@@ -169,7 +198,7 @@ static void resume(LoaderJob *job) {
     job_free(job);
 }
 
-static void wait_for_loader(Op *op) {
+void op_wait_for_loader(Op *op) {
     LoaderJob *job = job_new(JOB_LOAD, runnable_ref(op->runnable));
     job->data = op;
     job->finished = resume;
@@ -181,7 +210,7 @@ static void send(Op *op, void (*to)(Queue *queue, Op *op)) {
     if (runnable_is_ready(op->runnable)) {
         to(op->runnable->queue, op);
     } else {
-        wait_for_loader(op);
+        op_wait_for_loader(op);
     }
 }
 

@@ -39,6 +39,9 @@ struct Queue {
     int submitted;         /* main thread only, like the next two: ops submitted in this iteration of the event loop, */
     int last_submitted;    /* and in the last one that submitted any */
     int is_unannounced;    /* no worker has been told of the latest of them */
+    int is_received;       /* a worker waits for the source */
+    const Source *source;  /* NULL: ops come by queue_push() */
+    Consumer *consumer;    /* NULL: workers of this process take the ops */
     char device[16];
     struct {
         int started; /* atomic */
@@ -58,12 +61,15 @@ const char *queue_device(const Queue *queue) { return queue->device; }
 
 double queue_worker_cpu(const Queue *queue, int worker) {
     struct timespec used;
+    if (queue->consumer) return worker == 0 ? queue->consumer->cpu(queue->consumer) : -1;
     if (!__atomic_load_n(&queue->workers[worker].started, __ATOMIC_ACQUIRE)) return -1;
     if (clock_gettime(queue->workers[worker].cpu_clock, &used) == -1) return -1;
     return used.tv_sec + used.tv_nsec / 1e9;
 }
 
-Queue *bridge_open_queue(const char *device) {
+Queue *bridge_open_queue(const char *device) { return queue_open(device, NULL); }
+
+Queue *queue_open(const char *device, Consumer *consumer) {
     int count = queue_count();
     if (count == 0) table.cores = sysconf(_SC_NPROCESSORS_ONLN);
     for (int i = 0; i < count; i++) {
@@ -77,6 +83,7 @@ Queue *bridge_open_queue(const char *device) {
     pthread_mutex_init(&queue->mutex, NULL);
     monotonic_cond_init(&queue->changed);
     strcpy(queue->device, device);
+    queue->consumer = consumer;
     table.queues[count] = queue;
     __atomic_store_n(&table.count, count + 1, __ATOMIC_RELEASE);
     return queue;
@@ -105,8 +112,14 @@ static int announce(Queue *queue) {
 }
 
 static void unlock_and_wake(Queue *queue, int is_needed) {
+    int is_received = queue->is_received;
     pthread_mutex_unlock(&queue->mutex);
-    if (is_needed) pthread_cond_signal(&queue->changed);
+    if (!is_needed) return;
+    if (is_received) {
+        queue->source->wake();
+    } else {
+        pthread_cond_signal(&queue->changed);
+    }
 }
 
 /* A sweep looks at all ops that the batcher holds. One for each eighth that is unwanted keeps the cost per op constant,
@@ -118,7 +131,17 @@ static int has_work(const Queue *queue) {
     return queue->plain.first || queue->batched.first || sweep_is_due(queue) || deadline_has_passed(queue);
 }
 
+void queue_set_source(Queue *queue, const Source *source) { queue->source = source; }
+
+void queue_receive(Queue *queue, Op *op) { append(op->rows ? &queue->batched : &queue->plain, op); }
+void queue_receive_unwanted(Queue *queue, int count) { queue->unwanted += count; }
+
 void queue_push(Queue *queue, Op *op) {
+    if (queue->consumer) {
+        queue->consumer->push(queue->consumer, op);
+        queue->consumer->wake(queue->consumer);
+        return;
+    }
     pthread_mutex_lock(&queue->mutex);
     append(op->rows ? &queue->batched : &queue->plain, op);
     unlock_and_wake(queue, announce(queue));
@@ -134,6 +157,11 @@ void queue_submit(Queue *queue, Op *op) {
     queue->submitted++;
     queue->is_unannounced =
         in_iteration && queue->last_submitted > LIGHT_LOAD && (op->rows || queue->submitted % ANNOUNCE_EVERY != 0);
+    if (queue->consumer) {
+        queue->consumer->push(queue->consumer, op);
+        if (!queue->is_unannounced) queue->consumer->wake(queue->consumer);
+        return;
+    }
     pthread_mutex_lock(&queue->mutex);
     append(op->rows ? &queue->batched : &queue->plain, op);
     unlock_and_wake(queue, !queue->is_unannounced && announce(queue));
@@ -149,6 +177,10 @@ static void end_iteration(void) {
         queue->submitted = 0;
         if (!queue->is_unannounced) continue;
         queue->is_unannounced = 0;
+        if (queue->consumer) {
+            queue->consumer->wake(queue->consumer);
+            continue;
+        }
         pthread_mutex_lock(&queue->mutex);
         unlock_and_wake(queue, has_work(queue) && announce(queue));
     }
@@ -166,6 +198,11 @@ static void hold(Queue *queue, Op *op) {
 }
 
 void queue_note_unwanted(Op *op) {
+    if (op->runnable->queue && op->runnable->queue->consumer) {
+        op_disown(op);
+        op->runnable->queue->consumer->note_unwanted(op->runnable->queue->consumer);
+        return;
+    }
     if (!__atomic_load_n(&op->state->is_held, __ATOMIC_SEQ_CST)) return;
     Queue *queue = op->runnable->queue;
     pthread_mutex_lock(&queue->mutex);
@@ -199,18 +236,33 @@ void bridge_set_deadline(Queue *queue, int64_t deadline) {
 
 static void poll_for_work(Queue *queue) {
     int announcements = queue->announcements;
+    const Source *source = queue->source;
     queue->is_polled = 1;
     pthread_mutex_unlock(&queue->mutex);
     int64_t end = monotonic_ns() + POLL_NS;
-    while (__atomic_load_n(&queue->announcements, __ATOMIC_ACQUIRE) == announcements && monotonic_ns() < end) {
+    while (__atomic_load_n(&queue->announcements, __ATOMIC_ACQUIRE) == announcements &&
+           (source == NULL || source->is_empty()) && monotonic_ns() < end) {
     }
     pthread_mutex_lock(&queue->mutex);
     queue->is_polled = 0;
+    if (source) source->receive(queue);
+}
+
+/* One of the workers waits for the source, the others for that one to leave with work. */
+static void wait_for_source(Queue *queue) {
+    queue->is_received = 1;
+    pthread_mutex_unlock(&queue->mutex);
+    queue->source->wait(queue->deadline);
+    pthread_mutex_lock(&queue->mutex);
+    queue->is_received = 0;
+    queue->source->receive(queue);
 }
 
 static void sleep_until_changed(Queue *queue) {
     queue->sleeping++;
-    if (queue->deadline) {
+    if (queue->source && !queue->is_received) {
+        wait_for_source(queue);
+    } else if (queue->deadline) {
         struct timespec until = monotonic_timespec(queue->deadline);
         pthread_cond_timedwait(&queue->changed, &queue->mutex, &until);
     } else {
@@ -237,6 +289,7 @@ void bridge_take_ops(Queue *queue, int worker, Taken *taken, int max_plain, int 
         __atomic_store_n(&queue->workers[worker].started, 1, __ATOMIC_RELEASE);
     }
     pthread_mutex_lock(&queue->mutex);
+    if (queue->source) queue->source->receive(queue);
     if (wait && queue->is_lightly_loaded && !queue->is_polled && !has_work(queue)) poll_for_work(queue);
     while (wait && !has_work(queue)) sleep_until_changed(queue);
 
@@ -250,5 +303,5 @@ void bridge_take_ops(Queue *queue, int worker, Taken *taken, int max_plain, int 
     if (taken->sweep) queue->unwanted = 0;
 
     /* The worker that slept until the deadline may be the one that leaves with work now. */
-    unlock_and_wake(queue, (queue->deadline || has_work(queue)) && announce(queue));
+    unlock_and_wake(queue, (queue->deadline || queue->source || has_work(queue)) && announce(queue));
 }

@@ -12,6 +12,32 @@ typedef struct Queue Queue;
 
 extern const LoopListener queue_listener;
 
+/* Takes the ops of a queue whose workers are in another process (isolation/). Any thread calls. */
+typedef struct Consumer {
+    void (*push)(struct Consumer *consumer, Op *op);
+    void (*wake)(struct Consumer *consumer); /* there are ops of which the other process has not been told */
+    void (*note_unwanted)(struct Consumer *consumer);
+    double (*cpu)(struct Consumer *consumer); /* s; -1: no process runs */
+} Consumer;
+
+/* Where ops come from, in the process whose workers run them. Its functions are called with the queue's mutex held,
+ * except wait. */
+typedef struct Source {
+    void (*receive)(Queue *queue);     /* adds the new ops by queue_receive() */
+    int (*is_empty)(void);             /* without the mutex too */
+    void (*wait)(int64_t deadline);    /* until ops come, or wake() is called; ns, 0: no deadline */
+    void (*wake)(void);                /* the worker that waits */
+} Source;
+
+/* The queue of a device; made on first use, for this consumer (NULL: workers of this process). NULL: too many. The
+ * caller must be the only one that opens queues. */
+Queue *queue_open(const char *device, Consumer *consumer);
+
+/* Workers of this queue shall take what comes from the source. Before the first of them starts. */
+void queue_set_source(Queue *queue, const Source *source);
+void queue_receive(Queue *queue, Op *op);
+void queue_receive_unwanted(Queue *queue, int count);
+
 void queue_push(Queue *queue, Op *op);
 
 /* The same from the main thread: workers may sleep until the end of this iteration of the event loop. */

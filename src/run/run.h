@@ -46,5 +46,15 @@ void op_queue(Op *op, int64_t now);
 void op_push(Op *op);
 void op_submit(Op *op);
 
+/* Has the loader compile its model or script first. */
+void op_wait_for_loader(Op *op);
+
+/* Releases an op that will not run. */
+void op_drop(Op *op);
+
+/* An engine process has ended the op, which it began at this time (ns). Then outputs or an error are to be set, and the
+ * op is to be given to bridge_finish_ops. 0: it was skipped meanwhile, and is dropped. */
+int op_take_back(Op *op, int64_t begun);
+
 /* An op of the run is neither queued nor running any more. After the last one the client is answered. */
 void op_leave(Run *run);

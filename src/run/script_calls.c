@@ -10,32 +10,31 @@
 
 #include "engine/jobs.h"
 #include "redis/event_loop.h"
-#include "run/state.h"
+#include "run/script_calls.h"
 #include "values/model.h"
 
 #define GONE "ERR the client that called the script does not wait any more"
 
 /* On the worker's stack until it is done. */
-typedef struct Call {
-    Task task;
-    const Op *op;
-    void (*act)(RedisModuleCtx *ctx, RedisModuleUser *user, struct Call *call);
-    const Bytes *words; /* redis.execute */
-    int count;
-    Bytes key; /* redisAI.model_execute */
-    Reply *reply;
-    Model *model;
-    const char *error; /* a constant: the call was not performed, or found no model */
+typedef struct LocalCall {
+    ScriptCall call;
     int is_done;
-} Call;
+} LocalCall;
+
+static const CallsElsewhere *elsewhere; /* set at the start of an engine process */
+
+void calls_set_elsewhere(const CallsElsewhere *given) { elsewhere = given; }
 
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t done; /* of any call */
 } calls = {.mutex = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
 
+static void call_command(RedisModuleCtx *ctx, ScriptCall *call);
+static void find_model(RedisModuleCtx *ctx, RedisModuleUser *user, ScriptCall *call);
+
 /* Acts as the run's user, in its database. Clients time out and disconnect on this thread, so none does meanwhile. */
-static void act_as_user(RedisModuleCtx *ctx, Call *call) {
+static void act_as_user(RedisModuleCtx *ctx, ScriptCall *call) {
     const Run *run = call->op->run;
     call->error = GONE;
     if (!run_is_waiting(run) || run->user == NULL) return;
@@ -46,28 +45,41 @@ static void act_as_user(RedisModuleCtx *ctx, Call *call) {
     call->error = NULL;
     RedisModule_SelectDb(ctx, run->waiter.db);
     RedisModule_SetContextUser(ctx, user);
-    call->act(ctx, user, call);
+    if (call->words) {
+        call_command(ctx, call);
+    } else {
+        find_model(ctx, user, call);
+    }
     RedisModule_SetContextUser(ctx, NULL);
     RedisModule_FreeModuleUser(user);
 }
 
 static void perform(RedisModuleCtx *ctx, Task *task) {
-    Call *call = (Call *)task;
+    ScriptCall *call = (ScriptCall *)task;
     act_as_user(ctx, call);
+    call->done(call);
+}
+
+/* While writes are paused, a script whose client has gone must not hold its worker. */
+static int is_void(const Task *task) { return !run_is_waiting(((const ScriptCall *)task)->op->run); }
+
+void calls_post(ScriptCall *call) {
+    call->task = (Task){.perform = perform, .is_void = is_void};
+    event_loop_post(&call->task);
+}
+
+static void wake_worker(ScriptCall *call) {
     pthread_mutex_lock(&calls.mutex);
-    call->is_done = 1;
+    ((LocalCall *)call)->is_done = 1;
     pthread_cond_broadcast(&calls.done);
     pthread_mutex_unlock(&calls.mutex);
 }
 
-/* While writes are paused, a script whose client has gone must not hold its worker. */
-static int is_void(const Task *task) { return !run_is_waiting(((const Call *)task)->op->run); }
-
-static void ask(Call *call) {
-    call->task = (Task){.perform = perform, .is_void = is_void};
-    event_loop_post(&call->task);
+static void ask(LocalCall *local) {
+    local->call.done = wake_worker;
+    calls_post(&local->call);
     pthread_mutex_lock(&calls.mutex);
-    while (!call->is_done) pthread_cond_wait(&calls.done, &calls.mutex);
+    while (!local->is_done) pthread_cond_wait(&calls.done, &calls.mutex);
     pthread_mutex_unlock(&calls.mutex);
 }
 
@@ -104,7 +116,7 @@ static void set_text(Reply *reply, int type, const char *text, size_t size) {
     reply->text[size] = '\0';
 }
 
-static Reply *error_reply(const char *text) {
+Reply *calls_error_reply(const char *text) {
     Reply *reply = RedisModule_Calloc(1, sizeof(*reply));
     set_text(reply, REPLY_ERROR, text, strlen(text));
     return reply;
@@ -196,22 +208,22 @@ static int undeclared_key(RedisModuleCtx *ctx, const Op *op, RedisModuleString *
     return found;
 }
 
-static Reply *call_redis(RedisModuleCtx *ctx, const Call *call, RedisModuleString **argv) {
+static Reply *call_redis(RedisModuleCtx *ctx, const ScriptCall *call, RedisModuleString **argv) {
     const Bytes *words = call->words;
     int count = call->count;
     /* RedisModule_Call reads the name up to the first NUL. The checks below must see the same name. */
     if (strlen(words[0].data) != words[0].size) {
         char text[160];
         snprintf(text, sizeof(text), "ERR unknown command '%.128s'", words[0].data);
-        return error_reply(text);
+        return calls_error_reply(text);
     }
-    if (is_blocking(words, count)) return error_reply("ERR a blocking command cannot be used in a script");
+    if (is_blocking(words, count)) return calls_error_reply("ERR a blocking command cannot be used in a script");
     if (touches_unnamed_keys(words, count) || undeclared_key(ctx, call->op, argv, count) != -1) {
-        return error_reply("ERR the script touches a key that was not declared with KEYS");
+        return calls_error_reply("ERR the script touches a key that was not declared with KEYS");
     }
     /* !: replicate; C: as the context's user; E: errors as replies; M: no writes when out of memory; S: as in Lua. */
     RedisModuleCallReply *answer = RedisModule_Call(ctx, words[0].data, "!CEMSv", argv + 1, (size_t)count - 1);
-    if (answer == NULL) return error_reply("ERR the command cannot be run from a script");
+    if (answer == NULL) return calls_error_reply("ERR the command cannot be run from a script");
     for (int i = 0; i < count; i++) event_loop_note_written(words[i].size);
     Reply *reply = RedisModule_Calloc(1, sizeof(*reply));
     convert(reply, answer);
@@ -219,7 +231,7 @@ static Reply *call_redis(RedisModuleCtx *ctx, const Call *call, RedisModuleStrin
     return reply;
 }
 
-static void call_command(RedisModuleCtx *ctx, RedisModuleUser *user, Call *call) {
+static void call_command(RedisModuleCtx *ctx, ScriptCall *call) {
     RedisModuleString **argv = RedisModule_Alloc(call->count * sizeof(*argv));
     for (int i = 0; i < call->count; i++) {
         argv[i] = RedisModule_CreateString(NULL, call->words[i].data, call->words[i].size);
@@ -230,16 +242,17 @@ static void call_command(RedisModuleCtx *ctx, RedisModuleUser *user, Call *call)
 }
 
 Reply *bridge_call(Op *op, const Bytes *words, int count) {
-    if (count == 0) return error_reply("ERR no command given");
-    Call call = {.op = op, .act = call_command, .words = words, .count = count};
-    ask(&call);
-    return call.error ? error_reply(call.error) : call.reply;
+    if (count == 0) return calls_error_reply("ERR no command given");
+    if (elsewhere) return elsewhere->call(op, words, count);
+    LocalCall local = {.call = {.op = op, .words = words, .count = count}};
+    ask(&local);
+    return local.call.error ? calls_error_reply(local.call.error) : local.call.reply;
 }
 
 /* ---- redisAI.model_execute --------------------------------------------------------------------------------------- */
 
 /* Takes a reference to the model at the key, or sets the error. */
-static void find_model(RedisModuleCtx *ctx, RedisModuleUser *user, Call *call) {
+static void find_model(RedisModuleCtx *ctx, RedisModuleUser *user, ScriptCall *call) {
     if (!is_declared(call->op, call->key)) {
         call->error = "ERR the script runs a model whose key was not declared with KEYS";
         return;
@@ -271,15 +284,18 @@ static char *await_ready(Model *model) {
 }
 
 Model *bridge_hold_model(Op *op, Bytes key, char **error) {
-    Call call = {.op = op, .act = find_model, .key = key};
-    ask(&call);
-    *error = call.error ? RedisModule_Strdup(call.error) : await_ready(call.model);
-    if (*error == NULL) return call.model;
-    if (call.model) runnable_unref(&call.model->base);
+    if (elsewhere) return elsewhere->hold_model(op, key, error);
+    LocalCall local = {.call = {.op = op, .key = key}};
+    ask(&local);
+    Model *model = local.call.model;
+    *error = local.call.error ? RedisModule_Strdup(local.call.error) : await_ready(model);
+    if (*error == NULL) return model;
+    if (model) runnable_unref(&model->base);
     return NULL;
 }
 
 void bridge_release_model(Model *model, int64_t duration, int64_t samples, int failed) {
+    if (elsewhere) elsewhere->release_model(model, duration, samples, failed);
     if (duration >= 0) {
         stats_count(&model->base.state->stats,
                     &(Execution){.duration = duration, .queued = -1, .samples = samples, .failed = failed});

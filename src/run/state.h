@@ -26,7 +26,8 @@ typedef enum {
     OP_RUNNING,
     OP_DONE,
     OP_FAILED,
-    OP_SKIPPED /* another op of its run failed before it began */
+    OP_SKIPPED,  /* another op of its run failed before it began */
+    OP_UNAWAITED /* only as an engine process sees it: it runs, and nobody waits for it any more */
 } OpStatus;
 
 typedef struct OpState {
@@ -35,6 +36,11 @@ typedef struct OpState {
     int32_t is_chained;  /* other ops give some of its inputs */
     int32_t is_follower; /* ran in a batch; another op counts its execution */
     int32_t is_held;     /* atomic: the batcher has it (run/queue.c) */
+    int32_t is_direct;   /* C ran it, without Python */
+    /* Of an op that is with an engine process (isolation/): the word of shared memory by which both processes decide
+     * who begins or skips it: the ticket with the status in its low bits. NULL: the op is not with one. */
+    int32_t *shared;
+    int32_t ticket;
     int64_t queued;      /* ns, when it went to its queue */
     int64_t begun;       /* ns */
     char *error;
@@ -87,5 +93,15 @@ static inline int run_is_waiting(const Run *run) {
 static inline int run_has_failed(const Run *run) { return __atomic_load_n(&run->failed, __ATOMIC_SEQ_CST); }
 static inline int op_status(const Op *op) { return __atomic_load_n(&op->state->status, __ATOMIC_SEQ_CST); }
 
+static inline int op_is_shared_as(const Op *op, int32_t status) {
+    const int32_t *shared = __atomic_load_n(&op->state->shared, __ATOMIC_ACQUIRE);
+    return shared == NULL || __atomic_load_n(shared, __ATOMIC_SEQ_CST) == (op->state->ticket | status);
+}
+
 /* Whether somebody should still begin it. */
-static inline int op_is_wanted(const Op *op) { return op_status(op) == OP_QUEUED && run_is_waiting(op->run); }
+static inline int op_is_wanted(const Op *op) {
+    return op_status(op) == OP_QUEUED && run_is_waiting(op->run) && op_is_shared_as(op, OP_QUEUED);
+}
+
+/* Of an op that is with an engine process: nobody waits for its run any more (op.c). Any thread. */
+void op_disown(Op *op);

@@ -58,11 +58,11 @@ void stats_count(Stats *stats, const Execution *execution) {
     if (execution->queued >= 0) record(&stats->queue_times, execution->queued);
     if (execution->duration < 0) return;
     add(&stats->executions, 1);
+    add(&stats->direct_executions, execution->is_direct);
     add(&stats->duration, execution->duration);
     record(&stats->run_times, execution->duration);
 }
 
-void stats_count_direct(Stats *stats, int64_t executions) { add(&stats->direct_executions, executions); }
 static void clear(int64_t *counter) { __atomic_store_n(counter, 0, __ATOMIC_RELAXED); }
 
 static void clear_histogram(Histogram *histogram) {

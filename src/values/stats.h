@@ -20,6 +20,7 @@ typedef struct Execution {
     int64_t duration; /* us; -1: it ran in a batch, whose execution another op counts */
     int64_t queued;   /* us that it waited for a worker or a batch; -1: it never waited */
     int64_t samples;
+    int is_direct;
     int failed;
 } Execution;
 
@@ -29,9 +30,6 @@ typedef struct Times {
 } Times;
 
 void stats_count(Stats *stats, const Execution *execution);
-
-/* This many executions took the direct path. stats_count() counts each of them too, later. */
-void stats_count_direct(Stats *stats, int64_t executions);
 
 void stats_reset(Stats *stats);
 void stats_free(Stats *stats); /* what it points to */

@@ -172,6 +172,21 @@ Tensor *tensor_from_string(int dtype, int ndim, const int64_t *shape, RedisModul
     return tensor;
 }
 
+Tensor *tensor_view(int dtype, int ndim, const int64_t *shape, const char *data, uint64_t size) {
+    int64_t length;
+    uint64_t least;
+    if (tensor_measure(dtype, ndim, shape, &length, &least) == -1) length = 0; /* cannot be: it was measured before */
+    uint64_t offsets = dtype_is_string(dtype) ? length * sizeof(uint64_t) : 0;
+    Counted *counted = RedisModule_Alloc(sizeof(Counted) + ndim * sizeof(int64_t) + offsets);
+    Tensor *tensor = &counted->tensor;
+    *counted = (Counted){.tensor = {.length = length, .size = size, .dtype = dtype, .ndim = ndim}, .refs = 1};
+    place(tensor);
+    tensor->data = (char *)data;
+    if (ndim) memcpy(tensor->shape, shape, ndim * sizeof(int64_t));
+    if (tensor->offsets) find_strings(data, size, length, tensor->offsets);
+    return tensor;
+}
+
 Tensor *tensor_ref(Tensor *tensor) {
     __atomic_add_fetch(&((Counted *)tensor)->refs, 1, __ATOMIC_RELAXED);
     return tensor;

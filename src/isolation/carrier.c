@@ -1,0 +1,428 @@
+/* carrier.c - ops on their way to an engine process and back (process.h, shared.h).
+ *
+ * The main thread and the carrier enter. Lock: process.mutex. Nothing that is read from shared memory is trusted: slots,
+ * offsets and sizes are checked against private records, results are copied before they are parsed. */
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "isolation/process.h"
+#include "redis/clock.h"
+#include "run/run.h"
+#include "values/runnable.h"
+#include "values/tensor.h"
+
+#define NONE UINT32_MAX
+#define MAX_RESULT (1 << 20)
+
+/* ---- ids ------------------------------------------------------------------------------------------------------------- */
+
+static uint64_t *find_id(const IdSet *set, uint64_t id) {
+    uint64_t at = id * 0x9E3779B97F4A7C15ULL;
+    while (set->ids[at & (set->capacity - 1)] && set->ids[at & (set->capacity - 1)] != id) at++;
+    return &set->ids[at & (set->capacity - 1)];
+}
+
+static int has_id(const IdSet *set, uint64_t id) { return set->capacity && *find_id(set, id) == id; }
+
+static void grow(IdSet *set, uint64_t without) {
+    IdSet old = *set;
+    set->capacity = old.capacity ? old.capacity * 2 : 64;
+    set->ids = RedisModule_Calloc(set->capacity, sizeof(*set->ids));
+    set->count = 0;
+    for (uint64_t i = 0; i < old.capacity; i++) {
+        if (old.ids[i] == 0 || old.ids[i] == without) continue;
+        *find_id(set, old.ids[i]) = old.ids[i];
+        set->count++;
+    }
+    RedisModule_Free(old.ids);
+}
+
+void carrier_note_compiled(Process *process, uint64_t id, int is_compiled) {
+    IdSet *set = &process->compiled;
+    pthread_mutex_lock(&process->mutex);
+    if (!is_compiled) {
+        if (has_id(set, id)) grow(set, id);
+    } else if (!has_id(set, id)) {
+        if (set->count * 2 >= set->capacity) grow(set, 0);
+        *find_id(set, id) = id;
+        set->count++;
+    }
+    pthread_mutex_unlock(&process->mutex);
+}
+
+int carrier_has_compiled(Process *process, uint64_t id) {
+    pthread_mutex_lock(&process->mutex);
+    int has = process->state == PROCESS_UP && has_id(&process->compiled, id);
+    pthread_mutex_unlock(&process->mutex);
+    return has;
+}
+
+/* ---- to the process ---------------------------------------------------------------------------------------------------- */
+
+static uint64_t input_bytes(const Op *op) {
+    uint64_t size = 0;
+    for (int i = 0; i < op->ninputs; i++) size += align64(op->inputs[i]->size);
+    return size;
+}
+
+static void write_words(Writer *writer, const Bytes *words, int count) {
+    write_number(writer, count);
+    for (int i = 0; i < count; i++) write_bytes(writer, words[i].data, words[i].size);
+}
+
+static void write_request(Writer *writer, const Op *op) {
+    uint64_t offset = 0;
+    writer->size = 0;
+    write_number(writer, (int64_t)op->id);
+    write_number(writer, op->arrival);
+    write_number(writer, op->ninputs);
+    write_number(writer, op->noutputs);
+    for (int i = 0; i < op->ninputs; i++) {
+        const Tensor *tensor = op->inputs[i];
+        write_number(writer, tensor->dtype);
+        write_number(writer, tensor->ndim);
+        for (int d = 0; d < tensor->ndim; d++) write_number(writer, tensor->shape[d]);
+        write_number(writer, (int64_t)offset);
+        write_number(writer, (int64_t)tensor->size);
+        offset += align64(tensor->size);
+    }
+    if (op->runnable->kind != KIND_SCRIPT) return;
+    write_text(writer, op->function);
+    write_words(writer, op->keys, op->nkeys);
+    write_words(writer, op->args, op->nargs);
+    write_number(writer, op->variadic);
+}
+
+/* Gives the op a slot and a block with its request. Returns the slot, or NONE. Call it with the mutex held. */
+static uint32_t prepare(Process *process, Op *op) {
+    uint32_t index = process->first_free;
+    if (process->state != PROCESS_UP || index == NONE) return NONE;
+    Ticket *ticket = &process->tickets[index];
+    Slot *slot = &process->shared->slots[index];
+    write_request(&process->scratch, op);
+    uint64_t header = process->scratch.size, offset, size = align64(header) + input_bytes(op);
+    char *block = arena_alloc(&process->arena, size, &offset);
+    if (block == NULL) return NONE;
+    memcpy(block, process->scratch.data, header);
+    process->first_free = ticket->next_free;
+    process->last_number = (int32_t)((uint32_t)process->last_number + TICKET_STEP);
+    *ticket = (Ticket){.op = op, .request = offset, .size = size, .number = process->last_number};
+    slot->request = offset;
+    slot->request_size = header;
+    return index;
+}
+
+static void copy_inputs(Process *process, uint32_t index) {
+    const Ticket *ticket = &process->tickets[index];
+    const Op *op = ticket->op;
+    char *at = servers_stretch(process->shared) + ticket->request + ticket->size - input_bytes(op);
+    for (int i = 0; i < op->ninputs; i++) {
+        memcpy(at, op->inputs[i]->data, op->inputs[i]->size);
+        at += align64(op->inputs[i]->size);
+    }
+}
+
+/* With the mutex held. */
+static void publish(Process *process, uint32_t index) {
+    const Ticket *ticket = &process->tickets[index];
+    Shared *shared = process->shared;
+    __atomic_store_n(&shared->slots[index].word, ticket->number | OP_QUEUED, __ATOMIC_SEQ_CST);
+    ticket->op->state->ticket = ticket->number;
+    __atomic_store_n(&ticket->op->state->shared, &shared->slots[index].word, __ATOMIC_RELEASE);
+    shared->submissions[process->submitted % SLOTS] = index;
+    __atomic_store_n(&shared->submitted, ++process->submitted, __ATOMIC_SEQ_CST);
+}
+
+static void wake_process(Consumer *consumer) {
+    Shared *shared = ((Process *)consumer)->shared;
+    if (!__atomic_exchange_n(&shared->process_sleeps, 0, __ATOMIC_SEQ_CST)) return;
+    syscall(SYS_futex, &shared->process_sleeps, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+static void add_pending(Process *process, Op *op) {
+    op->state->next = NULL;
+    *(process->last_pending ? &process->last_pending->state->next : &process->first_pending) = op;
+    process->last_pending = op;
+}
+
+static void push(Consumer *consumer, Op *op) {
+    Process *process = (Process *)consumer;
+    if (!carrier_has_compiled(process, op->id)) {
+        op_wait_for_loader(op);
+        return;
+    }
+    uint32_t index = NONE;
+    pthread_mutex_lock(&process->mutex);
+    if (input_bytes(op) <= SMALL) index = prepare(process, op);
+    if (index == NONE) {
+        add_pending(process, op);
+    } else {
+        copy_inputs(process, index);
+        publish(process, index);
+    }
+    pthread_mutex_unlock(&process->mutex);
+    if (index == NONE) process_wake_carrier(process);
+}
+
+static void note_unwanted(Consumer *consumer) {
+    Process *process = (Process *)consumer;
+    __atomic_add_fetch(&process->shared->unwanted, 1, __ATOMIC_SEQ_CST);
+    wake_process(consumer);
+}
+
+static void send_pending(Process *process) {
+    for (;;) {
+        pthread_mutex_lock(&process->mutex);
+        Op *op = process->first_pending;
+        uint32_t index = op ? prepare(process, op) : NONE;
+        if (index != NONE) {
+            process->first_pending = op->state->next;
+            if (process->first_pending == NULL) process->last_pending = NULL;
+        }
+        pthread_mutex_unlock(&process->mutex);
+        if (index == NONE) return; /* until a result frees a slot */
+        copy_inputs(process, index);
+        pthread_mutex_lock(&process->mutex);
+        publish(process, index);
+        pthread_mutex_unlock(&process->mutex);
+        wake_process(&process->consumer);
+    }
+}
+
+/* ---- back from the process ---------------------------------------------------------------------------------------------- */
+
+typedef struct Output {
+    int dtype, ndim;
+    int64_t shape[TENSOR_MAX_DIMS];
+    uint64_t offset, size;
+} Output;
+
+/* 0: the output is no tensor, or what was read makes no sense. */
+static int read_output(Reader *reader, Output *output) {
+    if (!read_number(reader)) return 0;
+    output->dtype = (int)read_number(reader);
+    output->ndim = (int)read_number(reader);
+    if (output->ndim < 0 || output->ndim > TENSOR_MAX_DIMS) reader->failed = 1;
+    for (int i = 0; i < output->ndim && !reader->failed; i++) output->shape[i] = read_number(reader);
+    output->offset = (uint64_t)read_number(reader);
+    output->size = (uint64_t)read_number(reader);
+    if (output->offset > STRETCH || output->size > STRETCH - output->offset) reader->failed = 1;
+    return !reader->failed;
+}
+
+/* Strings and booleans are checked: so from a copy that the process cannot change meanwhile. */
+static void set_output(Process *process, Op *op, int index, const Output *output) {
+    const char *data = process_stretch(process->shared) + output->offset;
+    int is_checked = dtype_row(output->dtype) && (dtype_is_string(output->dtype) || dtype_is_bool(output->dtype));
+    char *copy = NULL;
+    if (is_checked && output->size <= bridge_max_tensor_bytes()) {
+        copy = RedisModule_Alloc(output->size + 1);
+        memcpy(copy, data, output->size);
+    }
+    bridge_set_output(op, index, output->dtype, output->ndim, output->shape, copy ? copy : data, output->size);
+    RedisModule_Free(copy);
+}
+
+static void read_outputs(Process *process, Reader *reader, Op *op) {
+    Output output;
+    for (int i = 0; i < op->noutputs; i++) {
+        if (read_output(reader, &output)) set_output(process, op, i, &output);
+    }
+    if (reader->failed) bridge_fail(op, "the process that ran it gave a result that makes no sense");
+}
+
+/* The bytes of all outputs. */
+static uint64_t output_bytes(Reader reader, const Op *op) {
+    uint64_t size = 0;
+    Output output;
+    for (int i = 0; i < op->noutputs; i++) {
+        if (read_output(&reader, &output)) size += output.size;
+    }
+    return size;
+}
+
+/* The result of a slot, copied. Returns NULL where there is none. */
+static char *copy_result(Process *process, uint32_t index, Reader *reader) {
+    const Slot *slot = &process->shared->slots[index];
+    uint64_t offset = __atomic_load_n(&slot->result, __ATOMIC_RELAXED);
+    uint64_t size = __atomic_load_n(&slot->result_size, __ATOMIC_RELAXED);
+    if (size == 0 || size > MAX_RESULT || offset > STRETCH - size) return NULL;
+    char *copy = RedisModule_Alloc(size);
+    memcpy(copy, process_stretch(process->shared) + offset, size);
+    *reader = (Reader){.at = copy, .end = copy + size};
+    return copy;
+}
+
+/* Frees the slot, of which the process may forget the result. With the mutex held. */
+static void free_slot(Process *process, uint32_t index) {
+    Ticket *ticket = &process->tickets[index];
+    arena_free(&process->arena, ticket->request, ticket->size);
+    __atomic_store_n(&process->shared->slots[index].acked, ticket->number, __ATOMIC_RELEASE);
+    ticket->op = NULL;
+    ticket->next_free = process->first_free;
+    process->first_free = index;
+}
+
+/* Takes an op back with what its result says. Returns whether bridge_finish_ops is to get it. */
+static int take_result(Process *process, Op *op, Reader *reader, int has_result) {
+    if (has_result && !read_number(reader)) { /* skipped */
+        __atomic_store_n(&op->state->shared, NULL, __ATOMIC_RELEASE);
+        op_drop(op);
+        return 0;
+    }
+    int64_t now = monotonic_ns(), begun = read_number(reader);
+    if (!op_take_back(op, begun < op->state->queued || begun > now ? now : begun)) return 0;
+    op->duration = read_number(reader);
+    op->state->is_follower = read_number(reader) != 0;
+    op->state->is_direct = read_number(reader) != 0;
+    int failed = read_number(reader) != 0;
+    char *error = read_text(reader);
+    if (failed || !has_result) bridge_fail(op, has_result ? error : "not enough memory for the outputs");
+    RedisModule_Free(error);
+    if (!failed && has_result) read_outputs(process, reader, op);
+    return 1;
+}
+
+/* Reads one result on the main thread. Returns the op to finish, or NULL: it was skipped, or is for the carrier. With
+ * the mutex held. */
+static Op *receive_one(Process *process, uint32_t index) {
+    Op *op = index < SLOTS ? process->tickets[index].op : NULL;
+    if (op == NULL || process->tickets[index].is_large) return NULL;
+    Reader reader = {0};
+    char *result = copy_result(process, index, &reader);
+    if (result) {
+        Reader outputs = reader;
+        for (int i = 0; i < 6; i++) read_number(&outputs);
+        read_bytes(&outputs);
+        if (output_bytes(outputs, op) > SMALL) {
+            RedisModule_Free(result);
+            if (process->nlarge == process->large_capacity) {
+                process->large_capacity = process->large_capacity * 2 + 16;
+                process->large =
+                    RedisModule_Realloc(process->large, process->large_capacity * sizeof(*process->large));
+            }
+            process->large[process->nlarge++] = index;
+            process->tickets[index].is_large = 1;
+            return NULL;
+        }
+    }
+    int is_to_finish = take_result(process, op, &reader, result != NULL);
+    RedisModule_Free(result);
+    free_slot(process, index);
+    return is_to_finish ? op : NULL;
+}
+
+#define RECEIVED_AT_ONCE 64
+
+static int receive_some(Process *process) {
+    Op *ops[RECEIVED_AT_ONCE];
+    int count = 0, seen = 0;
+    pthread_mutex_lock(&process->mutex);
+    uint32_t completed = __atomic_load_n(&process->shared->completed, __ATOMIC_ACQUIRE);
+    while (process->state == PROCESS_UP && process->completed != completed && seen < RECEIVED_AT_ONCE) {
+        Op *op = receive_one(process, process->shared->completions[process->completed % SLOTS]);
+        if (op) ops[count++] = op;
+        process->completed++;
+        seen++;
+    }
+    int is_carriers = process->nlarge || process->first_pending;
+    pthread_mutex_unlock(&process->mutex);
+    bridge_finish_ops(ops, count, NULL, 0);
+    if (is_carriers) process_wake_carrier(process);
+    return seen;
+}
+
+void carrier_receive(Process *process) {
+    do {
+        while (receive_some(process)) {
+        }
+        __atomic_store_n(&process->shared->server_sleeps, 1, __ATOMIC_SEQ_CST);
+    } while (__atomic_load_n(&process->shared->completed, __ATOMIC_SEQ_CST) != process->completed &&
+             process->state == PROCESS_UP);
+}
+
+static void read_large_results(Process *process) {
+    for (;;) {
+        pthread_mutex_lock(&process->mutex);
+        uint32_t index = process->nlarge ? process->large[--process->nlarge] : NONE;
+        pthread_mutex_unlock(&process->mutex);
+        if (index == NONE) return;
+        Op *op = process->tickets[index].op;
+        Reader reader = {0};
+        char *result = copy_result(process, index, &reader);
+        int is_to_finish = take_result(process, op, &reader, result != NULL);
+        RedisModule_Free(result);
+        pthread_mutex_lock(&process->mutex);
+        free_slot(process, index);
+        pthread_mutex_unlock(&process->mutex);
+        if (is_to_finish) bridge_finish_ops(&op, 1, NULL, 0);
+    }
+}
+
+void carrier_work(Process *process) {
+    read_large_results(process);
+    send_pending(process);
+}
+
+/* ---- the end of a process -------------------------------------------------------------------------------------------------- */
+
+static void abandon_one(Process *process, uint32_t index, const char *error) {
+    pthread_mutex_lock(&process->mutex);
+    Op *op = process->tickets[index].op;
+    int32_t word = __atomic_load_n(&process->shared->slots[index].word, __ATOMIC_SEQ_CST);
+    int status = word == (process->tickets[index].number | OP_QUEUED) ? OP_QUEUED : OP_RUNNING;
+    if (op) free_slot(process, index);
+    if (op && status == OP_QUEUED) {
+        __atomic_store_n(&op->state->shared, NULL, __ATOMIC_RELEASE);
+        add_pending(process, op);
+    }
+    pthread_mutex_unlock(&process->mutex);
+    if (op == NULL || status == OP_QUEUED || !op_take_back(op, monotonic_ns())) return;
+    bridge_fail(op, error);
+    bridge_finish_ops(&op, 1, NULL, 0);
+}
+
+void carrier_abandon(Process *process, const char *error) {
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        if (process->tickets[i].op) abandon_one(process, i, error);
+    }
+    pthread_mutex_lock(&process->mutex);
+    Op *pending = process->first_pending;
+    process->first_pending = process->last_pending = NULL;
+    process->nlarge = 0;
+    process->compiled.count = 0;
+    if (process->compiled.capacity)
+        memset(process->compiled.ids, 0, process->compiled.capacity * sizeof(*process->compiled.ids));
+    pthread_mutex_unlock(&process->mutex);
+    for (Op *next; pending; pending = next) {
+        next = pending->state->next;
+        op_wait_for_loader(pending);
+    }
+}
+
+Op *carrier_find_op(Process *process, uint64_t slot, int32_t number) {
+    pthread_mutex_lock(&process->mutex);
+    const Ticket *ticket = slot < SLOTS ? &process->tickets[slot] : NULL;
+    Op *op = ticket && ticket->number == number ? ticket->op : NULL;
+    if (op) run_ref(op->run);
+    pthread_mutex_unlock(&process->mutex);
+    return op;
+}
+
+static double cpu(Consumer *consumer) {
+    clockid_t clock;
+    struct timespec used;
+    pid_t pid = ((Process *)consumer)->pid;
+    if (pid == 0 || clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &used)) return -1;
+    return (double)used.tv_sec + used.tv_nsec / 1e9;
+}
+
+const Consumer carrier_consumer = {push, wake_process, note_unwanted, cpu};
+
+void carrier_init(Process *process) {
+    process->tickets = RedisModule_Calloc(SLOTS, sizeof(*process->tickets));
+    for (uint32_t i = 0; i < SLOTS; i++) process->tickets[i].next_free = i + 1 < SLOTS ? i + 1 : NONE;
+    arena_init(&process->arena, servers_stretch(process->shared), STRETCH);
+}
