@@ -435,7 +435,10 @@ static void start(Process *process) {
 
 static void describe_death(Process *process, char *text, size_t size) {
     int status = 0;
-    ssize_t got = process->status_fd == -1 ? 0 : read(process->status_fd, &status, sizeof(status));
+    ssize_t got = 0;
+    /* Its parent tells soon after. */
+    struct pollfd told = {.fd = process->status_fd, .events = POLLIN};
+    if (process->death[0] == '\0' && poll(&told, 1, 1000) == 1) got = read(process->status_fd, &status, sizeof(status));
     if (process->death[0]) {
         snprintf(text, size, "%s", process->death);
     } else if (got == sizeof(status) && WIFSIGNALED(status)) {
@@ -454,8 +457,8 @@ static void bury(Process *process) {
     int was_up = process->state == PROCESS_UP;
     process->state = PROCESS_DOWN;
     pthread_mutex_unlock(&process->mutex);
-    if (process->pidfd != -1) syscall(SYS_pidfd_send_signal, process->pidfd, SIGKILL, NULL, 0);
     describe_death(process, reason, sizeof(reason));
+    if (process->pidfd != -1) syscall(SYS_pidfd_send_signal, process->pidfd, SIGKILL, NULL, 0);
     waitpid(process->pid, NULL, 0); /* unless Redis was faster */
     process->pid = 0;
     snprintf(error, sizeof(error), "the process that ran it ended: %s", reason);
