@@ -14,7 +14,7 @@ import torch
 from redisai.protocol import Array, Definition, Settings
 
 from .aliasing import Aliasing
-from .archives import refuse_code, refuse_operators
+from .archives import refuse_archive, refuse_operators
 from .sandbox import on_large_stack
 from .tensors import find_device, flatten, prepare_thread, set_threads, to_array, to_tensor
 
@@ -29,14 +29,14 @@ NUMBERS: dict[str, Callable[[Any], bool | int | float]] = {
 def load(definition: Definition, settings: Settings) -> Session:
     set_threads(settings)
     device = find_device(definition.gpu)
-    refuse_code(definition.blob)
+    refuse_archive(definition.blob)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return on_large_stack(lambda: _load(definition.blob, device))
 
 
 def _load(blob: bytes, device: torch.device) -> Session:
-    # Unlike pickle, this runs no Python code of the blob. It does run TorchScript, which refuse_code() has checked.
+    # Unlike pickle, this runs no Python code of the blob. It does run TorchScript, which refuse_archive() has checked.
     module: Any = torch.jit.load(io.BytesIO(blob), map_location=device)  # type: ignore[no-untyped-call]
     with suppress(AttributeError, RuntimeError):  # a frozen model has no mode to change
         module.eval()
