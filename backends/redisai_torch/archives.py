@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from .sandbox import MAX_BLOCKS, MAX_NESTING, NESTING, nodes, refuse_chains
 # These touch files, or do not check the indices, sizes and addresses that they are given. The library's other internal
 # operators are allowed, unlike in scripts, because traced graphs use them.
 NAMES = (
-    r"save|from_file|set_|_reshape_alias"
+    r"save|from_file|set_|resize(?:_as)?(?:_sparse)?_?|_reshape_alias"
     r"|_unsafe_index\w*|_unsafe_masked_index\w*|_index_put_impl_?|_resize_output_?|_copy_from\w*"
     r"|_?sparse_\w+_tensor\w*|_coalesced_|_sparse_semi_structured\w*|_cslt_\w+|_convert_indices_\w+"
     r"|segment_reduce|_segment_reduce\w*|_rowwise_prune|_sobol_engine_\w+|_embedding_bag\w*|_test_\w+"
@@ -31,7 +30,7 @@ NAMES = (
     r"|_weight_int[48]pack\w*|_convert_weight\w*|_dyn_quant\w*|_wrapped_\w+"
 )
 BACKWARD = r"\w+_backward\w*"
-NAMESPACES = r"aten|prim|quantized|_quantized|quantization|torchvision|torchaudio|redisai"
+NAMESPACES = r"aten|prim|quantized|_quantized|quantization|torchvision|torchaudio|redisai|redisai_checked"
 # These run Python, reach other machines, or belong to the library's optimiser alone.
 PRIM = (
     r"(?:Ignored)?PythonOp|rpc_\w+|awaitable\w*|Bail[Oo]ut\w*|FallbackGraph|DifferentiableGraph|\w*Fus(?:ion|ed)\w*"
@@ -128,26 +127,9 @@ def _refuse_nesting(code: bytes) -> None:
         raise ValueError(f"the model is too deep: it nests more than {MAX_BLOCKS} blocks")
 
 
-def refuse_operators(module: Any) -> None:
-    for graph in _graphs(module):
-        for node in nodes(graph):
-            kind = str(node.kind())
-            if DENIED.match(kind):
-                raise ValueError(f"{kind} cannot be used in a model")
-        refuse_chains(graph)
-
-
-def _graphs(module: Any) -> Iterator[Any]:
-    """The graphs of forward and of all methods. forward may call these through an interface, which is not inlined."""
-    forward = module.forward.inlined_graph
-    yield forward
-    whole = any(str(node.kind()) == "prim::CallMethod" for node in nodes(forward))
-    seen: set[tuple[str, str]] = set()
-    for part in module.modules():
-        inner = part._c
-        name = str(inner._type().qualified_name())
-        for method in inner._method_names():
-            if (name, method) not in seen:  # many modules share one type
-                seen.add((name, method))
-                function = inner._get_method(method)
-                yield function.inlined_graph if whole else function.graph
+def refuse_operators(graph: Any) -> None:
+    for node in nodes(graph):
+        kind = str(node.kind())
+        if DENIED.match(kind):
+            raise ValueError(f"{kind} cannot be used in a model")
+    refuse_chains(graph)
