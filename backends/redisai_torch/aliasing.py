@@ -22,7 +22,7 @@ from .sandbox import nodes
 # Operators that always return new memory.
 FRESH = re.compile(
     r"aten::(exp|relu|sigmoid|tanh|gelu|silu|clone|cat|stack|linear|addmm|mm|bmm|_convolution|conv[123]d"
-    r"|conv_transpose[123]d|batch_norm|layer_norm|zeros_like|ones_like|empty_like)$"
+    r"|conv_transpose[123]d|batch_norm|layer_norm|zeros_like|ones_like|(?:new_)?empty\w*)$"
     r"|quantized::(linear|linear_relu|linear_dynamic|linear_relu_dynamic|conv[123]d|conv[123]d_relu)$"
 )
 # These do too if the alias analysis sees a write to the result. If it sees none, the library optimises x + 0 to x.

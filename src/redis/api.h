@@ -78,6 +78,7 @@ typedef struct RedisModuleEvent {
 } RedisModuleEvent;
 #define REDISMODULE_EVENT_SHUTDOWN 5
 #define REDISMODULE_EVENT_EVENTLOOP 15
+#define REDISMODULE_EVENT_CONFIG 16
 #define REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP 0
 
 typedef int (*RedisModuleCmdFunc)(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);

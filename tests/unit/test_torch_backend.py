@@ -575,7 +575,7 @@ def test_graphs_are_looked_through_as_the_text_is(
     model = blob(module())
     if not text_is_checked:
         names = type(load("TORCH", blob(Relu()))).__init__.__globals__
-        monkeypatch.setitem(names, "refuse_code", lambda blob: None)
+        monkeypatch.setitem(names, "refuse_archive", lambda blob: None)
     with pytest.raises(ValueError, match="^aten::from_file cannot be used in a model$"):
         load("TORCH", model)
 
