@@ -4,6 +4,7 @@
  * that owns it. All are leaves: none is held while another is taken. */
 #include "commands/commands.h"
 #include "engine/allocator.h"
+#include "engine/divisions.h"
 #include "engine/interpreter.h"
 #include "engine/jobs.h"
 #include "engine/options.h"
@@ -52,6 +53,7 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
     if (options_load(ctx, argv, argc) || event_loop_init(ctx, &queue_listener) || engine_start(ctx))
         return REDISMODULE_ERR;
     allocator_init();
+    divisions_init();
     import_backends(ctx);
     tensor_max_bytes(ctx, UINT64_MAX);
     if (tensor_type_register(ctx) || model_type_register(ctx) || script_type_register(ctx)) return REDISMODULE_ERR;
