@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from testkit import models, tf_models
 from testkit.values import Model
-from testkit.wire import Wire
+from testkit.wire import Error, Wire
 
 LIMIT = "ERR tensor size exceeds the limit of 536870912 bytes (proto-max-bulk-len)"
 
@@ -55,6 +55,19 @@ def test_a_run_that_asks_for_terabytes(wire: Wire, model: Callable[[], Model]) -
         assert (reply == b"OK") == fits
         if not fits:
             assert reply.endswith("BACKEND_MEMORY_LIMIT sets how much there is")
+
+
+class Empty(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.empty(3000000, 1000000).size(1)  # nothing writes to it
+
+
+def test_a_block_that_no_machine_has(wire: Wire) -> None:
+    """Servers with the system's jemalloc granted it; a library that wrote to it ended the process."""
+    assert wire.ask("AI.MODELSTORE", "m", "TORCH", "CPU", "BLOB", models.torch_module(Empty)) == b"OK"
+    wire.ask("AI.TENSORSET", "x", "FLOAT", 1)
+    reply = wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
+    assert isinstance(reply, Error) and "you tried to allocate 12000000000000 bytes" in reply
 
 
 def test_the_longest_timeout(wire: Wire) -> None:
