@@ -79,7 +79,7 @@ class Loader:
                 self._compile_script(runnable)
             else:
                 self._compile_model(runnable)
-        except BackendError:  # not recorded: the library may be installed at any time, so the next run tries again
+        except (BackendError, MemoryError):  # not recorded: the next run tries again, maybe with more luck
             raise
         except BaseException as failure:
             self._entries.pop(id, None)

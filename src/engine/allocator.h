@@ -1,4 +1,4 @@
-/* allocator.h - keeps large blocks of memory that libraries free for their next run. */
+/* allocator.h - keeps large blocks of memory that libraries free for their next run, and refuses absurd ones. */
 #pragma once
 
 /* At load, main thread. */
