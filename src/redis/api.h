@@ -21,6 +21,9 @@
 #define REDISMODULE_REPLY_INTEGER 2
 #define REDISMODULE_REPLY_ARRAY 3
 
+#define REDISMODULE_NOTIFY_GENERIC (1 << 2)
+#define REDISMODULE_NOTIFY_MODULE (1 << 13)
+
 #define REDISMODULE_CTX_FLAGS_LUA (1 << 0)
 #define REDISMODULE_CTX_FLAGS_MULTI (1 << 1)
 #define REDISMODULE_CTX_FLAGS_CLUSTER (1 << 5)
@@ -237,6 +240,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(RedisModuleType *, ModuleTypeGetType, (RedisModuleKey *))                                                 \
     FUNCTION(void *, ModuleTypeGetValue, (RedisModuleKey *))                                                           \
     FUNCTION(int, ModuleTypeSetValue, (RedisModuleKey *, RedisModuleType *, void *))                                   \
+    FUNCTION(int, NotifyKeyspaceEvent, (RedisModuleCtx *, int, const char *, RedisModuleString *))                     \
     FUNCTION(int, IsKeysPositionRequest, (RedisModuleCtx *))                                                           \
     FUNCTION(void, KeyAtPosWithFlags, (RedisModuleCtx *, int, int))                                                    \
     FUNCTION(RedisModuleScanCursor *, ScanCursorCreate, (void))                                                        \

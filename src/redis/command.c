@@ -150,6 +150,10 @@ void key_set_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType
     RedisModule_CloseKey(key);
 }
 
+void key_notify(RedisModuleCtx *ctx, RedisModuleString *name, const char *event) {
+    RedisModule_NotifyKeyspaceEvent(ctx, REDISMODULE_NOTIFY_MODULE, event, name);
+}
+
 WaitMode wait_mode(RedisModuleCtx *ctx) {
     int flags = RedisModule_GetContextFlags(ctx);
     if (flags & (REDISMODULE_CTX_FLAGS_LOADING | REDISMODULE_CTX_FLAGS_REPLICATED)) return WAIT_NOT;

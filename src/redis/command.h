@@ -49,6 +49,10 @@ const char *key_refusal(RedisModuleCtx *ctx, RedisModuleString *name, RedisModul
 /* Sets the key to a value, which the keyspace owns from now on. */
 void key_set_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, void *value);
 
+/* Tells subscribers and other modules that the key has changed. event: the command that the AOF and replicas get for
+ * it, in lower case. Call it after replicating: whoever is told may write too. */
+void key_notify(RedisModuleCtx *ctx, RedisModuleString *name, const char *event);
+
 /* How this command may wait for the engine. */
 typedef enum {
     WAIT_BLOCK,      /* block the client */
