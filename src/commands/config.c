@@ -37,7 +37,7 @@ static int config_loadbackend(RedisModuleCtx *ctx, RedisModuleString **argv) {
     job->job.backend = backend;
     job->job.path = arg_copy(argv[3], NULL);
     if (wait_mode(ctx) == WAIT_BLOCK) return block_on_job(ctx, NULL, 0, job, reply_imported, NULL);
-    if (job_post_and_wait(job, JOB_PATIENCE) == -1) {
+    if (job_post_and_wait_briefly(job) == -1) {
         return reply_error(ctx, "not loaded within %d s; load it outside of transactions and scripts", JOB_PATIENCE);
     }
     reply_import(ctx, job);

@@ -57,7 +57,7 @@ int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runn
     WaitMode mode = wait_mode(ctx);
     if (mode == WAIT_BLOCK) return block_on_job(ctx, argv, argc, job, reply_stored, write_compiled);
     if (mode == WAIT_MAIN_THREAD) {
-        if (job_post_and_wait(job, JOB_PATIENCE) == -1) {
+        if (job_post_and_wait_briefly(job) == -1) {
             return reply_error(ctx, "not compiled within %d s; store it outside of transactions and scripts",
                                JOB_PATIENCE);
         }

@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include "redis/clock.h"
+#include "redis/event_loop.h"
 #include "values/model.h"
 #include "values/names.h"
 #include "values/runnable.h"
@@ -62,21 +63,36 @@ static void finish_awaited(LoaderJob *job) {
     job_free(job);
 }
 
-int job_post_and_wait(LoaderJob *job, int seconds) {
-    struct timespec until = monotonic_timespec(monotonic_ns() + seconds * 1000000000LL);
+/* Until this time (ns); 0: for ever. */
+static int post_and_wait(LoaderJob *job, int64_t deadline) {
+    struct timespec until = monotonic_timespec(deadline);
     job->is_urgent = job->is_awaited = 1;
     job->finished = finish_awaited;
     job_post(job);
     pthread_mutex_lock(&jobs.mutex);
     int failed = 0;
     while (!job->is_done && !failed) {
-        failed = seconds ? pthread_cond_timedwait(&jobs.finished, &jobs.mutex, &until)
-                         : pthread_cond_wait(&jobs.finished, &jobs.mutex);
+        failed = deadline ? pthread_cond_timedwait(&jobs.finished, &jobs.mutex, &until)
+                          : pthread_cond_wait(&jobs.finished, &jobs.mutex);
     }
     int is_done = job->is_done;
     if (!is_done) job->is_awaited = 0;
     pthread_mutex_unlock(&jobs.mutex);
     return is_done ? 0 : -1;
+}
+
+void job_post_and_wait(LoaderJob *job) { post_and_wait(job, 0); }
+
+int job_post_and_wait_briefly(LoaderJob *job) {
+    int64_t left = JOB_PATIENCE * 1000000000LL - event_loop_add_stall(0);
+    if (left <= 0) {
+        job_free(job);
+        return -1;
+    }
+    int64_t begin = monotonic_ns();
+    int result = post_and_wait(job, begin + left);
+    event_loop_add_stall(monotonic_ns() - begin);
+    return result;
 }
 
 /* ---- what values ask of the loader ------------------------------------------------------------------------------- */
