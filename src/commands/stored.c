@@ -53,25 +53,24 @@ static int reply_stored(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
 }
 
 int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runnable *runnable) {
-    LoaderJob *job = job_new(JOB_LOAD, runnable);
     WaitMode mode = wait_mode(ctx);
-    if (mode == WAIT_BLOCK) return block_on_job(ctx, argv, argc, job, reply_stored, write_compiled);
-    if (mode == WAIT_MAIN_THREAD) {
-        if (job_post_and_wait_briefly(job) == -1) {
-            return reply_error(ctx, "not compiled within %d s; store it outside of transactions and scripts",
-                               JOB_PATIENCE);
-        }
-        if (job->error == NULL) set_compiled(ctx, argv, argc, runnable);
-        reply_result(ctx, job, NULL);
-        job_free(job);
-        return REDISMODULE_OK;
+    if (mode == WAIT_NOT) {
+        /* From the master or the AOF: it was accepted once, so it is kept even if it cannot be compiled here. */
+        key_set_value(ctx, argv[1], type_of(runnable->kind), runnable);
+        runnable_compile(runnable);
+        RedisModule_ReplicateVerbatim(ctx);
+        notify(ctx, argv);
+        return reply_ok(ctx);
     }
-    /* From the master or the AOF: it was accepted once, so it is kept even if it cannot be compiled here. */
-    key_set_value(ctx, argv[1], type_of(runnable->kind), runnable_ref(runnable));
-    RedisModule_ReplicateVerbatim(ctx);
-    notify(ctx, argv);
-    job_post(job);
-    return reply_ok(ctx);
+    LoaderJob *job = job_new(JOB_LOAD, runnable);
+    if (mode == WAIT_BLOCK) return block_on_job(ctx, argv, argc, job, reply_stored, write_compiled);
+    if (job_post_and_wait_briefly(job) == -1) {
+        return reply_error(ctx, "not compiled within %d s; store it outside of transactions and scripts", JOB_PATIENCE);
+    }
+    if (job->error == NULL) set_compiled(ctx, argv, argc, runnable);
+    reply_result(ctx, job, NULL);
+    job_free(job);
+    return REDISMODULE_OK;
 }
 
 int delete_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int kind) {

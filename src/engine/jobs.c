@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include "engine/options.h"
 #include "redis/clock.h"
 #include "redis/event_loop.h"
 #include "values/model.h"
@@ -97,7 +98,9 @@ int job_post_and_wait_briefly(LoaderJob *job) {
 
 /* ---- what values ask of the loader ------------------------------------------------------------------------------- */
 
-static void compile_in_background(Runnable *runnable) { job_post(job_new(JOB_LOAD, runnable_ref(runnable))); }
+static void compile_in_background(Runnable *runnable) {
+    if (!safe_start()) job_post(job_new(JOB_LOAD, runnable_ref(runnable)));
+}
 
 static void destroy_dropped(LoaderJob *job) {
     runnable_destroy(job->job.runnable);

@@ -38,7 +38,7 @@ int runnable_has_one_ref(const Runnable *runnable);
 /* Frees it. For the loader when it has dropped the session, and for values that the loader has never seen. */
 void runnable_destroy(Runnable *runnable);
 
-/* Has the loader compile it in the background. */
+/* Has the loader compile it in the background; with SAFE_START not before its first run. */
 void runnable_compile(Runnable *runnable);
 
 /* Whether the loader has compiled it. Acquires: after 1, what the loader declared may be read. */
