@@ -299,6 +299,9 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(RedisModuleBlockedClient *, BlockClient,                                                                  \
              (RedisModuleCtx *, RedisModuleCmdFunc, RedisModuleCmdFunc, RedisModuleFreePrivDataFunc, long long))       \
     FUNCTION(int, UnblockClient, (RedisModuleBlockedClient *, void *))                                                 \
+    FUNCTION(RedisModuleBlockedClient *, GetBlockedClientHandle, (RedisModuleCtx *))                                   \
+    FUNCTION(unsigned long long, GetClientId, (RedisModuleCtx *))                                                      \
+    FUNCTION(int, DeauthenticateAndCloseClient, (RedisModuleCtx *, uint64_t))                                          \
     FUNCTION(void *, GetBlockedClientPrivateData, (RedisModuleCtx *))                                                  \
     FUNCTION(void, SetDisconnectCallback, (RedisModuleBlockedClient *, RedisModuleDisconnectFunc))                     \
     FUNCTION(int, BlockedClientMeasureTimeStart, (RedisModuleBlockedClient *))                                         \
