@@ -54,6 +54,7 @@ static int reply_stored(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
 
 int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runnable *runnable) {
     WaitMode mode = wait_mode(ctx);
+    runnable_set_label(runnable, argv[1]);
     if (mode == WAIT_NOT) {
         /* From the master or the AOF: it was accepted once, so it is kept even if it cannot be compiled here. */
         key_set_value(ctx, argv[1], type_of(runnable->kind), runnable);

@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include "engine/options.h"
+#include "engine/running.h"
 #include "redis/clock.h"
 #include "redis/event_loop.h"
 #include "values/model.h"
@@ -93,6 +94,7 @@ int job_post_and_wait_briefly(LoaderJob *job) {
     int64_t begin = monotonic_ns();
     int result = post_and_wait(job, begin + left);
     event_loop_add_stall(monotonic_ns() - begin);
+    if (result == -1) running_log();
     return result;
 }
 
@@ -140,11 +142,15 @@ static int is_unwanted(const LoaderJob *job) {
 }
 
 Job *bridge_next_job(void) {
+    static int is_registered;
+    if (!is_registered) running_register("loader");
+    is_registered = 1;
     LoaderJob *job = next_job();
     while (is_unwanted(job)) {
         job_free(job);
         job = next_job();
     }
+    if (job->job.kind == JOB_LOAD) running_begin(job->job.runnable, NULL, monotonic_ns());
     return &job->job;
 }
 
@@ -161,6 +167,7 @@ void bridge_ready(Runnable *runnable, struct Queue *queue, int ninputs, const ch
 
 void bridge_finish_job(Job *python_part, const char *error) {
     LoaderJob *job = (LoaderJob *)python_part;
+    running_since(0);
     if (error) job->error = RedisModule_Strdup(error);
     if (job->finished) {
         job->finished(job);
