@@ -25,7 +25,7 @@ static void import_backends(RedisModuleCtx *ctx) {
         LoaderJob *job = job_new(JOB_IMPORT, NULL);
         job->job.backend = backend;
         job->job.path = RedisModule_Strdup(options_backend_to_load(backend));
-        job_post_and_wait(job, 0);
+        job_post_and_wait(job);
         if (job->error) RedisModule_Log(ctx, "warning", "%s %s: %s", backend_name(backend), job->job.path, job->error);
         job_free(job);
     }

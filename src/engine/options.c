@@ -19,9 +19,11 @@
 #define MAX_THREADS 1024
 #define MAX_BACKENDS 16
 
-#define THREADS_PER_QUEUE 0 /* its row */
+#define THREADS_PER_QUEUE 0 /* their rows */
+#define SAFE_START 1
 static OptionRow options[] = {
     [THREADS_PER_QUEUE] = {.python = {"threads_per_queue", 1}, .min = 1, .max = MAX_THREADS},
+    [SAFE_START] = {.python = {"safe_start", 0}, .max = 1}, /* 1: values that were not stored here wait for a run */
     {.python = {"inter_op_parallelism", 0}, .max = MAX_THREADS},
     {.python = {"intra_op_parallelism", 0}, .max = MAX_THREADS},
     {.python = {"model_execution_timeout", 5000}, .min = 1000, .max = INT_MAX}, /* ms */
@@ -80,6 +82,7 @@ int option_set(OptionRow *option, const RedisModuleString *text) {
 }
 
 int64_t threads_per_queue(void) { return options[THREADS_PER_QUEUE].python.value; }
+int safe_start(void) { return options[SAFE_START].python.value != 0; }
 
 /* ---- paths ------------------------------------------------------------------------------------------------------- */
 

@@ -21,6 +21,9 @@
 #define REDISMODULE_REPLY_INTEGER 2
 #define REDISMODULE_REPLY_ARRAY 3
 
+#define REDISMODULE_NOTIFY_GENERIC (1 << 2)
+#define REDISMODULE_NOTIFY_MODULE (1 << 13)
+
 #define REDISMODULE_CTX_FLAGS_LUA (1 << 0)
 #define REDISMODULE_CTX_FLAGS_MULTI (1 << 1)
 #define REDISMODULE_CTX_FLAGS_CLUSTER (1 << 5)
@@ -238,6 +241,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(RedisModuleType *, ModuleTypeGetType, (RedisModuleKey *))                                                 \
     FUNCTION(void *, ModuleTypeGetValue, (RedisModuleKey *))                                                           \
     FUNCTION(int, ModuleTypeSetValue, (RedisModuleKey *, RedisModuleType *, void *))                                   \
+    FUNCTION(int, NotifyKeyspaceEvent, (RedisModuleCtx *, int, const char *, RedisModuleString *))                     \
     FUNCTION(int, IsKeysPositionRequest, (RedisModuleCtx *))                                                           \
     FUNCTION(void, KeyAtPosWithFlags, (RedisModuleCtx *, int, int))                                                    \
     FUNCTION(RedisModuleScanCursor *, ScanCursorCreate, (void))                                                        \
@@ -296,6 +300,9 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(RedisModuleBlockedClient *, BlockClient,                                                                  \
              (RedisModuleCtx *, RedisModuleCmdFunc, RedisModuleCmdFunc, RedisModuleFreePrivDataFunc, long long))       \
     FUNCTION(int, UnblockClient, (RedisModuleBlockedClient *, void *))                                                 \
+    FUNCTION(RedisModuleBlockedClient *, GetBlockedClientHandle, (RedisModuleCtx *))                                   \
+    FUNCTION(unsigned long long, GetClientId, (RedisModuleCtx *))                                                      \
+    FUNCTION(int, DeauthenticateAndCloseClient, (RedisModuleCtx *, uint64_t))                                          \
     FUNCTION(void *, GetBlockedClientPrivateData, (RedisModuleCtx *))                                                  \
     FUNCTION(void, SetDisconnectCallback, (RedisModuleBlockedClient *, RedisModuleDisconnectFunc))                     \
     FUNCTION(int, BlockedClientMeasureTimeStart, (RedisModuleBlockedClient *))                                         \
