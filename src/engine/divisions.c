@@ -2,9 +2,9 @@
  * at CONFIG SET; the handler runs in the thread that divides.
  *
  * x86 traps when a number is divided by zero, and when the smallest number is divided by -1. Libraries do not check for
- * that everywhere, and models and inputs choose what is divided. So the division gets the result that it has on Arm and,
- * for -1, in NumPy; then the thread goes on. The smallest number divided by -1 is the smallest number, remainder 0. Any
- * number divided by zero is 0, and the number remains.
+ * that everywhere, and models and inputs choose what is divided. So the division gets the result that it has on Arm
+ * and, for -1, in NumPy; then the thread goes on. The smallest number divided by -1 is the smallest number, remainder
+ * 0. Any number divided by zero is 0, and the number remains.
  *
  * Divisions of the server, in its own code or on its main thread, which runs no library, still end in its crash report.
  */
