@@ -59,8 +59,8 @@ def is_overdrawn(session: Any) -> bool:
     The library checks the limit for runs only. For them, what is left would then be a negative number, which it takes
     for a large one: from then on it grants everything."""
     where = made(api.CreateCpuMemoryInfo, ARENA_ALLOCATOR, 0)
-    arena = made(api.CreateAllocator, session, where, release=api.ReleaseAllocator)
     try:
+        arena = made(api.CreateAllocator, session, where, release=api.ReleaseAllocator)
         made(api.AllocatorAlloc, arena, 1 << 62)  # nobody has that; what counts is the reason why it is refused
     except RuntimeError as error:
         return "Failed to allocate" in str(error)

@@ -123,6 +123,31 @@ def test_the_memory_limit_counts_the_weights(start_server: StartServer) -> None:
         wait_for(lambda: wire.ask("AI.MODELSTORE", "second", "ONNX", "CPU", "BLOB", blob) == b"OK")
 
 
+def test_a_model_that_finds_memory_later(start_server: StartServer) -> None:
+    """A database with more models than the limit allows: those that found none run once others are gone."""
+    server = start_server("--save", "3600 1")
+    weights = np.ones((1000, 1000), np.float32)
+    blob = onnx_blob([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": weights}, [1, 1000], [1, 1000])
+    with server.wire() as wire:
+        wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 1000)
+        for key in ("first", "second"):
+            assert wire.ask("AI.MODELSTORE", key, "ONNX", "CPU", "BLOB", blob) == b"OK"
+    server.stop()
+    server.options = ["BACKEND_MEMORY_LIMIT", "6"]
+    server.start()
+    with server.wire() as wire:
+        run = ("AI.MODELEXECUTE", "first", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
+        other = ("AI.MODELEXECUTE", "second", *run[2:])
+        replies = [wire.ask(*run), wire.ask(*other)]
+        assert b"OK" in replies
+        (refused,) = [reply for reply in replies if reply != b"OK"]
+        assert "more memory than BACKEND_MEMORY_LIMIT allows" in refused
+        if replies[0] == refused:
+            run, other = other, run
+        wire.ask("DEL", run[1])
+        wait_for(lambda: wire.ask(*other) == b"OK")
+
+
 def test_chunk_size(start_server: StartServer) -> None:
     with start_server(options=["MODEL_CHUNK_SIZE", 100]).wire() as wire:
         assert wire.ask("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == 100
