@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -127,9 +128,20 @@ def _refuse_nesting(code: bytes) -> None:
         raise ValueError(f"the model is too deep: it nests more than {MAX_BLOCKS} blocks")
 
 
-def refuse_operators(graph: Any) -> None:
-    for node in nodes(graph):
-        kind = str(node.kind())
+def refuse_operators(kinds: Iterable[str]) -> None:
+    for kind in sorted(kinds):
         if DENIED.match(kind):
             raise ValueError(f"{kind} cannot be used in a model")
+
+
+def refuse_depth(forward: Any, functions: Sequence[Any]) -> None:
+    """Checks the inlined graphs that run: that of forward, and those that it calls through an interface."""
+    if _refuse_depth(forward.inlined_graph):
+        for function in functions:
+            _refuse_depth(function.inlined_graph)
+
+
+def _refuse_depth(graph: Any) -> bool:
+    """Whether the graph calls through an interface."""
     refuse_chains(graph)
+    return "prim::CallMethod" in [node.kind() for node in nodes(graph)]

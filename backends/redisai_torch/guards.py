@@ -54,10 +54,13 @@ def _define() -> torch.library.Library:
 _library = _define()  # lives as long as its operators
 
 
-def guard(functions: Iterable[Any]) -> None:
-    """Works on the functions' own graphs, before any is run or inlined for the first time: the library keeps copies."""
+def guard(functions: Iterable[Any]) -> set[str]:
+    """Works on the functions' own graphs, before any is run or inlined for the first time: the library keeps copies.
+    Returns the kinds of all nodes."""
+    kinds: set[str] = set()
     for function in functions:
-        _guard(function.graph)
+        _guard(function.graph, kinds)
+    return kinds
 
 
 @functools.cache
@@ -74,9 +77,12 @@ def guard_library() -> None:
     done.update(functions)
 
 
-def _guard(graph: Any) -> None:
+def _guard(graph: Any, kinds: set[str]) -> None:
     for node in list(_nodes(graph)):
         kind = str(node.kind())
+        kinds.add(kind)
+        if node.hasAttribute("Subgraph"):  # a forked graph
+            _guard(node.g("Subgraph"), kinds)
         if kind[6:] in DIVISIONS:
             _check_division(graph, node, kind[6:])
         elif kind in _numbered():
@@ -92,9 +98,6 @@ def _nodes(block: Any) -> Iterator[Any]:
         yield node
         for inner in node.blocks():
             yield from _nodes(inner)
-        for name in node.attributeNames():
-            if node.kindOf(name) == "g":
-                _guard(node.g(name))
 
 
 def _check_division(graph: Any, node: Any, name: str) -> None:

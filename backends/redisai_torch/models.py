@@ -14,7 +14,7 @@ from torch.jit._recursive import wrap_cpp_module
 from redisai.protocol import Array, Definition, Settings
 
 from .aliasing import Aliasing
-from .archives import refuse_archive, refuse_operators
+from .archives import refuse_archive, refuse_depth, refuse_operators
 from .guards import guard
 from .sandbox import on_large_stack
 from .tensors import find_device, flatten, prepare_thread, set_threads, to_array, to_tensor
@@ -43,14 +43,12 @@ def _load(blob: bytes, device: torch.device) -> Session:
     load_archive: Any = torch._C.import_ir_module_from_buffer
     module: Any = wrap_cpp_module(load_archive(unit, blob, device, {}, False))  # type: ignore[no-untyped-call]
     functions = unit.get_functions()
-    guard(functions)
+    refuse_operators(guard(functions))
     with suppress(AttributeError, RuntimeError):  # a frozen model has no mode to change
         module.eval()
     if not hasattr(module, "forward"):
         raise ValueError("the model has no method forward")
-    refuse_operators(module.forward.inlined_graph)
-    for function in functions:
-        refuse_operators(function.graph)
+    refuse_depth(module.forward, functions)
     return Session(module, device)
 
 

@@ -47,7 +47,7 @@ class _Object:
     """Whatever else the archive names: a module, a device."""
 
     def __init__(self, state: object) -> None:
-        pass
+        self.state = state
 
 
 def refuse_tensors(name: str, read: Callable[[str], bytes], size_of: Callable[[str], int]) -> None:
@@ -55,7 +55,8 @@ def refuse_tensors(name: str, read: Callable[[str], bytes], size_of: Callable[[s
     if size_of(name) > MAX_BYTES:
         raise ValueError(f"the model is too large: its {name} has more than {MAX_BYTES} bytes")
     try:
-        _Reader(name, read(name), size_of).load()
+        found = _Reader(name, read(name), size_of).load()
+        pickle.dumps(found)  # Python limits how deep this nests; the library would overflow the stack
     except _Hostile:
         raise
     except Exception as error:

@@ -147,11 +147,10 @@ def nodes(block: Any, depth: int = 0) -> Iterator[Any]:
         yield node
         for inner in node.blocks():
             yield from nodes(inner, depth + 1)
-        for name in node.attributeNames():
-            if node.kindOf(name) == "g":  # a forked graph, which is not inlined with the rest
-                forked = node.g(name).copy()
-                torch._C._jit_pass_inline(forked)
-                yield from nodes(forked, depth + 1)
+        if node.hasAttribute("Subgraph"):  # a forked graph, which is not inlined with the rest
+            forked = node.g("Subgraph").copy()
+            torch._C._jit_pass_inline(forked)
+            yield from nodes(forked, depth + 1)
 
 
 @functools.cache

@@ -133,6 +133,7 @@ def test_sparse_tensors_are_refused(sparse: Callable[[torch.Tensor], torch.Tenso
         b"\x80\x02}r\xff\xff\xff\xff.",  # a memo of 4 billion objects
         b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)\x81((K\x00K\x00ttb.",
         b"\x80\x02(X\x07\x00\x00\x00storageK\x06X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ.",  # the number of a type
+        b"\x80\x02)" + b"\x85" * 100_000 + b".",
         b"\x80\x02cos\nsystem\n)R.",
         b"\x80\x02}",
         b"",
