@@ -27,7 +27,7 @@ REFUSED = re.compile(
 )
 
 
-def check_operations(blob: bytes, allow_file_ops: bool) -> set[str]:
+def check_operations(blob: bytes | memoryview, allow_file_ops: bool) -> set[str]:
     """Returns the names of all operations of a graph and of its functions.
 
     Unless allow_file_ops is set, refuses operations that read or write files, use the network, run Python or end the

@@ -1,4 +1,5 @@
-/* allocator.c - keeps large blocks that libraries free (allocator.h). Main thread at load, workers at their start.
+/* allocator.c - keeps large blocks that libraries free (allocator.h). Main thread at load, workers at their start,
+ * loader.
  *
  * Where redis-server is linked with the system's jemalloc (Debian, Ubuntu), libraries allocate from it too. jemalloc
  * returns freed blocks of 8 MiB and more to the kernel at once, and PyTorch allocates its results anew in each run. So
@@ -16,6 +17,8 @@
 
 #define LARGE ((size_t)16 << 20)
 #define KEEP_MS 60000
+
+static unsigned large_arena; /* where blocks of 8 MiB and more come from, except in workers */
 
 static int (*mallctl)(const char *name, void *old, size_t *old_size, void *new,
                       size_t new_size); /* NULL: no jemalloc */
@@ -41,14 +44,17 @@ void allocator_init(void) {
 
     void *volatile large = malloc(LARGE); /* creates the arena for large blocks */
     void *block = large;
-    unsigned arena;
-    size_t size = sizeof(arena);
-    if (large && mallctl("arenas.lookup", &arena, &size, &block, sizeof(block)) == 0) {
+    size_t size = sizeof(large_arena);
+    if (large && mallctl("arenas.lookup", &large_arena, &size, &block, sizeof(block)) == 0) {
         ssize_t keep = KEEP_MS;
-        set(arena, "dirty_decay_ms", &keep, sizeof(keep));
-        keep_any_size(arena);
+        set(large_arena, "dirty_decay_ms", &keep, sizeof(keep));
+        keep_any_size(large_arena);
     }
     free(large);
+}
+
+void allocator_release(void) {
+    if (mallctl) set(large_arena, "purge", NULL, 0);
 }
 
 void allocator_prepare_thread(void) {
