@@ -45,7 +45,7 @@ def environment(settings: Settings) -> Any:
     return made_environment
 
 
-def new_session(blob: bytes, options: Any, settings: Settings) -> Any:
+def new_session(blob: bytes | memoryview, options: Any, settings: Settings) -> Any:
     api.SetSessionLogSeverityLevel(options, FATAL)
     api.DisablePerSessionThreads(options)
     api.AddSessionConfigEntry(options, b"session.use_env_allocators", b"1")

@@ -30,7 +30,7 @@ REFUSED = re.compile(
 UNSET = (b"Empty", b"TemporaryVariable", b"_ParallelConcatStart")
 
 
-def check_operations(blob: bytes, allow_file_ops: bool) -> set[str]:
+def check_operations(blob: bytes | memoryview, allow_file_ops: bool) -> set[str]:
     """Returns the names of all operations of a graph and of its functions.
 
     Refuses operations that show memory of the process. Unless allow_file_ops is set, refuses also those that read or

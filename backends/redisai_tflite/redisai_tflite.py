@@ -35,7 +35,7 @@ def version() -> str:
 def load(definition: Definition, settings: Settings) -> Session:
     if definition.gpu is not None:
         raise RuntimeError("GPU requested but TFLITE runs models on CPUs only")
-    return Session(definition.blob, settings)
+    return Session(bytes(definition.blob), settings)
 
 
 class Idle(NamedTuple):

@@ -30,10 +30,11 @@ NUMBERS: dict[str, Callable[[Any], bool | int | float]] = {
 def load(definition: Definition, settings: Settings) -> Session:
     set_threads(settings)
     device = find_device(definition.gpu)
-    refuse_archive(definition.blob)
+    blob = bytes(definition.blob)  # the streams that read it share bytes, but would copy a view
+    refuse_archive(blob)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return on_large_stack(lambda: _load(definition.blob, device))
+        return on_large_stack(lambda: _load(blob, device))
 
 
 def _load(blob: bytes, device: torch.device) -> Session:

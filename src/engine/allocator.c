@@ -1,5 +1,5 @@
 /* allocator.c - keeps large blocks that libraries free, and refuses absurd ones (allocator.h). Main thread at load,
- * workers at their start; any thread whenever jemalloc needs memory from the kernel.
+ * workers at their start, loader; any thread whenever jemalloc needs memory from the kernel.
  *
  * Where redis-server is linked with the system's jemalloc (Debian, Ubuntu), libraries allocate from it too. jemalloc
  * returns freed blocks of 8 MiB and more to the kernel at once, and PyTorch allocates its results anew in each run. So
@@ -23,6 +23,8 @@
 
 #define LARGE ((size_t)16 << 20)
 #define KEEP_MS 60000
+
+static unsigned large_arena; /* where blocks of 8 MiB and more come from, except in workers */
 
 static int (*mallctl)(const char *name, void *old, size_t *old_size, void *new,
                       size_t new_size); /* NULL: no jemalloc */
@@ -75,15 +77,18 @@ void allocator_init(void) {
 
     void *volatile large = malloc(LARGE); /* creates the arena for large blocks */
     void *block = large;
-    unsigned arena;
-    size_t size = sizeof(arena);
-    if (large && mallctl("arenas.lookup", &arena, &size, &block, sizeof(block)) == 0) {
+    size_t size = sizeof(large_arena);
+    if (large && mallctl("arenas.lookup", &large_arena, &size, &block, sizeof(block)) == 0) {
         ssize_t keep = KEEP_MS;
-        set(arena, "dirty_decay_ms", &keep, sizeof(keep));
-        find_hooks(arena);
-        prepare_arena(arena);
+        set(large_arena, "dirty_decay_ms", &keep, sizeof(keep));
+        find_hooks(large_arena);
+        prepare_arena(large_arena);
     }
     free(large);
+}
+
+void allocator_release(void) {
+    if (mallctl) set(large_arena, "purge", NULL, 0);
 }
 
 void allocator_prepare_thread(void) {

@@ -4,5 +4,8 @@
 /* At load, main thread. */
 void allocator_init(void);
 
+/* Returns what is kept to the kernel: compiling a large model frees blocks as large, which no run needs. Any thread. */
+void allocator_release(void);
+
 /* In each worker, before its first run. */
 void allocator_prepare_thread(void);

@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include "engine/allocator.h"
 #include "engine/options.h"
 #include "engine/running.h"
 #include "redis/clock.h"
@@ -12,6 +13,8 @@
 #include "values/model.h"
 #include "values/names.h"
 #include "values/runnable.h"
+
+#define LARGE_BLOB (64 << 20)
 
 typedef struct JobList {
     LoaderJob *first;
@@ -168,6 +171,10 @@ void bridge_ready(Runnable *runnable, struct Queue *queue, int ninputs, const ch
 void bridge_finish_job(Job *python_part, const char *error) {
     LoaderJob *job = (LoaderJob *)python_part;
     running_since(0);
+    Runnable *runnable = job->job.runnable;
+    if (job->job.kind == JOB_LOAD && runnable->kind == KIND_MODEL && ((Model *)runnable)->blob_size >= LARGE_BLOB) {
+        allocator_release();
+    }
     if (error) job->error = RedisModule_Strdup(error);
     if (job->finished) {
         job->finished(job);

@@ -105,12 +105,17 @@ def test_the_loader(start_server: StartServer, tmp_path: Path) -> None:
 
 
 def test_the_log_of_a_timeout(start_server: StartServer, slow: Slow) -> None:
-    server = start_server()
+    server = start_server(options=["MODEL_EXECUTION_TIMEOUT", 60000])
     with server.wire() as wire, server.wire() as busy:
-        words = slow(wire, 2.5)
+        words = slow(wire, 4.0)
         busy.send(*words)
-        for _ in range(3):
-            assert wire.ask(*words, "TIMEOUT", 500) == b"TIMEDOUT"
+
+        def is_logged() -> bool:
+            assert wire.ask(*words, "TIMEOUT", 200) == b"TIMEDOUT"
+            return f"{WORKER} has been busy for " in server.log()
+
+        wait_for(is_logged)
+        assert is_logged()
         assert server.log().count(f"{WORKER} has been busy for ") == 1
         assert " ms with model=slow,tag=\n" in server.log()
 
