@@ -163,7 +163,7 @@ def options() -> Iterator[tuple[str, int]]:
 
 def _joined(pieces: list[memoryview]) -> bytes | memoryview:
     """A single piece is not copied: it may be a large part of the machine's memory."""
-    return memoryview(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+    return memoryview(pieces[0]).toreadonly() if len(pieces) == 1 else b"".join(pieces)
 
 
 def _text(text: object) -> str:

@@ -40,7 +40,7 @@ class Definition(_OnDevice):
 
     backend: str  # TF, TFLITE, TORCH, ONNX
     device: str
-    blob: bytes | memoryview  # a view is valid during load() only
+    blob: bytes | memoryview  # a view is read-only, and valid during load() only
     inputs: tuple[str, ...]  # as the client named them, for TF; other formats declare their own
     outputs: tuple[str, ...]
 

@@ -41,7 +41,7 @@ def check_operations(blob: bytes | memoryview, allow_file_ops: bool) -> set[str]
         found = set()
         for node in _nodes(memoryview(blob)):
             name = operation = b""
-            attributes: dict[object, int | memoryview | None] = {}
+            attributes: dict[bytes, int | memoryview | None] = {}
             for field, value in fields(node):
                 if field == NAME:
                     name = _bytes(value)
@@ -49,7 +49,7 @@ def check_operations(blob: bytes | memoryview, allow_file_ops: bool) -> set[str]
                     operation = _bytes(value)
                 elif field == ATTRIBUTE:
                     attribute = dict(fields(_message(value)))
-                    attributes[attribute.get(KEY)] = attribute.get(VALUE)
+                    attributes[_bytes(attribute.get(KEY, 0))] = attribute.get(VALUE)
             found.add(operation.decode())
             if operation == b"Const":
                 _check_constant(attributes)
@@ -85,7 +85,7 @@ def _nodes(blob: memoryview) -> Iterator[memoryview]:
                 todo.append((inner, value))
 
 
-def _check_constant(attributes: dict[object, int | memoryview | None]) -> None:
+def _check_constant(attributes: dict[bytes, int | memoryview | None]) -> None:
     """Refuses a damaged constant. TensorFlow checks those of the graph, but one in a function would end the process."""
     kind = _field(attributes.get(b"dtype"), TYPE)
     if kind is None or kind != _field(_field(attributes.get(b"value"), TENSOR), DTYPE):

@@ -73,8 +73,9 @@ def guard_library() -> None:
     done = _library_functions()
     unit: Any = torch.jit._state._python_cu
     functions = {function.qualified_name: function for function in unit.get_functions()}
-    guard(functions[name] for name in functions.keys() - done)
-    done.update(functions)
+    new = {name for name in functions.keys() - done if name.startswith("__torch__.torch.")}
+    guard(functions[name] for name in new)
+    done.update(new)
 
 
 def _guard(graph: Any, kinds: set[str]) -> None:

@@ -56,7 +56,7 @@ def refuse_tensors(name: str, read: Callable[[str], bytes], size_of: Callable[[s
         raise ValueError(f"the model is too large: its {name} has more than {MAX_BYTES} bytes")
     try:
         found = _Reader(name, read(name), size_of).load()
-        pickle.dumps(found)  # Python limits how deep this nests; the library would overflow the stack
+        _Depth(io.BytesIO()).dump(found)  # Python limits how deep this nests; the library would overflow the stack
     except _Hostile:
         raise
     except Exception as error:
@@ -65,6 +65,13 @@ def refuse_tensors(name: str, read: Callable[[str], bytes], size_of: Callable[[s
 
 class _Hostile(ValueError):
     pass
+
+
+class _Depth(pickle.Pickler):
+    """Goes into lists, tuples and dictionaries only."""
+
+    def reducer_override(self, obj: object) -> Any:
+        return NotImplemented if obj is object else (object, ())
 
 
 # The library knows these only. pickle's other reader, in C, would take any number of bytes for its memo.
