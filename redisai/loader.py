@@ -79,7 +79,7 @@ class Loader:
                 self._compile_script(runnable)
             else:
                 self._compile_model(runnable)
-        except BackendError:  # not recorded: the library may be installed at any time, so the next run tries again
+        except (BackendError, MemoryError):  # not recorded: the next run tries again, maybe with more luck
             raise
         except BaseException as failure:
             self._entries.pop(id, None)
@@ -98,7 +98,7 @@ class Loader:
         definition = Definition(
             KINDS[runnable.backend].name,
             _text(runnable.device).upper(),
-            b"".join(ffi.buffer(piece.data, piece.size) for piece in pieces if piece.size),
+            _joined([ffi.buffer(piece.data, piece.size) for piece in pieces if piece.size]),
             _names(model.inputs),
             _names(model.outputs),
         )
@@ -159,6 +159,11 @@ def options() -> Iterator[tuple[str, int]]:
         if not option:
             return
         yield _text(option.name), option.value
+
+
+def _joined(pieces: list[memoryview]) -> bytes | memoryview:
+    """A single piece is not copied: it may be a large part of the machine's memory."""
+    return memoryview(pieces[0]).toreadonly() if len(pieces) == 1 else b"".join(pieces)
 
 
 def _text(text: object) -> str:

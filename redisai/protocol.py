@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class Definition(_OnDevice):
 
     backend: str  # TF, TFLITE, TORCH, ONNX
     device: str
-    blob: bytes
+    blob: bytes | memoryview  # a view is read-only, and valid during load() only
     inputs: tuple[str, ...]  # as the client named them, for TF; other formats declare their own
     outputs: tuple[str, ...]
 
@@ -72,6 +74,19 @@ class Settings:
         """
         cores = len(os.sched_getaffinity(0))
         return self.intra_op_parallelism or max(1, (cores - 1) // self.threads_per_queue)
+
+    @property
+    def memory_limit(self) -> int:
+        """MB that a library may allocate."""
+        return self.backend_memory_limit or _machine_memory() >> 21  # half of it
+
+
+def _machine_memory() -> int:
+    """Bytes: those of the machine, or of the container if it has fewer."""
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # no such file, or it says "max"
+        size = min(size, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return size
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -35,7 +35,7 @@ PAST_NS = 1  # a deadline that has passed already
 READY_CAPACITY = 64  # ops that become ready as others are finished; C pushes further ones to their queues
 TAKE_PLAIN: int = lib.TAKE_PLAIN
 
-_is_awaited = lib.bridge_is_awaited
+_is_awaited, _note_op = lib.bridge_is_awaited, lib.bridge_note_op
 _take_ops, _begin_ops, _finish_ops = lib.bridge_take_ops, lib.bridge_begin_ops, lib.bridge_finish_ops
 _MISSING = MissingEntry()
 
@@ -172,6 +172,8 @@ class Worker:
                 if not ran:
                     ran = 1
                     if slowest <= CHUNK_NS or _is_awaited(op):  # after a slow op the client may have given up
+                        if done:
+                            _note_op(op)
                         try:
                             entry.execute(op)
                         except BaseException as error:

@@ -211,6 +211,10 @@ int bridge_sweep_ops(Op **ops, int n);
 /* The same. The ops that it keeps are running from now on: give each to bridge_finish_ops. */
 int bridge_begin_ops(Op **ops, int n);
 
+/* The worker goes on with this op, one after the first of those that it has begun together: INFO and crash reports name
+ * it. bridge_begin_ops and bridge_run_direct do it themselves. */
+void bridge_note_op(const Op *op);
+
 /* Copies one output: data holds size bytes in C order; shape holds ndim dimensions. For STRING, data is the
  * NUL-terminated strings one after another. Returns 0, or -1 after failing the op with a message that says why
  * (index out of range, sizes that do not agree, no memory). */

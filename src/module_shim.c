@@ -4,6 +4,7 @@
  * that owns it. All are leaves: none is held while another is taken. */
 #include "commands/commands.h"
 #include "engine/allocator.h"
+#include "engine/divisions.h"
 #include "engine/interpreter.h"
 #include "engine/jobs.h"
 #include "engine/options.h"
@@ -25,7 +26,7 @@ static void import_backends(RedisModuleCtx *ctx) {
         LoaderJob *job = job_new(JOB_IMPORT, NULL);
         job->job.backend = backend;
         job->job.path = RedisModule_Strdup(options_backend_to_load(backend));
-        job_post_and_wait(job, 0);
+        job_post_and_wait(job);
         if (job->error) RedisModule_Log(ctx, "warning", "%s %s: %s", backend_name(backend), job->job.path, job->error);
         job_free(job);
     }
@@ -53,6 +54,7 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
     if (options_load(ctx, argv, argc) || event_loop_init(ctx, &queue_listener) || (is_isolated() ? isolation_start(ctx) : engine_start(ctx)))
         return REDISMODULE_ERR;
     allocator_init();
+    divisions_init(ctx);
     import_backends(ctx);
     tensor_max_bytes(ctx, UINT64_MAX);
     if (tensor_type_register(ctx) || model_type_register(ctx) || script_type_register(ctx)) return REDISMODULE_ERR;

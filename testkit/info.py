@@ -30,8 +30,8 @@ def module_sections(wire: Wire, which: str) -> dict[str, dict[str, str]]:
             if line.startswith("# ai_"):
                 found[line[len("# ai_") :]] = current
         elif line.startswith("ai_"):
-            name, value = line[len("ai_") :].rsplit(":", 1)  # a device has a colon too
-            current[name] = value
+            name, value = re.fullmatch(r"ai_((?:[^:]|:\d)+):(.*)", line).groups()  # type: ignore[union-attr]
+            current[name] = value  # a device has a colon too, and so may a value
     return found
 
 

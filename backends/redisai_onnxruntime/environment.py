@@ -39,18 +39,32 @@ def environment(settings: Settings) -> Any:
     api.SetGlobalSpinControl(threads, 0)  # 0: spinning threads would take cores from Redis and the workers
     made_environment = made(api.CreateEnvWithGlobalThreadPools, FATAL, b"redisai", threads)
     where = made(api.CreateCpuMemoryInfo, ARENA_ALLOCATOR, 0)
-    # 0: no limit; 1: grow by what is asked for; -1: the library's defaults.
-    config = made(api.CreateArenaCfg, settings.backend_memory_limit << 20, 1, -1, -1, release=api.ReleaseArenaCfg)
+    # 1: grow by what is asked for; -1: the library's defaults.
+    config = made(api.CreateArenaCfg, settings.memory_limit << 20, 1, -1, -1, release=api.ReleaseArenaCfg)
     api.CreateAndRegisterAllocator(made_environment, where, config)
     return made_environment
 
 
-def new_session(blob: bytes, options: Any, settings: Settings) -> Any:
+def new_session(blob: bytes | memoryview, options: Any, settings: Settings) -> Any:
     api.SetSessionLogSeverityLevel(options, FATAL)
     api.DisablePerSessionThreads(options)
     api.AddSessionConfigEntry(options, b"session.use_env_allocators", b"1")
     data = ffi.from_buffer(blob)
     return made(api.CreateSessionFromArray, environment(settings), data, len(blob), options, release=api.ReleaseSession)
+
+
+def is_overdrawn(session: Any) -> bool:
+    """Whether the models take more memory than the arena may have.
+
+    The library checks the limit for runs only. For them, what is left would then be a negative number, which it takes
+    for a large one: from then on it grants everything."""
+    where = made(api.CreateCpuMemoryInfo, ARENA_ALLOCATOR, 0)
+    try:
+        arena = made(api.CreateAllocator, session, where, release=api.ReleaseAllocator)
+        made(api.AllocatorAlloc, arena, 1 << 62)  # nobody has that; what counts is the reason why it is refused
+    except RuntimeError as error:
+        return "Failed to allocate" in str(error)
+    return True
 
 
 @functools.cache

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from redisai.protobuf import MalformedError, fields
 
+from .c_api import contains
+
 # For each message of an ONNX file that can hold tensors: which of its fields hold which of these messages.
 GRAPH, NODE, ATTRIBUTE, TENSOR, SPARSE, FUNCTION, TRAINING, MODEL = range(8)
 PARTS: dict[int, dict[int, int]] = {
@@ -19,13 +21,13 @@ PARTS: dict[int, dict[int, int]] = {
 DATA_LOCATION = 14  # field of TENSOR; 0: in the blob
 
 
-def refuse_external_data(blob: bytes) -> None:
+def refuse_external_data(blob: bytes | memoryview) -> None:
     """Refuses a model with tensors in other files. Loading it would read files of the server that a client chose.
 
     Walks the blob's protobuf fields. A tensor names its file under the key "location", so most blobs need no walk. A
     blob that is not protobuf gets the library's own error text.
     """
-    if b"location" not in blob:
+    if not contains(blob, b"location"):
         return
     todo = [(MODEL, memoryview(blob))]
     try:

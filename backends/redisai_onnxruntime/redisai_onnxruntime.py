@@ -16,7 +16,7 @@ import numpy as np
 from redisai.protocol import Array, Definition, Direct, Settings
 
 from .c_api import allocator, api, cpu_memory, ffi, functions, made, version
-from .environment import new_session, shrink_arena
+from .environment import is_overdrawn, new_session, shrink_arena
 from .external_data import refuse_external_data
 from .values import DTYPES, STRING, as_array, new_value, type_name
 from .watchdog import Watchdog
@@ -38,13 +38,20 @@ def load(definition: Definition, settings: Settings) -> Session:
         api.SetSessionExecutionMode(options, PARALLEL)
     # The library knows a second format, which refuse_external_data() cannot read.
     _configure(options, "session.load_model_format", "ONNX")
-    if not settings.backend_memory_limit:
-        # Keep weights outside the arena: their memory is then freed with the session. A limit needs them in the arena,
-        # to count them.
-        _configure(options, "session.use_device_allocator_for_initializers", "1")
+    # The arena counts these too, but frees them with the session.
+    _configure(options, "session.use_device_allocator_for_initializers", "1")
     if definition.gpu is not None:
         _use_cuda(options, definition.gpu)
-    loaded = Session(new_session(definition.blob, options, settings), settings)
+    limit = settings.memory_limit
+    too_large = f"the ONNX models take more memory than BACKEND_MEMORY_LIMIT allows, {limit} MB"
+    if _blob_bytes.total + len(definition.blob) > limit << 20:
+        raise MemoryError(too_large)
+    session = new_session(definition.blob, options, settings)
+    if is_overdrawn(session):
+        shrink_arena(settings)
+        if is_overdrawn(session):
+            raise MemoryError(too_large)
+    loaded = Session(session, settings)
     _blob_bytes.count(loaded, len(definition.blob))
     return loaded
 
@@ -121,7 +128,7 @@ class RunHooks:
         was_ended = self._watchdog.end(options, runs)
         if error is None:
             return None
-        if self._settings.backend_memory_limit and "Available memory" in error:
+        if "Available memory" in error:
             shrink_arena(self._settings)
             return None
         if was_ended:
@@ -191,7 +198,7 @@ class Session:
                 return
             if outcome is not None:
                 raise outcome
-        raise RuntimeError(error)
+        raise RuntimeError(f"{error}; BACKEND_MEMORY_LIMIT sets how much there is")
 
 
 def _nodes(session: Any, get_count: Any, get_name: Any, get_type: Any) -> list[tuple[str, int | None]]:

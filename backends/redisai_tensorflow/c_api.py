@@ -80,6 +80,9 @@ def _open() -> Any:
         raise ModuleNotFoundError("No module named 'tensorflow'")
     # The client gets its errors as replies. What the library itself prints would reach nobody.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # On newer CPUs the library uses oneDNN unless told otherwise. Its MaxPool ends the process for an image that is
+    # one pixel smaller than its window, and its convolutions answer with freed memory where the output should be empty.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     # RTLD_LOCAL, the default, hides its symbols from other libraries. NODELETE: the library crashes when unloaded.
     return ffi.dlopen(str(Path(found.origin).parent / "libtensorflow_cc.so.2"), os.RTLD_NOW | os.RTLD_NODELETE)
 
@@ -90,6 +93,10 @@ lib = _open()
 def function(name: str) -> Any:
     """The address of a function that the engine calls from C (Direct of protocol.py)."""
     return ffi.addressof(lib, name)
+
+
+def failure(text: str) -> Exception:
+    return RuntimeError(text + "; BACKEND_MEMORY_LIMIT sets how much there is" * text.startswith("OOM when allocating"))
 
 
 class Status:
@@ -108,7 +115,7 @@ class Status:
 
     def check(self) -> None:
         if lib.TF_GetCode(self.c):
-            raise RuntimeError(self.message())
+            raise failure(self.message())
 
     def message(self) -> str:
         return str(ffi.string(lib.TF_Message(self.c)).decode(errors="replace"))

@@ -15,7 +15,7 @@ GRAPH, LIBRARY, FUNCTION, NODE = range(4)
 PARTS: dict[int, dict[int, int]] = {GRAPH: {1: NODE, 2: LIBRARY}, LIBRARY: {1: FUNCTION}, FUNCTION: {3: NODE}}
 NAME, OPERATION, ATTRIBUTE = 1, 2, 5  # fields of NODE
 KEY, VALUE = 1, 2  # fields of ATTRIBUTE
-TYPE, TENSOR = 6, 8  # fields of VALUE
+BOOLEAN, TYPE, TENSOR = 5, 6, 8  # fields of VALUE
 DTYPE = 1  # field of TENSOR
 
 # Chosen from TensorFlow's own list of 1801 operations. They include those of input pipelines (datasets), which can read
@@ -26,19 +26,22 @@ REFUSED = re.compile(
     rb"|^(ImportEvent|LoadAndRemap|RecordInput|RemoteCall|Rpc|Skipgram|WorkerHeartbeat|Write\w*Summary)"
 )
 
+# Their results are memory of the process, as it was last used. So is that of Empty, unless its attribute init is true.
+UNSET = (b"Empty", b"TemporaryVariable", b"_ParallelConcatStart")
 
-def check_operations(blob: bytes, allow_file_ops: bool) -> set[str]:
+
+def check_operations(blob: bytes | memoryview, allow_file_ops: bool) -> set[str]:
     """Returns the names of all operations of a graph and of its functions.
 
-    Unless allow_file_ops is set, refuses operations that read or write files, use the network, run Python or end the
-    process: a client who may store a model need not have these rights. TensorFlow evaluates parts of a graph while it
-    imports it, so call this first.
+    Refuses operations that show memory of the process. Unless allow_file_ops is set, refuses also those that read or
+    write files, use the network, run Python or end the process: a client who may store a model need not have these
+    rights. TensorFlow evaluates parts of a graph while it imports it, so call this first.
     """
     try:
         found = set()
         for node in _nodes(memoryview(blob)):
             name = operation = b""
-            attributes: dict[object, int | memoryview | None] = {}
+            attributes: dict[bytes, int | memoryview | None] = {}
             for field, value in fields(node):
                 if field == NAME:
                     name = _bytes(value)
@@ -46,10 +49,16 @@ def check_operations(blob: bytes, allow_file_ops: bool) -> set[str]:
                     operation = _bytes(value)
                 elif field == ATTRIBUTE:
                     attribute = dict(fields(_message(value)))
-                    attributes[attribute.get(KEY)] = attribute.get(VALUE)
+                    attributes[_bytes(attribute.get(KEY, 0))] = attribute.get(VALUE)
             found.add(operation.decode())
             if operation == b"Const":
                 _check_constant(attributes)
+            if operation in UNSET and not _is_set(attributes.get(b"init")):
+                hint = "; set its attribute init" if operation == b"Empty" else ""
+                raise PermissionError(
+                    f"node '{name.decode()}' of the graph is a {operation.decode()}, which shows memory of the server"
+                    + hint
+                )
             # For this operation alone an attribute decides: it prints to a stream, or to a file.
             to_file = operation == b"PrintV2" and b"file:" in bytes(node)
             if not allow_file_ops and (to_file or REFUSED.search(operation)):
@@ -76,11 +85,15 @@ def _nodes(blob: memoryview) -> Iterator[memoryview]:
                 todo.append((inner, value))
 
 
-def _check_constant(attributes: dict[object, int | memoryview | None]) -> None:
+def _check_constant(attributes: dict[bytes, int | memoryview | None]) -> None:
     """Refuses a damaged constant. TensorFlow checks those of the graph, but one in a function would end the process."""
     kind = _field(attributes.get(b"dtype"), TYPE)
     if kind is None or kind != _field(_field(attributes.get(b"value"), TENSOR), DTYPE):
         raise MalformedError
+
+
+def _is_set(value: int | memoryview | None) -> bool:
+    return value is not None and bool(_field(value, BOOLEAN))
 
 
 def _field(message: int | memoryview | None, field: int) -> int | memoryview | None:

@@ -6,13 +6,15 @@ in TensorFlow.
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from redisai.protocol import Array, Definition, Direct, Settings
 
-from .c_api import Status, ffi, function, lib
+from .c_api import Status, failure, ffi, function, lib
 from .graph_ops import check_operations, keeps_inputs
 from .tensors import DTYPES, NUMBERS, QINT32, STRING, as_array, new_tensor, type_name
 
@@ -22,6 +24,7 @@ def version() -> str:
 
 
 def load(definition: Definition, settings: Settings) -> Session:
+    _limit_memory(settings.memory_limit)
     copies = keeps_inputs(check_operations(definition.blob, bool(settings.allow_file_ops)))
     graph = _import(definition)
     if definition.gpu is None and settings.inter_op_parallelism <= 1:
@@ -30,6 +33,13 @@ def load(definition: Definition, settings: Settings) -> Session:
             # usual executor then runs them, or says why it cannot.
             return Session(graph, definition, _config(definition, settings, in_order=True), copies)
     return Session(graph, definition, _config(definition, settings, in_order=False), copies)
+
+
+@functools.cache
+def _limit_memory(megabytes: int) -> None:
+    """The library reads this when it makes its first session. It keeps the memory of earlier runs for the next ones. A
+    run that gets none waits 10 s for others to end, then fails."""
+    os.environ.update(TF_CPU_ALLOCATOR_USE_BFC="1", TF_CPU_BFC_MEM_LIMIT_IN_MB=str(megabytes))
 
 
 class Session:
@@ -69,7 +79,7 @@ class Session:
                 [DTYPES[number] for number in self._types],
                 len(types),
                 lambda: None,
-                lambda options, runs, error: RuntimeError(error) if error is not None else None,
+                lambda options, runs, error: failure(error) if error is not None else None,
             )
 
     def _devices(self, status: Status) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ def version() -> str:
 def load(definition: Definition, settings: Settings) -> Session:
     if definition.gpu is not None:
         raise RuntimeError("GPU requested but TFLITE runs models on CPUs only")
-    return Session(definition.blob, settings.intra_op_threads)
+    return Session(bytes(definition.blob), settings)
 
 
 class Idle(NamedTuple):
@@ -45,28 +46,33 @@ class Idle(NamedTuple):
 
 
 class Session:
-    def __init__(self, blob: bytes, threads: int) -> None:
+    def __init__(self, blob: bytes, settings: Settings) -> None:
         self._blob = blob
-        self._threads = threads
+        self._threads = settings.intra_op_threads
+        self._limit = settings.memory_limit
         first = self._new()
-        inputs, outputs = first.interpreter.get_input_details(), first.interpreter.get_output_details()
+        inputs, outputs = first.get_input_details(), first.get_output_details()
         self.inputs = tuple(str(tensor["name"]) for tensor in inputs)
         self.outputs = tuple(str(tensor["name"]) for tensor in outputs)
         self._dtypes = [OBJECT if tensor["dtype"] is np.bytes_ else np.dtype(tensor["dtype"]) for tensor in inputs]
         self._input_numbers = [tensor["index"] for tensor in inputs]
         self._output_numbers = [tensor["index"] for tensor in outputs]
         self._declared = [tensor["shape_signature"].tolist() for tensor in inputs]  # -1 for a dimension of any size
-        self._idle = [first]
+        self._idle: list[Idle] = []
+        try:
+            self._allocate(first)
+            self._idle.append(Idle(first, [tuple(tensor["shape"].tolist()) for tensor in inputs]))
+        except RuntimeError as error:
+            # The library takes dimensions of any size for 1, which may be too small. Then the first run shows more.
+            if "unresolved custom op" in str(error) or not any(-1 in shape for shape in self._declared):
+                raise
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
         for array, dtype, name in zip(inputs, self._dtypes, self.inputs, strict=True):
             if array.dtype != dtype:
                 raise TypeError(f"input '{name}' has type {_type(array.dtype)}, expected: {_type(dtype)}")
         shapes = [array.shape for array in inputs]
-        try:
-            interpreter = self._resized(self._pop_idle(shapes), shapes)
-        except (IndexError, ValueError):  # none is idle, or an earlier resize has spoilt this one
-            interpreter = self._resized(self._new(), shapes)
+        interpreter = self._with(shapes)
         for number, array in zip(self._input_numbers, inputs, strict=True):
             interpreter.set_tensor(number, array)
         interpreter.invoke()
@@ -74,44 +80,62 @@ class Session:
         self._idle.append(Idle(interpreter, shapes))  # not after a failure: its state is unknown
         return outputs
 
-    def _pop_idle(self, shapes: list[tuple[int, ...]]) -> Idle:
-        """An idle interpreter, with these shapes if possible: resizing another costs more than many a run."""
+    def _with(self, shapes: list[tuple[int, ...]]) -> Any:
+        """An interpreter with these shapes, which is idle no more: resizing another costs more than many a run."""
         for idle in self._idle[::-1]:  # a copy of the list, since other threads change it
             if idle.shapes == shapes:
                 with contextlib.suppress(ValueError):
                     self._idle.remove(idle)
-                    return idle
-        return self._idle.pop()
+                    return idle.interpreter
+        for index, (shape, declared) in enumerate(zip(shapes, self._declared, strict=True)):
+            if len(shape) != len(declared):
+                raise self._misfit(index, shape, "ranks differ")
+            if not _is(
+                shape[1:], declared[1:]
+            ):  # some models can be resized in the 0th dimension, whatever they declare
+                raise self._misfit(index, shape, "only the 0th dimension and those of -1 may differ")
+        try:
+            return self._resized(self._idle.pop().interpreter, shapes)
+        except (IndexError, ValueError):  # none is idle, or an earlier resize has spoilt this one
+            return self._resized(self._new(), shapes)
 
-    def _new(self) -> Idle:
+    def _new(self) -> Any:
         # The library would take an empty blob for no model at all.
-        interpreter = Interpreter(model_content=self._blob or b"\0", num_threads=self._threads)
-        interpreter.allocate_tensors()
-        return Idle(interpreter, [tuple(tensor["shape"].tolist()) for tensor in interpreter.get_input_details()])
+        return Interpreter(model_content=self._blob or b"\0", num_threads=self._threads)
 
-    def _resized(self, idle: Idle, shapes: list[tuple[int, ...]]) -> Any:
-        interpreter = idle.interpreter
-        wrong = [index for index in range(len(shapes)) if shapes[index] != idle.shapes[index]]
-        if not wrong:
+    def _allocate(self, interpreter: Any) -> None:
+        interpreter.allocate_tensors()
+        size = sum(
+            math.prod(tensor["shape"].tolist()) * _itemsize(tensor) for tensor in interpreter.get_tensor_details()
+        )
+        if size > self._limit << 20:  # nothing has written to this memory so far
+            raise MemoryError(
+                f"the model's tensors take {size >> 20} MB, more than BACKEND_MEMORY_LIMIT allows, {self._limit} MB"
+            )
+
+    def _resized(self, interpreter: Any, shapes: list[tuple[int, ...]]) -> Any:
+        try:
+            for number, shape in zip(self._input_numbers, shapes, strict=True):
+                interpreter.resize_tensor_input(number, shape)
+            self._allocate(interpreter)
             return interpreter
-        reason = "ranks differ"
-        if all(len(shapes[index]) == len(idle.shapes[index]) for index in wrong):
-            try:
-                for index in wrong:
-                    interpreter.resize_tensor_input(self._input_numbers[index], shapes[index])
-                interpreter.allocate_tensors()
-                return interpreter
-            except (RuntimeError, ValueError) as error:
-                reason = str(error)
-        odd = next((index for index in wrong if not _fits(shapes[index], self._declared[index])), wrong[0])
-        raise ValueError(
-            f"input '{self.inputs[odd]}' has shape {list(shapes[odd])}, expected: {self._declared[odd]},"
+        except (RuntimeError, ValueError) as error:
+            odd = next((i for i, shape in enumerate(shapes) if not _is(shape, self._declared[i])), 0)
+            raise self._misfit(odd, shapes[odd], str(error)) from error
+
+    def _misfit(self, index: int, shape: tuple[int, ...], reason: str) -> ValueError:
+        return ValueError(
+            f"input '{self.inputs[index]}' has shape {list(shape)}, expected: {self._declared[index]},"
             f" and the model cannot be resized: {reason}"
         )
 
 
-def _fits(shape: tuple[int, ...], declared: list[int]) -> bool:
-    return len(shape) == len(declared) and all(want in (-1, size) for size, want in zip(shape, declared, strict=True))
+def _is(shape: Sequence[int], declared: list[int]) -> bool:
+    return all(want in (-1, size) for size, want in zip(shape, declared, strict=True))
+
+
+def _itemsize(tensor: Any) -> int:
+    return 1 if tensor["dtype"] is np.bytes_ else np.dtype(tensor["dtype"]).itemsize
 
 
 def _output(interpreter: Any, index: int, number: int) -> Array:

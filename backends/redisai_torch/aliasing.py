@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from .sandbox import nodes
 # Operators that always return new memory.
 FRESH = re.compile(
     r"aten::(exp|relu|sigmoid|tanh|gelu|silu|clone|cat|stack|linear|addmm|mm|bmm|_convolution|conv[123]d"
-    r"|conv_transpose[123]d|batch_norm|layer_norm|zeros_like|ones_like|empty_like)$"
+    r"|conv_transpose[123]d|batch_norm|layer_norm|zeros_like|ones_like|(?:new_)?empty\w*)$"
     r"|quantized::(linear|linear_relu|linear_dynamic|linear_relu_dynamic|conv[123]d|conv[123]d_relu)$"
 )
 # These do too if the alias analysis sees a write to the result. If it sees none, the library optimises x + 0 to x.
@@ -43,26 +44,42 @@ class Aliasing(NamedTuple):
     @staticmethod
     def of(module: Any) -> Aliasing:
         """Uses the library's alias analysis, which follows views, lists, branches, sub-modules and out=."""
-        try:
-            # In eval mode a batch normalisation is not stateful, but it looks so unless it is frozen.
-            graph: Any = torch.jit.freeze(module, optimize_numerics=False).inlined_graph
-        except Exception:  # some models cannot be frozen, or are frozen already
-            graph = module.inlined_graph
+        graph: Any = module.inlined_graph
+        # First: simplifying relies on the declarations too, and may leave out what seems to do nothing.
+        given = {value.debugName() for value in list(graph.inputs())[1:] if value.type().kind() == "TensorType"}
+        written = _written(graph)
+        modules = _simplify(graph, module)
         aliases = graph.alias_db()
-        itself = next(iter(graph.inputs()))
         kept = [node.output() for kind in ("prim::GetAttr", "prim::Constant") for node in graph.findAllNodes(kind)]
-        stateful = (
-            any(graph.findAllNodes(kind) for kind in ("prim::SetAttr", *OPAQUE))
-            or aliases.has_writers(itself)
-            or any(aliases.has_writers(value) for value in kept)
+        stateful = any(graph.findAllNodes(kind) for kind in ("prim::SetAttr", *OPAQUE)) or any(
+            aliases.has_writers(value) for value in kept if value.debugName() not in modules
         )
-        # Not the frozen graph: freezing relies on the declarations too, and may leave out what seems to do nothing.
-        inputs = list(module.inlined_graph.inputs())[1:]
-        given = {value.debugName() for value in inputs if value.type().kind() == "TensorType"}
-        written = _written(module.inlined_graph)
         stateful = stateful or not written <= given
         # A stateful model may also keep an input, whose memory belongs to the stored tensor.
         return Aliasing(stateful or bool(written) or any(map(aliases.has_writers, graph.inputs())), stateful)
+
+
+def _simplify(graph: Any, module: Any) -> Container[str]:
+    """Makes constants of the module's attributes, and leaves out branches that are not taken then. In eval mode a batch
+    normalisation is not stateful, but its code has a branch for training. Returns the names of the modules."""
+    objects = {next(iter(graph.inputs())).debugName(): module._c}
+    for node in [node for node in nodes(graph) if node.kind() == "prim::GetAttr"]:
+        owner = objects.get(node.input().debugName())
+        if owner is None:
+            continue
+        value = owner.getattr(node.s("name"))
+        if isinstance(value, torch._C.ScriptModule):
+            objects[node.output().debugName()] = value
+        elif value is None or isinstance(value, (torch.Tensor, bool, int, float, str)):
+            with graph.insert_point_guard(node), suppress(RuntimeError):  # some tensors cannot be constants
+                constant = graph.insertConstant(value.detach() if isinstance(value, torch.Tensor) else value)
+                node.output().replaceAllUsesWith(constant)
+                node.destroy()
+    library: Any = torch._C
+    with suppress(RuntimeError):  # some tuples must stay; the analysis knows less of what is in them
+        library._jit_pass_lower_all_tuples(graph)
+    library._jit_pass_constant_propagation_immutable_types(graph)
+    return objects
 
 
 def writes_to_inputs(graph: Any, assume: Mapping[str, str]) -> bool:

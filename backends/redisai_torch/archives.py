@@ -1,28 +1,28 @@
 """Refuses models with forbidden code: before their archive is loaded, and again in their graphs. The loader enters.
 
 Blobs come from clients. Loading already runs some of their code: __setstate__, default values of parameters, constants
-of classes. So refuse_code() first searches the text for forbidden operators. It reads the text with the library's own
-reader, because another reader could see other members in the same blob. Only the graphs tell for certain what forward
-calls, and they exist only after loading: refuse_operators() checks those. Both limit how deep code nests, because the
-compiler and the workers would run out of stack.
+of classes. So refuse_archive() first searches the text for forbidden operators, and has pickles.py check the tensors.
+It reads the archive with the library's own reader, because another reader could see other members in the same blob.
+Only the graphs tell for certain what forward calls, and they exist only after loading: refuse_operators() checks those.
+Both limit how deep code nests, because the compiler and the workers would run out of stack.
 """
 
 from __future__ import annotations
 
 import io
 import re
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
+from .pickles import refuse_tensors
 from .sandbox import MAX_BLOCKS, MAX_NESTING, NESTING, nodes, refuse_chains
 
 # These touch files, or do not check the indices, sizes and addresses that they are given. The library's other internal
 # operators are allowed, unlike in scripts, because traced graphs use them.
 NAMES = (
-    r"save|from_file|set_|_reshape_alias"
+    r"save|from_file|set_|resize(?:_as)?(?:_sparse)?_?|_reshape_alias"
     r"|_unsafe_index\w*|_unsafe_masked_index\w*|_index_put_impl_?|_resize_output_?|_copy_from\w*"
     r"|_?sparse_\w+_tensor\w*|_coalesced_|_sparse_semi_structured\w*|_cslt_\w+|_convert_indices_\w+"
     r"|segment_reduce|_segment_reduce\w*|_rowwise_prune|_sobol_engine_\w+|_embedding_bag\w*|_test_\w+"
@@ -31,7 +31,7 @@ NAMES = (
     r"|_weight_int[48]pack\w*|_convert_weight\w*|_dyn_quant\w*|_wrapped_\w+"
 )
 BACKWARD = r"\w+_backward\w*"
-NAMESPACES = r"aten|prim|quantized|_quantized|quantization|torchvision|torchaudio|redisai"
+NAMESPACES = r"aten|prim|quantized|_quantized|quantization|torchvision|torchaudio|redisai|redisai_checked"
 # These run Python, reach other machines, or belong to the library's optimiser alone.
 PRIM = (
     r"(?:Ignored)?PythonOp|rpc_\w+|awaitable\w*|Bail[Oo]ut\w*|FallbackGraph|DifferentiableGraph|\w*Fus(?:ion|ed)\w*"
@@ -56,36 +56,35 @@ STRING = re.compile(rb'"(?:[^"\\\n]|\\[^\n])*"')
 FLATBUFFER = b"PTMF"
 
 
-def _sizes(blob: bytes) -> dict[str, int]:
-    """Bytes of each member, unpacked. PyTorch tells them from 2.13 on; before, the archive's directory must do."""
-    sizes: dict[str, int] = {}
-    try:
-        with zipfile.ZipFile(io.BytesIO(blob)) as archive:
-            for member in archive.infolist():
-                name = member.filename.partition("/")[2]
-                sizes[name] = max(member.file_size, sizes.get(name, 0))
-    except (ValueError, zipfile.BadZipFile, OverflowError) as error:
-        raise RuntimeError(f"the model is no TorchScript archive: {error}") from None
-    return sizes
-
-
-def refuse_code(blob: bytes) -> None:
-    """Refuses code that loading must not run, or that would overflow even a large stack."""
+def refuse_archive(blob: bytes) -> None:
+    """Refuses what loading must not read or run."""
     if blob[4:8] == FLATBUFFER:  # the library would read it as this other format
         raise RuntimeError("the model is no TorchScript archive: it is for the mobile interpreter")
     try:
         reader: Any = torch._C.PyTorchFileReader(io.BytesIO(blob))
     except Exception as error:  # a broken archive makes the reader seek anywhere
         raise RuntimeError(f"the model is no TorchScript archive: {error}") from None
-    names = set(reader.get_all_records())
-    if "model.json" not in names:  # in archives from before PyTorch 1.4 any member may be code
-        # The library ignores the case of the members' names.
-        names = {name for name in names if name.lower().endswith(".py")}
-    size_of = getattr(reader, "get_record_size", None) or _sizes(blob).__getitem__
+    names = reader.get_all_records()
+    if any(name.lower() == "model.json" for name in names):  # the library ignores the case of names
+        raise ValueError("the model was saved by a PyTorch before 1.4; load and save it again with a newer one")
+    for name in ("constants.pkl", "data.pkl"):
+        refuse_tensors(name, reader.get_record, lambda record: _size(reader, record))
+    _refuse_code(reader, sorted({name for name in names if name.lower().endswith(".py")}))
+
+
+def _size(reader: Any, name: str) -> int:
+    """Bytes of a record. PyTorch tells them from 2.13 on."""
+    size_of = getattr(reader, "get_record_size", None)
+    size: int = size_of(name) if size_of else len(reader.get_record(name))
+    return size
+
+
+def _refuse_code(reader: Any, names: list[str]) -> None:
+    """Refuses code that loading must not run, or that would overflow even a large stack."""
     size = 0
     code: list[bytes] = []
-    for name in sorted(names):
-        size += size_of(name)
+    for name in names:
+        size += _size(reader, name)
         if size > MAX_CODE_BYTES:
             raise ValueError(f"the model has more than {MAX_CODE_BYTES} bytes of code")
         code.append(reader.get_record(name))
@@ -129,26 +128,20 @@ def _refuse_nesting(code: bytes) -> None:
         raise ValueError(f"the model is too deep: it nests more than {MAX_BLOCKS} blocks")
 
 
-def refuse_operators(module: Any) -> None:
-    for graph in _graphs(module):
-        for node in nodes(graph):
-            kind = str(node.kind())
-            if DENIED.match(kind):
-                raise ValueError(f"{kind} cannot be used in a model")
-        refuse_chains(graph)
+def refuse_operators(kinds: Iterable[str]) -> None:
+    for kind in sorted(kinds):
+        if DENIED.match(kind):
+            raise ValueError(f"{kind} cannot be used in a model")
 
 
-def _graphs(module: Any) -> Iterator[Any]:
-    """The graphs of forward and of all methods. forward may call these through an interface, which is not inlined."""
-    forward = module.forward.inlined_graph
-    yield forward
-    whole = any(str(node.kind()) == "prim::CallMethod" for node in nodes(forward))
-    seen: set[tuple[str, str]] = set()
-    for part in module.modules():
-        inner = part._c
-        name = str(inner._type().qualified_name())
-        for method in inner._method_names():
-            if (name, method) not in seen:  # many modules share one type
-                seen.add((name, method))
-                function = inner._get_method(method)
-                yield function.inlined_graph if whole else function.graph
+def refuse_depth(forward: Any, functions: Sequence[Any]) -> None:
+    """Checks the inlined graphs that run: that of forward, and those that it calls through an interface."""
+    if _refuse_depth(forward.inlined_graph):
+        for function in functions:
+            _refuse_depth(function.inlined_graph)
+
+
+def _refuse_depth(graph: Any) -> bool:
+    """Whether the graph calls through an interface."""
+    refuse_chains(graph)
+    return "prim::CallMethod" in [node.kind() for node in nodes(graph)]

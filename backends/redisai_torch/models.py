@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,11 +9,13 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+from torch.jit._recursive import wrap_cpp_module
 
 from redisai.protocol import Array, Definition, Settings
 
 from .aliasing import Aliasing
-from .archives import refuse_code, refuse_operators
+from .archives import refuse_archive, refuse_depth, refuse_operators
+from .guards import guard
 from .sandbox import on_large_stack
 from .tensors import find_device, flatten, prepare_thread, set_threads, to_array, to_tensor
 
@@ -29,20 +30,26 @@ NUMBERS: dict[str, Callable[[Any], bool | int | float]] = {
 def load(definition: Definition, settings: Settings) -> Session:
     set_threads(settings)
     device = find_device(definition.gpu)
-    refuse_code(definition.blob)
+    blob = bytes(definition.blob)  # the streams that read it share bytes, but would copy a view
+    refuse_archive(blob)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return on_large_stack(lambda: _load(definition.blob, device))
+        return on_large_stack(lambda: _load(blob, device))
 
 
 def _load(blob: bytes, device: torch.device) -> Session:
-    # Unlike pickle, this runs no Python code of the blob. It does run TorchScript, which refuse_code() has checked.
-    module: Any = torch.jit.load(io.BytesIO(blob), map_location=device)  # type: ignore[no-untyped-call]
+    # Unlike pickle, this runs no Python code of the blob. It does run TorchScript, which refuse_archive() has checked.
+    # torch.jit.load() does the same, but keeps the unit, which has all functions and methods.
+    unit: Any = torch._C.CompilationUnit()
+    load_archive: Any = torch._C.import_ir_module_from_buffer
+    module: Any = wrap_cpp_module(load_archive(unit, blob, device, {}, False))  # type: ignore[no-untyped-call]
+    functions = unit.get_functions()
+    refuse_operators(guard(functions))
     with suppress(AttributeError, RuntimeError):  # a frozen model has no mode to change
         module.eval()
     if not hasattr(module, "forward"):
         raise ValueError("the model has no method forward")
-    refuse_operators(module)
+    refuse_depth(module.forward, functions)
     return Session(module, device)
 
 

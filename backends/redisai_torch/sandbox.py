@@ -23,7 +23,7 @@ from torch.jit._builtins import _find_builtin
 
 # These touch files or settings that other runs share, or do not check the indices and addresses that they are given.
 DENIED = re.compile(
-    r"aten::(save|from_file|set_grad_enabled"
+    r"aten::(save|from_file|set_grad_enabled|set_|resize(_as)?(_sparse)?_?"
     r"|ctc_loss|native_\w+|sparse_\w+_tensor|segment_reduce|fbgemm_\w+|mkldnn_\w+|cudnn_\w+|miopen_\w+|\w+_backward)$"
 )
 # The library's internal operators, some of which check no bounds, except those that the compiler itself inserts.
@@ -147,11 +147,10 @@ def nodes(block: Any, depth: int = 0) -> Iterator[Any]:
         yield node
         for inner in node.blocks():
             yield from nodes(inner, depth + 1)
-        for name in node.attributeNames():
-            if node.kindOf(name) == "g":  # a forked graph, which is not inlined with the rest
-                forked = node.g(name).copy()
-                torch._C._jit_pass_inline(forked)
-                yield from nodes(forked, depth + 1)
+        if node.hasAttribute("Subgraph"):  # a forked graph, which is not inlined with the rest
+            forked = node.g("Subgraph").copy()
+            torch._C._jit_pass_inline(forked)
+            yield from nodes(forked, depth + 1)
 
 
 @functools.cache

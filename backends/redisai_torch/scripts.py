@@ -17,7 +17,7 @@ from redisai.protocol import Array, Call, ScriptDefinition, Settings, one_line
 
 from . import redis_calls
 from .aliasing import writes_to_inputs
-from .divisions import replace_divisions
+from .guards import guard, guard_library
 from .redis_calls import RUN_MODEL, RUN_MODEL_PURE, current
 from .sandbox import on_large_stack, refuse_nesting, refuse_operators, resolver, torch_namespace
 from .tensors import find_device, flatten, prepare_thread, set_threads, to_array, to_tensor
@@ -51,8 +51,8 @@ def _compile(source: bytes, device: torch.device) -> dict[str, Function]:
         # The compiler needs a line break at the end, which clients forget.
         unit.define(source + b"\n", resolver({"torch": torch_namespace(), **redis_calls.namespaces()}))
     functions = unit.get_functions()
-    for function in functions:
-        replace_divisions(function.graph)
+    guard_library()
+    guard(functions)
     return {function.name: Function(function, device) for function in functions}
 
 

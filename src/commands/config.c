@@ -37,7 +37,7 @@ static int config_loadbackend(RedisModuleCtx *ctx, RedisModuleString **argv) {
     job->job.backend = backend;
     job->job.path = arg_copy(argv[3], NULL);
     if (wait_mode(ctx) == WAIT_BLOCK) return block_on_job(ctx, NULL, 0, job, reply_imported, NULL);
-    if (job_post_and_wait(job, JOB_PATIENCE) == -1) {
+    if (job_post_and_wait_briefly(job) == -1) {
         return reply_error(ctx, "not loaded within %d s; load it outside of transactions and scripts", JOB_PATIENCE);
     }
     reply_import(ctx, job);
@@ -48,18 +48,14 @@ static int config_loadbackend(RedisModuleCtx *ctx, RedisModuleString **argv) {
 /* Whether the caller may run CONFIG SET. Redis 7.0 has no ACL categories for commands of modules. Without this check, a
  * user without @admin could make the server import Python files. */
 static int is_administrator(RedisModuleCtx *ctx) {
-    RedisModuleString *name = RedisModule_GetCurrentUserName(ctx);
-    RedisModuleUser *user = name ? RedisModule_GetModuleUserFromUserName(name) : NULL;
-    int allowed = 0;
-    if (user) {
-        static const char *words[] = {"CONFIG", "SET", "dir", "."};
-        RedisModuleString *command[4];
-        for (int i = 0; i < 4; i++) command[i] = RedisModule_CreateString(NULL, words[i], strlen(words[i]));
-        allowed = RedisModule_ACLCheckCommandPermissions(user, command, 4) == REDISMODULE_OK;
-        for (int i = 0; i < 4; i++) RedisModule_FreeString(NULL, command[i]);
-        RedisModule_FreeModuleUser(user);
-    }
-    if (name) RedisModule_FreeString(ctx, name);
+    RedisModuleUser *user;
+    if (!find_user(ctx, &user) || user == NULL) return 0;
+    static const char *words[] = {"CONFIG", "SET", "dir", "."};
+    RedisModuleString *command[4];
+    for (int i = 0; i < 4; i++) command[i] = RedisModule_CreateString(NULL, words[i], strlen(words[i]));
+    int allowed = RedisModule_ACLCheckCommandPermissions(user, command, 4) == REDISMODULE_OK;
+    for (int i = 0; i < 4; i++) RedisModule_FreeString(NULL, command[i]);
+    RedisModule_FreeModuleUser(user);
     return allowed;
 }
 

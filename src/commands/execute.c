@@ -76,6 +76,7 @@ void save_outputs(RedisModuleCtx *ctx, Run *run) {
         if (tensor == NULL) continue;
         key_set_value(ctx, save->key, TensorType, tensor_ref(tensor));
         tensor_replicate(ctx, save->key, tensor);
+        key_notify(ctx, save->key, TENSOR_EVENT);
     }
 }
 

@@ -8,6 +8,7 @@
 #include "bridge.h"
 #include "commands/commands.h"
 #include "engine/options.h"
+#include "engine/running.h"
 #include "redis/command.h"
 #include "run/queue.h"
 #include "values/backend.h"
@@ -66,8 +67,7 @@ static void add_cpu(RedisModuleInfoCtx *ctx) {
             double used = queue_worker_cpu(queue_at(i), n);
             char field[64];
             if (used < 0) continue;
-            /* The first is "_n1": dashboards know this numbering. */
-            snprintf(field, sizeof(field), "queue_%s_bthread_n%d_used_cpu_total", queue_device(queue_at(i)), n + 1);
+            snprintf(field, sizeof(field), WORKER_NAME "_used_cpu_total", queue_device(queue_at(i)), n + 1);
             RedisModule_InfoAddFieldDouble(ctx, field, used);
         }
     }
@@ -85,6 +85,12 @@ static void add_backends(RedisModuleInfoCtx *ctx) {
                                      __atomic_load_n(&onnx.sessions, __ATOMIC_RELAXED));
 }
 
+static void add_running(void *ctx, const char *thread, const char *what, int64_t ns) {
+    char value[256];
+    snprintf(value, sizeof(value), "%s,ms=%lld", what, (long long)ns / 1000000);
+    RedisModule_InfoAddFieldCString(ctx, thread, value);
+}
+
 static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
     if (RedisModule_InfoAddSection(ctx, "versions") == REDISMODULE_OK) {
         RedisModule_InfoAddFieldCString(ctx, "RedisAI_version", REDISAI_VERSION);
@@ -100,6 +106,7 @@ static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
             RedisModule_InfoAddFieldLongLong(ctx, option->name, option->value);
         }
     }
+    if (RedisModule_InfoAddSection(ctx, "running") == REDISMODULE_OK) running_report(add_running, ctx);
     if (RedisModule_InfoAddSection(ctx, "backends_info") == REDISMODULE_OK) add_backends(ctx);
     /* A server that has crashed cannot be asked. */
     if (!for_crash_report && RedisModule_InfoAddSection(ctx, "memory") == REDISMODULE_OK) {
@@ -164,6 +171,9 @@ static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
 
     if (argc == 3) {
         if (arg_is(argv[2], "RESETSTAT")) {
+            if (!key_is_permitted(ctx, argv[1], REDISMODULE_CMD_KEY_UPDATE)) {
+                return RedisModule_ReplyWithError(ctx, "NOPERM AI.INFO RESETSTAT needs the right to write the key");
+            }
             stats_reset(&runnable->state->stats);
             return reply_ok(ctx);
         }

@@ -46,9 +46,25 @@ static void scan_slice(RedisModuleCtx *ctx, void *data) {
     RedisModule_UnblockClient(scan->blocked, scan);
 }
 
+/* Moves what the caller may read to the front, and returns how many those are. */
+static size_t keep_permitted(RedisModuleCtx *ctx, const KeyScan *scan) {
+    RedisModuleUser *user;
+    if (!find_user(ctx, &user)) return scan->count;
+    size_t kept = 0;
+    for (size_t i = 0; i < scan->count && user; i++) {
+        Found found = scan->found[i];
+        if (RedisModule_ACLCheckKeyPermissions(user, found.key, REDISMODULE_CMD_KEY_ACCESS)) continue;
+        scan->found[i] = scan->found[kept];
+        scan->found[kept++] = found;
+    }
+    if (user) RedisModule_FreeModuleUser(user);
+    return kept;
+}
+
 static void reply_found(RedisModuleCtx *ctx, const KeyScan *scan) {
-    RedisModule_ReplyWithArray(ctx, (long)scan->count);
-    for (size_t i = 0; i < scan->count; i++) {
+    size_t count = keep_permitted(ctx, scan);
+    RedisModule_ReplyWithArray(ctx, (long)count);
+    for (size_t i = 0; i < count; i++) {
         RedisModule_ReplyWithArray(ctx, 2);
         RedisModule_ReplyWithString(ctx, scan->found[i].key);
         RedisModule_ReplyWithStringBuffer(ctx, scan->found[i].value->tag, scan->found[i].value->tag_size);

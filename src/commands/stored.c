@@ -4,6 +4,9 @@
  * thread sets the key. */
 #include "commands/stored.h"
 
+#include <ctype.h>
+#include <stdio.h>
+
 #include "engine/jobs.h"
 #include "redis/command.h"
 #include "run/waiter.h"
@@ -16,11 +19,20 @@ void *find_runnable(RedisModuleCtx *ctx, RedisModuleString *name, int kind) {
     return lookup_value(ctx, name, type_of(kind), kind == KIND_MODEL ? "model key is empty" : "script key is empty");
 }
 
+/* Tells of the command: of each form (AI.MODELSTORE, AI.MODELSET) by its own name, as the client may have typed it. */
+static void notify(RedisModuleCtx *ctx, RedisModuleString **argv) {
+    char event[32];
+    snprintf(event, sizeof(event), "%s", arg_text(argv[0]));
+    for (char *at = event; *at; at++) *at = (char)tolower(*at);
+    key_notify(ctx, argv[1], event);
+}
+
 /* What has been compiled becomes the key's value, and the command is replicated: by its words, because the context may
  * have no client whose command ReplicateVerbatim could take. */
 static void set_compiled(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runnable *runnable) {
     key_set_value(ctx, argv[1], type_of(runnable->kind), runnable_ref(runnable));
     RedisModule_Replicate(ctx, arg_text(argv[0]), "v", argv + 1, (size_t)argc - 1);
+    notify(ctx, argv);
 }
 
 static void write_compiled(RedisModuleCtx *ctx, Waiter *waiter) {
@@ -41,24 +53,25 @@ static int reply_stored(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
 }
 
 int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runnable *runnable) {
-    LoaderJob *job = job_new(JOB_LOAD, runnable);
     WaitMode mode = wait_mode(ctx);
-    if (mode == WAIT_BLOCK) return block_on_job(ctx, argv, argc, job, reply_stored, write_compiled);
-    if (mode == WAIT_MAIN_THREAD) {
-        if (job_post_and_wait(job, JOB_PATIENCE) == -1) {
-            return reply_error(ctx, "not compiled within %d s; store it outside of transactions and scripts",
-                               JOB_PATIENCE);
-        }
-        if (job->error == NULL) set_compiled(ctx, argv, argc, runnable);
-        reply_result(ctx, job, NULL);
-        job_free(job);
-        return REDISMODULE_OK;
+    runnable_set_label(runnable, argv[1]);
+    if (mode == WAIT_NOT) {
+        /* From the master or the AOF: it was accepted once, so it is kept even if it cannot be compiled here. */
+        key_set_value(ctx, argv[1], type_of(runnable->kind), runnable);
+        runnable_compile(runnable);
+        RedisModule_ReplicateVerbatim(ctx);
+        notify(ctx, argv);
+        return reply_ok(ctx);
     }
-    /* From the master or the AOF: it was accepted once, so it is kept even if it cannot be compiled here. */
-    key_set_value(ctx, argv[1], type_of(runnable->kind), runnable_ref(runnable));
-    RedisModule_ReplicateVerbatim(ctx);
-    job_post(job);
-    return reply_ok(ctx);
+    LoaderJob *job = job_new(JOB_LOAD, runnable);
+    if (mode == WAIT_BLOCK) return block_on_job(ctx, argv, argc, job, reply_stored, write_compiled);
+    if (job_post_and_wait_briefly(job) == -1) {
+        return reply_error(ctx, "not compiled within %d s; store it outside of transactions and scripts", JOB_PATIENCE);
+    }
+    if (job->error == NULL) set_compiled(ctx, argv, argc, runnable);
+    reply_result(ctx, job, NULL);
+    job_free(job);
+    return REDISMODULE_OK;
 }
 
 int delete_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int kind) {
@@ -67,5 +80,7 @@ int delete_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int kind) {
     RedisModule_DeleteKey(key);
     RedisModule_CloseKey(key);
     RedisModule_ReplicateVerbatim(ctx);
+    notify(ctx, argv);
+    RedisModule_NotifyKeyspaceEvent(ctx, REDISMODULE_NOTIFY_GENERIC, "del", argv[1]); /* as DEL does */
     return reply_ok(ctx);
 }

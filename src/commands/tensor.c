@@ -141,6 +141,7 @@ static int tensorset_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
     }
     key_set_value(ctx, argv[1], TensorType, tensor);
     RedisModule_ReplicateVerbatim(ctx);
+    key_notify(ctx, argv[1], TENSOR_EVENT);
     return reply_ok(ctx);
 }
 

@@ -14,5 +14,7 @@ typedef struct TensorFormat {
 int tensor_parse_format(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, TensorFormat *format);
 void tensor_reply(RedisModuleCtx *ctx, const Tensor *tensor, TensorFormat format);
 
+#define TENSOR_EVENT "ai.tensorset" /* also of the outputs of runs: replicas and the AOF get those as AI.TENSORSET */
+
 /* Replicates a tensor that has become a key's value, as AI.TENSORSET. */
 void tensor_replicate(RedisModuleCtx *ctx, RedisModuleString *key, const Tensor *tensor);

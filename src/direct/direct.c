@@ -5,6 +5,7 @@
  * are no errors: Python runs or explains everything else. */
 #include "direct/direct.h"
 
+#include "engine/running.h"
 #include "redis/clock.h"
 #include "run/state.h"
 #include "values/tensor.h"
@@ -35,6 +36,7 @@ int bridge_run_direct(const Direct *direct, Op **ops, int n, int64_t until, cons
     while (done < n && ops[done]->id == id && fits(direct, ops[done]) && (done == 0 || begin < until)) {
         Op *op = ops[done];
         if (bridge_is_awaited(op)) { /* the ops before it may have taken long */
+            running_begin(op->runnable, NULL, begin);
             *error = run(direct, op, options);
             int64_t end = monotonic_ns();
             op->duration = (end - begin) / 1000;

@@ -5,10 +5,16 @@
 
 #include <pthread.h>
 
+#include "engine/allocator.h"
+#include "engine/options.h"
+#include "engine/running.h"
 #include "redis/clock.h"
+#include "redis/event_loop.h"
 #include "values/model.h"
 #include "values/names.h"
 #include "values/runnable.h"
+
+#define LARGE_BLOB (64 << 20)
 
 static struct {
     pthread_mutex_t mutex;
@@ -67,16 +73,17 @@ static void finish_awaited(LoaderJob *job) {
     job_free(job);
 }
 
-int job_post_and_wait(LoaderJob *job, int seconds) {
-    struct timespec until = monotonic_timespec(monotonic_ns() + seconds * 1000000000LL);
+/* Until this time (ns); 0: for ever. */
+static int post_and_wait(LoaderJob *job, int64_t deadline) {
+    struct timespec until = monotonic_timespec(deadline);
     job->is_urgent = job->is_awaited = 1;
     job->finished = finish_awaited;
     job_post(job);
     pthread_mutex_lock(&jobs.mutex);
     int failed = 0;
     while (!job->is_done && !failed) {
-        failed = seconds ? pthread_cond_timedwait(&jobs.finished, &jobs.mutex, &until)
-                         : pthread_cond_wait(&jobs.finished, &jobs.mutex);
+        failed = deadline ? pthread_cond_timedwait(&jobs.finished, &jobs.mutex, &until)
+                          : pthread_cond_wait(&jobs.finished, &jobs.mutex);
     }
     int is_done = job->is_done;
     if (!is_done) job->is_awaited = 0;
@@ -84,9 +91,26 @@ int job_post_and_wait(LoaderJob *job, int seconds) {
     return is_done ? 0 : -1;
 }
 
+void job_post_and_wait(LoaderJob *job) { post_and_wait(job, 0); }
+
+int job_post_and_wait_briefly(LoaderJob *job) {
+    int64_t left = JOB_PATIENCE * 1000000000LL - event_loop_add_stall(0);
+    if (left <= 0) {
+        job_free(job);
+        return -1;
+    }
+    int64_t begin = monotonic_ns();
+    int result = post_and_wait(job, begin + left);
+    event_loop_add_stall(monotonic_ns() - begin);
+    if (result == -1) running_log();
+    return result;
+}
+
 /* ---- what values ask of the loader ------------------------------------------------------------------------------- */
 
-static void compile_in_background(Runnable *runnable) { job_post(job_new(JOB_LOAD, runnable_ref(runnable))); }
+static void compile_in_background(Runnable *runnable) {
+    if (!safe_start()) job_post(job_new(JOB_LOAD, runnable_ref(runnable)));
+}
 
 static void destroy_dropped(LoaderJob *job) {
     runnable_destroy(job->job.runnable);
@@ -143,11 +167,15 @@ LoaderJob *job_queue_take(JobQueue *queue) {
 }
 
 Job *bridge_next_job(void) {
+    static int is_registered;
+    if (!is_registered) running_register("loader");
+    is_registered = 1;
     LoaderJob *job = next_job();
     while (is_unwanted(job)) {
         job_free(job);
         job = next_job();
     }
+    if (job->job.kind == JOB_LOAD) running_begin(job->job.runnable, NULL, monotonic_ns());
     return &job->job;
 }
 
@@ -164,6 +192,11 @@ void bridge_ready(Runnable *runnable, struct Queue *queue, int ninputs, const ch
 
 void bridge_finish_job(Job *python_part, const char *error) {
     LoaderJob *job = (LoaderJob *)python_part;
+    running_since(0);
+    Runnable *runnable = job->job.runnable;
+    if (job->job.kind == JOB_LOAD && runnable->kind == KIND_MODEL && ((Model *)runnable)->blob_size >= LARGE_BLOB) {
+        allocator_release();
+    }
     if (error) job->error = RedisModule_Strdup(error);
     if (job->finished) {
         job->finished(job);

@@ -26,11 +26,14 @@ void job_free(LoaderJob *job);                    /* and what it holds: the runn
 /* Hands the job over to the loader. */
 void job_post(LoaderJob *job);
 
-/* Posts the job and waits until it is finished; then the caller reads job->error and frees the job. After this many
- * seconds (0: never) it gives up and returns -1: the job goes on and is no longer the caller's. The main thread must
- * give up, or a model that never finishes compiling would stop the server. Workers may wait too, holding no lock. */
-int job_post_and_wait(LoaderJob *job, int seconds);
-#define JOB_PATIENCE 5 /* s, of the main thread: as long as Redis waits for a script (busy-reply-threshold) */
+/* Posts the job and waits until it is finished; then the caller reads job->error and frees the job. Holding no lock. */
+void job_post_and_wait(LoaderJob *job);
+
+/* The same on the main thread, which gives up once all that it has waited for in this iteration of the event loop took
+ * JOB_PATIENCE: or models that never finish compiling would stop the server, one after another in a transaction.
+ * Returns -1 then: the job goes on, or is not even posted, and is no longer the caller's. */
+int job_post_and_wait_briefly(LoaderJob *job);
+#define JOB_PATIENCE 5 /* s: as long as Redis waits for a script (busy-reply-threshold) */
 
 /* Where the loader of another process gets jobs from, it takes them from such a queue. Any thread. */
 typedef struct JobList {

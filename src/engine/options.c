@@ -20,10 +20,12 @@
 #define MAX_BACKENDS 16
 
 #define THREADS_PER_QUEUE 0 /* their rows */
-#define ISOLATION 1
+#define SAFE_START 1
+#define ISOLATION 2
 static OptionRow options[] = {
     [THREADS_PER_QUEUE] = {.python = {"threads_per_queue", 1}, .min = 1, .max = MAX_THREADS},
-    [ISOLATION] = {.python = {"isolation", 0}, .max = 1}, /* 1: models run in processes of their own */
+    [SAFE_START] = {.python = {"safe_start", 0}, .max = 1}, /* 1: values that were not stored here wait for a run */
+    [ISOLATION] = {.python = {"isolation", 0}, .max = 1},   /* 1: models run in processes of their own */
     {.python = {"inter_op_parallelism", 0}, .max = MAX_THREADS},
     {.python = {"intra_op_parallelism", 0}, .max = MAX_THREADS},
     {.python = {"model_execution_timeout", 5000}, .min = 1000, .max = INT_MAX}, /* ms */
@@ -83,6 +85,7 @@ int option_set(OptionRow *option, const RedisModuleString *text) {
 
 int is_isolated(void) { return options[ISOLATION].python.value != 0; }
 int64_t threads_per_queue(void) { return options[THREADS_PER_QUEUE].python.value; }
+int safe_start(void) { return options[SAFE_START].python.value != 0; }
 
 /* ---- paths ------------------------------------------------------------------------------------------------------- */
 

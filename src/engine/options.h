@@ -29,6 +29,9 @@ int option_set(OptionRow *option, const RedisModuleString *text);
 int64_t threads_per_queue(void);
 int is_isolated(void);
 
+/* Whether only runs compile what a database, an AOF or a master brings. */
+int safe_start(void);
+
 /* The folder of the backends; bridge_backends_path() returns it. */
 void options_set_backends_path(const RedisModuleString *path);
 

@@ -21,6 +21,9 @@
 #define REDISMODULE_REPLY_INTEGER 2
 #define REDISMODULE_REPLY_ARRAY 3
 
+#define REDISMODULE_NOTIFY_GENERIC (1 << 2)
+#define REDISMODULE_NOTIFY_MODULE (1 << 13)
+
 #define REDISMODULE_CTX_FLAGS_LUA (1 << 0)
 #define REDISMODULE_CTX_FLAGS_MULTI (1 << 1)
 #define REDISMODULE_CTX_FLAGS_CLUSTER (1 << 5)
@@ -78,6 +81,7 @@ typedef struct RedisModuleEvent {
 } RedisModuleEvent;
 #define REDISMODULE_EVENT_SHUTDOWN 5
 #define REDISMODULE_EVENT_EVENTLOOP 15
+#define REDISMODULE_EVENT_CONFIG 16
 #define REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP 0
 
 typedef int (*RedisModuleCmdFunc)(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
@@ -239,6 +243,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(RedisModuleType *, ModuleTypeGetType, (RedisModuleKey *))                                                 \
     FUNCTION(void *, ModuleTypeGetValue, (RedisModuleKey *))                                                           \
     FUNCTION(int, ModuleTypeSetValue, (RedisModuleKey *, RedisModuleType *, void *))                                   \
+    FUNCTION(int, NotifyKeyspaceEvent, (RedisModuleCtx *, int, const char *, RedisModuleString *))                     \
     FUNCTION(int, IsKeysPositionRequest, (RedisModuleCtx *))                                                           \
     FUNCTION(void, KeyAtPosWithFlags, (RedisModuleCtx *, int, int))                                                    \
     FUNCTION(RedisModuleScanCursor *, ScanCursorCreate, (void))                                                        \
@@ -298,6 +303,9 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(RedisModuleBlockedClient *, BlockClient,                                                                  \
              (RedisModuleCtx *, RedisModuleCmdFunc, RedisModuleCmdFunc, RedisModuleFreePrivDataFunc, long long))       \
     FUNCTION(int, UnblockClient, (RedisModuleBlockedClient *, void *))                                                 \
+    FUNCTION(RedisModuleBlockedClient *, GetBlockedClientHandle, (RedisModuleCtx *))                                   \
+    FUNCTION(unsigned long long, GetClientId, (RedisModuleCtx *))                                                      \
+    FUNCTION(int, DeauthenticateAndCloseClient, (RedisModuleCtx *, uint64_t))                                          \
     FUNCTION(void *, GetBlockedClientPrivateData, (RedisModuleCtx *))                                                  \
     FUNCTION(void, SetDisconnectCallback, (RedisModuleBlockedClient *, RedisModuleDisconnectFunc))                     \
     FUNCTION(int, BlockedClientMeasureTimeStart, (RedisModuleBlockedClient *))                                         \

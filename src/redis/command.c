@@ -150,6 +150,30 @@ void key_set_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType
     RedisModule_CloseKey(key);
 }
 
+int find_user(RedisModuleCtx *ctx, RedisModuleUser **user) {
+    *user = NULL;
+    /* Redis 7.0 crashes when it is asked for the name of a user who is not there. But it checks that before it looks a
+     * command up. */
+    RedisModule_Call(ctx, "no such command", "C");
+    RedisModuleString *name = errno == ENOTSUP ? NULL : RedisModule_GetCurrentUserName(ctx);
+    if (name == NULL) return 0;
+    *user = RedisModule_GetModuleUserFromUserName(name);
+    RedisModule_FreeString(ctx, name);
+    return 1;
+}
+
+int key_is_permitted(RedisModuleCtx *ctx, RedisModuleString *name, int access) {
+    RedisModuleUser *user;
+    if (!find_user(ctx, &user)) return 1;
+    int permitted = user && RedisModule_ACLCheckKeyPermissions(user, name, access) == REDISMODULE_OK;
+    if (user) RedisModule_FreeModuleUser(user);
+    return permitted;
+}
+
+void key_notify(RedisModuleCtx *ctx, RedisModuleString *name, const char *event) {
+    RedisModule_NotifyKeyspaceEvent(ctx, REDISMODULE_NOTIFY_MODULE, event, name);
+}
+
 WaitMode wait_mode(RedisModuleCtx *ctx) {
     int flags = RedisModule_GetContextFlags(ctx);
     if (flags & (REDISMODULE_CTX_FLAGS_LOADING | REDISMODULE_CTX_FLAGS_REPLICATED)) return WAIT_NOT;

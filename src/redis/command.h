@@ -49,6 +49,17 @@ const char *key_refusal(RedisModuleCtx *ctx, RedisModuleString *name, RedisModul
 /* Sets the key to a value, which the keyspace owns from now on. */
 void key_set_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, void *value);
 
+/* The user who calls: 0 where there is none, as in a call by another module. *user is to be freed; NULL: the user is
+ * gone. Valid until this callback returns. */
+int find_user(RedisModuleCtx *ctx, RedisModuleUser **user);
+
+/* Whether ACLs let the caller do this (REDISMODULE_CMD_KEY_...) with the key. */
+int key_is_permitted(RedisModuleCtx *ctx, RedisModuleString *name, int access);
+
+/* Tells subscribers and other modules that the key has changed. event: the command that the AOF and replicas get for
+ * it, in lower case. Call it after replicating: whoever is told may write too. */
+void key_notify(RedisModuleCtx *ctx, RedisModuleString *name, const char *event);
+
 /* How this command may wait for the engine. */
 typedef enum {
     WAIT_BLOCK,      /* block the client */

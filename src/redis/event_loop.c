@@ -21,7 +21,8 @@ static const LoopListener *listener;
  * user. What the tasks write is replicated when the event's context ends. */
 static RedisModuleCtx *task_context;
 
-static size_t written; /* by the tasks of this iteration, bytes */
+static size_t written;  /* by the tasks of this iteration, bytes */
+static int64_t stalled; /* in this iteration, ns */
 
 static struct {
     pthread_mutex_t mutex;
@@ -68,6 +69,7 @@ static Task *take_tasks(void) {
 }
 
 void event_loop_note_written(size_t bytes) { written += bytes; }
+int64_t event_loop_add_stall(int64_t ns) { return stalled += ns; }
 
 static void retry(RedisModuleCtx *ctx, void *unused) {
     tasks.has_timer = 0; /* only an iteration was needed, and the timer has started one */
@@ -100,6 +102,7 @@ static void on_event(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subev
     if (subevent == REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP) {
         end_iteration(ctx);
     } else {
+        stalled = 0;
         listener->begin();
     }
 }

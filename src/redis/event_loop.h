@@ -24,6 +24,10 @@ typedef struct Task {
  * user: what it writes is replicated when the iteration has performed its tasks, all in one MULTI. */
 void event_loop_post(Task *task);
 
+/* Adds ns to the time for which commands have made all clients wait in this iteration, and returns the sum. A
+ * transaction or a script is part of one iteration. Main thread. */
+int64_t event_loop_add_stall(int64_t ns);
+
 /* Tells that a task has written a value of so many bytes. After many bytes, the other tasks wait for the next
  * iteration: GET must not wait until all are copied for the replicas. Main thread. */
 void event_loop_note_written(size_t bytes);

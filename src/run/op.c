@@ -3,6 +3,7 @@
  * Main thread: op_queue, op_submit and op_leave at the start of a run. Loader: resume. Workers: the bridge functions.
  * No locks: `status`, `waits_for` and the run's counters are atomic. */
 #include "engine/jobs.h"
+#include "engine/running.h"
 #include "redis/clock.h"
 #include "run/queue.h"
 #include "run/run.h"
@@ -93,6 +94,7 @@ int bridge_begin_ops(Op **ops, int n) {
             op_drop(op);
         }
     }
+    if (kept) running_begin(ops[0]->runnable, ops[0]->function, now);
     return kept;
 }
 
@@ -105,6 +107,8 @@ int op_take_back(Op *op, int64_t begun) {
     op->state->begun = begun;
     return 1;
 }
+
+void bridge_note_op(const Op *op) { running_begin(op->runnable, op->function, monotonic_ns()); }
 
 /* ---- the end ----------------------------------------------------------------------------------------------------- */
 

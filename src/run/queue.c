@@ -5,6 +5,7 @@
 #include "run/queue.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -12,6 +13,7 @@
 
 #include "engine/allocator.h"
 #include "engine/options.h"
+#include "engine/running.h"
 #include "redis/clock.h"
 #include "run/state.h"
 
@@ -286,8 +288,12 @@ void bridge_take_ops(Queue *queue, int worker, Taken *taken, int max_plain, int 
     if (!queue->workers[worker].started) {
         pthread_getcpuclockid(pthread_self(), &queue->workers[worker].cpu_clock);
         allocator_prepare_thread();
+        char thread[64];
+        snprintf(thread, sizeof(thread), WORKER_NAME, queue->device, worker + 1);
+        running_register(thread);
         __atomic_store_n(&queue->workers[worker].started, 1, __ATOMIC_RELEASE);
     }
+    running_since(0);
     pthread_mutex_lock(&queue->mutex);
     if (queue->source) queue->source->receive(queue);
     if (wait && queue->is_lightly_loaded && !queue->is_polled && !has_work(queue)) poll_for_work(queue);

@@ -54,5 +54,7 @@ int queue_count(void);
 Queue *queue_at(int index);
 const char *queue_device(const Queue *queue);
 
+#define WORKER_NAME "queue_%s_bthread_n%d" /* device, number; the first is n1: dashboards know this numbering */
+
 /* CPU time that a worker of the queue has used, in seconds; -1 while the worker has not started. */
 double queue_worker_cpu(const Queue *queue, int worker);

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "engine/running.h"
 #include "redis/clock.h"
 #include "run/queue.h"
 #include "values/runnable.h"
@@ -127,6 +128,7 @@ static void client_gone(Waiter *waiter) { give_up((Run *)waiter, RUN_GONE); }
 static void time_is_up(RedisModuleCtx *ctx, void *data) {
     Run *run = data;
     run->has_timer = 0;
+    running_log();
     give_up(run, RUN_TIMEDOUT);
 }
 

@@ -277,7 +277,7 @@ static void find_model(RedisModuleCtx *ctx, RedisModuleUser *user, ScriptCall *c
 static char *await_ready(Model *model) {
     if (runnable_is_ready(&model->base)) return NULL;
     LoaderJob *job = job_new(JOB_LOAD, runnable_ref(&model->base));
-    job_post_and_wait(job, 0);
+    job_post_and_wait(job);
     char *error = job->error ? RedisModule_Strdup(job->error) : NULL;
     job_free(job);
     return error;

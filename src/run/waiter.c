@@ -12,16 +12,44 @@ static Waiter *waiters[BUCKETS];
 
 static Waiter **bucket_of(RedisModuleBlockedClient *blocked) { return &waiters[((uintptr_t)blocked >> 6) % BUCKETS]; }
 
-static void disconnected(RedisModuleCtx *ctx, RedisModuleBlockedClient *blocked) {
+static Waiter *find(RedisModuleBlockedClient *blocked) {
     Waiter *waiter = *bucket_of(blocked);
     while (waiter && waiter->blocked != blocked) waiter = waiter->next;
-    if (waiter == NULL) return;
+    return waiter;
+}
+
+static void leave(Waiter *waiter) {
     waiter->is_gone = 1;
     if (waiter->gone) waiter->gone(waiter);
 }
 
+/* Servers before Redis 7.4 and Valkey 8 forget a client that CLIENT UNBLOCK ... TIMEOUT finds when it is about to be
+ * answered: they call disconnected() instead of timed_out(), and nobody answers. */
+#define FORGETS_CLIENTS (RedisModule_AddACLCategory == NULL)
+
+/* Also by CLIENT UNBLOCK ... ERROR: then the server has answered. */
+static void disconnected(RedisModuleCtx *ctx, RedisModuleBlockedClient *blocked) {
+    Waiter *waiter = find(blocked);
+    if (waiter == NULL) return;
+    waiter->is_lost = FORGETS_CLIENTS && __atomic_load_n(&waiter->is_ended, __ATOMIC_ACQUIRE);
+    leave(waiter);
+}
+
+/* CLIENT UNBLOCK ... TIMEOUT. What was written already is answered as it is. */
+static int timed_out(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    Waiter *waiter = find(RedisModule_GetBlockedClientHandle(ctx));
+    if (waiter->is_written) {
+        waiter->is_gone = 1;
+        return waiter->reply(ctx, argv, argc);
+    }
+    leave(waiter);
+    return RedisModule_ReplyWithSimpleString(ctx, "TIMEDOUT");
+}
+
 static void freed(RedisModuleCtx *ctx, void *data) {
     Waiter *waiter = data;
+    /* Without an answer the client would take the next one for it. */
+    if (waiter->is_lost) RedisModule_DeauthenticateAndCloseClient(ctx, waiter->client);
     Waiter **at = bucket_of(waiter->blocked);
     while (*at != waiter) at = &(*at)->next;
     *at = waiter->next;
@@ -29,11 +57,13 @@ static void freed(RedisModuleCtx *ctx, void *data) {
 }
 
 int waiter_block(RedisModuleCtx *ctx, Waiter *waiter, RedisModuleCmdFunc reply) {
-    waiter->blocked = RedisModule_BlockClient(ctx, reply, NULL, freed, 0);
+    waiter->blocked = RedisModule_BlockClient(ctx, reply, timed_out, freed, 0);
     if (waiter->blocked == NULL) {
         RedisModule_ReplyWithError(ctx, "ERR this client cannot be blocked");
         return -1;
     }
+    waiter->reply = reply;
+    waiter->client = RedisModule_GetClientId(ctx);
     waiter->db = RedisModule_GetSelectedDb(ctx);
     RedisModule_SetDisconnectCallback(waiter->blocked, disconnected);
     RedisModule_BlockedClientMeasureTimeStart(waiter->blocked);
@@ -46,24 +76,35 @@ int waiter_block(RedisModuleCtx *ctx, Waiter *waiter, RedisModuleCmdFunc reply) 
 _Static_assert(offsetof(Waiter, task) == 0, "a Task is cast to the Waiter that begins with it");
 _Static_assert(offsetof(JobWaiter, waiter) == 0, "a Waiter is cast to the JobWaiter that begins with it");
 
-static void write_and_unblock(RedisModuleCtx *ctx, Task *task) {
-    Waiter *waiter = (Waiter *)task;
-    if (!waiter->is_gone) {
-        RedisModule_SelectDb(ctx, waiter->db);
-        waiter->write(ctx, waiter);
-    }
+static void end(Waiter *waiter) {
+    __atomic_store_n(&waiter->is_ended, 1, __ATOMIC_RELEASE);
     RedisModule_UnblockClient(waiter->blocked, waiter);
 }
 
-static int is_gone(const Task *task) { return ((const Waiter *)task)->is_gone; }
+static void write_and_unblock(RedisModuleCtx *ctx, Task *task) {
+    Waiter *waiter = (Waiter *)task;
+    if (waiter->writes && !waiter->is_gone) {
+        RedisModule_SelectDb(ctx, waiter->db);
+        waiter->write(ctx, waiter);
+        waiter->is_written = 1;
+    }
+    end(waiter);
+}
+
+static int is_void(const Task *task) {
+    const Waiter *waiter = (const Waiter *)task;
+    return !waiter->writes || waiter->is_gone;
+}
 
 void waiter_end(Waiter *waiter, int writes) {
     RedisModule_BlockedClientMeasureTimeEnd(waiter->blocked);
-    if (!writes) {
-        RedisModule_UnblockClient(waiter->blocked, waiter);
+    waiter->writes = writes;
+    /* Redis 7.0 answers right after it has performed tasks, so then CLIENT UNBLOCK finds no such client. */
+    if (!writes && !FORGETS_CLIENTS) {
+        end(waiter);
         return;
     }
-    waiter->task = (Task){.perform = write_and_unblock, .is_void = is_gone};
+    waiter->task = (Task){.perform = write_and_unblock, .is_void = is_void};
     event_loop_post(&waiter->task);
 }
 

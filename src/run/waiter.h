@@ -11,8 +11,14 @@
 typedef struct Waiter {
     Task task;
     RedisModuleBlockedClient *blocked;
-    int db;      /* that the client has selected */
-    int is_gone; /* main thread: it has disconnected; nothing may be written for it any more */
+    RedisModuleCmdFunc reply;
+    uint64_t client; /* its id */
+    int db;          /* that it has selected */
+    int is_gone;     /* main thread: it waits no more (disconnected, CLIENT UNBLOCK); write nothing for it */
+    int writes;      /* write is to be called */
+    int is_written;  /* main thread: write was called */
+    int is_ended;    /* atomic: the server has been told to answer */
+    int is_lost;     /* main thread: but it will not */
     /* All on the main thread. write: sets keys, in that database, before the answer; gone: NULL, or told when is_gone
      * is set; freed: the last call. */
     void (*write)(RedisModuleCtx *ctx, struct Waiter *waiter);

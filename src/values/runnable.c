@@ -1,6 +1,7 @@
 /* runnable.c - what models and scripts have in common (runnable.h). Any thread. No locks: counters are atomic. */
 #include "values/runnable.h"
 
+#include <string.h>
 #include <strings.h>
 
 static const RunnableHooks *hooks; /* set at load */
@@ -26,6 +27,21 @@ void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Ru
     runnable->state = RedisModule_Calloc(1, sizeof(RunnableState));
     runnable->state->refs = 1;
     runnable->state->destroy = destroy;
+}
+
+/* Up to size bytes, in which nothing ends a line or a field of INFO, and a NUL. Returns its end. */
+static char *print(char *to, const char *text, size_t len, size_t size) {
+    for (size_t i = 0; i < len && i < size; i++) *to++ = text[i] > ' ' && !strchr(",=", text[i]) ? text[i] : '?';
+    *to = '\0';
+    return to;
+}
+
+void runnable_set_label(Runnable *runnable, const RedisModuleString *key) {
+    size_t len = 1;
+    const char *name = key ? RedisModule_StringPtrLen(key, &len) : "?";
+    char *at = stpcpy(runnable->state->label, runnable->kind == KIND_MODEL ? "model=" : "script=");
+    at = stpcpy(print(at, name, len, 56), ",tag=");
+    print(at, runnable->tag, runnable->tag_size, 32);
 }
 
 Runnable *runnable_ref(Runnable *runnable) {

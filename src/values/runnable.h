@@ -10,11 +10,14 @@
 #include "redis/api.h"
 #include "values/stats.h"
 
+#define RUNNABLE_LABEL 104
+
 typedef struct RunnableState {
     int32_t refs;                        /* atomic */
     int32_t ready;                       /* atomic; once set, queue and what the loader declared never change */
     void (*destroy)(Runnable *runnable); /* frees the Model or Script and what only it has */
     Stats stats;
+    _Alignas(8) char label[RUNNABLE_LABEL]; /* `model=<key>,tag=<tag>`, cut and printable; for people only */
 } RunnableState;
 
 /* What values need of the loader, which registers it at load (engine/jobs.c). */
@@ -29,6 +32,9 @@ int device_is_valid(const char *text, size_t len);
 
 /* Gives a new, zeroed value its id and one reference, the caller's. */
 void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Runnable *runnable));
+
+/* Sets its label, once its tag is known, before it is shared. key NULL: unknown. */
+void runnable_set_label(Runnable *runnable, const RedisModuleString *key);
 Runnable *runnable_ref(Runnable *runnable);
 void runnable_unref(Runnable *runnable);
 
@@ -38,7 +44,7 @@ int runnable_has_one_ref(const Runnable *runnable);
 /* Frees it. For the loader when it has dropped the session, and for values that the loader has never seen. */
 void runnable_destroy(Runnable *runnable);
 
-/* Has the loader compile it in the background. */
+/* Has the loader compile it in the background; with SAFE_START not before its first run. */
 void runnable_compile(Runnable *runnable);
 
 /* Whether the loader has compiled it. Acquires: after 1, what the loader declared may be read. */

@@ -29,6 +29,7 @@ void *runnable_loaded(RedisModuleIO *io, Runnable *runnable, const char *type, c
         runnable_destroy(runnable); /* the loader has never seen it */
         return rdb_corrupt(io, type, error);
     }
+    runnable_set_label(runnable, RedisModule_GetKeyNameFromIO(io));
     runnable_compile(runnable);
     return runnable;
 }

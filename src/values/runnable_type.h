@@ -8,8 +8,8 @@
 const char *runnable_load(RedisModuleIO *io, Runnable *runnable, int encver);
 void runnable_save(RedisModuleIO *io, const Runnable *runnable);
 
-/* What rdb_load returns: the value, which the loader compiles in the background, so that a database with large models
- * is there as soon as it is read. Or NULL after logging the error. */
+/* What rdb_load returns: the value, which runnable_compile() has got, so that a database with large models is there as
+ * soon as it is read. Or NULL after logging the error. */
 void *runnable_loaded(RedisModuleIO *io, Runnable *runnable, const char *type, const char *error);
 
 size_t runnable_memory(const Runnable *runnable);

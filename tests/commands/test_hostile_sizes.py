@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+from collections.abc import Callable
 
-from testkit import models
-from testkit.wire import Wire
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from testkit import models, tf_models
+from testkit.values import Model
+from testkit.wire import Error, Wire
 
 LIMIT = "ERR tensor size exceeds the limit of 536870912 bytes (proto-max-bulk-len)"
 
@@ -26,6 +31,43 @@ def test_an_output_expanded_from_one_row(wire: Wire) -> None:
     reply = wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
     assert reply.startswith("ERR output 0 of 24000000000000 bytes exceeds the limit")
     assert wire.ask("EXISTS", "y") == 0
+
+
+def onnx_fill() -> Model:
+    fill = helper.make_node("ConstantOfShape", ["x"], ["filled"])
+    smallest = helper.make_node("ReduceMin", ["filled"], ["y"], keepdims=0)
+    ends = [models.value("x", TensorProto.INT64, [2]), models.value("y", TensorProto.FLOAT, [])]
+    return Model("ONNX", models.onnx_model([fill, smallest], ends[:1], ends[1:]))
+
+
+def tf_fill() -> Model:
+    blob = tf_models.graph(lambda tf: tf.reduce_min(tf.fill(tf_models.placeholder("x", "int64", [2]), 0.0), name="y"))
+    return Model("TF", blob, inputs=("x",), outputs=("y",))
+
+
+@pytest.mark.parametrize("model", [onnx_fill, tf_fill])
+def test_a_run_that_asks_for_terabytes(wire: Wire, model: Callable[[], Model]) -> None:
+    """It may not even ask the system, which grants as much where vm.overcommit_memory is 1, as Redis wants it."""
+    assert wire.ask(*model().words("m")) == b"OK"
+    for size, fits in ((10, True), (3_000_000, False), (10, True)):
+        wire.ask("AI.TENSORSET", "x", "INT64", 2, "VALUES", size, 1_000_000)
+        reply = wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
+        assert (reply == b"OK") == fits
+        if not fits:
+            assert reply.endswith("BACKEND_MEMORY_LIMIT sets how much there is")
+
+
+class Empty(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.empty(3000000, 1000000).size(1)  # nothing writes to it
+
+
+def test_a_block_that_no_machine_has(wire: Wire) -> None:
+    """Servers with the system's jemalloc granted it; a library that wrote to it ended the process."""
+    assert wire.ask("AI.MODELSTORE", "m", "TORCH", "CPU", "BLOB", models.torch_module(Empty)) == b"OK"
+    wire.ask("AI.TENSORSET", "x", "FLOAT", 1)
+    reply = wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
+    assert isinstance(reply, Error) and "you tried to allocate 12000000000000 bytes" in reply
 
 
 def test_the_longest_timeout(wire: Wire) -> None:

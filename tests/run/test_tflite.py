@@ -97,6 +97,11 @@ def test_an_output_of_a_type_without_a_name(wire: Wire) -> None:
         ("INT64", [1, 2], "ERR input 'y' has type int64, expected: float32"),
         ("STRING", [1, 2], "ERR input 'y' has type string, expected: float32"),
         ("FLOAT", [1, 3], "ERR input 'y' has shape [1, 3], expected: [-1, 2], and the model cannot be resized"),
+        (
+            "FLOAT",
+            [1, 5000],
+            "ERR input 'y' has shape [1, 5000], expected: [-1, 2], and the model cannot be resized: only",
+        ),
         ("FLOAT", [2], "ERR input 'y' has shape [2], expected: [-1, 2], and the model cannot be resized: ranks differ"),
     ],
 )

@@ -266,7 +266,6 @@ IN_PLACE = {
     "list": "tensors.append(tensors[0])\n    tensors[-1].add_(5)\n    return tensors[0]",
     "helper": "changes(tensors)\n    return tensors[0]",
     "helper_of_one": "changes_one(tensors[0])\n    return tensors[0]",
-    "resized": "tensors[0].resize_(1)\n    return tensors[0]",
     "data": "x = tensors[0].detach()\n    x.copy_(torch.zeros(2))\n    return x",
     "nothing_returned": "tensors[0].zero_()",
 }

@@ -31,6 +31,7 @@ DEFAULTS = {
     "ai.model-execution-timeout": "5000",
     "ai.backend-memory-limit": "0",
     "ai.allow-file-ops": "0",
+    "ai.safe-start": "0",
     "ai.model-chunk-size": str(CHUNK),
 }
 AT_RUN_TIME = ("ai.backendspath", "ai.model-chunk-size")

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from onnx import helper
 
-from testkit import models
+from testkit import models, tf_models
 from testkit.info import module_sections
+from testkit.networks import onnx_blob
 from testkit.server import Server, ServerExit, module_path
+from testkit.values import Model
 from testkit.waiting import wait_for
 from testkit.wire import Error
 from tests.conftest import Slow, StartServer
@@ -71,17 +77,75 @@ def test_model_execution_timeout_ends_a_run(start_server: StartServer, slow: Slo
         assert wire.ask(*slow(wire, 0.01)) == b"OK"
 
 
-def test_backend_memory_limit(start_server: StartServer) -> None:
+def product(x: Any) -> Any:
+    return tf_models.tensorflow().matmul(x, x, transpose_b=True, name="y")
+
+
+OUTER: dict[str, Callable[[], Model]] = {
+    "ONNX": lambda: Model("ONNX", models.onnx_outer()),
+    "TF": lambda: Model(
+        "TF", tf_models.graph(lambda tf: product(tf_models.placeholder())), inputs=("x",), outputs=("y",)
+    ),
+    "TFLITE": lambda: Model("TFLITE", tf_models.tflite(product, tf_models.spec([None, 1]))),
+}
+
+
+@pytest.mark.parametrize("backend", OUTER)
+def test_backend_memory_limit(start_server: StartServer, backend: str) -> None:
+    """TensorFlow waits 10 s for memory before it says that there is none."""
     limited, free = start_server(options=["BACKEND_MEMORY_LIMIT", 10]), start_server()
     for server in (limited, free):
         with server.wire() as wire:
-            wire.ask("AI.MODELSTORE", "outer", "ONNX", "CPU", "BLOB", models.onnx_outer())
+            assert wire.ask(*OUTER[backend]().words("outer")) == b"OK"
             for rows, fits in ((10, True), (3000, server is free), (10, True)):
                 wire.ask("AI.TENSORSET", "x", "FLOAT", rows, 1)
                 reply = wire.ask("AI.MODELEXECUTE", "outer", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
                 assert (reply == b"OK") == fits, reply
                 if not fits:
-                    assert "memory" in reply.lower()
+                    assert "BACKEND_MEMORY_LIMIT" in reply
+
+
+def test_the_memory_limit_counts_the_weights(start_server: StartServer) -> None:
+    """Two models of 4 MB. Weights that the limit did not allow made it hold for no run any more."""
+    server = start_server(options=["BACKEND_MEMORY_LIMIT", 6])
+    weights = np.ones((1000, 1000), np.float32)
+    blob = onnx_blob([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": weights}, [1, 1000], [1, 1000])
+    with server.wire() as wire:
+        assert wire.ask("AI.MODELSTORE", "outer", "ONNX", "CPU", "BLOB", models.onnx_outer()) == b"OK"
+        assert wire.ask("AI.MODELSTORE", "first", "ONNX", "CPU", "BLOB", blob) == b"OK"
+        reply = wire.ask("AI.MODELSTORE", "second", "ONNX", "CPU", "BLOB", blob)
+        assert reply == "ERR the ONNX models take more memory than BACKEND_MEMORY_LIMIT allows, 6 MB"
+        for rows, fits in ((800, False), (500, True)):  # 2.6 MB and 1 MB; 2.3 are left
+            wire.ask("AI.TENSORSET", "x", "FLOAT", rows, 1)
+            reply = wire.ask("AI.MODELEXECUTE", "outer", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
+            assert (reply == b"OK") == fits, reply
+        wire.ask("DEL", "first")
+        wait_for(lambda: wire.ask("AI.MODELSTORE", "second", "ONNX", "CPU", "BLOB", blob) == b"OK")
+
+
+def test_a_model_that_finds_memory_later(start_server: StartServer) -> None:
+    """A database with more models than the limit allows: those that found none run once others are gone."""
+    server = start_server("--save", "3600 1")
+    weights = np.ones((1000, 1000), np.float32)
+    blob = onnx_blob([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": weights}, [1, 1000], [1, 1000])
+    with server.wire() as wire:
+        wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 1000)
+        for key in ("first", "second"):
+            assert wire.ask("AI.MODELSTORE", key, "ONNX", "CPU", "BLOB", blob) == b"OK"
+    server.stop()
+    server.options = ["BACKEND_MEMORY_LIMIT", "6"]
+    server.start()
+    with server.wire() as wire:
+        run = ("AI.MODELEXECUTE", "first", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
+        other = ("AI.MODELEXECUTE", "second", *run[2:])
+        replies = [wire.ask(*run), wire.ask(*other)]
+        assert b"OK" in replies
+        (refused,) = [reply for reply in replies if reply != b"OK"]
+        assert "more memory than BACKEND_MEMORY_LIMIT allows" in refused
+        if replies[0] == refused:
+            run, other = other, run
+        wire.ask("DEL", run[1])
+        wait_for(lambda: wire.ask(*other) == b"OK")
 
 
 def test_chunk_size(start_server: StartServer) -> None:

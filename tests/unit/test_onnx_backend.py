@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from testkit import models
 from tests.unit.loading import ROOT, load, registry, run_in_threads
 
 FLOAT, INT64, STRING, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING, TensorProto.BOOL
@@ -328,3 +329,35 @@ def test_memory_limit(tmp_path: Path) -> None:
     e = float(np.exp(np.float32(1)))
     assert answer.returncode == 0, answer.stderr
     assert eval(answer.stdout) == pytest.approx([e, e, e, None, e])
+
+
+OVERDRAWN = """
+import sys
+import numpy as np
+from pathlib import Path
+from tests.unit.loading import load
+narrow, outer = (Path(name).read_bytes() for name in sys.argv[1:])
+session = load("ONNX", outer, backend_memory_limit=2)
+def attempt(act):
+    try:
+        return act()
+    except (MemoryError, RuntimeError) as error:
+        return str(error)
+print(attempt(lambda: load("ONNX", narrow, backend_memory_limit=2)))
+print(attempt(lambda: session.run([np.ones((1000, 1), np.float32)])))
+print(attempt(lambda: session.run([np.ones((10, 1), np.float32)])[0].shape))
+"""
+
+
+def test_weights_may_take_more_than_their_bytes(tmp_path: Path) -> None:
+    """The library keeps those of a matrix of one column as one of 16. The model is refused, the limit holds."""
+    weights = numpy_helper.from_array(np.ones((100_000, 1), np.float32), "w")
+    ends = [info("x", FLOAT, [None, 100_000]), info("y", FLOAT, None)]
+    narrow = model(graph([helper.make_node("MatMul", ["x", "w"], ["y"])], ends[:1], ends[1:], [weights]))
+    for name, blob in (("narrow", narrow), ("outer", models.onnx_outer())):
+        (tmp_path / name).write_bytes(blob)
+    command = [sys.executable, "-c", OVERDRAWN, str(tmp_path / "narrow"), str(tmp_path / "outer")]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    refused, limited, fits = answer.stdout.split("\n")[:1] + answer.stdout.strip().split("\n")[-2:]
+    assert refused == "the ONNX models take more memory than BACKEND_MEMORY_LIMIT allows, 2 MB", answer.stderr
+    assert limited.endswith("BACKEND_MEMORY_LIMIT sets how much there is") and fits == "(10, 10)"

@@ -121,3 +121,10 @@ def test_threads_leave_a_core_to_redis(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_errors_are_one_line() -> None:
     assert one_line(ValueError("first\n   second\r\n\n third ")) == "first second  third"
     assert one_line(MemoryError()) == "MemoryError"
+
+
+def test_the_memory_that_a_library_may_take() -> None:
+    """What is set, else half of what there is; a container may have less than the machine."""
+    assert settings(backend_memory_limit=5).memory_limit == 5
+    total = int(Path("/proc/meminfo").read_text().split()[1]) >> 10
+    assert 0 < settings().memory_limit <= total // 2 + 1

@@ -1,6 +1,7 @@
 """The TF backend without a server."""
 
 import gc
+import os
 import random
 import re
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from redisai.protocol import Definition, Session
-from testkit import tf_models
+from testkit import graph_def, tf_models
 from testkit.process import rss
 from testkit.tf_models import frozen, graph, placeholder, spec
 from tests.unit.loading import ROOT, registry, run_in_threads, settings
@@ -268,6 +269,59 @@ def test_what_reaches_beyond_the_graph_can_be_allowed(tmp_path: Path) -> None:
     blob = graph(lambda tf: tf.io.read_file(placeholder("x", "string", []), name="y"))
     (y,) = load(blob, "x", "y", allow_file_ops=True).run([np.array(str(tmp_path / "file").encode(), object)])
     assert y is not None and y.shape == () and y.item() == b"content"
+
+
+UNSET: dict[str, Callable[[Any], Any]] = {
+    "Empty": lambda tf: tf.raw_ops.Empty(shape=[9], dtype=tf.float32),
+    "TemporaryVariable": lambda tf: tf.raw_ops.DestroyTemporaryVariable(
+        ref=tf.raw_ops.TemporaryVariable(shape=[9], dtype=tf.float32, var_name="v"), var_name="v"
+    ),
+}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("name", list(UNSET))
+def test_what_shows_memory_of_the_process_is_refused_by_name(name: str, inside: bool) -> None:
+    def build(tf: Any) -> None:
+        placeholder()
+        tf.identity(tf.function(lambda: UNSET[name](tf))() if inside else UNSET[name](tf), name="y")
+
+    with pytest.raises(PermissionError, match=f"node '.+' of the graph is a {name}, which shows memory of the server"):
+        load(graph(build), "x", "y", allow_file_ops=True)
+
+
+def test_an_operation_of_the_librarys_own_that_shows_memory() -> None:
+    blob = graph_def.node("x", "Placeholder")
+    blob += graph_def.node(
+        "y", "_ParallelConcatStart", more={"dtype": graph_def.field(6, 1), "shape": graph_def.shape([9])}
+    )
+    with pytest.raises(PermissionError, match="which shows memory of the server"):
+        load(blob, "x", "y")
+
+
+def test_zeros_are_no_memory_of_the_process() -> None:
+    blob = graph(lambda tf: tf.raw_ops.Empty(shape=placeholder("x", "int32"), dtype=tf.float32, init=True, name="y"))
+    (y,) = run(blob, "x", "y", np.array([9], np.int32))
+    assert not y.any()
+
+
+WINDOWS: dict[str, Callable[[Any, Any], Any]] = {
+    "max": lambda tf, x: tf.raw_ops.MaxPool(input=x, ksize=[1, 3, 3, 1], strides=[1, 1, 1, 1], padding="VALID"),
+    "convolution": lambda tf, x: tf.nn.conv2d(x, tf.ones([3, 3, 1, 1]), 1, "VALID"),
+    "depthwise": lambda tf, x: tf.nn.depthwise_conv2d(x, tf.ones([3, 3, 1, 1]), [1, 1, 1, 1], "VALID"),
+}
+
+
+@pytest.mark.parametrize("name", list(WINDOWS))
+def test_an_image_that_is_smaller_than_the_window(name: str) -> None:
+    """Nothing comes out. oneDNN, which newer CPUs use by default, ended the process, or answered with its memory."""
+    session = load(graph(lambda tf: tf.identity(WINDOWS[name](tf, placeholder()), name="y")), "x", "y")
+    for given, expected in (((1, 2, 2, 1), (1, 0, 0, 1)), ((1, 2, 30, 1), (1, 0, 28, 1)), ((0, 5, 5, 1), (0, 3, 3, 1))):
+        (y,) = session.run([np.ones(given, np.float32)])
+        assert y is not None and y.shape == expected
+    with pytest.raises(RuntimeError, match="output size would be negative"):
+        session.run([np.ones((1, 1, 1, 1), np.float32)])
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0"
 
 
 def test_what_prints_to_the_log_is_fine() -> None:

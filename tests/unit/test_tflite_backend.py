@@ -102,6 +102,40 @@ def test_a_model_that_cannot_be_resized() -> None:
     assert y is not None and y.shape == (1, 4)
 
 
+def test_an_image_of_another_size() -> None:
+    """A network of convolutions alone would take it, and the memory for it; but it declares what it is for."""
+    session = load("TFLITE", tflite(lambda x: tf_models.tensorflow().nn.relu(x), spec([1, 8, 8, 2])))
+    for shape in ((1, 8, 9, 2), (1, 500, 500, 2), (1, 8, 8, 3)):
+        with pytest.raises(
+            ValueError, match=r"^input 'x' has .* resized: only the 0th dimension and those of -1 may differ$"
+        ):
+            session.run([ones(*shape)])
+    for size in (1, 3, 1):
+        (y,) = session.run([ones(size, 8, 8, 2)])
+        assert y is not None and y.shape == (size, 8, 8, 2)
+
+
+def test_sizes_that_only_runs_show() -> None:
+    """The library takes -1 for 1, and an image of one pixel is too small for this network."""
+    tf = tf_models.tensorflow()
+    session = load(
+        "TFLITE", tflite(lambda x: tf.nn.conv2d(x, tf.ones([3, 3, 1, 1]), 1, "VALID"), spec([1, None, None, 1]))
+    )
+    assert session.inputs == ("x",)
+    for size in (5, 2, 4):
+        if size < 3:
+            with pytest.raises(ValueError, match="cannot be resized"):
+                session.run([ones(1, size, size, 1)])
+        else:
+            (y,) = session.run([ones(1, size, size, 1)])
+            assert y is not None and y.tolist() == np.full((1, size - 2, size - 2, 1), 9).tolist()
+
+
+def test_an_operation_that_is_not_there_with_dimensions_of_any_size() -> None:
+    with pytest.raises(RuntimeError, match="unresolved custom op: MatrixDeterminant"):
+        load("TFLITE", tflite(lambda x: tf_models.tensorflow().linalg.det(x), spec([None, None])))
+
+
 def test_a_keras_network_gives_its_own_outputs() -> None:
     network = tf_models.keras_network()
     images = np.random.default_rng(2).random((20, 1, 8, 8, 2), dtype=np.float32)

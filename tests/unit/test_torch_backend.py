@@ -494,6 +494,26 @@ def test_inputs_are_shared_where_writes_are_to_new_memory(how: Any) -> None:
     assert not session._copies and session._lock is None
 
 
+class DivideAndProject(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x /= 255
+        return self.linear(x)
+
+
+def test_a_model_that_writes_to_its_input_only_is_not_stateful() -> None:
+    session: Any = load("TORCH", blob(DivideAndProject()))
+    assert session._copies and session._lock is None
+
+
+def test_branches_that_a_transformer_does_not_take() -> None:
+    session: Any = load("TORCH", blob(torch.nn.TransformerEncoderLayer(4, 2)))
+    assert not session._copies and session._lock is None
+
+
 FORBIDDEN = {
     "torch.from_file('trap', True, 10)": "aten::from_file",
     "torch.from_file(\"trap\", True, 10)": "aten::from_file",
@@ -575,7 +595,7 @@ def test_graphs_are_looked_through_as_the_text_is(
     model = blob(module())
     if not text_is_checked:
         names = type(load("TORCH", blob(Relu()))).__init__.__globals__
-        monkeypatch.setitem(names, "refuse_code", lambda blob: None)
+        monkeypatch.setitem(names, "refuse_archive", lambda blob: None)
     with pytest.raises(ValueError, match="^aten::from_file cannot be used in a model$"):
         load("TORCH", model)
 
