@@ -92,6 +92,9 @@ static int inside_EventLoopAddOneShot(RedisModuleEventLoopOneShotFunc function, 
     return REDISMODULE_OK;
 }
 
+/* Never called. Its presence tells run/waiter.c that ends of runs need no event loop. */
+static int inside_AddACLCategory(RedisModuleCtx *ctx, const char *name) { return REDISMODULE_ERR; }
+
 static int inside_GetContextFlags(RedisModuleCtx *ctx) { return 0; }
 static int inside_BlockedClientMeasureTimeEnd(RedisModuleBlockedClient *client) { return REDISMODULE_OK; }
 
@@ -119,4 +122,5 @@ void inside_bind_api(Shared *shared, void (*log)(const char *level, const char *
     RedisModule_GetContextFlags = inside_GetContextFlags;
     RedisModule_BlockedClientMeasureTimeEnd = inside_BlockedClientMeasureTimeEnd;
     RedisModule_UnblockClient = inside_UnblockClient;
+    RedisModule_AddACLCategory = inside_AddACLCategory;
 }
