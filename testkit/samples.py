@@ -145,14 +145,8 @@ def run_all(wire: Wire) -> None:
         check_run(wire, name, f"sum of {name}")
 
 
-SLOW_BACKEND = """
-import time
-import contextlib
-from pathlib import Path
-
-while not Path({go!r}).exists():
-    time.sleep(0.01)
-
+# A backend that adds, without its load().
+ADDING_BACKEND = """
 class Session:
     inputs = outputs = None
 
@@ -161,10 +155,22 @@ class Session:
 
 def version():
     return "1"
+"""
+SLOW_BACKEND = (
+    """
+import time
+import contextlib
+from pathlib import Path
 
+while not Path({go!r}).exists():
+    time.sleep(0.01)
+"""
+    + ADDING_BACKEND
+    + """
 def load(definition, settings):
     return Session()
 """
+)
 
 
 def slow_backend(folder: Path) -> tuple[Path, Path]:

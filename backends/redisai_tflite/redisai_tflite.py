@@ -90,9 +90,8 @@ class Session:
         for index, (shape, declared) in enumerate(zip(shapes, self._declared, strict=True)):
             if len(shape) != len(declared):
                 raise self._misfit(index, shape, "ranks differ")
-            if not _is(
-                shape[1:], declared[1:]
-            ):  # some models can be resized in the 0th dimension, whatever they declare
+            # Some models can be resized in the 0th dimension, whatever they declare.
+            if not _is(shape[1:], declared[1:]):
                 raise self._misfit(index, shape, "only the 0th dimension and those of -1 may differ")
         try:
             return self._resized(self._idle.pop().interpreter, shapes)

@@ -144,6 +144,7 @@ def test_a_killed_master(watched: Watched, clients: Clients) -> None:
                 wait_to_follow(clients, server)
         load.wait_for_more()
     load.check()
+    watched.wait_until_well()  # they may have begun another failover
     clients.check_written(load.done)
     assert clients.ask("WAIT", 2, 10000) == 2
     with old.wire() as wire, watched.at(clients.master_port()).wire() as other:

@@ -7,31 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from testkit import models, scripts
+from testkit import models, samples, scripts
 from testkit.replicas import caught_up, follow
 from testkit.server import Server, ServerExit
 from testkit.waiting import wait_for
 from testkit.wire import Wire
 from tests.conftest import StartServer
 
-BACKEND = """
+BACKEND = (
+    samples.ADDING_BACKEND
+    + """
 import os
 from pathlib import Path
-
-class Session:
-    inputs = outputs = None
-
-    def run(self, inputs):
-        return [inputs[0] + inputs[1]]
-
-def version():
-    return "1"
 
 def load(definition, settings):
     if definition.blob == b"poison" and Path({deadly!r}).exists():
         os._exit(3)
     return Session()
 """
+)
 
 
 class Place:

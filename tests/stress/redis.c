@@ -500,7 +500,7 @@ static RedisModuleBlockedClient *fake_BlockClient(RedisModuleCtx *ctx, RedisModu
                                                   RedisModuleCmdFunc timeout, RedisModuleFreePrivDataFunc free_privdata,
                                                   long long timeout_ms) {
     ON_MAIN_THREAD();
-    CHECK(timeout == NULL && timeout_ms == 0 && ctx->client->blocked == NULL);
+    CHECK(timeout_ms == 0 && ctx->client->blocked == NULL); /* nobody calls CLIENT UNBLOCK here */
     RedisModuleBlockedClient *blocked = fake_Calloc(1, sizeof(*blocked));
     blocked->client = ctx->client;
     blocked->reply = reply;
@@ -822,6 +822,9 @@ static int get_api(const char *name, void *pointer) {
         ANSWER(RegisterInfoFunc, no_error),
         ANSWER(GetSelectedDb, no_error), /* 0 */
         ANSWER(SelectDb, no_error),
+        ANSWER(NotifyKeyspaceEvent, no_error),
+        ANSWER(GetClientId, no_error),
+        ANSWER(DeauthenticateAndCloseClient, no_error),
         ANSWER(IsModuleNameBusy, no_error),
         ANSWER(IsKeysPositionRequest, no_error),
         ANSWER(Call, nothing),
