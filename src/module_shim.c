@@ -8,7 +8,7 @@
 #include "engine/interpreter.h"
 #include "engine/jobs.h"
 #include "engine/options.h"
-#include "isolation/process.h"
+#include "isolation/isolation.h"
 #include "redis/event_loop.h"
 #include "run/queue.h"
 #include "values/backend.h"
@@ -51,8 +51,8 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
                  (RedisModule_DefragValkeyModuleString ? VALKEYMODULE_OPTIONS_HANDLE_ATOMIC_SLOT_MIGRATION : 0));
 
     jobs_init();
-    if (options_load(ctx, argv, argc) || event_loop_init(ctx, &queue_listener) || (is_isolated() ? isolation_start(ctx) : engine_start(ctx)))
-        return REDISMODULE_ERR;
+    if (options_load(ctx, argv, argc) || event_loop_init(ctx, &queue_listener)) return REDISMODULE_ERR;
+    if (is_isolated() ? isolation_start(ctx) : engine_start(ctx)) return REDISMODULE_ERR;
     allocator_init();
     divisions_init(ctx);
     import_backends(ctx);

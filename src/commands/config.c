@@ -45,20 +45,6 @@ static int config_loadbackend(RedisModuleCtx *ctx, RedisModuleString **argv) {
     return REDISMODULE_OK;
 }
 
-/* Whether the caller may run CONFIG SET. Redis 7.0 has no ACL categories for commands of modules. Without this check, a
- * user without @admin could make the server import Python files. */
-static int is_administrator(RedisModuleCtx *ctx) {
-    RedisModuleUser *user;
-    if (!find_user(ctx, &user) || user == NULL) return 0;
-    static const char *words[] = {"CONFIG", "SET", "dir", "."};
-    RedisModuleString *command[4];
-    for (int i = 0; i < 4; i++) command[i] = RedisModule_CreateString(NULL, words[i], strlen(words[i]));
-    int allowed = RedisModule_ACLCheckCommandPermissions(user, command, 4) == REDISMODULE_OK;
-    for (int i = 0; i < 4; i++) RedisModule_FreeString(NULL, command[i]);
-    RedisModule_FreeModuleUser(user);
-    return allowed;
-}
-
 static int config_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (!is_administrator(ctx)) {
         return RedisModule_ReplyWithError(ctx, "NOPERM AI.CONFIG needs a user who may run CONFIG SET");

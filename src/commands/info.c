@@ -1,7 +1,4 @@
-/* info.c - the sections that the module adds to INFO, and AI.INFO.
- *
- * Main thread, except bridge_onnx_figures, which the loader calls. It keeps Python's figures here as atomics, so INFO
- * never waits for Python. */
+/* info.c - the sections that the module adds to INFO, and AI.INFO. Main thread. */
 #include <stdio.h>
 #include <sys/resource.h>
 
@@ -9,22 +6,13 @@
 #include "commands/commands.h"
 #include "engine/options.h"
 #include "engine/running.h"
+#include "isolation/isolation.h"
 #include "redis/command.h"
 #include "run/queue.h"
 #include "values/backend.h"
 #include "values/model.h"
 #include "values/rdb.h"
 #include "values/script.h"
-
-static struct {
-    int64_t memory, accesses, sessions; /* atomic */
-} onnx;
-
-void bridge_onnx_figures(int64_t memory, int64_t accesses, int64_t sessions) {
-    __atomic_store_n(&onnx.memory, memory, __ATOMIC_RELAXED);
-    __atomic_store_n(&onnx.accesses, accesses, __ATOMIC_RELAXED);
-    __atomic_store_n(&onnx.sessions, sessions, __ATOMIC_RELAXED);
-}
 
 /* ---- INFO -------------------------------------------------------------------------------------------------------- */
 
@@ -78,11 +66,21 @@ static void add_backends(RedisModuleInfoCtx *ctx) {
         if (backend_version(i)) RedisModule_InfoAddFieldCString(ctx, backend_row(i)->version_field, backend_version(i));
     }
     if (backend_version(BACKEND_ONNX) == NULL) return;
-    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_memory", __atomic_load_n(&onnx.memory, __ATOMIC_RELAXED));
-    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_memory_access_num",
-                                     __atomic_load_n(&onnx.accesses, __ATOMIC_RELAXED));
-    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_maximum_run_sessions_number",
-                                     __atomic_load_n(&onnx.sessions, __ATOMIC_RELAXED));
+    OnnxFigures onnx = {0};
+    backend_add_figures(&onnx, NULL);
+    isolation_add_figures(&onnx);
+    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_memory", onnx.memory);
+    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_memory_access_num", onnx.accesses);
+    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_maximum_run_sessions_number", onnx.sessions);
+}
+
+static void add_process(void *ctx, const ProcessFigures *process) {
+    char name[32], value[512];
+    snprintf(name, sizeof(name), "process_%s", process->device);
+    snprintf(value, sizeof(value), "state=%s,pid=%lld,uptime=%lld,memory=%lld,starts=%lld,deaths=%lld,last_death=%s",
+             process->state, (long long)process->pid, (long long)process->uptime, (long long)process->memory,
+             (long long)process->starts, (long long)process->deaths, process->last_death);
+    RedisModule_InfoAddFieldCString(ctx, name, value);
 }
 
 static void add_running(void *ctx, const char *thread, const char *what, int64_t ns) {
@@ -102,9 +100,17 @@ static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
     }
     if (RedisModule_InfoAddSection(ctx, "load_time_configs") == REDISMODULE_OK) {
         for (int i = 0; option_row(i); i++) {
-            const Option *option = &option_row(i)->python;
-            RedisModule_InfoAddFieldLongLong(ctx, option->name, option->value);
+            const OptionRow *row = option_row(i);
+            const Option *option = &row->python;
+            if (row->words) {
+                RedisModule_InfoAddFieldCString(ctx, option->name, row->words[option->value]);
+            } else {
+                RedisModule_InfoAddFieldLongLong(ctx, option->name, option->value);
+            }
         }
+    }
+    if (!for_crash_report && RedisModule_InfoAddSection(ctx, "processes") == REDISMODULE_OK) {
+        isolation_report(add_process, ctx);
     }
     if (RedisModule_InfoAddSection(ctx, "running") == REDISMODULE_OK) running_report(add_running, ctx);
     if (RedisModule_InfoAddSection(ctx, "backends_info") == REDISMODULE_OK) add_backends(ctx);
@@ -134,6 +140,7 @@ static void reply_full(RedisModuleCtx *ctx, const Stats *stats, int is_model) {
     double batch = executions ? (double)stats_get(&stats->samples) / executions : 0;
     reply_number(ctx, "executions", executions);
     reply_number(ctx, "direct_executions", stats_get(&stats->direct_executions));
+    reply_number(ctx, "deaths", stats_get(&stats->deaths));
     RedisModule_ReplyWithCString(ctx, "average_batch");
     RedisModule_ReplyWithDouble(ctx, is_model ? batch : -1);
     reply_times(ctx, "queue", stats_times(&stats->queue_times));
@@ -143,7 +150,7 @@ static void reply_full(RedisModuleCtx *ctx, const Stats *stats, int is_model) {
 static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runnable *runnable, int full) {
     const Stats *stats = &runnable->state->stats;
     int is_model = runnable->kind == KIND_MODEL;
-    RedisModule_ReplyWithArray(ctx, full ? 18 + 22 : 18);
+    RedisModule_ReplyWithArray(ctx, full ? 18 + 24 : 18);
     RedisModule_ReplyWithCString(ctx, "key");
     RedisModule_ReplyWithString(ctx, key);
     reply_text(ctx, "type", is_model ? "MODEL" : "SCRIPT");

@@ -7,6 +7,7 @@
  * 0. Any number divided by zero is 0, and the number remains.
  *
  * Divisions of the server, in its own code or on its main thread, which runs no library, still end in its crash report.
+ * In an engine process, all threads may run libraries.
  */
 #include "engine/divisions.h"
 
@@ -26,6 +27,7 @@ void divisions_init(RedisModuleCtx *ctx) {} /* Arm does not trap */
 #define REX_W 8         /* 64 bits */
 
 static struct sigaction servers; /* its own handler */
+static int is_server;            /* this process, and not an engine process */
 static struct {
     uintptr_t begin, end;
 } program; /* the server's code */
@@ -82,7 +84,7 @@ static void on_division(int signal, siginfo_t *info, void *context) {
     greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
     uintptr_t address = (uintptr_t)registers[REG_RIP];
     int is_trap = info->si_code == FPE_INTDIV;
-    int is_servers = (address >= program.begin && address < program.end) || gettid() == getpid();
+    int is_servers = is_server && ((address >= program.begin && address < program.end) || gettid() == getpid());
     if (is_trap && !is_servers && divide(registers)) return;
     sigaction(SIGFPE, &servers, NULL);
     if (!is_trap) raise(signal); /* else the division traps again */
@@ -95,9 +97,11 @@ static void install(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subeve
 }
 
 void divisions_init(RedisModuleCtx *ctx) {
-    dl_iterate_phdr(find_program, NULL);
     RedisModuleEvent config = {REDISMODULE_EVENT_CONFIG, 1};
+    is_server = ctx != NULL;
     install(ctx, config, 0, NULL);
+    if (!is_server) return;
+    dl_iterate_phdr(find_program, NULL);
     RedisModule_SubscribeToServerEvent(ctx, config, install);
 }
 #endif

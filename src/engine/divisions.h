@@ -3,5 +3,5 @@
 
 #include "redis/api.h"
 
-/* At load, main thread. */
+/* At load, main thread; in an engine process (ctx NULL), before any library is imported. */
 void divisions_init(RedisModuleCtx *ctx);

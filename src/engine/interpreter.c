@@ -185,15 +185,17 @@ static void shutting_down(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t 
     __cxa_thread_atexit_impl(end_process, NULL, &__dso_handle);
 }
 
+void engine_stay_mapped(void) {
+    Dl_info info;
+    if (dladdr((void *)engine_stay_mapped, &info)) dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
+}
+
 int engine_start(RedisModuleCtx *ctx) {
     static char python[PATH_MAX];
     if (start.is_running) return REDISMODULE_OK;
 
     if (Py_IsInitialized()) return log_refusal(ctx, "another module has started Python in this server already");
-    /* If the load is refused later, the code that the engine's thread runs must stay mapped. */
-    Dl_info info;
-    if (dladdr((void *)engine_start, &info)) dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
-
+    engine_stay_mapped();
     if (engine_find_python(ctx, python, sizeof(python))) return REDISMODULE_ERR;
     if (start_thread(python)) return log_refusal(ctx, "cannot start a thread for the engine");
     const char *error = engine_wait_started();

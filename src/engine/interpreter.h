@@ -7,7 +7,11 @@
  * reason and returns REDISMODULE_ERR when it cannot start. Main thread, at load. */
 int engine_start(RedisModuleCtx *ctx);
 
-/* bin/python of the environment that the engine runs in. Logs the reason and returns REDISMODULE_ERR if there is none. */
+/* If the load is refused later, the code that threads run must stay mapped. */
+void engine_stay_mapped(void);
+
+/* bin/python of the environment that the engine runs in. Logs the reason and returns REDISMODULE_ERR if there is none.
+ */
 int engine_find_python(RedisModuleCtx *ctx, char *python, size_t size);
 
 /* Waits until the engine of this process can take jobs. Returns why it cannot, or NULL. Any thread. */

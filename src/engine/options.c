@@ -22,15 +22,23 @@
 #define THREADS_PER_QUEUE 0 /* their rows */
 #define SAFE_START 1
 #define ISOLATION 2
+#define ISOLATION_MEMORY_LIMIT 3
+#define MODEL_EXECUTION_TIMEOUT 4
+#define MODEL_LOAD_TIMEOUT 5
+static const char *const isolation_words[] = {"none", "process", NULL};
 static OptionRow options[] = {
     [THREADS_PER_QUEUE] = {.python = {"threads_per_queue", 1}, .min = 1, .max = MAX_THREADS},
     [SAFE_START] = {.python = {"safe_start", 0}, .max = 1}, /* 1: values that were not stored here wait for a run */
-    [ISOLATION] = {.python = {"isolation", 0}, .max = 1},   /* 1: models run in processes of their own */
+    [ISOLATION] = {.python = {"isolation", 0},
+                   .max = 1,
+                   .words = isolation_words}, /* whether models run in processes */
+    [ISOLATION_MEMORY_LIMIT] = {.python = {"isolation_memory_limit", 0}, .max = LLONG_MAX >> 20}, /* MB; 0: none */
+    [MODEL_EXECUTION_TIMEOUT] = {.python = {"model_execution_timeout", 5000}, .min = 1000, .max = INT_MAX}, /* ms */
+    [MODEL_LOAD_TIMEOUT] = {.python = {"model_load_timeout", 0}, .max = INT_MAX}, /* ms; 0: none */
     {.python = {"inter_op_parallelism", 0}, .max = MAX_THREADS},
     {.python = {"intra_op_parallelism", 0}, .max = MAX_THREADS},
-    {.python = {"model_execution_timeout", 5000}, .min = 1000, .max = INT_MAX}, /* ms */
-    {.python = {"backend_memory_limit", 0}, .max = LLONG_MAX >> 20},            /* MB; 0: none */
-    {.python = {"allow_file_ops", 0}, .max = 1}, /* 1: models may touch files and run Python */
+    {.python = {"backend_memory_limit", 0}, .max = LLONG_MAX >> 20}, /* MB; 0: none */
+    {.python = {"allow_file_ops", 0}, .max = 1},                     /* 1: models may touch files and run Python */
     {.python = {"model_chunk_size", MODEL_CHUNK_SIZE},
      .min = 1,
      .max = LLONG_MAX,
@@ -75,8 +83,21 @@ static void assign(OptionRow *option, int64_t value) {
     if (option->changed) option->changed(value);
 }
 
+static int word_number(const OptionRow *option, const RedisModuleString *text) {
+    for (int i = 0; option->words[i]; i++) {
+        if (arg_is(text, option->words[i])) return i;
+    }
+    return -1;
+}
+
 int option_set(OptionRow *option, const RedisModuleString *text) {
     long long value;
+    if (option->words) {
+        int number = word_number(option, text);
+        if (number == -1) return -1;
+        assign(option, number);
+        return 0;
+    }
     if (RedisModule_StringToLongLong(text, &value) == REDISMODULE_ERR) return -1;
     if (value < option->min || value > option->max) return -1;
     assign(option, value);
@@ -84,6 +105,9 @@ int option_set(OptionRow *option, const RedisModuleString *text) {
 }
 
 int is_isolated(void) { return options[ISOLATION].python.value != 0; }
+int64_t isolation_memory_limit(void) { return options[ISOLATION_MEMORY_LIMIT].python.value; }
+int64_t model_execution_timeout(void) { return options[MODEL_EXECUTION_TIMEOUT].python.value; }
+int64_t model_load_timeout(void) { return options[MODEL_LOAD_TIMEOUT].python.value; }
 int64_t threads_per_queue(void) { return options[THREADS_PER_QUEUE].python.value; }
 int safe_start(void) { return options[SAFE_START].python.value != 0; }
 
@@ -138,6 +162,10 @@ static int parse_option(RedisModuleCtx *ctx, RedisModuleString *name, RedisModul
     OptionRow *option = option_named(name);
     if (option) {
         if (option_set(option, value) == 0) return REDISMODULE_OK;
+        if (option->words) {
+            return log_refusal(ctx, "invalid value '%s' for %s: %s or %s is needed", arg_text(value), arg_text(name),
+                               option->words[0], option->words[1]);
+        }
         return log_refusal(ctx, "invalid value '%s' for %s: a number from %lld to %lld is needed", arg_text(value),
                            arg_text(name), (long long)option->min, (long long)option->max);
     }
@@ -169,6 +197,13 @@ static int parse_arguments(RedisModuleCtx *ctx, RedisModuleString **argv, int ar
 
 static long long get_number(const char *name, void *option) { return ((OptionRow *)option)->python.value; }
 
+static int get_word(const char *name, void *option) { return (int)((OptionRow *)option)->python.value; }
+
+static int set_word(const char *name, int value, void *option, RedisModuleString **error) {
+    assign(option, value);
+    return REDISMODULE_OK;
+}
+
 static int set_number(const char *name, long long value, void *option, RedisModuleString **error) {
     assign(option, value); /* the server has checked the limits */
     return REDISMODULE_OK;
@@ -195,6 +230,13 @@ static int register_configs(RedisModuleCtx *ctx) {
     int refused = 0;
     for (OptionRow *option = options; option_row(option - options); option++) {
         unsigned flags = option->at_run_time ? REDISMODULE_CONFIG_DEFAULT : REDISMODULE_CONFIG_IMMUTABLE;
+        if (option->words) {
+            static const int numbers[] = {0, 1};
+            refused |= RedisModule_RegisterEnumConfig(ctx, config_name(option->python.name), (int)option->python.value,
+                                                      flags, (const char **)option->words, numbers, 2, get_word,
+                                                      set_word, NULL, option);
+            continue;
+        }
         refused |= RedisModule_RegisterNumericConfig(ctx, config_name(option->python.name), option->python.value, flags,
                                                      option->min, option->max, get_number, set_number, NULL, option);
     }

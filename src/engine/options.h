@@ -9,6 +9,7 @@
 typedef struct OptionRow {
     Option python; /* name and value; the value is the default until it is set */
     int64_t min, max;
+    const char *const *words;       /* what the numbers from 0 are called; NULL: they are numbers */
     int at_run_time;                /* CONFIG SET and AI.CONFIG set it */
     void (*changed)(int64_t value); /* told of each new value; NULL: nobody needs it */
 } OptionRow;
@@ -23,10 +24,13 @@ OptionRow *option_row(int index);
 /* By name, in any case; NULL: there is none. */
 OptionRow *option_named(const RedisModuleString *name);
 
-/* -1, changing nothing, where the text is no number within the limits. */
+/* -1, changing nothing, where the text is no number within the limits, or none of the words. */
 int option_set(OptionRow *option, const RedisModuleString *text);
 
 int64_t threads_per_queue(void);
+int64_t isolation_memory_limit(void);  /* MB a device; 0: none */
+int64_t model_execution_timeout(void); /* ms, like the next */
+int64_t model_load_timeout(void);      /* 0: none */
 int is_isolated(void);
 
 /* Whether only runs compile what a database, an AOF or a master brings. */

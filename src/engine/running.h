@@ -6,6 +6,29 @@
 
 #include "values/runnable.h"
 
+#define FUNCTION_SIZE 48
+#define THREAD_SIZE 48
+
+/* What a thread does. It alone writes it; all is atomic and relaxed but `version`, which is odd during a change. */
+typedef struct RunningRecord {
+    uint64_t version;
+    uint64_t id; /* of the runnable; 0: none yet */
+    int64_t since;
+    int64_t logged; /* main thread: the latest `since` that was logged */
+    char label[RUNNABLE_LABEL];
+    char function[FUNCTION_SIZE]; /* empty: none */
+    char thread[THREAD_SIZE];
+    struct RunningRecord *next;
+} RunningRecord;
+
+/* Threads that register from now on get their records here, as far as there are any: in memory that another process
+ * watches. Before any thread has registered. */
+void running_set_place(RunningRecord *records, int count);
+
+/* Reports and logs cover these records of another process, too. It is not trusted. device and records stay valid. One
+ * thread at a time. */
+void running_watch(const char *device, const RunningRecord *theirs, int count);
+
 /* This thread has a record from now on. thread is copied. */
 void running_register(const char *thread);
 
@@ -18,6 +41,9 @@ void running_since(int64_t now);
 /* Calls report for each thread that does something. what: `model=<key>,tag=<tag>` or `script=…,tag=…,function=…`. */
 typedef void (*RunningReport)(void *data, const char *thread, const char *what, int64_t ns);
 void running_report(RunningReport report, void *data);
+
+/* The runnable with which this thread is busy; 0: none. Also in a signal handler. */
+uint64_t running_id(void);
 
 /* Logs what has been going on for more than a second, once each. Main thread, when a client has waited too long. */
 void running_log(void);

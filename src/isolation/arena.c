@@ -22,9 +22,7 @@ static int class_of(uint64_t *size) {
     return (power - 7) * 4 + (int)((*size - (1ULL << power)) / step) - 1;
 }
 
-void arena_init(Arena *arena, char *base, uint64_t size) {
-    *arena = (Arena){.base = base, .size = size};
-}
+void arena_init(Arena *arena, char *base, uint64_t size) { *arena = (Arena){.base = base, .size = size}; }
 
 char *arena_alloc(Arena *arena, uint64_t size, uint64_t *offset) {
     int class = class_of(&size);

@@ -1,12 +1,14 @@
 /* carrier.c - ops on their way to an engine process and back (process.h, shared.h).
  *
- * The main thread and the carrier enter. Lock: process.mutex. Nothing that is read from shared memory is trusted: slots,
- * offsets and sizes are checked against private records, results are copied before they are parsed. */
+ * The main thread and the carrier enter. Lock: process.mutex. Nothing that is read from shared memory is trusted:
+ * slots, offsets and sizes are checked against private records, results are copied before they are parsed. */
 #include <linux/futex.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "engine/options.h"
 #include "isolation/process.h"
 #include "redis/clock.h"
 #include "run/run.h"
@@ -16,7 +18,8 @@
 #define NONE UINT32_MAX
 #define MAX_RESULT (1 << 20)
 
-/* ---- ids ------------------------------------------------------------------------------------------------------------- */
+/* ---- ids
+ * ------------------------------------------------------------------------------------------------------------- */
 
 static uint64_t *find_id(const IdSet *set, uint64_t id) {
     uint64_t at = id * 0x9E3779B97F4A7C15ULL;
@@ -59,7 +62,8 @@ int carrier_has_compiled(Process *process, uint64_t id) {
     return has;
 }
 
-/* ---- to the process ---------------------------------------------------------------------------------------------------- */
+/* ---- to the process
+ * ---------------------------------------------------------------------------------------------------- */
 
 static uint64_t input_bytes(const Op *op) {
     uint64_t size = 0;
@@ -95,7 +99,8 @@ static void write_request(Writer *writer, const Op *op) {
     write_number(writer, op->variadic);
 }
 
-/* Gives the op a slot and a block with its request. Returns the slot, or NONE. Call it with the mutex held. */
+/* Gives the op a slot and a block with its request. Returns the slot, or NONE. Call it with the mutex held. If
+ * is_watched is not set then, set it and wake the carrier. */
 static uint32_t prepare(Process *process, Op *op) {
     uint32_t index = process->first_free;
     if (process->state != PROCESS_UP || index == NONE) return NONE;
@@ -107,6 +112,8 @@ static uint32_t prepare(Process *process, Op *op) {
     if (block == NULL) return NONE;
     memcpy(block, process->scratch.data, header);
     process->first_free = ticket->next_free;
+    process->used++;
+    if (index >= process->top) process->top = index + 1;
     process->last_number = (int32_t)((uint32_t)process->last_number + TICKET_STEP);
     *ticket = (Ticket){.op = op, .request = offset, .size = size, .number = process->last_number};
     slot->request = offset;
@@ -149,13 +156,15 @@ static void add_pending(Process *process, Op *op) {
 
 static void push(Consumer *consumer, Op *op) {
     Process *process = (Process *)consumer;
-    if (!carrier_has_compiled(process, op->id)) {
-        op_wait_for_loader(op);
+    if (!carrier_has_compiled(process, op->id) || carrier_is_set_aside(op->runnable)) {
+        op_wait_for_loader(op); /* who refuses it, if it is set aside */
         return;
     }
     uint32_t index = NONE;
     pthread_mutex_lock(&process->mutex);
     if (input_bytes(op) <= SMALL) index = prepare(process, op);
+    int wakes_carrier = index == NONE || !process->is_watched;
+    process->is_watched = 1;
     if (index == NONE) {
         add_pending(process, op);
     } else {
@@ -163,7 +172,7 @@ static void push(Consumer *consumer, Op *op) {
         publish(process, index);
     }
     pthread_mutex_unlock(&process->mutex);
-    if (index == NONE) process_wake_carrier(process);
+    if (wakes_carrier) process_wake_carrier(process);
 }
 
 static void note_unwanted(Consumer *consumer) {
@@ -178,6 +187,7 @@ static void send_pending(Process *process) {
         Op *op = process->first_pending;
         uint32_t index = op ? prepare(process, op) : NONE;
         if (index != NONE) {
+            process->is_watched = 1;
             process->first_pending = op->state->next;
             if (process->first_pending == NULL) process->last_pending = NULL;
         }
@@ -191,7 +201,8 @@ static void send_pending(Process *process) {
     }
 }
 
-/* ---- back from the process ---------------------------------------------------------------------------------------------- */
+/* ---- back from the process
+ * ---------------------------------------------------------------------------------------------- */
 
 typedef struct Output {
     int dtype, ndim;
@@ -261,6 +272,7 @@ static void free_slot(Process *process, uint32_t index) {
     arena_free(&process->arena, ticket->request, ticket->size);
     __atomic_store_n(&process->shared->slots[index].acked, ticket->number, __ATOMIC_RELEASE);
     ticket->op = NULL;
+    process->used--;
     ticket->next_free = process->first_free;
     process->first_free = index;
 }
@@ -300,8 +312,7 @@ static Op *receive_one(Process *process, uint32_t index) {
             RedisModule_Free(result);
             if (process->nlarge == process->large_capacity) {
                 process->large_capacity = process->large_capacity * 2 + 16;
-                process->large =
-                    RedisModule_Realloc(process->large, process->large_capacity * sizeof(*process->large));
+                process->large = RedisModule_Realloc(process->large, process->large_capacity * sizeof(*process->large));
             }
             process->large[process->nlarge++] = index;
             process->tickets[index].is_large = 1;
@@ -366,32 +377,176 @@ void carrier_work(Process *process) {
     send_pending(process);
 }
 
-/* ---- the end of a process -------------------------------------------------------------------------------------------------- */
+/* ---- ops that run
+ * ------------------------------------------------------------------------------------------------------ */
 
-static void abandon_one(Process *process, uint32_t index, const char *error) {
-    pthread_mutex_lock(&process->mutex);
-    Op *op = process->tickets[index].op;
+/* Whether the process has begun the op. With the mutex held. */
+static int is_begun(const Process *process, uint32_t index) {
     int32_t word = __atomic_load_n(&process->shared->slots[index].word, __ATOMIC_SEQ_CST);
-    int status = word == (process->tickets[index].number | OP_QUEUED) ? OP_QUEUED : OP_RUNNING;
-    if (op) free_slot(process, index);
-    if (op && status == OP_QUEUED) {
-        __atomic_store_n(&op->state->shared, NULL, __ATOMIC_RELEASE);
-        add_pending(process, op);
+    return process->tickets[index].op && word != (process->tickets[index].number | OP_QUEUED);
+}
+
+int carrier_runs(Process *process, uint64_t id) {
+    int runs = 0;
+    pthread_mutex_lock(&process->mutex);
+    for (uint32_t i = 0; i < process->top && !runs && process->state == PROCESS_UP; i++) {
+        runs = process->tickets[i].op && process->tickets[i].op->id == id && is_begun(process, i);
     }
     pthread_mutex_unlock(&process->mutex);
-    if (op == NULL || status == OP_QUEUED || !op_take_back(op, monotonic_ns())) return;
+    return runs;
+}
+
+#define ONNX_GRACE_NS 1000000000LL /* the library ends a run itself, between two nodes */
+
+static int is_overdue(const Ticket *ticket, int64_t now) {
+    int64_t limit = model_execution_timeout() * 1000000;
+    if (ticket->op->runnable->backend == BACKEND_ONNX) limit += ONNX_GRACE_NS;
+    return !ticket->open_calls && ticket->running_since && now - ticket->running_since > limit;
+}
+
+/* Marks those that are overdue. Returns one of them, with its run held, or NULL. */
+static Op *find_overdue(Process *process) {
+    Op *found = NULL;
+    int64_t now = monotonic_ns();
+    pthread_mutex_lock(&process->mutex);
+    for (uint32_t i = 0; i < process->top; i++) {
+        Ticket *ticket = &process->tickets[i];
+        if (!is_begun(process, i)) continue;
+        if (ticket->running_since == 0) ticket->running_since = now;
+        if (!is_overdue(ticket, now)) continue;
+        ticket->is_overdue = 1;
+        if (found == NULL) found = ticket->op;
+    }
+    if (found) run_ref(found->run);
+    pthread_mutex_unlock(&process->mutex);
+    return found;
+}
+
+static void end_killed(Process *process) {
+    pthread_mutex_lock(&process->mutex);
+    uint64_t id = process->to_kill;
+    process->to_kill = 0;
+    pthread_mutex_unlock(&process->mutex);
+    if (id == 0 || !carrier_runs(process, id)) return;
+    process->death.guilty = id;
+    process_end(process, KILLED, "AI.KILL");
+}
+
+static void end_overdue_job(Process *process) {
+    char why[160], name[RUNNABLE_NAME];
+    int64_t limit = model_load_timeout();
+    if (!limit || process->job == NULL || process->job->job.kind != JOB_LOAD) return;
+    if (monotonic_ns() - process->job_since < limit * 1000000) return;
+    runnable_name(process->job->job.runnable, name);
+    snprintf(why, sizeof(why), "to compile '%s' took more than MODEL_LOAD_TIMEOUT, %lld ms", name, (long long)limit);
+    process_end(process, LOAD_TIMED_OUT, why);
+}
+
+int carrier_watch(Process *process) {
+    char why[160], name[RUNNABLE_NAME];
+    end_killed(process);
+    end_overdue_job(process);
+    Op *overdue = find_overdue(process);
+    if (overdue) {
+        runnable_name(overdue->runnable, name);
+        snprintf(why, sizeof(why), "a run of '%s' took more than MODEL_EXECUTION_TIMEOUT, %lld ms", name,
+                 (long long)model_execution_timeout());
+        process_end(process, TIMED_OUT, why);
+        run_unref(overdue->run);
+    }
+    pthread_mutex_lock(&process->mutex);
+    process->is_watched = process->used > 0;
+    int again = process->is_watched || process->job;
+    pthread_mutex_unlock(&process->mutex);
+    return again;
+}
+
+/* ---- the end of a process
+ * ------------------------------------------------------------------------------------------------ */
+
+int carrier_is_set_aside(const Runnable *runnable) { return stats_get(&runnable->state->stats.deaths) >= MAX_DEATHS; }
+
+void carrier_count_death(Process *process, Runnable *runnable) {
+    char name[RUNNABLE_NAME];
+    int64_t last = __atomic_exchange_n(&runnable->state->died, process->started, __ATOMIC_RELAXED);
+    if (last == process->started) return; /* another of its ops was counted */
+    int64_t deaths = __atomic_add_fetch(&runnable->state->stats.deaths, 1, __ATOMIC_RELAXED);
+    runnable_name(runnable, name);
+    RedisModule_Log(log_context, "warning", "an engine process of %s has ended under '%s' (%s), deaths so far: %lld%s",
+                    process->device, name, runnable->state->label, (long long)deaths,
+                    deaths >= MAX_DEATHS ? "; it is set aside" : "");
+}
+
+static int is_guilty(const Process *process, const Ticket *ticket) {
+    switch (process->death.verdict) {
+    case TIMED_OUT: return ticket->is_overdue;
+    case LOAD_TIMED_OUT: return 0;
+    case KILLED: return ticket->op->id == process->death.guilty;
+    default: return process->death.guilty == 0 || ticket->op->id == process->death.guilty;
+    }
+}
+
+/* A model has no effect before its end. A script may have written. */
+static int can_run_again(const Process *process, const Ticket *ticket) {
+    return process->death.verdict != DIED && !is_guilty(process, ticket) && !ticket->has_called;
+}
+
+static void fail_begun(Process *process, const Ticket *ticket, int guilty) {
+    char error[512], name[RUNNABLE_NAME];
+    Op *op = ticket->op;
+    int64_t now = monotonic_ns();
+    runnable_name(op->runnable, name);
+    if (guilty && process->death.verdict == KILLED) {
+        snprintf(error, sizeof(error), "the run of '%s' was ended by AI.KILL", name);
+    } else if (guilty && process->death.verdict == TIMED_OUT) {
+        snprintf(error, sizeof(error), "%s", process->death.reason);
+    } else {
+        snprintf(error, sizeof(error), "the process that ran '%s' ended: %s; %s starts anew", name,
+                 process->death.reason, process->device);
+    }
+    if (guilty && process->death.verdict != KILLED) carrier_count_death(process, op->runnable);
+    if (!op_take_back(op, now)) return;
+    op->duration = ticket->running_since ? (now - ticket->running_since) / 1000 : 0;
     bridge_fail(op, error);
     bridge_finish_ops(&op, 1, NULL, 0);
 }
 
-void carrier_abandon(Process *process, const char *error) {
-    for (uint32_t i = 0; i < SLOTS; i++) {
-        if (process->tickets[i].op) abandon_one(process, i, error);
+static void abandon_one(Process *process, uint32_t index) {
+    pthread_mutex_lock(&process->mutex);
+    const Ticket ticket = process->tickets[index];
+    Op *op = ticket.op;
+    int waits = op && (!is_begun(process, index) || can_run_again(process, &ticket));
+    int guilty = op && !waits && is_guilty(process, &ticket);
+    if (op) free_slot(process, index);
+    if (waits) {
+        __atomic_store_n(&op->state->shared, NULL, __ATOMIC_RELEASE);
+        add_pending(process, op);
     }
+    pthread_mutex_unlock(&process->mutex);
+    if (op && !waits) fail_begun(process, &ticket, guilty);
+}
+
+/* Whether something of this runnable runs or is compiled: the process may lie about who is guilty. */
+static int may_be_guilty(Process *process, uint64_t id) {
+    int is_job = process->job && process->job->job.runnable && process->job->job.runnable->id == id;
+    for (uint32_t i = 0; i < process->top && !is_job; i++) {
+        is_job = is_begun(process, i) && process->tickets[i].op->id == id;
+    }
+    return is_job;
+}
+
+void carrier_abandon(Process *process) {
+    if (process->death.verdict == DIED) {
+        process->death.guilty = process->shared->dying;
+        if (!may_be_guilty(process, process->death.guilty)) process->death.guilty = 0;
+    }
+    for (uint32_t i = 0; i < process->top; i++) abandon_one(process, i);
     pthread_mutex_lock(&process->mutex);
     Op *pending = process->first_pending;
     process->first_pending = process->last_pending = NULL;
     process->nlarge = 0;
+    process->top = 0;
+    process->to_kill = 0;
     process->compiled.count = 0;
     if (process->compiled.capacity)
         memset(process->compiled.ids, 0, process->compiled.capacity * sizeof(*process->compiled.ids));
@@ -402,10 +557,29 @@ void carrier_abandon(Process *process, const char *error) {
     }
 }
 
+/* With the mutex held. NULL: there is no such op. */
+static Ticket *find_ticket(Process *process, uint64_t slot, int32_t number) {
+    Ticket *ticket = slot < SLOTS ? &process->tickets[slot] : NULL;
+    return ticket && ticket->op && ticket->number == number ? ticket : NULL;
+}
+
+void carrier_note_call(Process *process, uint64_t slot, int32_t number, int is_open) {
+    int64_t now = monotonic_ns();
+    pthread_mutex_lock(&process->mutex);
+    Ticket *ticket = find_ticket(process, slot, number);
+    if (ticket && is_open) {
+        ticket->has_called = 1;
+        if (ticket->open_calls++ == 0) ticket->called = now;
+    } else if (ticket && --ticket->open_calls == 0 && ticket->running_since) {
+        ticket->running_since += now - ticket->called;
+    }
+    pthread_mutex_unlock(&process->mutex);
+}
+
 Op *carrier_find_op(Process *process, uint64_t slot, int32_t number) {
     pthread_mutex_lock(&process->mutex);
-    const Ticket *ticket = slot < SLOTS ? &process->tickets[slot] : NULL;
-    Op *op = ticket && ticket->number == number ? ticket->op : NULL;
+    const Ticket *ticket = find_ticket(process, slot, number);
+    Op *op = ticket ? ticket->op : NULL;
     if (op) run_ref(op->run);
     pthread_mutex_unlock(&process->mutex);
     return op;
@@ -414,7 +588,7 @@ Op *carrier_find_op(Process *process, uint64_t slot, int32_t number) {
 static double cpu(Consumer *consumer) {
     clockid_t clock;
     struct timespec used;
-    pid_t pid = ((Process *)consumer)->pid;
+    pid_t pid = ((Process *)consumer)->engine;
     if (pid == 0 || clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &used)) return -1;
     return (double)used.tv_sec + used.tv_nsec / 1e9;
 }

@@ -16,7 +16,8 @@ static Arena stretch;
 static void (*write_log)(const char *level, const char *text);
 static void (*run_ended)(void *waiter);
 
-/* ---- memory: a block in the stretch begins with its size, 64 bytes before what is given out ------------------------ */
+/* ---- memory: a block in the stretch begins with its size, 64 bytes before what is given out ------------------------
+ */
 
 #define PREFIX 64
 
@@ -32,6 +33,10 @@ void *inside_alloc(uint64_t size) {
 }
 
 uint64_t inside_offset(const void *memory) { return (uint64_t)((const char *)memory - stretch.base); }
+
+void inside_limit_stretch(uint64_t size) {
+    if (size < stretch.size) stretch.size = size;
+}
 
 static void *or_abort(void *memory) {
     if (memory == NULL) abort();
@@ -58,7 +63,8 @@ static void inside_Free(void *memory) {
     pthread_mutex_unlock(&stretch_mutex);
 }
 
-/* ---- strings: 64 bytes with the length, then the bytes ------------------------------------------------------------ */
+/* ---- strings: 64 bytes with the length, then the bytes ------------------------------------------------------------
+ */
 
 static RedisModuleString *inside_CreateString(RedisModuleCtx *ctx, const char *data, size_t size) {
     char *string = or_abort(inside_alloc(size + PREFIX + 1));
@@ -75,7 +81,8 @@ static const char *inside_StringPtrLen(const RedisModuleString *string, size_t *
     return (const char *)string + PREFIX;
 }
 
-/* ---- the rest ----------------------------------------------------------------------------------------------------- */
+/* ---- the rest -----------------------------------------------------------------------------------------------------
+ */
 
 static void inside_Log(RedisModuleCtx *ctx, const char *level, const char *format, ...) {
     char text[1024];
@@ -103,7 +110,8 @@ static int inside_UnblockClient(RedisModuleBlockedClient *client, void *waiter) 
     return REDISMODULE_OK;
 }
 
-void inside_bind_api(Shared *shared, void (*log)(const char *level, const char *text), void (*unblocked)(void *waiter)) {
+void inside_bind_api(Shared *shared, void (*log)(const char *level, const char *text),
+                     void (*unblocked)(void *waiter)) {
     arena_init(&stretch, process_stretch(shared), STRETCH);
     write_log = log;
     run_ended = unblocked;

@@ -9,13 +9,16 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "engine/divisions.h"
 #include "engine/interpreter.h"
 #include "engine/jobs.h"
 #include "engine/options.h"
+#include "engine/running.h"
 #include "isolation/inside.h"
 #include "run/script_calls.h"
 #include "values/backend.h"
@@ -24,7 +27,8 @@
 
 static char device[16];
 
-/* ---- messages ------------------------------------------------------------------------------------------------------ */
+/* ---- messages ------------------------------------------------------------------------------------------------------
+ */
 
 static pthread_mutex_t sending = PTHREAD_MUTEX_INITIALIZER;
 
@@ -75,7 +79,8 @@ static void send_log(const char *level, const char *text) {
     send_message(MESSAGE_LOG, &writer);
 }
 
-/* ---- models and scripts ---------------------------------------------------------------------------------------------- */
+/* ---- models and scripts
+ * ---------------------------------------------------------------------------------------------- */
 
 #define BUCKETS 1024
 
@@ -151,11 +156,13 @@ static Runnable *read_runnable(Reader *reader) {
     char *tag_copy = RedisModule_Alloc(tag.size + 1);
     memcpy(tag_copy, tag.data, tag.size);
     tag_copy[tag.size] = '\0';
+    Bytes label = read_bytes(reader);
     Runnable *runnable = kind == KIND_MODEL ? read_model(reader, backend) : read_script(reader);
     runnable->id = id;
     runnable->device = on;
     runnable->tag = tag_copy;
     runnable->tag_size = tag.size;
+    if (label.size == RUNNABLE_LABEL) memcpy(runnable->state->label, label.data, RUNNABLE_LABEL);
     return runnable;
 }
 
@@ -182,7 +189,16 @@ static void job_done(LoaderJob *job) {
     send_message(MESSAGE_DONE, &writer);
 }
 
+static void take_path(Reader *reader) {
+    char *path = read_text(reader);
+    RedisModuleString *backends = RedisModule_CreateString(NULL, path, strlen(path));
+    options_set_backends_path(backends);
+    RedisModule_FreeString(NULL, backends);
+    RedisModule_Free(path);
+}
+
 static void load(Reader *reader) {
+    take_path(reader);
     Runnable *runnable = read_runnable(reader);
     add_runnable(runnable);
     LoaderJob *job = job_new(JOB_LOAD, runnable);
@@ -191,6 +207,7 @@ static void load(Reader *reader) {
 }
 
 static void import(Reader *reader) {
+    take_path(reader);
     LoaderJob *job = job_new(JOB_IMPORT, NULL);
     job->job.backend = (int32_t)read_number(reader);
     job->job.path = read_text(reader);
@@ -198,7 +215,8 @@ static void import(Reader *reader) {
     job_post(job);
 }
 
-/* ---- calls of scripts ------------------------------------------------------------------------------------------------ */
+/* ---- calls of scripts
+ * ------------------------------------------------------------------------------------------------ */
 
 /* On the stack of the worker that waits for it. */
 typedef struct Waiting {
@@ -296,7 +314,8 @@ static void take_reply(Reader *reader) {
     pthread_mutex_unlock(&waiting.mutex);
 }
 
-/* ---- the control thread ---------------------------------------------------------------------------------------------- */
+/* ---- the control thread
+ * ---------------------------------------------------------------------------------------------- */
 
 static void *control(void *unused) {
     Writer ready = {0};
@@ -316,12 +335,19 @@ static void *control(void *unused) {
     return NULL;
 }
 
-/* ---- the start ------------------------------------------------------------------------------------------------------- */
+/* ---- the start
+ * ------------------------------------------------------------------------------------------------------- */
+
+static void tell_server(const void *data, size_t size) {
+    ssize_t ignored = write(FD_STATUS, data, size);
+    (void)ignored;
+}
 
 /* The server's own wait() may take the status of its child away. So this process has one of its own, the engine, and
- * tells by the pipe how it ended. */
+ * tells by the pipe which it is and how it ended. */
 static void wait_for_engine(pid_t engine) {
     int status = 0;
+    tell_server(&engine, sizeof(engine));
     close(FD_SOCKET);
     close(FD_MEMORY);
     close(FD_EVENT);
@@ -329,8 +355,7 @@ static void wait_for_engine(pid_t engine) {
         if (waitpid(engine, &status, WUNTRACED) == -1 && errno != EINTR) break;
         if (WIFSTOPPED(status)) kill(engine, SIGKILL);
     } while (!WIFEXITED(status) && !WIFSIGNALED(status));
-    ssize_t ignored = write(FD_STATUS, &status, sizeof(status));
-    (void)ignored;
+    tell_server(&status, sizeof(status));
     _exit(0);
 }
 
@@ -345,23 +370,45 @@ static void split(void) {
     close(FD_STATUS);
 }
 
+static Shared *shared;
+
+/* Tells the server whose run has raised the signal, then lets it end the process. */
+static void on_crash(int number) {
+    shared->dying = running_id();
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
+static void handle_crashes(void) {
+    static const int numbers[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+    struct sigaction action = {.sa_handler = on_crash, .sa_flags = SA_NODEFER};
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) sigaction(numbers[i], &action, NULL);
+    divisions_init(NULL);
+}
+
+/* Beyond it allocations fail. What is shared with the server does not count, so it has the same limit of its own. */
+static void limit_memory(void) {
+    rlim_t limit = (rlim_t)isolation_memory_limit() << 20;
+    if (limit == 0) return;
+    struct rlimit data = {.rlim_cur = limit, .rlim_max = limit};
+    setrlimit(RLIMIT_DATA, &data);
+    inside_limit_stretch(limit);
+}
+
 static void read_start(Reader *reader) {
     for (int i = 0; option_row(i); i++) option_row(i)->python.value = read_number(reader);
-    char *path = read_text(reader);
-    RedisModuleString *backends = RedisModule_CreateString(NULL, path, strlen(path));
-    options_set_backends_path(backends);
-    RedisModule_FreeString(NULL, backends);
-    RedisModule_Free(path);
     Bytes name = read_bytes(reader);
     memcpy(device, name.data, name.size < sizeof(device) ? name.size : sizeof(device) - 1);
 }
 
 void bridge_enter_process(void) {
     split();
-    Shared *shared = mmap(NULL, SHARED_TOTAL, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, FD_MEMORY, 0);
+    shared = mmap(NULL, SHARED_TOTAL, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, FD_MEMORY, 0);
     if (shared == MAP_FAILED) _exit(1);
     inside_bind_api(shared, send_log, inside_finish);
     inside_ops_init(shared, FD_EVENT);
+    running_set_place(shared->running, RUNNING_RECORDS);
+    backend_set_figures_place(&shared->figures);
     calls_set_elsewhere(&calls);
     jobs_init();
     char *payload;
@@ -369,6 +416,8 @@ void bridge_enter_process(void) {
     receive_message(&payload, &reader);
     read_start(&reader);
     RedisModule_Free(payload);
+    limit_memory();
+    handle_crashes();
     queue_set_source(bridge_open_queue(device), &inside_source);
     pthread_t thread;
     if (pthread_create(&thread, NULL, control, NULL)) _exit(1);

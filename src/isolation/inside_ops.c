@@ -34,7 +34,8 @@ void inside_ops_init(Shared *given, int event) {
 static Slot *slot_of(const Op *op) { return (Slot *)((char *)op->state->shared - offsetof(Slot, word)); }
 uint64_t inside_slot(const Op *op) { return (uint64_t)(slot_of(op) - shared->slots); }
 
-/* ---- requests ------------------------------------------------------------------------------------------------------ */
+/* ---- requests ------------------------------------------------------------------------------------------------------
+ */
 
 static Bytes *read_words(Reader *reader, int32_t *count) {
     *count = (int32_t)read_number(reader);
@@ -146,7 +147,8 @@ static void wake(void) {
 
 const Source inside_source = {.receive = receive, .is_empty = is_empty, .wait = wait_for_server, .wake = wake};
 
-/* ---- results ------------------------------------------------------------------------------------------------------- */
+/* ---- results -------------------------------------------------------------------------------------------------------
+ */
 
 static void write_output(Writer *writer, const Tensor *tensor) {
     write_number(writer, tensor != NULL);
@@ -182,7 +184,7 @@ void inside_finish(void *waiter) {
     if (result) memcpy(result, results.writer.data, results.writer.size);
     slot->result = result ? inside_offset(result) : 0;
     slot->result_size = result ? results.writer.size : 0; /* the server fails the op */
-    run->steps = (struct Step *)result; /* freed with the run */
+    run->steps = (struct Step *)result;                   /* freed with the run */
     run->waiter.next = NULL;
     *(results.last ? (Run **)&results.last->waiter.next : &results.first) = run;
     results.last = run;

@@ -18,11 +18,15 @@ typedef enum { PROCESS_DOWN, PROCESS_STARTING, PROCESS_UP } ProcessState;
 
 /* What the server knows of a slot. */
 typedef struct Ticket {
-    Op *op; /* NULL: the slot is free */
+    Op *op;                 /* NULL: the slot is free */
     uint64_t request, size; /* the block in the server's stretch */
     int32_t number;
-    int32_t is_large; /* the carrier reads the result, and nobody else */
-    int64_t running_since; /* when the carrier first saw that it runs; 0: it does not */
+    int32_t is_large;      /* the carrier reads the result, and nobody else */
+    int32_t open_calls;    /* the carrier's, down to is_overdue: calls of the script that the server has not answered */
+    int32_t has_called;    /* the script may have written */
+    int64_t running_since; /* when the carrier first saw that it runs, without the time of its calls; 0: it does not */
+    int64_t called;        /* when the script's open call came */
+    int32_t is_overdue;
     uint32_t next_free;
 } Ticket;
 
@@ -31,6 +35,13 @@ typedef struct IdSet {
     uint64_t *ids;
     uint64_t count, capacity; /* capacity: a power of two, or 0 */
 } IdSet;
+
+/* Why a process has ended. */
+typedef struct Death {
+    enum { DIED, TIMED_OUT, LOAD_TIMED_OUT, KILLED } verdict; /* KILLED: by AI.KILL. DIED: all else */
+    uint64_t guilty;  /* DIED: who raised the signal; KILLED: whose runs were to end; 0: unknown */
+    char reason[256]; /* empty: the carrier has not ended the process */
+} Death;
 
 typedef struct Process {
     Consumer consumer; /* first: what the queue knows */
@@ -46,6 +57,15 @@ typedef struct Process {
     Ticket *tickets;
     uint32_t first_free;
     int32_t last_number;
+    uint32_t top;     /* slots from here on have not been used */
+    uint32_t used;    /* slots that are */
+    int is_watched;   /* the carrier looks at them now and then */
+    uint64_t to_kill; /* id of a runnable that isolation_kill() wants to end; 0: none */
+    pid_t pid;        /* of the process that the server has started, the parent of the engine; 0: none */
+    pid_t engine;     /* 0: unknown */
+    int64_t started;  /* ns */
+    int64_t starts, deaths;
+    char last_death[64];
     uint32_t submitted;
     uint32_t completed; /* how many completions were seen */
     IdSet compiled;
@@ -59,23 +79,57 @@ typedef struct Process {
 
     /* The carrier's. */
     int wake_fd, socket, status_fd, memory_fd, pidfd;
-    pid_t pid;
-    LoaderJob *job;              /* that the process works on */
-    struct RemoteCall *held;     /* models that scripts hold */
-    int64_t started;             /* ns */
-    int failures;                /* starts in a row that have failed */
-    char death[256];             /* why the carrier has ended the process; empty: it has not */
+    LoaderJob *job;          /* that the process works on */
+    int64_t job_since;       /* ns */
+    struct RemoteCall *held; /* models that scripts hold */
+    int imported;            /* how many of the imports of all processes it has */
+    int failures;            /* starts in a row that have failed */
+    int is_settled;          /* under table.mutex: the first start has succeeded or failed */
+    Death death;
 } Process;
 
-/* ---- process.c ------------------------------------------------------------------------------------------------------- */
-
-/* Starts isolation: jobs go to engine processes. Main thread, at load, instead of engine_start(). */
-int isolation_start(RedisModuleCtx *ctx);
+/* ---- process.c
+ * ------------------------------------------------------------------------------------------------------- */
 
 /* There is something for the carrier. Any thread. */
 void process_wake_carrier(Process *process);
 
-/* ---- carrier.c: ops. Each locks the mutex itself --------------------------------------------------------------------- */
+/* The carrier ends the process. The first reason stays. */
+void process_end(Process *process, int verdict, const char *why);
+
+/* The process is up: asks its parent which it is. Carrier. */
+void process_learn_engine(Process *process);
+
+/* Imports that all processes shall have, by number; NULL: there are no more. Any thread. */
+typedef struct Import {
+    int32_t backend;
+    char *path;
+    const Process *by; /* it has the import already, if this is still its start number */
+    int64_t start;
+} Import;
+const Import *process_import(int index);
+void process_add_import(const Process *by, int32_t backend, const char *path);
+
+/* ---- messages.c: the carrier and the process talk
+ * --------------------------------------------------------------------- */
+
+/* Sends MESSAGE_START. */
+void messages_start(Process *process);
+
+/* Reads one message. Returns -1 when the process is no more. */
+int messages_take(Process *process);
+
+/* Sends what there is to send: answers of calls, dropped ids, jobs. */
+void messages_send(Process *process);
+
+/* The process has ended: its job fails with this text, and models that its scripts held are released. */
+void messages_abandon(Process *process, const char *error);
+
+/* Jobs that wait fail with this text. */
+void messages_refuse_jobs(Process *process, const char *error);
+
+/* ---- carrier.c: ops. Each locks the mutex itself
+ * --------------------------------------------------------------------- */
 
 extern const Consumer carrier_consumer;
 void carrier_init(Process *process);
@@ -83,14 +137,32 @@ void carrier_init(Process *process);
 /* The carrier: sends what is pending, reads large results. */
 void carrier_work(Process *process);
 
+/* The carrier: ends the process where an op has taken too long, or is to be killed. Returns whether it must look again
+ * soon. */
+int carrier_watch(Process *process);
+
 /* Main thread: ends the ops whose small results have come. */
 void carrier_receive(Process *process);
 
-/* The carrier: nothing is left of the process. Ops that it had begun fail with this text, the others wait. */
-void carrier_abandon(Process *process, const char *error);
+/* The carrier: nothing is left of the process. Ops that it had begun fail, but for those that can be run again where
+ * the server has ended it on purpose. The others wait for the next. */
+void carrier_abandon(Process *process);
 
-/* The op in this slot, with its run held; NULL where the process should not know it. */
+/* A model or script under which so many processes have died is set aside: it fails, until it is released. */
+#define MAX_DEATHS 3
+int carrier_is_set_aside(const Runnable *runnable);
+
+/* The carrier: the process has died under this runnable. */
+void carrier_count_death(Process *process, Runnable *runnable);
+
+/* The op in this slot, with its run held; NULL where the process should not know it. Carrier. */
 Op *carrier_find_op(Process *process, uint64_t slot, int32_t ticket);
+
+/* The script of this op waits for the server, or goes on. Carrier. */
+void carrier_note_call(Process *process, uint64_t slot, int32_t ticket, int is_open);
+
+/* Whether it runs this runnable now. Any thread. */
+int carrier_runs(Process *process, uint64_t id);
 
 int carrier_has_compiled(Process *process, uint64_t id);
 void carrier_note_compiled(Process *process, uint64_t id, int is_compiled);

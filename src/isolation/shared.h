@@ -14,31 +14,37 @@
 
 #include <stdint.h>
 
+#include "engine/running.h"
 #include "isolation/wire.h"
+#include "values/backend.h"
 
 #define SLOTS 65536 /* ops at once; the server keeps more waiting */
 
 /* The ticket is new for each op that a slot has: nobody takes a later op for an earlier one. */
 typedef struct Slot {
-    int32_t word;  /* atomic, by both: the ticket, with OpStatus in its low bits (run/state.h) */
-    int32_t acked; /* atomic, by the server: the ticket of the latest op whose result it has read */
-    uint64_t request;     /* by the server: offset in its stretch, and size */
+    int32_t word;     /* atomic, by both: the ticket, with OpStatus in its low bits (run/state.h) */
+    int32_t acked;    /* atomic, by the server: the ticket of the latest op whose result it has read */
+    uint64_t request; /* by the server: offset in its stretch, and size */
     uint64_t request_size;
     uint64_t result; /* by the process, like the rest: offset in its stretch, and size */
     uint64_t result_size;
     int64_t begun; /* ns */
 } Slot;
 
+#define RUNNING_RECORDS 33 /* of the loader and of the first workers */
+
 #define TICKET_STEP 8 /* statuses fit below */
 #define TICKET_MASK (~(TICKET_STEP - 1))
 
 typedef struct Shared {
-    uint32_t submitted;     /* atomic, by the server: how many indexes were put into submissions */
-    uint32_t unwanted;      /* atomic, by the server: how many ops became unwanted */
-    uint32_t server_sleeps; /* atomic: the event loop needs an event to see completions */
+    uint32_t submitted;      /* atomic, by the server: how many indexes were put into submissions */
+    uint32_t unwanted;       /* atomic, by the server: how many ops became unwanted */
+    uint32_t server_sleeps;  /* atomic: the event loop needs an event to see completions */
     uint32_t process_sleeps; /* atomic: a worker waits for new ops; a futex */
-    uint32_t completed;     /* atomic, by the process: how many indexes were put into completions */
-    int64_t figures[3];     /* atomic, by the process: bridge_onnx_figures() */
+    uint32_t completed;      /* atomic, by the process: how many indexes were put into completions */
+    uint64_t dying;          /* by the process: id of the runnable whose run has raised the signal that ends it */
+    OnnxFigures figures;     /* by the process, like the next */
+    RunningRecord running[RUNNING_RECORDS];
     uint32_t submissions[SLOTS];
     uint32_t completions[SLOTS];
     Slot slots[SLOTS];
@@ -61,16 +67,16 @@ static inline uint64_t align64(uint64_t size) { return (size + 63) & ~63ULL; }
  * Messages: length of the payload and kind, each 8 bytes, then the payload. */
 enum {
     /* from the server */
-    MESSAGE_START, /* options, backends path, device, module folder: the first message */
-    MESSAGE_LOAD,  /* id and definition of a runnable: compile it. Answered by DONE */
-    MESSAGE_IMPORT, /* backend, path. Answered by DONE */
-    MESSAGE_DROP,  /* id */
-    MESSAGE_REPLY, /* call number, reply */
+    MESSAGE_START,  /* options, device: the first message */
+    MESSAGE_LOAD,   /* backends path; id and definition of a runnable: compile it. Answered by DONE */
+    MESSAGE_IMPORT, /* backends path; backend, path. Answered by DONE */
+    MESSAGE_DROP,   /* id */
+    MESSAGE_REPLY,  /* call number, reply */
     /* from the process */
-    MESSAGE_READY, /* error, or "" */
-    MESSAGE_DONE,  /* error, or ""; inputs, outputs; versions of backends */
-    MESSAGE_CALL,  /* call number, slot, ticket, words */
-    MESSAGE_HOLD,  /* call number, slot, ticket, key. Answered by REPLY: id of the model as an integer, or an error */
+    MESSAGE_READY,   /* error, or "" */
+    MESSAGE_DONE,    /* error, or ""; inputs, outputs; versions of backends */
+    MESSAGE_CALL,    /* call number, slot, ticket, words */
+    MESSAGE_HOLD,    /* call number, slot, ticket, key. Answered by REPLY: id of the model as an integer, or an error */
     MESSAGE_RELEASE, /* call number of the HOLD, duration, samples, failed */
     MESSAGE_LOG      /* level, text */
 };

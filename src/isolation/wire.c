@@ -16,7 +16,9 @@ static char *make_room(Writer *writer, size_t size) {
     return at;
 }
 
-void write_number(Writer *writer, int64_t number) { memcpy(make_room(writer, sizeof(number)), &number, sizeof(number)); }
+void write_number(Writer *writer, int64_t number) {
+    memcpy(make_room(writer, sizeof(number)), &number, sizeof(number));
+}
 
 void write_bytes(Writer *writer, const void *data, uint64_t size) {
     write_number(writer, (int64_t)size);

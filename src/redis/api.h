@@ -97,6 +97,8 @@ typedef void (*RedisModuleScanCB)(RedisModuleCtx *ctx, RedisModuleString *keynam
 
 typedef long long (*RedisModuleConfigGetNumeric)(const char *name, void *privdata);
 typedef int (*RedisModuleConfigSetNumeric)(const char *name, long long value, void *privdata, RedisModuleString **err);
+typedef int (*RedisModuleConfigGetEnum)(const char *name, void *privdata);
+typedef int (*RedisModuleConfigSetEnum)(const char *name, int value, void *privdata, RedisModuleString **err);
 typedef RedisModuleString *(*RedisModuleConfigGetString)(const char *name, void *privdata);
 typedef int (*RedisModuleConfigSetString)(const char *name, RedisModuleString *value, void *privdata,
                                           RedisModuleString **err);
@@ -271,7 +273,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(void, Log, (RedisModuleCtx *, const char *, const char *, ...))                                           \
     FUNCTION(RedisModuleTimerID, CreateTimer, (RedisModuleCtx *, mstime_t, RedisModuleTimerProc, void *))              \
     FUNCTION(int, StopTimer, (RedisModuleCtx *, RedisModuleTimerID, void **))                                          \
-    FUNCTION(int, EventLoopAdd, (int, int, RedisModuleEventLoopFunc, void *))                                         \
+    FUNCTION(int, EventLoopAdd, (int, int, RedisModuleEventLoopFunc, void *))                                          \
     FUNCTION(int, EventLoopAddOneShot, (RedisModuleEventLoopOneShotFunc, void *))                                      \
     FUNCTION(int, GetSelectedDb, (RedisModuleCtx *))                                                                   \
     FUNCTION(int, SelectDb, (RedisModuleCtx *, int))                                                                   \
@@ -298,6 +300,9 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(int, RegisterStringConfig,                                                                                \
              (RedisModuleCtx *, const char *, const char *, unsigned, RedisModuleConfigGetString,                      \
               RedisModuleConfigSetString, RedisModuleConfigApply, void *))                                             \
+    FUNCTION(int, RegisterEnumConfig,                                                                                  \
+             (RedisModuleCtx *, const char *, int, unsigned, const char **, const int *, int,                          \
+              RedisModuleConfigGetEnum, RedisModuleConfigSetEnum, RedisModuleConfigApply, void *))                     \
     FUNCTION(int, LoadConfigs, (RedisModuleCtx *))                                                                     \
     /* blocked clients */                                                                                              \
     FUNCTION(RedisModuleBlockedClient *, BlockClient,                                                                  \

@@ -162,6 +162,18 @@ int find_user(RedisModuleCtx *ctx, RedisModuleUser **user) {
     return 1;
 }
 
+int is_administrator(RedisModuleCtx *ctx) {
+    RedisModuleUser *user;
+    if (!find_user(ctx, &user) || user == NULL) return 0;
+    static const char *words[] = {"CONFIG", "SET", "dir", "."};
+    RedisModuleString *command[4];
+    for (int i = 0; i < 4; i++) command[i] = RedisModule_CreateString(NULL, words[i], strlen(words[i]));
+    int allowed = RedisModule_ACLCheckCommandPermissions(user, command, 4) == REDISMODULE_OK;
+    for (int i = 0; i < 4; i++) RedisModule_FreeString(NULL, command[i]);
+    RedisModule_FreeModuleUser(user);
+    return allowed;
+}
+
 int key_is_permitted(RedisModuleCtx *ctx, RedisModuleString *name, int access) {
     RedisModuleUser *user;
     if (!find_user(ctx, &user)) return 1;

@@ -53,6 +53,10 @@ void key_set_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType
  * gone. Valid until this callback returns. */
 int find_user(RedisModuleCtx *ctx, RedisModuleUser **user);
 
+/* Whether the caller may run CONFIG SET. Redis 7.0 has no ACL categories for commands of modules. Without this check, a
+ * user without @admin could make the server import Python files. */
+int is_administrator(RedisModuleCtx *ctx);
+
 /* Whether ACLs let the caller do this (REDISMODULE_CMD_KEY_...) with the key. */
 int key_is_permitted(RedisModuleCtx *ctx, RedisModuleString *name, int access);
 

@@ -209,7 +209,8 @@ static int set_categories(RedisModuleCommand *created, const Command *command) {
 /* Clients of a cluster cannot tell from a key where to send a command that has none. */
 static const char *tips(const Command *command) {
     if (command->tips) return command->tips;
-    if (strstr(command->flags, "admin")) return "request_policy:all_nodes response_policy:all_succeeded";
+    if (strstr(command->flags, "admin") && !command->keys[0].access)
+        return "request_policy:all_nodes response_policy:all_succeeded";
     return command->keys[0].access ? NULL : "nondeterministic_output_order request_policy:all_shards";
 }
 

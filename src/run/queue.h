@@ -23,10 +23,10 @@ typedef struct Consumer {
 /* Where ops come from, in the process whose workers run them. Its functions are called with the queue's mutex held,
  * except wait. */
 typedef struct Source {
-    void (*receive)(Queue *queue);     /* adds the new ops by queue_receive() */
-    int (*is_empty)(void);             /* without the mutex too */
-    void (*wait)(int64_t deadline);    /* until ops come, or wake() is called; ns, 0: no deadline */
-    void (*wake)(void);                /* the worker that waits */
+    void (*receive)(Queue *queue);  /* adds the new ops by queue_receive() */
+    int (*is_empty)(void);          /* without the mutex too */
+    void (*wait)(int64_t deadline); /* until ops come, or wake() is called; ns, 0: no deadline */
+    void (*wake)(void);             /* the worker that waits */
 } Source;
 
 /* The queue of a device; made on first use, for this consumer (NULL: workers of this process). NULL: too many. The

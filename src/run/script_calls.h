@@ -18,7 +18,7 @@ typedef struct ScriptCall {
     const Op *op;
     const Bytes *words; /* redis.execute; NULL: redisAI.model_execute */
     int count;
-    Bytes key; /* of the model */
+    Bytes key;                             /* of the model */
     void (*done)(struct ScriptCall *call); /* main thread; the call is the owner's again */
     /* The outcome: one of them. */
     Reply *reply;

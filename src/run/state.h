@@ -41,8 +41,8 @@ typedef struct OpState {
      * who begins or skips it: the ticket with the status in its low bits. NULL: the op is not with one. */
     int32_t *shared;
     int32_t ticket;
-    int64_t queued;      /* ns, when it went to its queue */
-    int64_t begun;       /* ns */
+    int64_t queued; /* ns, when it went to its queue */
+    int64_t begun;  /* ns */
     char *error;
     Op *next; /* in its queue */
 } OpState;

@@ -1,4 +1,5 @@
-/* backend.c - the table of backends (backend.h). Any thread; the loader sets versions, which are atomic. */
+/* backend.c - the table of backends (backend.h). Any thread; the loader sets versions and
+ * figures, which are atomic. */
 #include "values/backend.h"
 
 #include "redis/command.h"
@@ -42,4 +43,24 @@ const char *backend_version(int number) { return __atomic_load_n(&versions[numbe
 void bridge_backend_loaded(int number, const char *version) {
     if (backend_row(number) == NULL || backend_version(number)) return;
     __atomic_store_n(&versions[number], RedisModule_Strdup(version), __ATOMIC_RELEASE);
+}
+
+/* ---- figures of ONNX Runtime ------------------------------------------------------------------------------------- */
+
+static OnnxFigures own;
+static OnnxFigures *place = &own;
+
+void backend_set_figures_place(OnnxFigures *given) { place = given; }
+
+void bridge_onnx_figures(int64_t memory, int64_t accesses, int64_t sessions) {
+    __atomic_store_n(&place->memory, memory, __ATOMIC_RELAXED);
+    __atomic_store_n(&place->accesses, accesses, __ATOMIC_RELAXED);
+    __atomic_store_n(&place->sessions, sessions, __ATOMIC_RELAXED);
+}
+
+void backend_add_figures(OnnxFigures *sum, const OnnxFigures *figures) {
+    if (figures == NULL) figures = &own;
+    sum->memory += __atomic_load_n(&figures->memory, __ATOMIC_RELAXED);
+    sum->accesses += __atomic_load_n(&figures->accesses, __ATOMIC_RELAXED);
+    sum->sessions += __atomic_load_n(&figures->sessions, __ATOMIC_RELAXED);
 }

@@ -22,3 +22,14 @@ const char *backend_name(int number);
 
 /* The version of the library; NULL: it is not loaded. Never freed. */
 const char *backend_version(int number);
+
+/* What bridge_onnx_figures tells. So INFO never waits for Python. */
+typedef struct OnnxFigures {
+    int64_t memory, accesses, sessions; /* atomic */
+} OnnxFigures;
+
+/* From now on they are written there: in an engine process, to memory that the server reads. */
+void backend_set_figures_place(OnnxFigures *place);
+
+/* Adds these figures to the sum; NULL: those of this process. */
+void backend_add_figures(OnnxFigures *sum, const OnnxFigures *figures);

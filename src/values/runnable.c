@@ -44,6 +44,18 @@ void runnable_set_label(Runnable *runnable, const RedisModuleString *key) {
     print(at, runnable->tag, runnable->tag_size, 32);
 }
 
+void runnable_name(const Runnable *runnable, char name[RUNNABLE_NAME]) {
+    const char *comma = strchr(runnable->state->label, ',');
+    const char *key = strchr(runnable->state->label, '=');
+    if (runnable->tag_size) {
+        print(name, runnable->tag, runnable->tag_size, RUNNABLE_NAME - 1);
+    } else if (comma && key && key < comma) {
+        print(name, key + 1, comma - key - 1, RUNNABLE_NAME - 1);
+    } else {
+        strcpy(name, "?");
+    }
+}
+
 Runnable *runnable_ref(Runnable *runnable) {
     __atomic_add_fetch(&runnable->state->refs, 1, __ATOMIC_RELAXED);
     return runnable;

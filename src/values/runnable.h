@@ -17,6 +17,7 @@ typedef struct RunnableState {
     int32_t ready;                       /* atomic; once set, queue and what the loader declared never change */
     void (*destroy)(Runnable *runnable); /* frees the Model or Script and what only it has */
     Stats stats;
+    int64_t died; /* the start of the last engine process that ended under it, as it was counted (isolation/) */
     _Alignas(8) char label[RUNNABLE_LABEL]; /* `model=<key>,tag=<tag>`, cut and printable; for people only */
 } RunnableState;
 
@@ -35,6 +36,11 @@ void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Ru
 
 /* Sets its label, once its tag is known, before it is shared. key NULL: unknown. */
 void runnable_set_label(Runnable *runnable, const RedisModuleString *key);
+
+/* Its tag, or the key it was stored or loaded under, as in its label. For people only. */
+#define RUNNABLE_NAME 64
+void runnable_name(const Runnable *runnable, char name[RUNNABLE_NAME]);
+
 Runnable *runnable_ref(Runnable *runnable);
 void runnable_unref(Runnable *runnable);
 

@@ -30,7 +30,8 @@ Tensor *tensor_new(int dtype, int ndim, const int64_t *shape, int64_t length, ui
 Tensor *tensor_from_data(int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size,
                          const char **error);
 
-/* A tensor whose data (aligned to 64 bytes, right for this type and shape) stays where it is, longer than the tensor. */
+/* A tensor whose data (aligned to 64 bytes, right for this type and shape) stays where it is, longer than the tensor.
+ */
 Tensor *tensor_view(int dtype, int ndim, const int64_t *shape, const char *data, uint64_t size);
 
 /* Data of this many bytes stays in a Redis string. Copying it into fresh memory, 8 ms for 16 MB, would make every

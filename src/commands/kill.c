@@ -1,0 +1,29 @@
+/* kill.c - AI.KILL: ends what runs of a model or script now. Main thread only. */
+#include "commands/commands.h"
+#include "engine/options.h"
+#include "isolation/isolation.h"
+#include "redis/command.h"
+#include "values/model.h"
+#include "values/script.h"
+
+static int kill_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    if (argc != 2) return reply_wrong_arity(ctx, argv);
+    if (!is_administrator(ctx)) {
+        return RedisModule_ReplyWithError(ctx, "NOPERM AI.KILL needs a user who may run CONFIG SET");
+    }
+    if (!is_isolated()) return reply_error(ctx, "AI.KILL needs the module to be loaded with ISOLATION process");
+    RedisModuleKey *key = RedisModule_OpenKey(ctx, argv[1], REDISMODULE_READ);
+    RedisModuleType *type = key ? RedisModule_ModuleTypeGetType(key) : NULL;
+    const Runnable *runnable = type == ModelType || type == ScriptType ? RedisModule_ModuleTypeGetValue(key) : NULL;
+    uint64_t id = runnable ? runnable->id : 0;
+    if (key) RedisModule_CloseKey(key);
+    if (id == 0) return reply_error(ctx, "no model or script at this key");
+    if (isolation_kill(id)) return reply_ok(ctx);
+    return RedisModule_ReplyWithError(ctx, "NOTBUSY Nothing runs this model or script right now.");
+}
+
+COMMAND(kill, .name = "AI.KILL", .flags = "admin readonly", .arity = 2, .keys = {{"key", KEY_READ}}, .syntax = "key",
+        .summary = "Ends what runs of a model or script now",
+        .complexity = "O(N) where N is the number of ops that wait or run");
+
+const Command *const kill_commands[] = {&kill, NULL};
