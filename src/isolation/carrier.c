@@ -18,52 +18,26 @@
 #define NONE UINT32_MAX
 #define MAX_RESULT (1 << 20)
 
-/* ---- ids
- * ------------------------------------------------------------------------------------------------------------- */
-
-static uint64_t *find_id(const IdSet *set, uint64_t id) {
-    uint64_t at = id * 0x9E3779B97F4A7C15ULL;
-    while (set->ids[at & (set->capacity - 1)] && set->ids[at & (set->capacity - 1)] != id) at++;
-    return &set->ids[at & (set->capacity - 1)];
-}
-
-static int has_id(const IdSet *set, uint64_t id) { return set->capacity && *find_id(set, id) == id; }
-
-static void grow(IdSet *set, uint64_t without) {
-    IdSet old = *set;
-    set->capacity = old.capacity ? old.capacity * 2 : 64;
-    set->ids = RedisModule_Calloc(set->capacity, sizeof(*set->ids));
-    set->count = 0;
-    for (uint64_t i = 0; i < old.capacity; i++) {
-        if (old.ids[i] == 0 || old.ids[i] == without) continue;
-        *find_id(set, old.ids[i]) = old.ids[i];
-        set->count++;
-    }
-    RedisModule_Free(old.ids);
-}
+/* ---- ids --------------------------------------------------------------------------------------------------------- */
 
 void carrier_note_compiled(Process *process, uint64_t id, int is_compiled) {
-    IdSet *set = &process->compiled;
     pthread_mutex_lock(&process->mutex);
-    if (!is_compiled) {
-        if (has_id(set, id)) grow(set, id);
-    } else if (!has_id(set, id)) {
-        if (set->count * 2 >= set->capacity) grow(set, 0);
-        *find_id(set, id) = id;
-        set->count++;
+    if (is_compiled) {
+        RedisModule_DictSetC(process->compiled, &id, sizeof(id), process);
+    } else {
+        RedisModule_DictDelC(process->compiled, &id, sizeof(id), NULL);
     }
     pthread_mutex_unlock(&process->mutex);
 }
 
 int carrier_has_compiled(Process *process, uint64_t id) {
     pthread_mutex_lock(&process->mutex);
-    int has = process->state == PROCESS_UP && has_id(&process->compiled, id);
+    int has = process->state == PROCESS_UP && RedisModule_DictGetC(process->compiled, &id, sizeof(id), NULL) != NULL;
     pthread_mutex_unlock(&process->mutex);
     return has;
 }
 
-/* ---- to the process
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- to the process ---------------------------------------------------------------------------------------------- */
 
 static uint64_t input_bytes(const Op *op) {
     uint64_t size = 0;
@@ -201,8 +175,7 @@ static void send_pending(Process *process) {
     }
 }
 
-/* ---- back from the process
- * ---------------------------------------------------------------------------------------------- */
+/* ---- back from the process --------------------------------------------------------------------------------------- */
 
 typedef struct Output {
     int dtype, ndim;
@@ -377,8 +350,7 @@ void carrier_work(Process *process) {
     send_pending(process);
 }
 
-/* ---- ops that run
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- ops that run ------------------------------------------------------------------------------------------------ */
 
 /* Whether the process has begun the op. With the mutex held. */
 static int is_begun(const Process *process, uint32_t index) {
@@ -461,8 +433,7 @@ int carrier_watch(Process *process) {
     return again;
 }
 
-/* ---- the end of a process
- * ------------------------------------------------------------------------------------------------ */
+/* ---- the end of a process ---------------------------------------------------------------------------------------- */
 
 int carrier_is_set_aside(const Runnable *runnable) { return stats_get(&runnable->state->stats.deaths) >= MAX_DEATHS; }
 
@@ -547,10 +518,10 @@ void carrier_abandon(Process *process) {
     process->nlarge = 0;
     process->top = 0;
     process->to_kill = 0;
-    process->compiled.count = 0;
-    if (process->compiled.capacity)
-        memset(process->compiled.ids, 0, process->compiled.capacity * sizeof(*process->compiled.ids));
+    RedisModuleDict *forgotten = process->compiled;
+    process->compiled = RedisModule_CreateDict(NULL);
     pthread_mutex_unlock(&process->mutex);
+    RedisModule_FreeDict(NULL, forgotten);
     for (Op *next; pending; pending = next) {
         next = pending->state->next;
         op_wait_for_loader(pending);
@@ -598,5 +569,6 @@ const Consumer carrier_consumer = {push, wake_process, note_unwanted, cpu};
 void carrier_init(Process *process) {
     process->tickets = RedisModule_Calloc(SLOTS, sizeof(*process->tickets));
     for (uint32_t i = 0; i < SLOTS; i++) process->tickets[i].next_free = i + 1 < SLOTS ? i + 1 : NONE;
+    process->compiled = RedisModule_CreateDict(NULL);
     arena_init(&process->arena, servers_stretch(process->shared), STRETCH);
 }

@@ -28,7 +28,7 @@ void inside_finish(void *waiter);
 /* The slot of an op, for messages. */
 uint64_t inside_slot(const Op *op);
 
-/* ---- inside_jobs.c: models and scripts ------------------------------------------------------------------------- */
+/* ---- inside_jobs.c: models and scripts --------------------------------------------------------------------------- */
 
 /* Definitions that the server has sent, by id. A reference, or NULL. */
 Runnable *inside_runnable(uint64_t id);

@@ -79,8 +79,7 @@ static void send_log(const char *level, const char *text) {
     send_message(MESSAGE_LOG, &writer);
 }
 
-/* ---- models and scripts
- * ---------------------------------------------------------------------------------------------- */
+/* ---- models and scripts ------------------------------------------------------------------------------------------ */
 
 #define BUCKETS 1024
 
@@ -215,8 +214,7 @@ static void import(Reader *reader) {
     job_post(job);
 }
 
-/* ---- calls of scripts
- * ------------------------------------------------------------------------------------------------ */
+/* ---- calls of scripts -------------------------------------------------------------------------------------------- */
 
 /* On the stack of the worker that waits for it. */
 typedef struct Waiting {
@@ -314,8 +312,7 @@ static void take_reply(Reader *reader) {
     pthread_mutex_unlock(&waiting.mutex);
 }
 
-/* ---- the control thread
- * ---------------------------------------------------------------------------------------------- */
+/* ---- the control thread ------------------------------------------------------------------------------------------ */
 
 static void *control(void *unused) {
     Writer ready = {0};
@@ -335,8 +332,7 @@ static void *control(void *unused) {
     return NULL;
 }
 
-/* ---- the start
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- the start --------------------------------------------------------------------------------------------------- */
 
 static void tell_server(const void *data, size_t size) {
     ssize_t ignored = write(FD_STATUS, data, size);

@@ -34,8 +34,7 @@ typedef struct RemoteCall {
     struct RemoteCall *next;
 } RemoteCall;
 
-/* ---- messages
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- messages ---------------------------------------------------------------------------------------------------- */
 
 /* Returns -1 once the process is no more, or takes nothing. */
 static int send_all(Process *process, const char *data, size_t size) {
@@ -104,8 +103,7 @@ static int receive_message(Process *process, char **payload, Reader *reader) {
     return (int)header[1];
 }
 
-/* ---- jobs
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- jobs -------------------------------------------------------------------------------------------------------- */
 
 static int is_own(const Process *process, const Runnable *runnable) {
     return strcasecmp(runnable->device, process->device) == 0;
@@ -234,8 +232,7 @@ static void job_done(Process *process, Reader *reader) {
     RedisModule_Free(error);
 }
 
-/* ---- calls of scripts
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- calls of scripts -------------------------------------------------------------------------------------------- */
 
 static void call_performed(ScriptCall *call) {
     RemoteCall *remote = (RemoteCall *)call;
@@ -414,8 +411,7 @@ int messages_take(Process *process) {
     return kind == -1 ? -1 : 0;
 }
 
-/* ---- what the carrier sends
- * ------------------------------------------------------------------------------------------------ */
+/* ---- what the carrier sends -------------------------------------------------------------------------------------- */
 
 static void send_dropped(Process *process) {
     for (;;) {

@@ -74,8 +74,7 @@ void process_add_import(const Process *by, int32_t backend, const char *path) {
     for (int i = 0; i < processes; i++) process_wake_carrier(table.processes[i]);
 }
 
-/* ---- start and end
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- start and end ----------------------------------------------------------------------------------------------- */
 
 /* New memory at the process's address. Returns the descriptor. */
 static int make_memory(Process *process) {
@@ -217,8 +216,7 @@ static void bury(Process *process) {
     settle(process);
 }
 
-/* ---- the carrier
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- the carrier ------------------------------------------------------------------------------------------------- */
 
 static void wait_for_anything(Process *process, int is_watching, int *has_message, int *has_ended) {
     struct pollfd fds[] = {{.fd = process->wake_fd, .events = POLLIN}, {.fd = process->socket, .events = POLLIN}};
@@ -270,8 +268,7 @@ static void *carry(void *data) {
     return NULL;
 }
 
-/* ---- the main thread
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- the main thread --------------------------------------------------------------------------------------------- */
 
 static void results_came(int fd, void *data, int mask) {
     uint64_t count;

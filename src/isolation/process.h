@@ -30,12 +30,6 @@ typedef struct Ticket {
     uint32_t next_free;
 } Ticket;
 
-/* Ids of the runnables that the process has compiled: open addressing, 0 is empty. */
-typedef struct IdSet {
-    uint64_t *ids;
-    uint64_t count, capacity; /* capacity: a power of two, or 0 */
-} IdSet;
-
 /* Why a process has ended. */
 typedef struct Death {
     enum { DIED, TIMED_OUT, LOAD_TIMED_OUT, KILLED } verdict; /* KILLED: by AI.KILL. DIED: all else */
@@ -67,8 +61,8 @@ typedef struct Process {
     int64_t starts, deaths;
     char last_death[64];
     uint32_t submitted;
-    uint32_t completed; /* how many completions were seen */
-    IdSet compiled;
+    uint32_t completed;               /* how many completions were seen */
+    RedisModuleDict *compiled;        /* by id, what the process has compiled */
     Op *first_pending, *last_pending; /* for the carrier: large, or there was no room; linked by state->next */
     uint32_t *large;                  /* slots whose results the carrier shall read */
     uint32_t nlarge, large_capacity;
@@ -88,8 +82,7 @@ typedef struct Process {
     Death death;
 } Process;
 
-/* ---- process.c
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- process.c --------------------------------------------------------------------------------------------------- */
 
 /* There is something for the carrier. Any thread. */
 void process_wake_carrier(Process *process);
@@ -110,8 +103,7 @@ typedef struct Import {
 const Import *process_import(int index);
 void process_add_import(const Process *by, int32_t backend, const char *path);
 
-/* ---- messages.c: the carrier and the process talk
- * --------------------------------------------------------------------- */
+/* ---- messages.c: the carrier and the process talk ---------------------------------------------------------------- */
 
 /* Sends MESSAGE_START. */
 void messages_start(Process *process);
@@ -128,8 +120,7 @@ void messages_abandon(Process *process, const char *error);
 /* Jobs that wait fail with this text. */
 void messages_refuse_jobs(Process *process, const char *error);
 
-/* ---- carrier.c: ops. Each locks the mutex itself
- * --------------------------------------------------------------------- */
+/* ---- carrier.c: ops. Each locks the mutex itself ----------------------------------------------------------------- */
 
 extern const Consumer carrier_consumer;
 void carrier_init(Process *process);

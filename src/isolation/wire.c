@@ -22,7 +22,9 @@ void write_number(Writer *writer, int64_t number) {
 
 void write_bytes(Writer *writer, const void *data, uint64_t size) {
     write_number(writer, (int64_t)size);
-    if (size) memcpy(make_room(writer, size), data, size);
+    char *at = make_room(writer, size + 1);
+    if (size) memcpy(at, data, size);
+    at[size] = '\0';
 }
 
 void write_text(Writer *writer, const char *text) { write_bytes(writer, text, text ? strlen(text) : 0); }
@@ -52,8 +54,12 @@ int64_t read_number(Reader *reader) {
 
 Bytes read_bytes(Reader *reader) {
     uint64_t size = (uint64_t)read_number(reader);
-    const char *data = take(reader, size);
-    return data ? (Bytes){.data = data, .size = size} : (Bytes){.data = ""};
+    const char *data = size == UINT64_MAX ? NULL : take(reader, size + 1);
+    if (data == NULL || data[size] != '\0') {
+        reader->failed = 1;
+        return (Bytes){.data = ""};
+    }
+    return (Bytes){.data = data, .size = size};
 }
 
 char *read_text(Reader *reader) {

@@ -28,7 +28,7 @@ typedef struct Reader {
 } Reader;
 
 int64_t read_number(Reader *reader);
-/* Points into what is read. */
+/* Points into what is read. A NUL follows. */
 Bytes read_bytes(Reader *reader);
 /* A copy, which the caller frees; never NULL. */
 char *read_text(Reader *reader);

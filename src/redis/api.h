@@ -293,6 +293,10 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(size_t, CallReplyLength, (RedisModuleCallReply *))                                                        \
     FUNCTION(int, AvoidReplicaTraffic, (void))                                                                         \
     FUNCTION(int, IsModuleNameBusy, (const char *))                                                                    \
+    /* dictionaries */                                                                                                 \
+    FUNCTION(int, DictSetC, (RedisModuleDict *, void *, size_t, void *))                                               \
+    FUNCTION(void *, DictGetC, (RedisModuleDict *, void *, size_t, int *))                                             \
+    FUNCTION(int, DictDelC, (RedisModuleDict *, void *, size_t, void *))                                               \
     /* configuration */                                                                                                \
     FUNCTION(int, RegisterNumericConfig,                                                                               \
              (RedisModuleCtx *, const char *, long long, unsigned, long long, long long, RedisModuleConfigGetNumeric,  \
