@@ -209,15 +209,20 @@ static void job_done(Process *process, Reader *reader) {
     read_names(reader, &outputs);
     for (int i = 0; backend_row(i); i++) {
         char *version = read_text(reader);
-        if (*version) bridge_backend_loaded(i, version);
+        if (*version && !reader->failed) bridge_backend_loaded(i, version);
         RedisModule_Free(version);
+    }
+    if (reader->failed && !failed) {
+        failed = 1;
+        RedisModule_Free(error);
+        error = RedisModule_Strdup("the process that compiled it gave an answer that makes no sense");
     }
     const Job *job = &process->job->job;
     Runnable *runnable = job->runnable;
     if (job->kind == JOB_IMPORT && !failed && process->job->finished) {
         process_add_import(process, job->backend, job->path); /* somebody has asked for it */
     }
-    if (runnable && !failed && !reader->failed) {
+    if (runnable && !failed) {
         carrier_note_compiled(process, runnable->id, 1);
         if (is_own(process, runnable)) {
             bridge_ready(runnable, process->queue, (int)inputs.count, (const char **)inputs.names, (int)outputs.count,
