@@ -33,7 +33,8 @@
 #define MAX_PAUSE_S 10
 
 static char python[PATH_MAX];
-static int event_fd; /* all processes tell the event loop by this one */
+/* All processes tell the event loop by this pipe. They cannot read it, nor make the server wait in a read. */
+static int event_pipe[2];
 
 static struct {
     pthread_mutex_t mutex;
@@ -108,7 +109,7 @@ static int spawn(Process *process, int socket, int status) {
     posix_spawn_file_actions_t files;
     posix_spawn_file_actions_init(&files);
     /* Out of the way of the descriptors that they become. */
-    int from[] = {socket, process->memory_fd, event_fd, status}, high[4];
+    int from[] = {socket, process->memory_fd, event_pipe[1], status}, high[4];
     for (int i = 0; i < 4; i++) {
         high[i] = fcntl(from[i], F_DUPFD_CLOEXEC, 10);
         posix_spawn_file_actions_adddup2(&files, high[i], FD_SOCKET + i);
@@ -282,8 +283,8 @@ static void *carry(void *data) {
 /* ---- the main thread --------------------------------------------------------------------------------------------- */
 
 static void results_came(int fd, void *data, int mask) {
-    uint64_t count;
-    ssize_t ignored = read(fd, &count, sizeof(count));
+    char events[4096];
+    ssize_t ignored = read(fd, events, sizeof(events));
     (void)ignored;
     int processes = __atomic_load_n(&table.count, __ATOMIC_ACQUIRE);
     for (int i = 0; i < processes; i++) carrier_receive(table.processes[i]);
@@ -373,9 +374,10 @@ int isolation_start(RedisModuleCtx *ctx) {
     if (table.count) return REDISMODULE_OK; /* a load that was refused has started them */
     if (engine_find_python(ctx, python, sizeof(python))) return REDISMODULE_ERR;
     engine_stay_mapped();
-    event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (event_fd == -1) return log_refusal(ctx, "no event for engine processes: %s", strerror(errno));
-    RedisModule_EventLoopAdd(event_fd, REDISMODULE_EVENTLOOP_READABLE, results_came, NULL);
+    if (pipe2(event_pipe, O_CLOEXEC | O_NONBLOCK)) {
+        return log_refusal(ctx, "no event for engine processes: %s", strerror(errno));
+    }
+    RedisModule_EventLoopAdd(event_pipe[0], REDISMODULE_EVENTLOOP_READABLE, results_came, NULL);
     jobs_set_router(route);
     Process *process = process_of("CPU");
     if (process == NULL) return log_refusal(ctx, "the engine process of CPU cannot be started");

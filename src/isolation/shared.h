@@ -83,7 +83,7 @@ enum {
 
 #define HEADER_SIZE 16
 
-/* The descriptors of the process: the socket, the shared memory, the event of the server's loop, the pipe by which its
+/* The descriptors of the process: the socket, the shared memory, the pipe to the loop of the server, the pipe by which its
  * parent tells how it ended. */
 #define FD_SOCKET 3
 #define FD_MEMORY 4
