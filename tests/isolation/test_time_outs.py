@@ -88,6 +88,7 @@ def test_onnx_ends_by_itself(wire: Wire) -> None:
 
 
 def test_scripts(wire: Wire) -> None:
+    wire.ask("DEL", "slow")
     scripts.store_redis(wire, "slow")
     assert wire.ask(*scripts.execute("slow", "for_ever", ["x"], [], [], ["y"])) == LATE
     assert deaths(wire, "slow") == 1
@@ -95,6 +96,7 @@ def test_scripts(wire: Wire) -> None:
 
 def test_a_script_that_waits_for_commands(isolated: Server, wire: Wire) -> None:
     """The time of its commands is the server's, and does not count: here writes are paused."""
+    wire.ask("DEL", "slow")
     scripts.store_redis(wire, "slow")
     wire.ask("DEL", "started", "go", "done")
     with isolated.wire() as busy:
@@ -178,9 +180,9 @@ def test_a_load(python_models: Server) -> None:
     with python_models.wire() as wire:
         check_add_of(wire)
         reply, taken = wire.timed("AI.MODELSTORE", "late", "ONNX", "CPU", "BLOB", b"while True: pass")
-        late = "to compile 'late' took more than MODEL_LOAD_TIMEOUT, 3000 ms"
+        late = "to compile 'late' took more than MODEL_LOAD_TIMEOUT, 8000 ms"
         assert reply == f"ERR the process that compiled 'late' ended: {late}; CPU starts anew"
-        assert taken >= 3.0
+        assert taken >= 8.0
         assert wire.ask("EXISTS", "late") == 0
         check_add(wire)
 
@@ -191,7 +193,7 @@ def test_runs_beside_a_late_load_are_run_again(python_models: Server) -> None:
         busy.send("AI.MODELSTORE", "late", "ONNX", "CPU", "BLOB", b"import time\ntime.sleep(1e6)")
         wait_for(lambda: b"model=late" in wire.ask("INFO", "MODULES"), 60)
         replies = set()
-        deadline = time.monotonic() + 4
+        deadline = time.monotonic() + 9
         while time.monotonic() < deadline:
             replies.add(wire.ask("AI.MODELEXECUTE", "add", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "z"))
         assert re.fullmatch(ENDED, str(busy.read()))
