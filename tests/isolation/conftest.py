@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from testkit.isolation import Pings, engine_is_up, holdings, python_backend, zombies
+from testkit import models
+from testkit.isolation import ADD, Pings, engine_is_up, holdings, python_backend, store_add, zombies
 from testkit.server import Server, module_path
 from testkit.waiting import wait_for
 from testkit.wire import Wire
@@ -32,7 +33,7 @@ def _same(server: Server, before: object) -> bool:
 def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server of a module; in the end nothing is left of its processes."""
     server = Server(tmp_path_factory.mktemp("isolated"), options=list(map(str, OPTIONS)), module=module_path()).start()
-    yield from watched(server)
+    yield from watched(server, models.onnx_add())
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +41,15 @@ def python_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The same with ONNX models that are Python."""
     folder = tmp_path_factory.mktemp("python")
     options = [*map(str, OPTIONS), "MODEL_LOAD_TIMEOUT", "8000", "BACKENDSPATH", str(python_backend(folder))]
-    yield from watched(Server(folder, options=options, module=module_path()).start())
+    yield from watched(Server(folder, options=options, module=module_path()).start(), ADD)
 
 
-def watched(server: Server) -> Iterator[Server]:
+def watched(server: Server, blob: bytes) -> Iterator[Server]:
     pid = server.pid
     with server.wire() as wire:
         engine_is_up(wire)
+        store_add(wire, "another", "CPU:1", blob)  # so that its process is there from the beginning
+        wire.ask("DEL", "another")
         before = holdings(server)
         yield server
         assert server.pid == pid
