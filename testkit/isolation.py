@@ -78,12 +78,8 @@ class EngineProcess:
 def engine(wire: Wire, device: str = "CPU") -> EngineProcess:
     line = module_sections(wire, "MODULES")["processes"][f"process_{device}"]
     fields = dict(field.split("=", 1) for field in line.split(","))
-    return EngineProcess(
-        fields["state"],
-        *(int(fields[name]) for name in ("pid", "starts", "deaths")),
-        fields["last_death"],
-        int(fields["memory"]),
-    )
+    pid, starts, deaths, memory = (int(fields[name]) for name in ("pid", "starts", "deaths", "memory"))
+    return EngineProcess(fields["state"], pid, starts, deaths, fields["last_death"], memory)
 
 
 def engine_is_up(wire: Wire, device: str = "CPU") -> EngineProcess:
@@ -200,7 +196,7 @@ class Bystander:
         self.wire = server.wire()
         self.key = key
         self.replies: list[object] = []
-        self.sums: list[object] = []
+        self.sums: list[tuple[int, object]] = []
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self.go_on)
         self.thread.start()

@@ -21,11 +21,12 @@ typedef struct Ticket {
     Op *op;                 /* NULL: the slot is free */
     uint64_t request, size; /* the block in the server's stretch */
     int32_t number;
-    int32_t is_large;      /* the carrier reads the result, and nobody else */
-    int32_t open_calls;    /* the carrier's, down to is_overdue: calls of the script that the server has not answered */
-    int32_t has_called;    /* the script may have written */
-    int64_t running_since; /* when the carrier first saw that it is begun, without the time of its calls; 0: it is not */
-    int64_t called;        /* when the script's open call came */
+    int32_t is_large;   /* the carrier reads the result, and nobody else */
+    int32_t open_calls; /* the carrier's, down to is_overdue: calls of the script that the server has not answered */
+    int32_t has_called; /* the script may have written */
+    int64_t
+        running_since; /* when the carrier first saw that it is begun, without the time of its calls; 0: it is not */
+    int64_t called;    /* when the script's open call came */
     int32_t is_overdue;
     uint32_t next_free;
 } Ticket;

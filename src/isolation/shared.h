@@ -83,8 +83,8 @@ enum {
 
 #define HEADER_SIZE 16
 
-/* The descriptors of the process: the socket, the shared memory, the pipe to the loop of the server, the pipe by which its
- * parent tells how it ended. */
+/* The descriptors of the process: the socket, the shared memory, the pipe to the server's event loop, the one by which
+ * its parent tells how it ended. */
 #define FD_SOCKET 3
 #define FD_MEMORY 4
 #define FD_EVENT 5

@@ -64,5 +64,3 @@ def pings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     pings = Pings(request.getfixturevalue(name), tmp_path_factory.mktemp("pings") / "times")
     yield pings
     pings.stop()
-
-

@@ -27,7 +27,8 @@ def scribble(start, end, seed):
         shared[start:end] = random.Random(seed).randbytes(end - start)
 
 def send(kind, payload, size=None):
-    socket.socket(fileno=os.dup(SOCKET)).sendall(struct.pack("<qq", len(payload) if size is None else size, kind) + payload)
+    header = struct.pack("<qq", len(payload) if size is None else size, kind)
+    socket.socket(fileno=os.dup(SOCKET)).sendall(header + payload)
 
 def text(value):
     return struct.pack("<q", len(value)) + value + b"\\0"
@@ -56,10 +57,7 @@ ENDS = {
     "its parent": "os.kill(os.getppid(), signal.SIGKILL); time.sleep(0.9)",
     "all of its group": "os.killpg(0, signal.SIGKILL)",
     "deep recursion in C": (
-        "sys.setrecursionlimit(10**9)\n"
-        "    kind = ctypes.CFUNCTYPE(None)\n"
-        "    back = kind(lambda: back())\n"
-        "    back()"
+        "sys.setrecursionlimit(10**9)\n    kind = ctypes.CFUNCTYPE(None)\n    back = kind(lambda: back())\n    back()"
     ),
     "a deep repr": "x = []\n    for _ in range(10**6): x = [x]\n    sys.setrecursionlimit(10**9); repr(x)",
     "a socket that is shut": "socket.socket(fileno=SOCKET).shutdown(socket.SHUT_RDWR); time.sleep(0.9)",
@@ -194,7 +192,9 @@ def at_run(body: str) -> bytes:
 
 
 def at_load(body: str) -> bytes:
-    return f"{PREAMBLE}\ndef harm():\n    {body}\nharm()\ndef run(inputs):\n    return [inputs[0] + inputs[0]]\n".encode()
+    return (
+        f"{PREAMBLE}\ndef harm():\n    {body}\nharm()\ndef run(inputs):\n    return [inputs[0] + inputs[0]]\n".encode()
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -76,7 +76,26 @@ def a_batch(wire: Wire, busy: Wire) -> None:
 
 def a_dag(wire: Wire, busy: Wire) -> None:
     store_slow(wire)
-    busy.send("AI.DAGEXECUTE", "LOAD", 1, "x", "PERSIST", 1, "y", "|>", *RUN, "|>", "AI.MODELEXECUTE", "slow", "INPUTS", 1, "y", "OUTPUTS", 1, "z")
+    busy.send(
+        "AI.DAGEXECUTE",
+        "LOAD",
+        1,
+        "x",
+        "PERSIST",
+        1,
+        "y",
+        "|>",
+        *RUN,
+        "|>",
+        "AI.MODELEXECUTE",
+        "slow",
+        "INPUTS",
+        1,
+        "y",
+        "OUTPUTS",
+        1,
+        "z",
+    )
     wait_until_runs(wire, "slow")
 
 
@@ -84,7 +103,25 @@ def a_dag_of_two_devices(wire: Wire, busy: Wire) -> None:
     store_slow(wire)
     wire.ask_ok("AI.MODELSTORE", "far", "ONNX", "CPU:1", "BLOB", SLOW)
     far = ("AI.MODELEXECUTE", "far", "INPUTS", 1, "x", "OUTPUTS", 1, "z")
-    busy.send("AI.DAGEXECUTE", "LOAD", 1, "x", "|>", *RUN, "|>", *far, "|>", "AI.MODELEXECUTE", "slow", "INPUTS", 1, "z", "OUTPUTS", 1, "w")
+    busy.send(
+        "AI.DAGEXECUTE",
+        "LOAD",
+        1,
+        "x",
+        "|>",
+        *RUN,
+        "|>",
+        *far,
+        "|>",
+        "AI.MODELEXECUTE",
+        "slow",
+        "INPUTS",
+        1,
+        "z",
+        "OUTPUTS",
+        1,
+        "w",
+    )
     wait_until_runs(wire, "slow")
 
 

@@ -26,7 +26,7 @@ TOO_MUCH = {
 
 @pytest.fixture
 def server(start_server: StartServer, tmp_path: Path) -> Server:
-    options = ["ISOLATION", "process", "ISOLATION_MEMORY_LIMIT", LIMIT]
+    options: list[str | int] = ["ISOLATION", "process", "ISOLATION_MEMORY_LIMIT", LIMIT]
     return start_server(options=[*options, "BACKENDSPATH", str(python_backend(tmp_path))])
 
 
@@ -35,7 +35,9 @@ def test_a_run(server: Server, what: str) -> None:
     with server.wire() as wire:
         store_add(wire, blob=ADD)
         wire.ask_ok("AI.TENSORSET", "x", "FLOAT", 1)
-        wire.ask_ok("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", f"import numpy as np\ndef run(inputs):\n    {TOO_MUCH[what]}\n")
+        wire.ask_ok(
+            "AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", f"import numpy as np\ndef run(inputs):\n    {TOO_MUCH[what]}\n"
+        )
         check_add(wire)
         before = rss(server.pid)
         reply = wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")

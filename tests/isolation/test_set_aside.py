@@ -140,7 +140,14 @@ def test_innocent_models_of_a_process(wire: Wire) -> None:
 @pytest.mark.parametrize("ending", ["os.abort()", "os._exit(3)", "os.kill(os.getpid(), 9); time.sleep(1)"])
 def test_several_workers(start_server: StartServer, tmp_path: Path, ending: str) -> None:
     """Whoever runs beside it is not guilty, where the process tells who raised the signal."""
-    options = ["ISOLATION", "process", "THREADS_PER_QUEUE", 3, "BACKENDSPATH", str(python_backend(tmp_path))]
+    options: list[str | int] = [
+        "ISOLATION",
+        "process",
+        "THREADS_PER_QUEUE",
+        3,
+        "BACKENDSPATH",
+        str(python_backend(tmp_path)),
+    ]
     server = start_server(options=options)
     with server.wire() as wire, server.wire() as busy:
         wire.ask_ok("AI.TENSORSET", "x", "FLOAT", 1)
@@ -175,5 +182,3 @@ def test_not_a_right_of_readers(python_models: Server, wire: Wire) -> None:
         reader.ask_ok("AUTH", "reader", "x")
         assert "NOPERM" in reader.ask("AI.INFO", "bad", "RESETSTAT")
     assert re.fullmatch(SET_ASIDE, wire.ask(*RUN))
-
-

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor, nn
@@ -31,8 +32,7 @@ class Forever(nn.Module):
 
 
 def tf_while() -> Model:
-    def build(tf: object) -> None:
-        tf = tf_models.tensorflow()
+    def build(tf: Any) -> None:
         loop = tf.while_loop(lambda y: tf.reduce_sum(y) >= 0, lambda y: [y + 0], [placeholder("x")])
         tf.identity(loop[0], name="y")
 
@@ -133,7 +133,7 @@ def test_others_are_run_again(python_models: Server) -> None:
 
 def test_one_that_runs_at_the_same_time_is_run_again(start_server: StartServer, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    options = ["ISOLATION", "process", "THREADS_PER_QUEUE", 2, "MODEL_EXECUTION_TIMEOUT", 1000]
+    options: list[str | int] = ["ISOLATION", "process", "THREADS_PER_QUEUE", 2, "MODEL_EXECUTION_TIMEOUT", 1000]
     server = start_server(options=[*options, "BACKENDSPATH", str(python_backend(tmp_path))])
     with server.wire() as wire, server.wire() as busy, server.wire() as other:
         wire.ask_ok("AI.TENSORSET", "x", "FLOAT", 1)
