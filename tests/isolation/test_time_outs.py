@@ -109,6 +109,7 @@ def test_a_script_that_waits_for_commands(isolated: Server, wire: Wire) -> None:
 
 
 def test_a_dag(wire: Wire) -> None:
+    wire.ask("DEL", "slow")
     wire.ask_ok(*ENDLESS["TORCH"]().words("slow"))
     reply = wire.ask("AI.DAGEXECUTE", "LOAD", 1, "x", "PERSIST", 1, "y", "|>", *RUN)
     assert LATE in str(reply)
