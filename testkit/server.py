@@ -117,6 +117,12 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
+    def is_isolated(self) -> bool:
+        """Whether models run in processes of their own."""
+        words = [option.lower() for option in self.options]
+        return "isolation" in words and words[words.index("isolation") + 1] == "process"
+
+    @property
     def pid(self) -> int:
         assert self.process
         return self.process.pid

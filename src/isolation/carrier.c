@@ -5,6 +5,7 @@
 #include <linux/futex.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -77,7 +78,7 @@ static void write_request(Writer *writer, const Op *op) {
  * is_watched is not set then, set it and wake the carrier. */
 static uint32_t prepare(Process *process, Op *op) {
     uint32_t index = process->first_free;
-    if (process->state != PROCESS_UP || index == NONE) return NONE;
+    if (process->state != PROCESS_UP || process->is_clearing || index == NONE) return NONE;
     Ticket *ticket = &process->tickets[index];
     Slot *slot = &process->shared->slots[index];
     write_request(&process->scratch, op);
@@ -245,7 +246,7 @@ static void free_slot(Process *process, uint32_t index) {
     arena_free(&process->arena, ticket->request, ticket->size);
     __atomic_store_n(&process->shared->slots[index].acked, ticket->number, __ATOMIC_RELEASE);
     ticket->op = NULL;
-    process->used--;
+    if (--process->used == 0) process->last_used = monotonic_ns();
     ticket->next_free = process->first_free;
     process->first_free = index;
 }
@@ -330,7 +331,9 @@ void carrier_receive(Process *process) {
 static void read_large_results(Process *process) {
     for (;;) {
         pthread_mutex_lock(&process->mutex);
-        uint32_t index = process->nlarge ? process->large[--process->nlarge] : NONE;
+        uint32_t index = NONE;
+        if (process->nread < process->nlarge) index = process->large[process->nread++];
+        if (process->nread == process->nlarge) process->nread = process->nlarge = 0;
         pthread_mutex_unlock(&process->mutex);
         if (index == NONE) return;
         Op *op = process->tickets[index].op;
@@ -414,6 +417,26 @@ static void end_overdue_job(Process *process) {
     process_end(process, LOAD_TIMED_OUT, why);
 }
 
+#define REST_NS 200000000
+#define KEPT (16 << 20) /* of shared memory, while nothing runs */
+
+/* No slot is used, so no block is. Ops that come meanwhile wait. */
+static void clear_memory(Process *process) {
+    madvise(servers_stretch(process->shared), process->arena.used, MADV_REMOVE);
+    pthread_mutex_lock(&process->mutex);
+    arena_reset(&process->arena);
+    process->is_clearing = 0;
+    pthread_mutex_unlock(&process->mutex);
+    send_pending(process);
+}
+
+/* Nothing runs any more: memory goes back to the kernel, on both sides. */
+static void rest(Process *process, int is_clearing) {
+    __atomic_store_n(&process->shared->is_idle, 1, __ATOMIC_SEQ_CST);
+    wake_process(&process->consumer);
+    if (is_clearing) clear_memory(process);
+}
+
 int carrier_watch(Process *process) {
     char why[160], name[RUNNABLE_NAME];
     end_killed(process);
@@ -427,9 +450,12 @@ int carrier_watch(Process *process) {
         run_unref(overdue->run);
     }
     pthread_mutex_lock(&process->mutex);
-    process->is_watched = process->used > 0;
-    int again = process->is_watched || process->job;
+    int rests = process->is_watched && process->used == 0 && monotonic_ns() - process->last_used > REST_NS;
+    process->is_watched = process->is_watched && !rests;
+    process->is_clearing = rests && process->arena.used > KEPT;
+    int is_clearing = process->is_clearing, again = process->is_watched || process->job;
     pthread_mutex_unlock(&process->mutex);
+    if (rests) rest(process, is_clearing);
     return again;
 }
 
@@ -515,7 +541,7 @@ void carrier_abandon(Process *process) {
     pthread_mutex_lock(&process->mutex);
     Op *pending = process->first_pending;
     process->first_pending = process->last_pending = NULL;
-    process->nlarge = 0;
+    process->nread = process->nlarge = 0;
     process->top = 0;
     process->to_kill = 0;
     RedisModuleDict *forgotten = process->compiled;

@@ -113,6 +113,9 @@ static void receive(Queue *queue) {
     if (noted != unwanted) queue_receive_unwanted(queue, (int)(noted - unwanted));
     unwanted = noted;
     if (results.first) forget_read_results();
+    if (!__atomic_load_n(&shared->is_idle, __ATOMIC_ACQUIRE)) return;
+    __atomic_store_n(&shared->is_idle, 0, __ATOMIC_RELEASE);
+    inside_rest();
 }
 
 static int is_empty(void) { return __atomic_load_n(&shared->submitted, __ATOMIC_ACQUIRE) == received; }

@@ -51,23 +51,25 @@ typedef struct Process {
     Ticket *tickets;
     uint32_t first_free;
     int32_t last_number;
-    uint32_t top;     /* slots from here on have not been used */
-    uint32_t used;    /* slots that are */
-    int is_watched;   /* the carrier looks at them now and then */
-    uint64_t to_kill; /* id of a runnable that isolation_kill() wants to end; 0: none */
-    pid_t pid;        /* of the process that the server has started, the parent of the engine; 0: none */
-    pid_t engine;     /* 0: unknown */
-    int64_t started;  /* ns */
+    uint32_t top;      /* slots from here on have not been used */
+    uint32_t used;     /* slots that are */
+    int is_watched;    /* the carrier looks at them now and then */
+    int is_clearing;   /* it gives the memory back to the kernel, and no op gets any */
+    int64_t last_used; /* when the last slot in use was freed, ns */
+    uint64_t to_kill;  /* id of a runnable that isolation_kill() wants to end; 0: none */
+    pid_t pid;         /* of the process that the server has started, the parent of the engine; 0: none */
+    pid_t engine;      /* 0: unknown */
+    int64_t started;   /* ns */
     int64_t starts, deaths;
     char last_death[64];
     uint32_t submitted;
-    uint32_t completed;               /* how many completions were seen */
-    RedisModuleDict *compiled;        /* by id, what the process has compiled */
-    Op *first_pending, *last_pending; /* for the carrier: large, or there was no room; linked by state->next */
-    uint32_t *large;                  /* slots whose results the carrier shall read */
-    uint32_t nlarge, large_capacity;
-    struct RemoteCall *answered; /* calls of scripts that the main thread has performed */
-    uint64_t *dropped;           /* ids that the process may forget */
+    uint32_t completed;                     /* how many completions were seen */
+    RedisModuleDict *compiled;              /* by id, what the process has compiled */
+    Op *first_pending, *last_pending;       /* for the carrier: large, or there was no room; linked by state->next */
+    uint32_t *large;                        /* slots whose results the carrier shall read */
+    uint32_t nlarge, nread, large_capacity; /* nread: how many of them it has read */
+    struct RemoteCall *answered;            /* calls of scripts that the main thread has performed */
+    uint64_t *dropped;                      /* ids that the process may forget */
     uint32_t ndropped, dropped_capacity;
     Writer scratch;
 
