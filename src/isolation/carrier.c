@@ -112,9 +112,13 @@ static void publish(Process *process, uint32_t index) {
     Shared *shared = process->shared;
     __atomic_store_n(&shared->slots[index].word, ticket->number | OP_QUEUED, __ATOMIC_SEQ_CST);
     ticket->op->state->ticket = ticket->number;
-    __atomic_store_n(&ticket->op->state->shared, &shared->slots[index].word, __ATOMIC_RELEASE);
+    __atomic_store_n(&ticket->op->state->shared, &shared->slots[index].word, __ATOMIC_SEQ_CST);
     shared->submissions[process->submitted % SLOTS] = index;
     __atomic_store_n(&shared->submitted, ++process->submitted, __ATOMIC_SEQ_CST);
+    /* Either this sees that nobody waits any more, or who made it so sees that the op is shared. */
+    if (op_is_wanted(ticket->op)) return;
+    op_disown(ticket->op);
+    __atomic_add_fetch(&shared->unwanted, 1, __ATOMIC_SEQ_CST);
 }
 
 static void wake_process(Consumer *consumer) {
@@ -156,18 +160,27 @@ static void note_unwanted(Consumer *consumer) {
     wake_process(consumer);
 }
 
+/* Takes the first pending op off the list, with a slot in *index; or with NONE, if nobody wants it any more. NULL:
+ * there is none, or no room for it. */
+static Op *take_pending(Process *process, uint32_t *index) {
+    pthread_mutex_lock(&process->mutex);
+    Op *op = process->first_pending;
+    *index = op && op_is_wanted(op) ? prepare(process, op) : NONE;
+    if (op && *index == NONE && op_is_wanted(op)) op = NULL; /* until a result frees a slot */
+    if (*index != NONE) process->is_watched = 1;
+    if (op) process->first_pending = op->state->next;
+    if (process->first_pending == NULL) process->last_pending = NULL;
+    pthread_mutex_unlock(&process->mutex);
+    return op;
+}
+
 static void send_pending(Process *process) {
-    for (;;) {
-        pthread_mutex_lock(&process->mutex);
-        Op *op = process->first_pending;
-        uint32_t index = op ? prepare(process, op) : NONE;
-        if (index != NONE) {
-            process->is_watched = 1;
-            process->first_pending = op->state->next;
-            if (process->first_pending == NULL) process->last_pending = NULL;
+    uint32_t index;
+    for (Op *op; (op = take_pending(process, &index));) {
+        if (index == NONE) {
+            op_drop(op);
+            continue;
         }
-        pthread_mutex_unlock(&process->mutex);
-        if (index == NONE) return; /* until a result frees a slot */
         copy_inputs(process, index);
         pthread_mutex_lock(&process->mutex);
         publish(process, index);
