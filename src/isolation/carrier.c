@@ -111,7 +111,7 @@ static void publish(Process *process, uint32_t index) {
     const Ticket *ticket = &process->tickets[index];
     Shared *shared = process->shared;
     __atomic_store_n(&shared->slots[index].word, ticket->number | OP_QUEUED, __ATOMIC_SEQ_CST);
-    ticket->op->state->ticket = ticket->number;
+    __atomic_store_n(&ticket->op->state->ticket, ticket->number, __ATOMIC_RELAXED);
     __atomic_store_n(&ticket->op->state->shared, &shared->slots[index].word, __ATOMIC_SEQ_CST);
     shared->submissions[process->submitted % SLOTS] = index;
     __atomic_store_n(&shared->submitted, ++process->submitted, __ATOMIC_SEQ_CST);
@@ -332,13 +332,20 @@ static int receive_some(Process *process) {
     return seen;
 }
 
+static int has_results(Process *process) {
+    pthread_mutex_lock(&process->mutex);
+    uint32_t completed = __atomic_load_n(&process->shared->completed, __ATOMIC_SEQ_CST);
+    int has = process->state == PROCESS_UP && completed != process->completed;
+    pthread_mutex_unlock(&process->mutex);
+    return has;
+}
+
 void carrier_receive(Process *process) {
     do {
         while (receive_some(process)) {
         }
         __atomic_store_n(&process->shared->server_sleeps, 1, __ATOMIC_SEQ_CST);
-    } while (__atomic_load_n(&process->shared->completed, __ATOMIC_SEQ_CST) != process->completed &&
-             process->state == PROCESS_UP);
+    } while (has_results(process));
 }
 
 static void read_large_results(Process *process) {

@@ -257,8 +257,9 @@ static void poll_for_work(Queue *queue) {
 /* One of the workers waits for the source, the others for that one to leave with work. */
 static void wait_for_source(Queue *queue) {
     queue->is_received = 1;
+    int64_t deadline = queue->deadline;
     pthread_mutex_unlock(&queue->mutex);
-    queue->source->wait(queue->deadline);
+    queue->source->wait(deadline);
     pthread_mutex_lock(&queue->mutex);
     queue->is_received = 0;
     queue->source->receive(queue);
