@@ -284,6 +284,21 @@ static int take_result(Process *process, Op *op, Reader *reader, int has_result)
     return 1;
 }
 
+static int is_large(Reader result, const Op *op) {
+    for (int i = 0; i < 6; i++) read_number(&result);
+    read_bytes(&result);
+    return output_bytes(result, op) > SMALL;
+}
+
+static void leave_to_carrier(Process *process, uint32_t index) {
+    if (process->nlarge == process->large_capacity) {
+        process->large_capacity = process->large_capacity * 2 + 16;
+        process->large = RedisModule_Realloc(process->large, process->large_capacity * sizeof(*process->large));
+    }
+    process->large[process->nlarge++] = index;
+    process->tickets[index].is_large = 1;
+}
+
 /* Reads one result on the main thread. Returns the op to finish, or NULL: it was skipped, or is for the carrier. With
  * the mutex held. */
 static Op *receive_one(Process *process, uint32_t index) {
@@ -291,20 +306,11 @@ static Op *receive_one(Process *process, uint32_t index) {
     if (op == NULL || process->tickets[index].is_large) return NULL;
     Reader reader = {0};
     char *result = copy_result(process, index, &reader);
-    if (result) {
-        Reader outputs = reader;
-        for (int i = 0; i < 6; i++) read_number(&outputs);
-        read_bytes(&outputs);
-        if (output_bytes(outputs, op) > SMALL) {
-            RedisModule_Free(result);
-            if (process->nlarge == process->large_capacity) {
-                process->large_capacity = process->large_capacity * 2 + 16;
-                process->large = RedisModule_Realloc(process->large, process->large_capacity * sizeof(*process->large));
-            }
-            process->large[process->nlarge++] = index;
-            process->tickets[index].is_large = 1;
-            return NULL;
-        }
+    /* What a script has told by messages comes first. */
+    if (process->tickets[index].has_called || (result && is_large(reader, op))) {
+        RedisModule_Free(result);
+        leave_to_carrier(process, index);
+        return NULL;
     }
     int is_to_finish = take_result(process, op, &reader, result != NULL);
     RedisModule_Free(result);
@@ -357,6 +363,7 @@ static void read_large_results(Process *process) {
         pthread_mutex_unlock(&process->mutex);
         if (index == NONE) return;
         Op *op = process->tickets[index].op;
+        if (process->tickets[index].has_called) messages_drain(process);
         Reader reader = {0};
         char *result = copy_result(process, index, &reader);
         int is_to_finish = take_result(process, op, &reader, result != NULL);
@@ -396,7 +403,7 @@ int carrier_runs(Process *process, uint64_t id) {
 static int is_overdue(const Ticket *ticket, int64_t now) {
     int64_t limit = model_execution_timeout() * 1000000;
     if (ticket->op->runnable->backend == BACKEND_ONNX) limit += ONNX_GRACE_NS;
-    return !ticket->open_calls && ticket->running_since && now - ticket->running_since > limit;
+    return !ticket->is_calling && ticket->running_since && now - ticket->running_since > limit;
 }
 
 /* Marks those that are overdue. Returns one of them, with its run held, or NULL. */
@@ -580,23 +587,26 @@ static Ticket *find_ticket(Process *process, uint64_t slot, int32_t number) {
     return ticket && ticket->op && ticket->number == number ? ticket : NULL;
 }
 
-void carrier_note_call(Process *process, uint64_t slot, int32_t number, int is_open) {
+int carrier_note_call(Process *process, uint64_t slot, int32_t number, int is_open) {
     int64_t now = monotonic_ns();
     pthread_mutex_lock(&process->mutex);
     Ticket *ticket = find_ticket(process, slot, number);
+    int failed = ticket && is_open && ticket->is_calling;
     if (ticket && is_open) {
         ticket->has_called = 1;
-        if (ticket->open_calls++ == 0) ticket->called = now;
-    } else if (ticket && --ticket->open_calls == 0 && ticket->running_since) {
+        ticket->called = now;
+    } else if (ticket && ticket->running_since) {
         ticket->running_since += now - ticket->called;
     }
+    if (ticket) ticket->is_calling = is_open;
     pthread_mutex_unlock(&process->mutex);
+    return failed ? -1 : 0;
 }
 
 Op *carrier_find_op(Process *process, uint64_t slot, int32_t number) {
     pthread_mutex_lock(&process->mutex);
     const Ticket *ticket = find_ticket(process, slot, number);
-    Op *op = ticket ? ticket->op : NULL;
+    Op *op = ticket && ticket->op->runnable->kind == KIND_SCRIPT && is_begun(process, slot) ? ticket->op : NULL;
     if (op) run_ref(op->run);
     pthread_mutex_unlock(&process->mutex);
     return op;

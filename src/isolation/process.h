@@ -22,7 +22,7 @@ typedef struct Ticket {
     uint64_t request, size; /* the block in the server's stretch */
     int32_t number;
     int32_t is_large;      /* the carrier reads the result, and nobody else */
-    int32_t open_calls;    /* the carrier's, down to is_overdue: calls of the script that the server has not answered */
+    int32_t is_calling;    /* the carrier's, down to is_overdue: the script waits for the server */
     int32_t has_called;    /* the script may have written */
     int64_t running_since; /* when the carrier first saw that it runs, without the time of its calls; 0: it does not */
     int64_t called;        /* when the script's open call came */
@@ -78,9 +78,10 @@ typedef struct Process {
     LoaderJob *job;          /* that the process works on */
     int64_t job_since;       /* ns */
     struct RemoteCall *held; /* models that scripts hold */
-    int imported;            /* how many of the imports of all processes it has */
-    int failures;            /* starts in a row that have failed */
-    int is_settled;          /* under table.mutex: the first start has succeeded or failed */
+    int nheld;
+    int imported;   /* how many of the imports of all processes it has */
+    int failures;   /* starts in a row that have failed */
+    int is_settled; /* under table.mutex: the first start has succeeded or failed */
     Death death;
 } Process;
 
@@ -112,6 +113,9 @@ void messages_start(Process *process);
 
 /* Reads one message. Returns -1 when the process is no more. */
 int messages_take(Process *process);
+
+/* Reads all messages that have come. */
+void messages_drain(Process *process);
 
 /* Sends what there is to send: answers of calls, dropped ids, jobs. */
 void messages_send(Process *process);
@@ -148,11 +152,11 @@ int carrier_is_set_aside(const Runnable *runnable);
 /* The carrier: the process has died under this runnable. */
 void carrier_count_death(Process *process, Runnable *runnable);
 
-/* The op in this slot, with its run held; NULL where the process should not know it. Carrier. */
+/* The script's op in this slot, with its run held; NULL where the process runs no such op. Carrier. */
 Op *carrier_find_op(Process *process, uint64_t slot, int32_t ticket);
 
-/* The script of this op waits for the server, or goes on. Carrier. */
-void carrier_note_call(Process *process, uint64_t slot, int32_t ticket, int is_open);
+/* The script of this op waits for the server, or goes on. Returns -1 where it waits already. Carrier. */
+int carrier_note_call(Process *process, uint64_t slot, int32_t ticket, int is_open);
 
 /* Whether it runs this runnable now. Any thread. */
 int carrier_runs(Process *process, uint64_t id);
