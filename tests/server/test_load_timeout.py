@@ -33,6 +33,7 @@ def test_others_do_not_wait(start_server: StartServer, tmp_path: Path) -> None:
         wire.ask_ok("AI.TENSORSET", "x", "FLOAT", 1, "VALUES", 2)
         for connection in slow, slow_too:
             connection.send("AI.MODELSTORE", "slow", *store[2:], b"slow")
+        wait_for(lambda: server.blocked_clients() == 2)
         wire.ask_ok(*store, b"quick")
         wire.ask_ok("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y")
         assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"4"]
