@@ -266,7 +266,9 @@ static void free_slot(Process *process, uint32_t index) {
 
 /* Takes an op back with what its result says. Returns whether bridge_finish_ops is to get it. */
 static int take_result(Process *process, Op *op, Reader *reader, int has_result) {
-    if (has_result && !read_number(reader)) { /* skipped */
+    int is_skipped = has_result && !read_number(reader);
+    if (is_skipped && op_is_wanted(op)) reader->failed = 1; /* nobody has asked for that */
+    if (is_skipped && !reader->failed) {
         __atomic_store_n(&op->state->shared, NULL, __ATOMIC_RELEASE);
         op_drop(op);
         return 0;
@@ -299,11 +301,14 @@ static void leave_to_carrier(Process *process, uint32_t index) {
     process->tickets[index].is_large = 1;
 }
 
-/* Reads one result on the main thread. Returns the op to finish, or NULL: it was skipped, or is for the carrier. With
- * the mutex held. */
+/* Reads one result on the main thread. Returns the op to finish, or NULL: it was skipped, is for the carrier, or makes
+ * no sense. With the mutex held. */
 static Op *receive_one(Process *process, uint32_t index) {
     Op *op = index < SLOTS ? process->tickets[index].op : NULL;
-    if (op == NULL || process->tickets[index].is_large) return NULL;
+    if (op == NULL || process->tickets[index].is_large) {
+        process->is_lying = 1;
+        return NULL;
+    }
     Reader reader = {0};
     char *result = copy_result(process, index, &reader);
     /* What a script has told by messages comes first. */
@@ -325,13 +330,14 @@ static int receive_some(Process *process) {
     int count = 0, seen = 0;
     pthread_mutex_lock(&process->mutex);
     uint32_t completed = __atomic_load_n(&process->shared->completed, __ATOMIC_ACQUIRE);
-    while (process->state == PROCESS_UP && process->completed != completed && seen < RECEIVED_AT_ONCE) {
+    while (process->state == PROCESS_UP && !process->is_lying && process->completed != completed &&
+           seen < RECEIVED_AT_ONCE) {
         Op *op = receive_one(process, process->shared->completions[process->completed % SLOTS]);
         if (op) ops[count++] = op;
         process->completed++;
         seen++;
     }
-    int is_carriers = process->nlarge || process->first_pending;
+    int is_carriers = process->nlarge || process->first_pending || process->is_lying;
     pthread_mutex_unlock(&process->mutex);
     bridge_finish_ops(ops, count, NULL, 0);
     if (is_carriers) process_wake_carrier(process);
@@ -341,7 +347,7 @@ static int receive_some(Process *process) {
 static int has_results(Process *process) {
     pthread_mutex_lock(&process->mutex);
     uint32_t completed = __atomic_load_n(&process->shared->completed, __ATOMIC_SEQ_CST);
-    int has = process->state == PROCESS_UP && completed != process->completed;
+    int has = process->state == PROCESS_UP && !process->is_lying && completed != process->completed;
     pthread_mutex_unlock(&process->mutex);
     return has;
 }
@@ -400,10 +406,26 @@ int carrier_runs(Process *process, uint64_t id) {
 
 #define ONNX_GRACE_NS 1000000000LL /* the library ends a run itself, between two nodes */
 
-static int is_overdue(const Ticket *ticket, int64_t now) {
-    int64_t limit = model_execution_timeout() * 1000000;
+#define MAX_QUEUED 10 /* of the limit: a process that does not tell what it runs is ended, too */
+
+/* When a worker of the process, or its loader, has begun with what this runnable runs now; 0: none does. */
+static int64_t busy_since(const Process *process, uint64_t id) {
+    int64_t latest = 0;
+    for (int i = 0; i < RUNNING_RECORDS; i++) {
+        const RunningRecord *record = &process->shared->running[i];
+        int64_t since = __atomic_load_n(&record->since, __ATOMIC_RELAXED);
+        if (since > latest && __atomic_load_n(&record->id, __ATOMIC_RELAXED) == id) latest = since;
+    }
+    return latest;
+}
+
+/* A worker begins several ops at once. Those behind the one that takes too long are not overdue. */
+static int is_overdue(const Process *process, const Ticket *ticket, int64_t now) {
+    int64_t limit = model_execution_timeout() * 1000000, taken = now - ticket->running_since;
     if (ticket->op->runnable->backend == BACKEND_ONNX) limit += ONNX_GRACE_NS;
-    return !ticket->is_calling && ticket->running_since && now - ticket->running_since > limit;
+    if (ticket->is_calling || !ticket->running_since || taken <= limit) return 0;
+    int64_t since = busy_since(process, ticket->op->id);
+    return (since && now - since > limit) || taken > MAX_QUEUED * limit;
 }
 
 /* Marks those that are overdue. Returns one of them, with its run held, or NULL. */
@@ -415,7 +437,7 @@ static Op *find_overdue(Process *process) {
         Ticket *ticket = &process->tickets[i];
         if (!is_begun(process, i)) continue;
         if (ticket->running_since == 0) ticket->running_since = now;
-        if (!is_overdue(ticket, now)) continue;
+        if (!is_overdue(process, ticket, now)) continue;
         ticket->is_overdue = 1;
         if (found == NULL) found = ticket->op;
     }
@@ -428,7 +450,9 @@ static void end_killed(Process *process) {
     pthread_mutex_lock(&process->mutex);
     uint64_t id = process->to_kill;
     process->to_kill = 0;
+    int is_lying = process->is_lying;
     pthread_mutex_unlock(&process->mutex);
+    if (is_lying) process_end(process, DIED, "it tells of results that make no sense");
     if (id == 0 || !carrier_runs(process, id)) return;
     process->death.guilty = id;
     process_end(process, KILLED, "AI.KILL");
@@ -501,12 +525,17 @@ void carrier_count_death(Process *process, Runnable *runnable) {
                     deaths >= MAX_DEATHS ? "; it is set aside" : "");
 }
 
+int carrier_died_under(const Process *process, uint64_t id) {
+    if (process->death.guilty) return id == process->death.guilty;
+    return !process->death.is_told || busy_since(process, id);
+}
+
 static int is_guilty(const Process *process, const Ticket *ticket) {
     switch (process->death.verdict) {
     case TIMED_OUT: return ticket->is_overdue;
     case LOAD_TIMED_OUT: return 0;
     case KILLED: return ticket->op->id == process->death.guilty;
-    default: return process->death.guilty == 0 || ticket->op->id == process->death.guilty;
+    default: return carrier_died_under(process, ticket->op->id);
     }
 }
 
@@ -550,20 +579,23 @@ static void abandon_one(Process *process, uint32_t index) {
     if (op && !waits) fail_begun(process, &ticket, guilty);
 }
 
-/* Whether something of this runnable runs or is compiled: the process may lie about who is guilty. */
-static int may_be_guilty(Process *process, uint64_t id) {
-    int is_job = process->job && process->job->job.runnable && process->job->job.runnable->id == id;
-    for (uint32_t i = 0; i < process->top && !is_job; i++) {
-        is_job = is_begun(process, i) && process->tickets[i].op->id == id;
+/* Finds out under which runnables it has died. Only those that run or are compiled: the process may lie. */
+static void find_guilty(Process *process) {
+    const Runnable *job = process->job ? process->job->job.runnable : NULL;
+    uint64_t dying = process->shared->dying;
+    int may_be = job && job->id == dying;
+    process->death.is_told = job && busy_since(process, job->id);
+    for (uint32_t i = 0; i < process->top; i++) {
+        if (!is_begun(process, i)) continue;
+        uint64_t id = process->tickets[i].op->id;
+        if (id == dying) may_be = 1;
+        if (busy_since(process, id)) process->death.is_told = 1;
     }
-    return is_job;
+    process->death.guilty = may_be ? dying : 0;
 }
 
 void carrier_abandon(Process *process) {
-    if (process->death.verdict == DIED) {
-        process->death.guilty = process->shared->dying;
-        if (!may_be_guilty(process, process->death.guilty)) process->death.guilty = 0;
-    }
+    if (process->death.verdict == DIED) find_guilty(process);
     for (uint32_t i = 0; i < process->top; i++) abandon_one(process, i);
     pthread_mutex_lock(&process->mutex);
     Op *pending = process->first_pending;

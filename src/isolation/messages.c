@@ -459,8 +459,7 @@ void messages_abandon(Process *process, const char *reason) {
     if (process->job) {
         Runnable *runnable = process->job->job.runnable;
         int is_guilty = process->death.verdict == LOAD_TIMED_OUT ||
-                        (process->death.verdict == DIED &&
-                         (!process->death.guilty || (runnable && runnable->id == process->death.guilty)));
+                        (process->death.verdict == DIED && runnable && carrier_died_under(process, runnable->id));
         if (runnable) runnable_name(runnable, name);
         snprintf(error, sizeof(error), "the process that compiled '%s' ended: %s; %s starts anew",
                  runnable ? name : "?", reason, process->device);

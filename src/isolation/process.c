@@ -78,8 +78,13 @@ void process_add_import(const Process *by, int32_t backend, const char *path) {
 
 /* New memory at the process's address. Returns the descriptor. */
 static int make_memory(Process *process) {
-    int fd = memfd_create("redisai", MFD_CLOEXEC);
-    if (fd == -1 || ftruncate(fd, SHARED_TOTAL) == -1) return -1;
+    int fd = memfd_create("redisai", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd == -1) return -1;
+    /* The process must not make it shorter: to read beyond its end would end the server. */
+    if (ftruncate(fd, SHARED_TOTAL) || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) {
+        close(fd);
+        return -1;
+    }
     pthread_mutex_lock(&process->mutex);
     void *at =
         mmap(process->shared, SHARED_TOTAL, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0);
@@ -87,6 +92,7 @@ static int make_memory(Process *process) {
         madvise(at, SHARED_TOTAL, MADV_DONTFORK);
         madvise(at, SHARED_TOTAL, MADV_DONTDUMP);
         process->submitted = process->completed = 0;
+        process->is_lying = 0;
         arena_reset(&process->arena);
         process->shared->server_sleeps = 1;
     }
@@ -207,6 +213,7 @@ static void bury(Process *process) {
     snprintf(process->last_death, sizeof(process->last_death), "%.63s", process->death.reason);
     pthread_mutex_unlock(&process->mutex);
     if (process->pidfd != -1) syscall(SYS_pidfd_send_signal, process->pidfd, SIGKILL, NULL, 0);
+    if (pid) kill(-pid, SIGKILL);   /* what it has started */
     if (pid) waitpid(pid, NULL, 0); /* unless Redis was faster */
     RedisModule_Log(log_context, "warning", "the engine process of %s ended: %s", process->device,
                     process->death.reason);
@@ -219,13 +226,17 @@ static void bury(Process *process) {
 /* ---- the carrier ------------------------------------------------------------------------------------------------- */
 
 static void wait_for_anything(Process *process, int is_watching, int *has_message, int *has_ended) {
-    struct pollfd fds[] = {{.fd = process->wake_fd, .events = POLLIN}, {.fd = process->socket, .events = POLLIN}};
-    poll(fds, 2, is_watching ? TICK_MS : -1);
+    struct pollfd fds[] = {{.fd = process->wake_fd, .events = POLLIN},
+                           {.fd = process->socket, .events = POLLIN},
+                           {.fd = process->pidfd, .events = POLLIN}};
+    poll(fds, 3, is_watching ? TICK_MS : -1);
     uint64_t count;
     if (fds[0].revents) {
         ssize_t ignored = read(process->wake_fd, &count, sizeof(count));
         (void)ignored;
     }
+    /* Processes that it has started may keep the other end of the socket. What it has sent itself is still read. */
+    if (fds[2].revents) shutdown(process->socket, SHUT_RDWR);
     *has_message = (fds[1].revents & POLLIN) != 0;
     *has_ended = !*has_message && (fds[1].revents & (POLLHUP | POLLERR)) != 0;
 }

@@ -21,11 +21,12 @@ typedef struct Ticket {
     Op *op;                 /* NULL: the slot is free */
     uint64_t request, size; /* the block in the server's stretch */
     int32_t number;
-    int32_t is_large;      /* the carrier reads the result, and nobody else */
-    int32_t is_calling;    /* the carrier's, down to is_overdue: the script waits for the server */
-    int32_t has_called;    /* the script may have written */
-    int64_t running_since; /* when the carrier first saw that it runs, without the time of its calls; 0: it does not */
-    int64_t called;        /* when the script's open call came */
+    int32_t is_large;   /* the carrier reads the result, and nobody else */
+    int32_t is_calling; /* the carrier's, down to is_overdue: the script waits for the server */
+    int32_t has_called; /* the script may have written */
+    int64_t
+        running_since; /* when the carrier first saw that it is begun, without the time of its calls; 0: it is not */
+    int64_t called;    /* when the script's open call came */
     int32_t is_overdue;
     uint32_t next_free;
 } Ticket;
@@ -34,6 +35,7 @@ typedef struct Ticket {
 typedef struct Death {
     enum { DIED, TIMED_OUT, LOAD_TIMED_OUT, KILLED } verdict; /* KILLED: by AI.KILL. DIED: all else */
     uint64_t guilty;  /* DIED: who raised the signal; KILLED: whose runs were to end; 0: unknown */
+    int is_told;      /* DIED: it tells what it worked at */
     char reason[256]; /* empty: the carrier has not ended the process */
 } Death;
 
@@ -64,6 +66,7 @@ typedef struct Process {
     char last_death[64];
     uint32_t submitted;
     uint32_t completed;                     /* how many completions were seen */
+    int is_lying;                           /* a completion made no sense: the carrier shall end the process */
     RedisModuleDict *compiled;              /* by id, what the process has compiled */
     Op *first_pending, *last_pending;       /* for the carrier: large, or there was no room; linked by state->next */
     uint32_t *large;                        /* slots whose results the carrier shall read */
@@ -148,6 +151,9 @@ void carrier_abandon(Process *process);
 /* A model or script under which so many processes have died is set aside: it fails, until it is released. */
 #define MAX_DEATHS 3
 int carrier_is_set_aside(const Runnable *runnable);
+
+/* The carrier: whether the process may have died of this runnable. */
+int carrier_died_under(const Process *process, uint64_t id);
 
 /* The carrier: the process has died under this runnable. */
 void carrier_count_death(Process *process, Runnable *runnable);

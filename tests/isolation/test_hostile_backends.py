@@ -1,0 +1,289 @@
+"""Code in an engine process that does its worst, at a run and at a load: the server and its other clients go on."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from testkit.isolation import ADD, ENDED, SET_ASIDE, Pings, bystander, check_add, store_add
+from testkit.server import Server
+from testkit.wire import Error, Wire
+
+# Layout of src/isolation/shared.h
+PREAMBLE = """
+import ctypes, fcntl, mmap, os, random, re, signal, socket, struct, sys, threading, time
+import numpy as np
+
+SOCKET, MEMORY, EVENT = 3, 4, 5
+COMPLETED, DYING, RUNNING, SUBMISSIONS, COMPLETIONS, SLOTS = 16, 24, 56, 7976, 270120, 532264
+HEADER = SLOTS + 65536 * 48
+
+def memory():
+    return mmap.mmap(MEMORY, HEADER)
+
+def scribble(start, end, seed):
+    with memory() as shared:
+        shared[start:end] = random.Random(seed).randbytes(end - start)
+
+def send(kind, payload, size=None):
+    socket.socket(fileno=os.dup(SOCKET)).sendall(struct.pack("<qq", len(payload) if size is None else size, kind) + payload)
+
+def text(value):
+    return struct.pack("<q", len(value)) + value + b"\\0"
+
+def for_ever(function):
+    while True:
+        function()
+
+def background(function, *args):
+    threading.Thread(target=function, args=args, daemon=True).start()
+"""
+
+ENDS = {
+    "abort": "os.abort()",
+    "exit": "os._exit(3)",
+    "exit 0": "os._exit(0)",
+    "a null pointer": "ctypes.string_at(0)",
+    "a wild write": "ctypes.memset(0x7000000000, 1, 8)",
+    "a jump to nowhere": "ctypes.CFUNCTYPE(None)(8)()",
+    "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL); time.sleep(0.9)",
+    "SIGSEGV": "os.kill(os.getpid(), signal.SIGSEGV); time.sleep(0.9)",
+    "SIGBUS": "os.kill(os.getpid(), signal.SIGBUS); time.sleep(0.9)",
+    "SIGFPE": "os.kill(os.getpid(), signal.SIGFPE); time.sleep(0.9)",
+    "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.9)",
+    "SIGSTOP": "os.kill(os.getpid(), signal.SIGSTOP); time.sleep(0.9)",
+    "its parent": "os.kill(os.getppid(), signal.SIGKILL); time.sleep(0.9)",
+    "all of its group": "os.killpg(0, signal.SIGKILL)",
+    "deep recursion in C": (
+        "sys.setrecursionlimit(10**9)\n"
+        "    kind = ctypes.CFUNCTYPE(None)\n"
+        "    back = kind(lambda: back())\n"
+        "    back()"
+    ),
+    "a deep repr": "x = []\n    for _ in range(10**6): x = [x]\n    sys.setrecursionlimit(10**9); repr(x)",
+    "a socket that is shut": "socket.socket(fileno=SOCKET).shutdown(socket.SHUT_RDWR); time.sleep(0.9)",
+    "a child that goes on": "os.fork() or time.sleep(10**6); os.abort()",
+    "a child with a group of its own": (
+        "if os.fork() == 0:\n        os.setsid()\n        time.sleep(20)\n        os._exit(0)\n    os.abort()"
+    ),
+}
+HANGS = {
+    "a busy loop": "for_ever(lambda: None)",
+    "a wait": "time.sleep(10**6)",
+    "the lock of Python": "ctypes.PyDLL(None).sleep(10**6)",
+    "a regular expression": "re.match('(a+)+$', 'a' * 60 + 'b')",
+    "ignored signals": "[signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65)), time.sleep(10**6)]",
+    "a parent that is stopped": "os.kill(os.getppid(), signal.SIGSTOP); time.sleep(10**6)",
+    "a deadlock": "lock = threading.Lock(); lock.acquire(); lock.acquire()",
+}
+RAISED = {
+    "SystemExit": "sys.exit(3)",
+    "KeyboardInterrupt": "raise KeyboardInterrupt",
+    "GeneratorExit": "raise GeneratorExit",
+    "BaseException": "raise BaseException('all is lost')",
+    "MemoryError": "bytes(10**14)",
+    "lines": r"raise ValueError('first\r\n+OK\r\n')",
+    "a long text": "raise ValueError('x' * 10**7)",
+    "surrogates": r"raise ValueError('\udcff\0')",
+}
+# What the server reads. Not all of them end the process or the run.
+LIES = {
+    "no descriptors": "os.closerange(0, 1000)",
+    "no socket": "os.close(SOCKET)",
+    "deep recursion": "sys.setrecursionlimit(10**9); f = lambda: f() + 1; f()",
+    "bytes into the socket": "os.write(SOCKET, random.Random(1).randbytes(4096))",
+    "zeros into the socket": "os.write(SOCKET, bytes(4096))",
+    "a message that is too large": "send(10, b'', 2**40)",
+    "a message of negative size": "send(10, b'', -1)",
+    "half a message": "send(10, b'x', 1000)",
+    "unknown kinds": "[send(kind, b'x' * 100) for kind in (11, 99, -1, 2**62)]",
+    "messages of the server": "[send(kind, b'x' * 100) for kind in range(5)]",
+    "READY again": "send(5, text(b''))",
+    "READY with an error": "send(5, text(b'it failed\\r\\n+OK\\r\\n'))",
+    "DONE without a job": "[send(6, bytes(8)) for _ in range(100)]",
+    "a call of nobody": "send(7, struct.pack('<qqqq', 1, 0, 8, 1) + text(b'PING'))",
+    "a call for a slot beyond": "send(7, struct.pack('<qqqq', 1, 2**40, 8, 1) + text(b'PING'))",
+    "calls of this op": (
+        "[send(7, struct.pack('<qqqq', i, slot, struct.unpack_from('<i', memory(), SLOTS + 48 * slot)[0] & ~7, 1)"
+        " + text(b'FLUSHALL')) for i in range(100) for slot in range(8)]"
+    ),
+    "a call with too many words": (
+        "[send(7, struct.pack('<qqqq', 1, s, struct.unpack_from('<i', memory(), SLOTS + 48 * s)[0] & ~7, 2**60))"
+        " for s in range(8)]"
+    ),
+    "a model of nobody": "send(8, struct.pack('<qqq', 1, 0, 8) + text(b'add'))",
+    "RELEASE without HOLD": "[send(9, struct.pack('<qqqq', i, -1, 2**62, 7)) for i in range(100)]",
+    "odd lines for the log": "send(10, text(b'warning') + text(b'%s%n\\r\\n' * 100))",
+    "a log without end": "background(for_ever, lambda: send(10, text(b'notice') + text(b'again ' * 100)))",
+    "events without end": "background(for_ever, lambda: os.write(EVENT, struct.pack('<Q', 1)))",
+    "the greatest event": "os.set_blocking(EVENT, True); background(os.write, EVENT, struct.pack('<Q', 2**64 - 2))",
+    "stolen events": "os.set_blocking(EVENT, True); background(for_ever, lambda: os.read(EVENT, 8))",
+    "memory that is shorter": "os.ftruncate(MEMORY, 0)",
+    "memory that is a page": "os.ftruncate(MEMORY, 4096)",
+    "memory that is longer": "os.ftruncate(MEMORY, 2**40)",
+    "completions ahead": "struct.pack_into('<I', memory(), COMPLETED, 2**31)",
+    "completions without end": (
+        "shared = memory()\n    background(for_ever, lambda: struct.pack_into('<I', shared, COMPLETED, "
+        "random.getrandbits(32)))"
+    ),
+    "all slots complete": (
+        "shared = memory()\n"
+        "    for i in range(65536): struct.pack_into('<I', shared, COMPLETIONS + 4 * i, i)\n"
+        "    struct.pack_into('<I', shared, COMPLETED, struct.unpack_from('<I', shared, COMPLETED)[0] + 65535)"
+    ),
+    "others' deaths": "struct.pack_into('<Q', memory(), DYING, 1); os._exit(1)",
+    "all that runs": "scribble(RUNNING, SUBMISSIONS, 1)",
+}
+# A result that is nearly right, for each slot: word by word something else.
+RESULTS = {
+    f"{name} of {number}": (
+        "shared = mmap.mmap(MEMORY, HEADER // 4096 * 4096 + 4096 + (64 << 30) + (1 << 30))\n"
+        "    stretch = HEADER // 4096 * 4096 + 4096 + (64 << 30)\n"
+        "    at = stretch + (1 << 29)\n"
+        "    begun = time.monotonic_ns()\n"
+        "    words = [1, begun, 5, 0, 0, 0, 0, 0, 1, 0, 1, 2, 1 << 29, 8]\n"
+        f"    words[{position}] = {number}\n"
+        "    head = struct.pack('<7q', *words[:7]) + text(b'')[:0]\n"
+        "    result = struct.pack('<6q', *words[:6]) + struct.pack('<q', words[6]) + b'\\0' "
+        "+ struct.pack('<6q', *words[8:14])\n"
+        "    shared[at:at + len(result)] = result\n"
+        "    for slot in range(8):\n"
+        "        struct.pack_into('<QQ', shared, SLOTS + 48 * slot + 24, 1 << 29, len(result))\n"
+        "    before = struct.unpack_from('<I', shared, COMPLETED)[0]\n"
+        "    for i in range(8): struct.pack_into('<I', shared, COMPLETIONS + (before + i) % 65536 * 4, i)\n"
+        "    struct.pack_into('<I', shared, COMPLETED, before + 8)\n"
+        "    os.write(EVENT, struct.pack('<Q', 1)); time.sleep(0.2)"
+    )
+    for name, position, number in (
+        ("skipped", 0, 0),
+        ("begun", 1, -(2**63)),
+        ("duration", 2, 2**63 - 1),
+        ("duration", 2, -(2**63)),
+        ("failed", 5, 1),
+        ("error size", 6, 2**62),
+        ("is a tensor", 8, 0),
+        ("dtype", 9, 2**31),
+        ("dtype", 9, 11),
+        ("dimensions", 10, -1),
+        ("dimensions", 10, 64),
+        ("size", 11, 2**62),
+        ("size", 11, -1),
+        ("offset", 12, 2**63 - 1),
+        ("offset", 12, 2**36 - 4),
+        ("bytes", 13, 2**35),
+        ("bytes", 13, -8),
+    )
+}
+SCRIBBLES = {
+    f"{what} {seed}": f"scribble({start}, {end}, {seed})"
+    for seed in range(4)
+    for what, start, end in (
+        ("the counters", "0", "DYING"),
+        ("all words", "0", "HEADER"),
+        ("completions", "COMPLETIONS", "SLOTS"),
+        ("completed, and completions", "COMPLETED", "SLOTS"),
+        ("slots", "SLOTS", "HEADER"),
+        ("ten slots", "SLOTS", "SLOTS + 480"),
+    )
+}
+
+
+def at_run(body: str) -> bytes:
+    return f"{PREAMBLE}\ndef run(inputs):\n    {body}\n    return [inputs[0] + inputs[0]]\n".encode()
+
+
+def at_load(body: str) -> bytes:
+    return f"{PREAMBLE}\ndef harm():\n    {body}\nharm()\ndef run(inputs):\n    return [inputs[0] + inputs[0]]\n".encode()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stored(python_models: Server) -> None:
+    with python_models.wire() as wire:
+        store_add(wire, blob=ADD)
+        wire.ask_ok("AI.TENSORSET", "x", "FLOAT", 2, "VALUES", 1, 2)
+        wire.ask_ok("SET", "kept", "1")
+
+
+def cause(server: Server, pings: Pings, blob: bytes, runs: int = 1) -> list[object]:
+    """The replies to the store and the runs of this model. Nobody else is disturbed, and the device works again."""
+    replies = []
+    with server.wire() as wire, pings.quick():
+        with bystander(server):
+            replies.append(wire.ask("AI.MODELSTORE", "bad", "ONNX", "CPU", "BLOB", blob))
+            for _ in range(runs if replies[0] == b"OK" else 0):
+                replies.append(wire.ask("AI.MODELEXECUTE", "bad", "INPUTS", 1, "x", "OUTPUTS", 1, "y"))
+            check_add(wire)
+        check_add(wire)
+        assert wire.ask("GET", "kept") == b"1"
+        assert wire.ask("AI.TENSORGET", "x", "VALUES") == [b"1", b"2"]
+        wire.ask("AI.INFO", "add", "RESETSTAT")
+        wire.ask("DEL", "bad", "y")
+    return replies
+
+
+@pytest.mark.parametrize("what", ENDS)
+def test_ends_at_a_run(python_models: Server, pings: Pings, what: str) -> None:
+    stored, first, *later = cause(python_models, pings, at_run(ENDS[what]), 4)
+    assert stored == b"OK"
+    assert re.fullmatch("ERR the process that ran 'bad' ended: .+; CPU starts anew", str(first)), first
+    for reply in later:
+        assert re.fullmatch(f"{ENDED}|{SET_ASIDE}", str(reply)), reply
+
+
+@pytest.mark.parametrize("what", ENDS)
+def test_ends_at_a_load(python_models: Server, pings: Pings, what: str) -> None:
+    reply, *_ = cause(python_models, pings, at_load(ENDS[what]))
+    assert re.fullmatch("ERR the process that compiled 'bad' ended: .+; CPU starts anew", str(reply)), reply
+
+
+@pytest.mark.parametrize("what", HANGS)
+def test_hangs_at_a_run(python_models: Server, pings: Pings, what: str) -> None:
+    stored, reply = cause(python_models, pings, at_run(HANGS[what]))
+    late = "ERR a run of 'bad' took more than MODEL_EXECUTION_TIMEOUT, 1000 ms"
+    assert stored == b"OK"
+    assert reply == late or (what == "a parent that is stopped" and isinstance(reply, Error)), reply
+
+
+@pytest.mark.parametrize("what", HANGS)
+def test_hangs_at_a_load(python_models: Server, pings: Pings, what: str) -> None:
+    (reply,) = cause(python_models, pings, at_load(HANGS[what]))
+    late = "ERR the process that compiled 'bad' ended: to compile 'bad' took more than MODEL_LOAD_TIMEOUT, 3000 ms; "
+    assert reply == late + "CPU starts anew"
+
+
+@pytest.mark.parametrize("blob", [at_run, at_load])
+@pytest.mark.parametrize("what", RAISED)
+def test_exceptions(python_models: Server, pings: Pings, what: str, blob: object) -> None:
+    assert callable(blob)
+    *_, reply = cause(python_models, pings, blob(RAISED[what]))
+    assert isinstance(reply, Error) and "\r" not in reply and "\n" not in reply and len(reply) < 5000
+
+
+@pytest.mark.parametrize("then", ["", "os.abort()"], ids=["", "then abort"])
+@pytest.mark.parametrize("what", [*LIES, *RESULTS, *SCRIBBLES])
+def test_lies(python_models: Server, pings: Pings, what: str, then: str) -> None:
+    """Whatever the reply is, it is one, and an error says why."""
+    body = {**LIES, **RESULTS, **SCRIBBLES}[what]
+    for reply in cause(python_models, pings, at_run(f"{body}\n    {then}")):
+        assert reply == b"OK" or (isinstance(reply, Error) and reply.startswith("ERR ")), reply
+
+
+def test_lies_at_a_load(python_models: Server, pings: Pings) -> None:
+    for body in (*LIES.values(), *list(SCRIBBLES.values())[:6]):
+        (*_, reply) = cause(python_models, pings, at_load(body))
+        assert reply == b"OK" or (isinstance(reply, Error) and reply.startswith("ERR ")), reply
+
+
+def test_no_command_of_a_model(python_models: Server) -> None:
+    """A process cannot have commands run for a model, who has no user: only scripts call Redis."""
+    with python_models.wire() as wire:
+        check_written(wire, at_run(LIES["calls of this op"].replace("FLUSHALL", "FLUSHDB")))
+
+
+def check_written(wire: Wire, blob: bytes) -> None:
+    wire.ask_ok("AI.MODELSTORE", "bad", "ONNX", "CPU", "BLOB", blob)
+    wire.ask("AI.MODELEXECUTE", "bad", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
+    check_add(wire)
+    assert wire.ask("GET", "kept") == b"1"
+    wire.ask("DEL", "bad", "y")
