@@ -178,9 +178,9 @@ def test_a_load(python_models: Server) -> None:
     with python_models.wire() as wire:
         check_add_of(wire)
         reply, taken = wire.timed("AI.MODELSTORE", "late", "ONNX", "CPU", "BLOB", b"while True: pass")
-        late = "to compile 'late' took more than MODEL_LOAD_TIMEOUT, 3000 ms"
+        late = "to compile 'late' took more than MODEL_LOAD_TIMEOUT, 10000 ms"
         assert reply == f"ERR the process that compiled 'late' ended: {late}; CPU starts anew"
-        assert taken >= 3.0
+        assert taken >= 10.0
         assert wire.ask("EXISTS", "late") == 0
         check_add(wire)
 
