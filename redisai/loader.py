@@ -2,12 +2,16 @@
 
 One thread, Python's main thread. It owns the registry of backends and the record of failures. It alone changes the
 table of entries that the workers read. Whatever goes wrong becomes the job's error.
+
+A library that compiles for longer than MODEL_LOAD_TIMEOUT leaves the rest to another thread. So Loader.turn is held for
+all of a job but the library's part. (In an engine process, the server ends the process instead.)
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 MAX_TIMEOUT_MS = 10**12  # 30 years, for MINBATCHTIMEOUT: added to the clock in ns it still fits into 64 bits
 
 
+MAX_RELIEFS = 16  # threads that a library may keep for ever; then others wait
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     message: str
@@ -41,20 +48,55 @@ class Loader:
         self._entries: dict[int, Entry] = {}
         self._failures: dict[int, Failure] = {}
         self._pools: dict[str, WorkerPool] = {}  # by device
+        self._turn = threading.Lock()
+        self._thread = threading.current_thread()  # who takes the next job
+        self._reliefs = 0
 
     def run(self) -> None:
         with contextlib.suppress(ImportError):
             import numpy  # noqa: F401 - takes 60 ms, which the first job is spared; where it is missing, jobs report it
-        while True:
+        self._work()
+        threading.Event().wait()  # another thread has taken over, but Python's main thread must not end
+
+    def _work(self) -> None:
+        while self._thread is threading.current_thread():
             job = lib.bridge_next_job()
-            try:
-                self._do(job)
-                error = ffi.NULL
-            except BaseException as failure:
-                error = one_line(failure).encode(errors="replace")
-            with contextlib.suppress(BaseException):  # a backend's figures() may raise; the next job must still be done
-                self._report()
+            with self._turn:
+                try:
+                    self._do(job)
+                    error = ffi.NULL
+                except BaseException as failure:
+                    error = one_line(failure).encode(errors="replace")
+                with contextlib.suppress(BaseException):  # of a backend's figures(): the next job must still be done
+                    self._report()
             lib.bridge_finish_job(job, error)
+
+    @contextlib.contextmanager
+    def _library_compiles(self) -> Iterator[None]:
+        """If this takes too long, another thread goes on with the next jobs."""
+        limit = self._settings.model_load_timeout
+        if not limit or self._settings.isolation:
+            yield
+            return
+        timer = threading.Timer(limit / 1000, self._relieve, [threading.current_thread()])
+        timer.daemon = True
+        self._turn.release()
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._turn.acquire()
+
+    def _relieve(self, thread: threading.Thread) -> None:
+        """On the timer's thread."""
+        if self._thread is not thread or self._reliefs == MAX_RELIEFS:
+            return
+        self._reliefs += 1
+        self._thread = threading.Thread(target=self._work, name=f"loader-{self._reliefs}", daemon=True)
+        text = "a model or script takes longer to compile than MODEL_LOAD_TIMEOUT; others no longer wait for it"
+        lib.bridge_log(b"warning", text.encode())
+        self._thread.start()
 
     def _do(self, job: Job) -> None:
         if job.kind == lib.JOB_LOAD:
@@ -102,7 +144,8 @@ class Loader:
             _names(model.inputs),
             _names(model.outputs),
         )
-        session = backend.load(definition, self._settings)
+        with self._library_compiles():
+            session = backend.load(definition, self._settings)
         pool = self._open_pool(definition.device)
         tag = ffi.unpack(runnable.tag, runnable.tag_size).decode(errors="replace") if runnable.tag_size else ""
         label = f"{definition.backend} model {tag!r}" if tag else f"{definition.backend} model"
@@ -128,7 +171,8 @@ class Loader:
         definition = ScriptDefinition(
             _text(runnable.device).upper(), ffi.string(script.source), _names(script.entry_points)
         )
-        session = cast(ScriptBackend, backend).load_script(definition, self._settings)
+        with self._library_compiles():
+            session = cast(ScriptBackend, backend).load_script(definition, self._settings)
         self._entries[runnable.id] = ScriptEntry(session, self._entries)
         lib.bridge_ready(runnable, self._open_pool(definition.device).queue, 0, [], 0, [])
 

@@ -78,7 +78,8 @@ class Settings:
     @property
     def memory_limit(self) -> int:
         """MB that a library may allocate."""
-        return self.backend_memory_limit or _machine_memory() >> 21  # half of it
+        limit = self.backend_memory_limit or _machine_memory() >> 21  # half of it
+        return min(limit, self.isolation_memory_limit or limit)
 
 
 def _machine_memory() -> int:

@@ -117,6 +117,12 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
+    def is_isolated(self) -> bool:
+        """Whether models run in processes of their own."""
+        words = [option.lower() for option in self.options]
+        return "isolation" in words and words[words.index("isolation") + 1] == "process"
+
+    @property
     def pid(self) -> int:
         assert self.process
         return self.process.pid
@@ -218,13 +224,15 @@ class Server:
 
 
 @contextmanager
-def fresh_server(threads_per_queue: int = 1) -> Iterator[Server]:
+def fresh_server(threads_per_queue: int = 1, isolation: str = "none") -> Iterator[Server]:
     """A server with the module, with so many workers on each device and no keys."""
     module = module_path()
     if not module.is_file():
         sys.exit(f"{module} is not there: install the module first (scripts/setup), or name it in REDISAI_MODULE")
     with TemporaryDirectory() as folder:
-        started = Server(Path(folder), options=["THREADS_PER_QUEUE", threads_per_queue], module=module)
+        started = Server(
+            Path(folder), options=["THREADS_PER_QUEUE", threads_per_queue, "ISOLATION", isolation], module=module
+        )
         try:
             yield started.start()
         finally:

@@ -140,11 +140,11 @@ static void reply_full(RedisModuleCtx *ctx, const Stats *stats, int is_model) {
     double batch = executions ? (double)stats_get(&stats->samples) / executions : 0;
     reply_number(ctx, "executions", executions);
     reply_number(ctx, "direct_executions", stats_get(&stats->direct_executions));
-    reply_number(ctx, "deaths", stats_get(&stats->deaths));
     RedisModule_ReplyWithCString(ctx, "average_batch");
     RedisModule_ReplyWithDouble(ctx, is_model ? batch : -1);
     reply_times(ctx, "queue", stats_times(&stats->queue_times));
     reply_times(ctx, "run", stats_times(&stats->run_times));
+    reply_number(ctx, "deaths", stats_get(&stats->deaths));
 }
 
 static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runnable *runnable, int full) {

@@ -167,7 +167,7 @@ LoaderJob *job_queue_take(JobQueue *queue) {
 }
 
 Job *bridge_next_job(void) {
-    static int is_registered;
+    static _Thread_local int is_registered; /* one thread at a time, but not always the same */
     if (!is_registered) running_register("loader");
     is_registered = 1;
     LoaderJob *job = next_job();

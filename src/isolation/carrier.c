@@ -5,6 +5,7 @@
 #include <linux/futex.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -77,7 +78,7 @@ static void write_request(Writer *writer, const Op *op) {
  * is_watched is not set then, set it and wake the carrier. */
 static uint32_t prepare(Process *process, Op *op) {
     uint32_t index = process->first_free;
-    if (process->state != PROCESS_UP || index == NONE) return NONE;
+    if (process->state != PROCESS_UP || process->is_clearing || index == NONE) return NONE;
     Ticket *ticket = &process->tickets[index];
     Slot *slot = &process->shared->slots[index];
     write_request(&process->scratch, op);
@@ -110,10 +111,14 @@ static void publish(Process *process, uint32_t index) {
     const Ticket *ticket = &process->tickets[index];
     Shared *shared = process->shared;
     __atomic_store_n(&shared->slots[index].word, ticket->number | OP_QUEUED, __ATOMIC_SEQ_CST);
-    ticket->op->state->ticket = ticket->number;
-    __atomic_store_n(&ticket->op->state->shared, &shared->slots[index].word, __ATOMIC_RELEASE);
+    __atomic_store_n(&ticket->op->state->ticket, ticket->number, __ATOMIC_RELAXED);
+    __atomic_store_n(&ticket->op->state->shared, &shared->slots[index].word, __ATOMIC_SEQ_CST);
     shared->submissions[process->submitted % SLOTS] = index;
     __atomic_store_n(&shared->submitted, ++process->submitted, __ATOMIC_SEQ_CST);
+    /* Either this sees that nobody waits any more, or who made it so sees that the op is shared. */
+    if (op_is_wanted(ticket->op)) return;
+    op_disown(ticket->op);
+    __atomic_add_fetch(&shared->unwanted, 1, __ATOMIC_SEQ_CST);
 }
 
 static void wake_process(Consumer *consumer) {
@@ -155,18 +160,27 @@ static void note_unwanted(Consumer *consumer) {
     wake_process(consumer);
 }
 
+/* Takes the first pending op off the list, with a slot in *index; or with NONE, if nobody wants it any more. NULL:
+ * there is none, or no room for it. */
+static Op *take_pending(Process *process, uint32_t *index) {
+    pthread_mutex_lock(&process->mutex);
+    Op *op = process->first_pending;
+    *index = op && op_is_wanted(op) ? prepare(process, op) : NONE;
+    if (op && *index == NONE && op_is_wanted(op)) op = NULL; /* until a result frees a slot */
+    if (*index != NONE) process->is_watched = 1;
+    if (op) process->first_pending = op->state->next;
+    if (process->first_pending == NULL) process->last_pending = NULL;
+    pthread_mutex_unlock(&process->mutex);
+    return op;
+}
+
 static void send_pending(Process *process) {
-    for (;;) {
-        pthread_mutex_lock(&process->mutex);
-        Op *op = process->first_pending;
-        uint32_t index = op ? prepare(process, op) : NONE;
-        if (index != NONE) {
-            process->is_watched = 1;
-            process->first_pending = op->state->next;
-            if (process->first_pending == NULL) process->last_pending = NULL;
+    uint32_t index;
+    for (Op *op; (op = take_pending(process, &index));) {
+        if (index == NONE) {
+            op_drop(op);
+            continue;
         }
-        pthread_mutex_unlock(&process->mutex);
-        if (index == NONE) return; /* until a result frees a slot */
         copy_inputs(process, index);
         pthread_mutex_lock(&process->mutex);
         publish(process, index);
@@ -245,7 +259,7 @@ static void free_slot(Process *process, uint32_t index) {
     arena_free(&process->arena, ticket->request, ticket->size);
     __atomic_store_n(&process->shared->slots[index].acked, ticket->number, __ATOMIC_RELEASE);
     ticket->op = NULL;
-    process->used--;
+    if (--process->used == 0) process->last_used = monotonic_ns();
     ticket->next_free = process->first_free;
     process->first_free = index;
 }
@@ -272,6 +286,21 @@ static int take_result(Process *process, Op *op, Reader *reader, int has_result)
     return 1;
 }
 
+static int is_large(Reader result, const Op *op) {
+    for (int i = 0; i < 6; i++) read_number(&result);
+    read_bytes(&result);
+    return output_bytes(result, op) > SMALL;
+}
+
+static void leave_to_carrier(Process *process, uint32_t index) {
+    if (process->nlarge == process->large_capacity) {
+        process->large_capacity = process->large_capacity * 2 + 16;
+        process->large = RedisModule_Realloc(process->large, process->large_capacity * sizeof(*process->large));
+    }
+    process->large[process->nlarge++] = index;
+    process->tickets[index].is_large = 1;
+}
+
 /* Reads one result on the main thread. Returns the op to finish, or NULL: it was skipped, is for the carrier, or makes
  * no sense. With the mutex held. */
 static Op *receive_one(Process *process, uint32_t index) {
@@ -282,20 +311,11 @@ static Op *receive_one(Process *process, uint32_t index) {
     }
     Reader reader = {0};
     char *result = copy_result(process, index, &reader);
-    if (result) {
-        Reader outputs = reader;
-        for (int i = 0; i < 6; i++) read_number(&outputs);
-        read_bytes(&outputs);
-        if (output_bytes(outputs, op) > SMALL) {
-            RedisModule_Free(result);
-            if (process->nlarge == process->large_capacity) {
-                process->large_capacity = process->large_capacity * 2 + 16;
-                process->large = RedisModule_Realloc(process->large, process->large_capacity * sizeof(*process->large));
-            }
-            process->large[process->nlarge++] = index;
-            process->tickets[index].is_large = 1;
-            return NULL;
-        }
+    /* What a script has told by messages comes first. */
+    if (process->tickets[index].has_called || (result && is_large(reader, op))) {
+        RedisModule_Free(result);
+        leave_to_carrier(process, index);
+        return NULL;
     }
     int is_to_finish = take_result(process, op, &reader, result != NULL);
     RedisModule_Free(result);
@@ -324,22 +344,32 @@ static int receive_some(Process *process) {
     return seen;
 }
 
+static int has_results(Process *process) {
+    pthread_mutex_lock(&process->mutex);
+    uint32_t completed = __atomic_load_n(&process->shared->completed, __ATOMIC_SEQ_CST);
+    int has = process->state == PROCESS_UP && !process->is_lying && completed != process->completed;
+    pthread_mutex_unlock(&process->mutex);
+    return has;
+}
+
 void carrier_receive(Process *process) {
     do {
         while (receive_some(process)) {
         }
         __atomic_store_n(&process->shared->server_sleeps, 1, __ATOMIC_SEQ_CST);
-    } while (__atomic_load_n(&process->shared->completed, __ATOMIC_SEQ_CST) != process->completed &&
-             process->state == PROCESS_UP && !process->is_lying);
+    } while (has_results(process));
 }
 
 static void read_large_results(Process *process) {
     for (;;) {
         pthread_mutex_lock(&process->mutex);
-        uint32_t index = process->nlarge ? process->large[--process->nlarge] : NONE;
+        uint32_t index = NONE;
+        if (process->nread < process->nlarge) index = process->large[process->nread++];
+        if (process->nread == process->nlarge) process->nread = process->nlarge = 0;
         pthread_mutex_unlock(&process->mutex);
         if (index == NONE) return;
         Op *op = process->tickets[index].op;
+        if (process->tickets[index].has_called) messages_drain(process);
         Reader reader = {0};
         char *result = copy_result(process, index, &reader);
         int is_to_finish = take_result(process, op, &reader, result != NULL);
@@ -393,7 +423,7 @@ static int64_t busy_since(const Process *process, uint64_t id) {
 static int is_overdue(const Process *process, const Ticket *ticket, int64_t now) {
     int64_t limit = model_execution_timeout() * 1000000, taken = now - ticket->running_since;
     if (ticket->op->runnable->backend == BACKEND_ONNX) limit += ONNX_GRACE_NS;
-    if (ticket->open_calls || !ticket->running_since || taken <= limit) return 0;
+    if (ticket->is_calling || !ticket->running_since || taken <= limit) return 0;
     int64_t since = busy_since(process, ticket->op->id);
     return (since && now - since > limit) || taken > MAX_QUEUED * limit;
 }
@@ -438,6 +468,26 @@ static void end_overdue_job(Process *process) {
     process_end(process, LOAD_TIMED_OUT, why);
 }
 
+#define REST_NS 200000000
+#define KEPT (16 << 20) /* of shared memory, while nothing runs */
+
+/* No slot is used, so no block is. Ops that come meanwhile wait. */
+static void clear_memory(Process *process) {
+    madvise(servers_stretch(process->shared), process->arena.used, MADV_REMOVE);
+    pthread_mutex_lock(&process->mutex);
+    arena_reset(&process->arena);
+    process->is_clearing = 0;
+    pthread_mutex_unlock(&process->mutex);
+    send_pending(process);
+}
+
+/* Nothing runs any more: memory goes back to the kernel, on both sides. */
+static void rest(Process *process, int is_clearing) {
+    __atomic_store_n(&process->shared->is_idle, 1, __ATOMIC_SEQ_CST);
+    wake_process(&process->consumer);
+    if (is_clearing) clear_memory(process);
+}
+
 int carrier_watch(Process *process) {
     char why[160], name[RUNNABLE_NAME];
     end_killed(process);
@@ -451,9 +501,12 @@ int carrier_watch(Process *process) {
         run_unref(overdue->run);
     }
     pthread_mutex_lock(&process->mutex);
-    process->is_watched = process->used > 0;
-    int again = process->is_watched || process->job;
+    int rests = process->is_watched && process->used == 0 && monotonic_ns() - process->last_used > REST_NS;
+    process->is_watched = process->is_watched && !rests;
+    process->is_clearing = rests && process->arena.used > KEPT;
+    int is_clearing = process->is_clearing, again = process->is_watched || process->job;
     pthread_mutex_unlock(&process->mutex);
+    if (rests) rest(process, is_clearing);
     return again;
 }
 
@@ -547,7 +600,7 @@ void carrier_abandon(Process *process) {
     pthread_mutex_lock(&process->mutex);
     Op *pending = process->first_pending;
     process->first_pending = process->last_pending = NULL;
-    process->nlarge = 0;
+    process->nread = process->nlarge = 0;
     process->top = 0;
     process->to_kill = 0;
     RedisModuleDict *forgotten = process->compiled;
@@ -566,23 +619,26 @@ static Ticket *find_ticket(Process *process, uint64_t slot, int32_t number) {
     return ticket && ticket->op && ticket->number == number ? ticket : NULL;
 }
 
-void carrier_note_call(Process *process, uint64_t slot, int32_t number, int is_open) {
+int carrier_note_call(Process *process, uint64_t slot, int32_t number, int is_open) {
     int64_t now = monotonic_ns();
     pthread_mutex_lock(&process->mutex);
     Ticket *ticket = find_ticket(process, slot, number);
+    int failed = ticket && is_open && ticket->is_calling;
     if (ticket && is_open) {
         ticket->has_called = 1;
-        if (ticket->open_calls++ == 0) ticket->called = now;
-    } else if (ticket && --ticket->open_calls == 0 && ticket->running_since) {
+        ticket->called = now;
+    } else if (ticket && ticket->running_since) {
         ticket->running_since += now - ticket->called;
     }
+    if (ticket) ticket->is_calling = is_open;
     pthread_mutex_unlock(&process->mutex);
+    return failed ? -1 : 0;
 }
 
 Op *carrier_find_op(Process *process, uint64_t slot, int32_t number) {
     pthread_mutex_lock(&process->mutex);
     const Ticket *ticket = find_ticket(process, slot, number);
-    Op *op = ticket ? ticket->op : NULL;
+    Op *op = ticket && ticket->op->runnable->kind == KIND_SCRIPT && is_begun(process, slot) ? ticket->op : NULL;
     if (op) run_ref(op->run);
     pthread_mutex_unlock(&process->mutex);
     return op;

@@ -14,6 +14,9 @@ void inside_bind_api(Shared *shared, void (*log)(const char *level, const char *
 void *inside_alloc(uint64_t size);
 uint64_t inside_offset(const void *memory);
 
+/* Nothing runs: gives memory back to the kernel. */
+void inside_rest(void);
+
 /* The stretch gives out no more than this. Before it has given out any. */
 void inside_limit_stretch(uint64_t size);
 

@@ -1,11 +1,13 @@
 /* inside_api.c - the part of Redis's API that an engine process needs (inside.h). Any thread.
  *
  * Lock: stretch_mutex, a leaf. */
+#include <malloc.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "isolation/arena.h"
 #include "isolation/inside.h"
@@ -13,6 +15,7 @@
 
 static pthread_mutex_t stretch_mutex = PTHREAD_MUTEX_INITIALIZER;
 static Arena stretch;
+static uint64_t blocks; /* given out; under the mutex */
 static void (*write_log)(const char *level, const char *text);
 static void (*run_ended)(void *waiter);
 
@@ -20,12 +23,14 @@ static void (*run_ended)(void *waiter);
  */
 
 #define PREFIX 64
+#define KEPT (16 << 20) /* of the stretch, while nothing runs */
 
 void *inside_alloc(uint64_t size) {
     uint64_t offset, total;
     if (__builtin_add_overflow(size, PREFIX, &total)) return NULL;
     pthread_mutex_lock(&stretch_mutex);
     char *block = arena_alloc(&stretch, total, &offset);
+    blocks += block != NULL;
     pthread_mutex_unlock(&stretch_mutex);
     if (block == NULL) return NULL;
     memcpy(block, &total, sizeof(total));
@@ -36,6 +41,16 @@ uint64_t inside_offset(const void *memory) { return (uint64_t)((const char *)mem
 
 void inside_limit_stretch(uint64_t size) {
     if (size < stretch.size) stretch.size = size;
+}
+
+void inside_rest(void) {
+    pthread_mutex_lock(&stretch_mutex);
+    if (blocks == 0 && stretch.used > KEPT) {
+        madvise(stretch.base, stretch.used, MADV_REMOVE);
+        arena_reset(&stretch);
+    }
+    pthread_mutex_unlock(&stretch_mutex);
+    malloc_trim(0);
 }
 
 static void *or_abort(void *memory) {
@@ -60,6 +75,7 @@ static void inside_Free(void *memory) {
     memcpy(&total, block, sizeof(total));
     pthread_mutex_lock(&stretch_mutex);
     arena_free(&stretch, inside_offset(block), total);
+    blocks--;
     pthread_mutex_unlock(&stretch_mutex);
 }
 

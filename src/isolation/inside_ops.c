@@ -16,8 +16,8 @@
 
 static Shared *shared;
 static int event_fd;
-static uint32_t received; /* of the submissions; under the queue's mutex, like the next */
-static uint32_t unwanted;
+/* What was received of the submissions, and of those that became unwanted. Atomic: written under the queue's mutex. */
+static uint32_t received, unwanted;
 
 /* Runs whose result the server has not read yet, in the order in which they ended. */
 static struct {
@@ -61,6 +61,7 @@ static Op *read_op(Slot *slot) {
     const char *request = servers_stretch(shared) + slot->request;
     Reader reader = {.at = request, .end = request + slot->request_size};
     Runnable *runnable = inside_runnable((uint64_t)read_number(&reader));
+    (void)runnable_is_ready(runnable); /* it is: acquires what the loader has set */
     int64_t arrival = read_number(&reader);
     int ninputs = (int)read_number(&reader), noutputs = (int)read_number(&reader);
     Run *run = run_new(1, ninputs + noutputs, ninputs, 0);
@@ -106,16 +107,23 @@ static void forget_read_results(void) {
 
 static void receive(Queue *queue) {
     uint32_t submitted = __atomic_load_n(&shared->submitted, __ATOMIC_ACQUIRE);
-    for (; received != submitted; received++) {
-        queue_receive(queue, read_op(&shared->slots[shared->submissions[received % SLOTS]]));
+    uint32_t next = received;
+    for (; next != submitted; next++) {
+        queue_receive(queue, read_op(&shared->slots[shared->submissions[next % SLOTS]]));
     }
+    __atomic_store_n(&received, next, __ATOMIC_RELEASE);
     uint32_t noted = __atomic_load_n(&shared->unwanted, __ATOMIC_ACQUIRE);
     if (noted != unwanted) queue_receive_unwanted(queue, (int)(noted - unwanted));
-    unwanted = noted;
-    if (results.first) forget_read_results();
+    __atomic_store_n(&unwanted, noted, __ATOMIC_RELEASE);
+    forget_read_results();
+    if (!__atomic_load_n(&shared->is_idle, __ATOMIC_ACQUIRE)) return;
+    __atomic_store_n(&shared->is_idle, 0, __ATOMIC_RELEASE);
+    inside_rest();
 }
 
-static int is_empty(void) { return __atomic_load_n(&shared->submitted, __ATOMIC_ACQUIRE) == received; }
+static int is_empty(void) {
+    return __atomic_load_n(&shared->submitted, __ATOMIC_ACQUIRE) == __atomic_load_n(&received, __ATOMIC_ACQUIRE);
+}
 
 static int is_woken; /* atomic: from within, since the last wait */
 
@@ -126,7 +134,8 @@ static void futex(uint32_t *word, int operation, uint32_t value, const struct ti
 /* The server clears process_sleeps after it has changed `submitted` or `unwanted`, and wakes whoever waits for that. */
 static void wait_for_server(int64_t deadline) {
     struct timespec until = monotonic_timespec(deadline);
-    uint32_t before = received, noted = unwanted;
+    uint32_t before = __atomic_load_n(&received, __ATOMIC_ACQUIRE),
+             noted = __atomic_load_n(&unwanted, __ATOMIC_ACQUIRE);
     __atomic_store_n(&shared->process_sleeps, 1, __ATOMIC_SEQ_CST);
     while (!__atomic_load_n(&is_woken, __ATOMIC_SEQ_CST) &&
            __atomic_load_n(&shared->process_sleeps, __ATOMIC_SEQ_CST) &&

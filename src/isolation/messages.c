@@ -20,7 +20,9 @@
 #include "values/script.h"
 
 #define MAX_MESSAGE (1ULL << 30) /* of those that a process sends: a command of a script */
-#define STALL_MS 10000           /* a process that takes no bytes for so long is ended */
+#define MAX_LINE 1000
+#define MAX_HELD 4096  /* models that scripts of one device hold */
+#define STALL_MS 10000 /* a process that takes no bytes for so long is ended */
 
 /* Of a script, while the main thread performs it or the script holds its model. */
 typedef struct RemoteCall {
@@ -101,6 +103,16 @@ static int receive_message(Process *process, char **payload, Reader *reader) {
     }
     *reader = (Reader){.at = *payload, .end = *payload + header[0]};
     return (int)header[1];
+}
+
+/* A text that the server logs or shows: one line, and not a long one. The caller frees it. */
+static char *read_line(Reader *reader) {
+    char *text = read_text(reader);
+    if (strlen(text) > MAX_LINE) text[MAX_LINE] = '\0';
+    for (char *at = text; *at; at++) {
+        if ((unsigned char)*at < ' ') *at = ' ';
+    }
+    return text;
 }
 
 /* ---- jobs -------------------------------------------------------------------------------------------------------- */
@@ -208,7 +220,7 @@ static void job_done(Process *process, Reader *reader) {
     read_names(reader, &inputs);
     read_names(reader, &outputs);
     for (int i = 0; backend_row(i); i++) {
-        char *version = read_text(reader);
+        char *version = read_line(reader);
         if (*version && !reader->failed) bridge_backend_loaded(i, version);
         RedisModule_Free(version);
     }
@@ -271,8 +283,8 @@ static void begin_call(Process *process, int kind, Reader *reader, char *payload
     } else {
         remote->call.key = read_bytes(reader);
     }
-    if (op && !reader->failed) {
-        carrier_note_call(process, remote->slot, remote->ticket, 1);
+    if (op && !reader->failed && process->nheld < MAX_HELD &&
+        carrier_note_call(process, remote->slot, remote->ticket, 1) == 0) {
         calls_post(&remote->call);
         return;
     }
@@ -315,6 +327,7 @@ static void model_loaded(LoaderJob *job) {
         send_reply(process, remote->number, &(Reply){.type = REPLY_INTEGER, .integer = remote->call.model->base.id});
         remote->next = process->held;
         process->held = remote;
+        process->nheld++;
     }
     job_free(job);
 }
@@ -368,6 +381,7 @@ static void release(Process *process, int64_t number, Reader *reader) {
         RemoteCall *remote = *at;
         if (remote->number != number) continue;
         *at = remote->next;
+        process->nheld--;
         int64_t duration = read_number(reader), samples = read_number(reader);
         bridge_release_model(remote->call.model, duration, samples, read_number(reader) != 0);
         RedisModule_Free(remote);
@@ -383,7 +397,7 @@ void messages_start(Process *process) {
 }
 
 static void ready(Process *process, Reader *reader) {
-    char *error = read_text(reader);
+    char *error = read_line(reader);
     if (*error) {
         process_end(process, DIED, error);
     } else if (process->state == PROCESS_STARTING) {
@@ -406,7 +420,7 @@ int messages_take(Process *process) {
     case MESSAGE_HOLD: begin_call(process, kind, &reader, payload); return 0;
     case MESSAGE_RELEASE: release(process, read_number(&reader), &reader); break;
     case MESSAGE_LOG: {
-        char *level = read_text(&reader), *text = read_text(&reader);
+        char *level = read_line(&reader), *text = read_line(&reader);
         RedisModule_Log(log_context, strcmp(level, "warning") ? "notice" : "warning", "%.1000s", text);
         RedisModule_Free(level);
         RedisModule_Free(text);
@@ -414,6 +428,12 @@ int messages_take(Process *process) {
     }
     RedisModule_Free(payload);
     return kind == -1 ? -1 : 0;
+}
+
+void messages_drain(Process *process) {
+    struct pollfd readable = {.fd = process->socket, .events = POLLIN};
+    while (poll(&readable, 1, 0) == 1 && (readable.revents & POLLIN) && messages_take(process) == 0) {
+    }
 }
 
 /* ---- what the carrier sends -------------------------------------------------------------------------------------- */
@@ -463,6 +483,7 @@ void messages_abandon(Process *process, const char *reason) {
         RedisModule_Free(held);
     }
     process->held = NULL;
+    process->nheld = 0;
 }
 
 void messages_refuse_jobs(Process *process, const char *error) {

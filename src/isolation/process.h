@@ -21,12 +21,11 @@ typedef struct Ticket {
     Op *op;                 /* NULL: the slot is free */
     uint64_t request, size; /* the block in the server's stretch */
     int32_t number;
-    int32_t is_large;   /* the carrier reads the result, and nobody else */
-    int32_t open_calls; /* the carrier's, down to is_overdue: calls of the script that the server has not answered */
-    int32_t has_called; /* the script may have written */
-    int64_t
-        running_since; /* when the carrier first saw that it is begun, without the time of its calls; 0: it is not */
-    int64_t called;    /* when the script's open call came */
+    int32_t is_large;      /* the carrier reads the result, and nobody else */
+    int32_t is_calling;    /* the carrier's, down to is_overdue: the script waits for the server */
+    int32_t has_called;    /* the script may have written */
+    int64_t running_since; /* when the carrier first saw that it is begun, without its calls; 0: it is not */
+    int64_t called;        /* when the script's open call came */
     int32_t is_overdue;
     uint32_t next_free;
 } Ticket;
@@ -53,24 +52,26 @@ typedef struct Process {
     Ticket *tickets;
     uint32_t first_free;
     int32_t last_number;
-    uint32_t top;     /* slots from here on have not been used */
-    uint32_t used;    /* slots that are */
-    int is_watched;   /* the carrier looks at them now and then */
-    uint64_t to_kill; /* id of a runnable that isolation_kill() wants to end; 0: none */
-    pid_t pid;        /* of the process that the server has started, the parent of the engine; 0: none */
-    pid_t engine;     /* 0: unknown */
-    int64_t started;  /* ns */
+    uint32_t top;      /* slots from here on have not been used */
+    uint32_t used;     /* slots that are */
+    int is_watched;    /* the carrier looks at them now and then */
+    int is_clearing;   /* it gives the memory back to the kernel, and no op gets any */
+    int64_t last_used; /* when the last slot in use was freed, ns */
+    uint64_t to_kill;  /* id of a runnable that isolation_kill() wants to end; 0: none */
+    pid_t pid;         /* of the process that the server has started, the parent of the engine; 0: none */
+    pid_t engine;      /* 0: unknown */
+    int64_t started;   /* ns */
     int64_t starts, deaths;
     char last_death[64];
     uint32_t submitted;
-    uint32_t completed;               /* how many completions were seen */
-    int is_lying;                     /* a completion made no sense: the carrier shall end the process */
-    RedisModuleDict *compiled;        /* by id, what the process has compiled */
-    Op *first_pending, *last_pending; /* for the carrier: large, or there was no room; linked by state->next */
-    uint32_t *large;                  /* slots whose results the carrier shall read */
-    uint32_t nlarge, large_capacity;
-    struct RemoteCall *answered; /* calls of scripts that the main thread has performed */
-    uint64_t *dropped;           /* ids that the process may forget */
+    uint32_t completed;                     /* how many completions were seen */
+    int is_lying;                           /* a completion made no sense: the carrier shall end the process */
+    RedisModuleDict *compiled;              /* by id, what the process has compiled */
+    Op *first_pending, *last_pending;       /* for the carrier: large, or there was no room; linked by state->next */
+    uint32_t *large;                        /* slots whose results the carrier shall read */
+    uint32_t nlarge, nread, large_capacity; /* nread: how many of them it has read */
+    struct RemoteCall *answered;            /* calls of scripts that the main thread has performed */
+    uint64_t *dropped;                      /* ids that the process may forget */
     uint32_t ndropped, dropped_capacity;
     Writer scratch;
 
@@ -79,9 +80,10 @@ typedef struct Process {
     LoaderJob *job;          /* that the process works on */
     int64_t job_since;       /* ns */
     struct RemoteCall *held; /* models that scripts hold */
-    int imported;            /* how many of the imports of all processes it has */
-    int failures;            /* starts in a row that have failed */
-    int is_settled;          /* under table.mutex: the first start has succeeded or failed */
+    int nheld;
+    int imported;   /* how many of the imports of all processes it has */
+    int failures;   /* starts in a row that have failed */
+    int is_settled; /* under table.mutex: the first start has succeeded or failed */
     Death death;
 } Process;
 
@@ -113,6 +115,9 @@ void messages_start(Process *process);
 
 /* Reads one message. Returns -1 when the process is no more. */
 int messages_take(Process *process);
+
+/* Reads all messages that have come. */
+void messages_drain(Process *process);
 
 /* Sends what there is to send: answers of calls, dropped ids, jobs. */
 void messages_send(Process *process);
@@ -152,11 +157,11 @@ int carrier_died_under(const Process *process, uint64_t id);
 /* The carrier: the process has died under this runnable. */
 void carrier_count_death(Process *process, Runnable *runnable);
 
-/* The op in this slot, with its run held; NULL where the process should not know it. Carrier. */
+/* The script's op in this slot, with its run held; NULL where the process runs no such op. Carrier. */
 Op *carrier_find_op(Process *process, uint64_t slot, int32_t ticket);
 
-/* The script of this op waits for the server, or goes on. Carrier. */
-void carrier_note_call(Process *process, uint64_t slot, int32_t ticket, int is_open);
+/* The script of this op waits for the server, or goes on. Returns -1 where it waits already. Carrier. */
+int carrier_note_call(Process *process, uint64_t slot, int32_t ticket, int is_open);
 
 /* Whether it runs this runnable now. Any thread. */
 int carrier_runs(Process *process, uint64_t id);

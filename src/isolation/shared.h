@@ -41,6 +41,7 @@ typedef struct Shared {
     uint32_t unwanted;       /* atomic, by the server: how many ops became unwanted */
     uint32_t server_sleeps;  /* atomic: the event loop needs an event to see completions */
     uint32_t process_sleeps; /* atomic: a worker waits for new ops; a futex */
+    uint32_t is_idle;        /* atomic: the server has nothing to run, so the process may give memory back */
     uint32_t completed;      /* atomic, by the process: how many indexes were put into completions */
     uint64_t dying;          /* by the process: id of the runnable whose run has raised the signal that ends it */
     OnnxFigures figures;     /* by the process, like the next */

@@ -17,9 +17,9 @@ static int move(Op *op, int32_t from, int32_t to) {
 /* Moves what an engine process sees of the op. Returns whether it was so. */
 static int move_shared(const Op *op, int32_t from, int32_t to) {
     int32_t *shared = __atomic_load_n(&op->state->shared, __ATOMIC_ACQUIRE);
-    int32_t word = op->state->ticket | from;
-    return shared &&
-           __atomic_compare_exchange_n(shared, &word, op->state->ticket | to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    if (shared == NULL) return 0;
+    int32_t ticket = __atomic_load_n(&op->state->ticket, __ATOMIC_RELAXED), word = ticket | from;
+    return __atomic_compare_exchange_n(shared, &word, ticket | to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
 /* Begins or skips a queued op: once, and in one process only. */

@@ -71,15 +71,19 @@ double queue_worker_cpu(const Queue *queue, int worker) {
 
 Queue *bridge_open_queue(const char *device) { return queue_open(device, NULL); }
 
+static int is_plain(const char *device) { return strcmp(device, "CPU") == 0 || strcmp(device, "GPU") == 0; }
+
 Queue *queue_open(const char *device, Consumer *consumer) {
     int count = queue_count();
     if (count == 0) table.cores = sysconf(_SC_NPROCESSORS_ONLN);
     for (int i = 0; i < count; i++) {
         if (strcmp(table.queues[i]->device, device) == 0) return table.queues[i];
     }
-    /* The last two places are for the devices that everybody uses. */
-    int is_plain = strcmp(device, "CPU") == 0 || strcmp(device, "GPU") == 0;
-    if (count >= MAX_QUEUES - (is_plain ? 0 : 2) || strlen(device) >= sizeof(table.queues[0]->device)) return NULL;
+    /* Two places are for the devices that everybody uses. */
+    int others = 0;
+    for (int i = 0; i < count; i++) others += !is_plain(table.queues[i]->device);
+    if (!is_plain(device) && others >= MAX_QUEUES - 2) return NULL;
+    if (strlen(device) >= sizeof(table.queues[0]->device)) return NULL;
 
     Queue *queue = RedisModule_Calloc(1, sizeof(Queue) + threads_per_queue() * sizeof(queue->workers[0]));
     pthread_mutex_init(&queue->mutex, NULL);
@@ -253,8 +257,9 @@ static void poll_for_work(Queue *queue) {
 /* One of the workers waits for the source, the others for that one to leave with work. */
 static void wait_for_source(Queue *queue) {
     queue->is_received = 1;
+    int64_t deadline = queue->deadline;
     pthread_mutex_unlock(&queue->mutex);
-    queue->source->wait(queue->deadline);
+    queue->source->wait(deadline);
     pthread_mutex_lock(&queue->mutex);
     queue->is_received = 0;
     queue->source->receive(queue);

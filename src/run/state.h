@@ -95,7 +95,9 @@ static inline int op_status(const Op *op) { return __atomic_load_n(&op->state->s
 
 static inline int op_is_shared_as(const Op *op, int32_t status) {
     const int32_t *shared = __atomic_load_n(&op->state->shared, __ATOMIC_ACQUIRE);
-    return shared == NULL || __atomic_load_n(shared, __ATOMIC_SEQ_CST) == (op->state->ticket | status);
+    if (shared == NULL) return 1;
+    int32_t ticket = __atomic_load_n(&op->state->ticket, __ATOMIC_RELAXED);
+    return __atomic_load_n(shared, __ATOMIC_SEQ_CST) == (ticket | status);
 }
 
 /* Whether somebody should still begin it. */

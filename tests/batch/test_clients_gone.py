@@ -191,7 +191,8 @@ def test_many_dead_lanes(server: Server, wire: Wire) -> None:
             assert wire.ask(*words) == b"TIMEDOUT"
         sizes.append(rss(server.pid))
     print("MB:", [round(size / MB, 1) for size in sizes])
-    assert sizes[-1] < sizes[1] + 8 * MB
+    # memory that is shared with an engine process goes back when nothing runs any more
+    wait_for(lambda: rss(server.pid) < sizes[1] + 8 * MB, 10 if server.is_isolated else 0, "memory comes back")
     assert wire.ask("AI.INFO", "m")[13] == 0
 
 

@@ -40,7 +40,7 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def python_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The same with ONNX models that are Python."""
     folder = tmp_path_factory.mktemp("python")
-    options = [*map(str, OPTIONS), "MODEL_LOAD_TIMEOUT", "8000", "BACKENDSPATH", str(python_backend(folder))]
+    options = [*map(str, OPTIONS), "MODEL_LOAD_TIMEOUT", "10000", "BACKENDSPATH", str(python_backend(folder))]
     yield from watched(Server(folder, options=options, module=module_path()).start(), ADD)
 
 

@@ -181,9 +181,9 @@ def test_a_load(python_models: Server) -> None:
     with python_models.wire() as wire:
         check_add_of(wire)
         reply, taken = wire.timed("AI.MODELSTORE", "late", "ONNX", "CPU", "BLOB", b"while True: pass")
-        late = "to compile 'late' took more than MODEL_LOAD_TIMEOUT, 8000 ms"
+        late = "to compile 'late' took more than MODEL_LOAD_TIMEOUT, 10000 ms"
         assert reply == f"ERR the process that compiled 'late' ended: {late}; CPU starts anew"
-        assert taken >= 8.0
+        assert taken >= 10.0
         assert wire.ask("EXISTS", "late") == 0
         check_add(wire)
 
@@ -194,7 +194,7 @@ def test_runs_beside_a_late_load_are_run_again(python_models: Server) -> None:
         busy.send("AI.MODELSTORE", "late", "ONNX", "CPU", "BLOB", b"import time\ntime.sleep(1e6)")
         wait_for(lambda: b"model=late" in wire.ask("INFO", "MODULES"), 60)
         replies = set()
-        deadline = time.monotonic() + 9
+        deadline = time.monotonic() + 11
         while time.monotonic() < deadline:
             replies.add(wire.ask("AI.MODELEXECUTE", "add", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "z"))
         assert re.fullmatch(ENDED, str(busy.read()))

@@ -51,8 +51,10 @@ def test_what_python_runs_is_not_counted(server: Server, wire: Wire) -> None:
     assert wire.ask(*words) == b"OK"
     assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"2", b"4"]
     assert wire.ask("AI.MODELEXECUTE", "identity", "INPUTS", 1, "large", "OUTPUTS", 1, "y") == b"OK"
-    for key in "torch", "s", "add", "identity":
+    for key in "torch", "s", "add":
         check_path(server, python=1, key=key)
+    if not server.is_isolated:  # its copy in shared memory lies as C needs it
+        check_path(server, python=1, key="identity")
 
 
 @both_paths

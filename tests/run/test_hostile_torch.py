@@ -16,6 +16,7 @@ import torch
 from onnx import TensorProto
 
 from testkit import models
+from testkit.engines import engine_pids
 from testkit.scripts import execute, function, store_command
 from testkit.server import Server
 from testkit.waiting import wait_for
@@ -153,7 +154,8 @@ def test_memory_is_not_resized(wire: Wire, run: Run, expression: str) -> None:
 
 @both
 def test_memory_that_no_machine_has(server: Server, wire: Wire, run: Run) -> None:
-    limits = Path(f"/proc/{server.pid}/limits").read_text()
+    pid = engine_pids(wire)["CPU"] if server.is_isolated else server.pid
+    limits = Path(f"/proc/{pid}/limits").read_text()
     assert "Max data size             unlimited" not in limits  # else the machine's memory would be filled
     for expression in ("torch.bincount(torch.tensor([1, 1099511627776]))", "torch.empty([1099511627776])"):
         reply = run(wire, expression)

@@ -117,8 +117,14 @@ def test_the_input_changes(server: Server, wire: Wire, busy: Wire) -> None:
     assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"6", b"8"]
 
 
-def test_other_devices_do_not_wait(server: Server, wire: Wire, busy: Wire) -> None:
+@pytest.fixture
+def elsewhere(wire: Wire) -> None:
+    """A model of another device, which is ready."""
     wire.ask("AI.MODELSTORE", "elsewhere", "ONNX", "CPU:1", "BLOB", models.onnx_add())
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_other_devices_do_not_wait(server: Server, wire: Wire, busy: Wire) -> None:
     assert wire.ask("AI.MODELEXECUTE", "elsewhere", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y") == b"OK"
     assert server.blocked_clients() == 1
     assert busy.read() == b"OK"

@@ -93,7 +93,8 @@ OUTER: dict[str, Callable[[], Model]] = {
 @pytest.mark.parametrize("backend", OUTER)
 def test_backend_memory_limit(start_server: StartServer, backend: str) -> None:
     """TensorFlow waits 10 s for memory before it says that there is none."""
-    limited, free = start_server(options=["BACKEND_MEMORY_LIMIT", 10]), start_server()
+    patient: list[str | int] = ["MODEL_EXECUTION_TIMEOUT", 60_000]
+    limited, free = start_server(options=["BACKEND_MEMORY_LIMIT", 10, *patient]), start_server(options=patient)
     for server in (limited, free):
         with server.wire() as wire:
             assert wire.ask(*OUTER[backend]().words("outer")) == b"OK"

@@ -92,13 +92,14 @@ def test_the_loader(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server(options=["BACKENDSPATH", str(backends)])
     with server.wire() as wire, server.wire() as busy:
         busy.send("AI.MODELSTORE", "m", "ONNX", "CPU", "TAG", "v1", "BLOB", b"x")
-        wait_for(lambda: "loader" in running(wire))
+        loader = "loader_CPU" if server.is_isolated else "loader"
+        wait_for(lambda: loader in running(wire))
         found = running(wire)
-        assert (found["loader"]["model"], found["loader"]["tag"]) == ("m", "v1")
+        assert (found[loader]["model"], found[loader]["tag"]) == ("m", "v1")
         wire.ask("MULTI")
         wire.ask("AI.MODELSTORE", "n", "ONNX", "CPU", "BLOB", b"x")
         wire.ask("EXEC")
-        assert "loader has been busy for " in server.log()
+        assert f"{loader} has been busy for " in server.log()
         assert " ms with model=m,tag=v1\n" in server.log()
         go.touch()
         assert busy.read() == b"OK"
@@ -123,6 +124,8 @@ def test_the_log_of_a_timeout(start_server: StartServer, slow: Slow) -> None:
 @pytest.mark.parametrize("signal", [True, False], ids=["main thread", "worker"])
 def test_a_crash(start_server: StartServer, tmp_path: Path, slow: Slow, signal: bool) -> None:
     server = start_server(options=[] if signal else ["BACKENDSPATH", str(crashing_backend(tmp_path))])
+    if server.is_isolated and not signal:
+        pytest.skip("a crash of an engine process has no report: tests/isolation has what it does")
     with server.wire() as wire, server.wire() as busy:
         if signal:
             busy.send(*slow(busy, 5.0))

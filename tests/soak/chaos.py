@@ -37,6 +37,7 @@ from testkit.waiting import wait_for
 from tests.soak.client import OPERATIONS, Client
 from tests.soak.faults import FAULTS
 from tests.soak.keys import SHARED, Connection, Lost, Tally, Wrong, kind_of, stock
+from tests.soak.killer import killing
 from tests.soak.servers import Node, Servers
 
 CLIENTS = 20
@@ -103,6 +104,7 @@ class Chaos:
         self.result = result
         self.say = say
         self.stop = threading.Event()
+        self.kill_every = 0.0
         self.servers = servers = Servers(folder, seed)
         self.clients = [
             Client(number, seed, lambda: servers.master.server.port, lambda: [n.server.port for n in servers.replicas])
@@ -118,6 +120,18 @@ class Chaos:
         ]
         for thread in threads:
             thread.start()
+        with killing(lambda: [node.server for node in self.servers.nodes], self.result.seed, self.kill_every) as killer:
+            self.disturb(seconds)
+        self.result.faults["killed engine processes"] += killer.killed
+        self.stop.set()
+        for thread in threads:
+            thread.join(60)
+            if thread.is_alive():
+                tally.fault("a client does not come back")
+
+    def disturb(self, seconds: float) -> None:
+        """Faults come, for so long."""
+        tally = self.result.tally
         until = time.monotonic() + seconds
         names, weights = list(FAULTS), list(FAULTS.values())
         while time.monotonic() < until and not tally.faults:
@@ -133,11 +147,6 @@ class Chaos:
                 if not node.alive():
                     assert node.server.process
                     tally.fault(f"{node.name} ended with {node.server.process.returncode} by itself")
-        self.stop.set()
-        for thread in threads:
-            thread.join(60)
-            if thread.is_alive():
-                tally.fault("a client does not come back")
 
     def served(self) -> None:
         """Waits until clients are answered again."""
@@ -269,10 +278,16 @@ def chaos(folder: Path, seed: int, result: Result, say: Callable[[str], None]) -
         made.servers.close()
 
 
-def run(seconds: float, seed: int, folder: Path, say: Callable[[str], None] = lambda _: None) -> Result:
+def run(
+    seconds: float, seed: int, folder: Path, say: Callable[[str], None] = lambda _: None, kill_every: float = 0
+) -> Result:
+    """kill_every: seconds between the ends of engine processes; 0: the embedded mode."""
     result = Result(seed, seconds)
     stock()
     with chaos(folder, seed, result, say) as made:
+        made.kill_every = kill_every
+        for node in made.servers.nodes if kill_every else []:
+            node.server.options += ["ISOLATION", "process"]
         made.servers.start()
         rests = max(2, round(seconds / REST_EVERY))
         for _ in range(rests):
@@ -311,6 +326,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600.0, help="how long clients work (default 600)")
     parser.add_argument("--seed", type=int, default=None, help="of operations and faults (default: of the clock)")
     parser.add_argument("--folder", type=Path, help="where servers' files go, and stay (default: removed afterwards)")
+    parser.add_argument("--kill", type=float, default=0, help="end an engine process every so many seconds")
     parser.add_argument("--verbose", action="store_true", help="tell of every fault")
     options = parser.parse_args()
 
@@ -325,7 +341,7 @@ def main() -> int:
     with TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(exist_ok=True)
-        result = run(options.seconds, seed, folder, say)
+        result = run(options.seconds, seed, folder, say, options.kill)
     print("\n".join(summary(result)))
     faults = result.check()
     print("\n".join(faults[:20]) or "all right", flush=True)

@@ -30,6 +30,7 @@ from testkit.random_dags import (
 )
 from testkit.server import fresh_server
 from testkit.wire import Simple, Wire, Word, encode
+from tests.soak.killer import is_ended, killing
 from tests.soak.run import WARMUP, WATCHDOG, Growth, work_at_once
 
 CLIENTS = 64
@@ -44,6 +45,8 @@ class Result:
     failures: int = 0  # DAGs with an op that had to fail
     singles: int = 0
     slowest: float = 0.0
+    killed: int = 0  # engine processes
+    ended: int = 0  # commands that failed by that
     growth: Growth = field(default_factory=Growth)
     faults: list[str] = field(default_factory=list)
 
@@ -64,11 +67,16 @@ class Sender:
         self.random = Random(f"{seed}/{number}")
         self.among = among
         self.names = [f"{number}:{name}" for name in "abcdef"]
+        self.ended = 0
 
-    def judge(self, words: tuple[Word, ...], reply: Any, meaning: DagMeaning) -> None:
-        """reply: the array of a DAG's replies."""
+    def judge(self, words: tuple[Word, ...], reply: Any, meaning: DagMeaning) -> bool:
+        """reply: the array of a DAG's replies. Whether it was run: else the end of a process has failed it."""
+        if isinstance(reply, list) and any(map(is_ended, reply)):
+            self.ended += 1
+            return False
         if fault := meaning.check(reply):
             raise Fault(f"client {self.number}: {fault}\n  sent: {words}\n  answered: {reply}")
+        return True
 
     def expect(self, wire: Wire, words: tuple[Word, ...], expected: object) -> None:
         reply = wire.ask(*words)
@@ -117,8 +125,8 @@ class Client(Sender):
         start = time.monotonic()
         reply = wire.ask(*dag.words())
         self.slowest = max(self.slowest, time.monotonic() - start)
-        self.judge(dag.words(), reply, meaning)
-        self.keyspace |= meaning.stored
+        if self.judge(dag.words(), reply, meaning):
+            self.keyspace |= meaning.stored
         self.dags += 1
         self.ops += len(meaning.needs)
         self.failures += bool(meaning.raises)
@@ -130,8 +138,8 @@ class Client(Sender):
         outputs = tuple(self.random.sample(self.names, runnable.outputs))
         run = Run(runnable, inputs, outputs)
         meaning = meaning_of(Dag([run], tuple(self.keys), outputs), self.keyspace)
-        self.judge(run.words(), [wire.ask(*run.words())], meaning)
-        self.keyspace |= meaning.stored
+        if self.judge(run.words(), [wire.ask(*run.words())], meaning):
+            self.keyspace |= meaning.stored
         self.singles += 1
 
     def read_one(self, wire: Wire) -> None:
@@ -209,18 +217,21 @@ class ImpatientClient(Sender):
         self.answered += 1
 
 
-def soak(seconds: float, seed: int, threads_per_queue: int = 1) -> Result:
+def soak(seconds: float, seed: int, threads_per_queue: int = 1, kill_every: float = 0) -> Result:
+    """kill_every: seconds between the ends of engine processes; 0: the embedded mode."""
     result = Result(seed)
     among = runnables(DEVICES)
-    with fresh_server(threads_per_queue) as on:
+    with fresh_server(threads_per_queue, "process" if kill_every else "none") as on:
         with on.wire() as wire:
             store_all(wire, among)
         clients = [Client(number, among, result) for number in range(CLIENTS)]
         for share in WARMUP, 1 - WARMUP:
             until = time.monotonic() + seconds * share
-            work_at_once(partial(client.run, on.port, until) for client in clients)
+            with killing(lambda: [on], seed, kill_every) as killer:
+                work_at_once(partial(client.run, on.port, until) for client in clients)
+            result.killed += killer.killed
             result.growth.measure(on)
-    for name in "dags", "ops", "failures", "singles":
+    for name in "dags", "ops", "failures", "singles", "ended":
         setattr(result, name, sum(getattr(client, name) for client in clients))
     result.slowest = max(client.slowest for client in clients)
     return result
@@ -231,14 +242,17 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120.0, help="how long (default 120)")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of what is sent")
     parser.add_argument("--threads", type=int, default=1, help="THREADS_PER_QUEUE (default 1)")
+    parser.add_argument("--kill", type=float, default=0, help="end an engine process every so many seconds")
     parser.add_argument("--check", action="store_true", help="exit with 1 when anything went wrong")
     options = parser.parse_args()
 
     print(f"{CLIENTS} clients, {len(DEVICES)} queues, {options.seconds:g} s, seed {options.seed}", flush=True)
-    result = soak(options.seconds, options.seed, options.threads)
+    result = soak(options.seconds, options.seed, options.threads, options.kill)
     faults = result.check()
     print(f"{result.dags} DAGs with {result.ops} ops, {result.failures} of them with a failing one")
     print(f"{result.singles} single runs; slowest DAG {result.slowest * 1e3:.0f} ms")
+    if options.kill:
+        print(f"{result.killed} engine processes were killed; {result.ended} commands failed by that")
     print(result.growth)
     print("\n".join(faults[:3]) or "every reply was right")
     return int(options.check and bool(faults))

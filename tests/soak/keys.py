@@ -33,6 +33,7 @@ WATCHDOG = 60.0
 # Errors that faults explain: the server is gone, is another's replica by now, or is not yet ready to answer.
 EXPLAINED = re.compile(
     r"connection closed|\[Errno \d+\] (Connection re|Broken pipe)"
+    r"|ERR the process that (ran|compiled) |ERR '.*' is set aside: "  # with a killer of engine processes only
     r"|(LOADING|READONLY|UNBLOCKED|MASTERDOWN|EXECABORT) |ERR WAIT cannot be used with replica instances"
 )
 # A server that waits for its loader answers so on a busy machine, which is no fault of it.

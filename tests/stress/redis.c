@@ -5,7 +5,9 @@
 #include "redis.h"
 
 #include <malloc.h>
+#include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -165,7 +167,8 @@ static Pair *find_pair(RedisModuleDict *dict, const RedisModuleString *key) {
 static int fake_DictSet(RedisModuleDict *dict, RedisModuleString *key, void *value) {
     if (find_pair(dict, key)) return REDISMODULE_ERR;
     dict->pairs = realloc(dict->pairs, (dict->count + 1) * sizeof(Pair));
-    dict->pairs[dict->count++] = (Pair){.name = strdup(key->data), .size = key->size, .value = value};
+    dict->pairs[dict->count++] =
+        (Pair){.name = memcpy(malloc(key->size), key->data, key->size), .size = key->size, .value = value};
     return REDISMODULE_OK;
 }
 
@@ -180,6 +183,23 @@ static void *fake_DictGet(RedisModuleDict *dict, RedisModuleString *key, int *no
     Pair *pair = find_pair(dict, key);
     if (nokey) *nokey = pair == NULL;
     return pair ? pair->value : NULL;
+}
+
+static int fake_DictSetC(RedisModuleDict *dict, void *key, size_t size, void *value) {
+    return fake_DictSet(dict, &(RedisModuleString){.data = key, .size = size}, value);
+}
+
+static void *fake_DictGetC(RedisModuleDict *dict, void *key, size_t size, int *nokey) {
+    return fake_DictGet(dict, &(RedisModuleString){.data = key, .size = size}, nokey);
+}
+
+static int fake_DictDelC(RedisModuleDict *dict, void *key, size_t size, void *old) {
+    (void)old;
+    Pair *pair = find_pair(dict, &(RedisModuleString){.data = key, .size = size});
+    if (pair == NULL) return REDISMODULE_ERR;
+    free(pair->name);
+    *pair = dict->pairs[--dict->count];
+    return REDISMODULE_OK;
 }
 
 /* ---- keys -------------------------------------------------------------------------------------------------------- */
@@ -590,6 +610,42 @@ static int fake_EventLoopAddOneShot(RedisModuleEventLoopOneShotFunc callback, vo
     return REDISMODULE_OK;
 }
 
+/* A descriptor that the event loop watches. */
+typedef struct Watched {
+    int fd;
+    RedisModuleEventLoopFunc callback;
+    void *data;
+    sem_t handled;
+} Watched;
+
+static void handle_watched(void *data) {
+    Watched *watched = data;
+    watched->callback(watched->fd, watched->data, REDISMODULE_EVENTLOOP_READABLE);
+    sem_post(&watched->handled);
+}
+
+static void *watch(void *data) {
+    Watched *watched = data;
+    struct pollfd fd = {.fd = watched->fd, .events = POLLIN};
+    for (;;) {
+        if (poll(&fd, 1, -1) != 1) continue;
+        fake_EventLoopAddOneShot(handle_watched, watched);
+        sem_wait(&watched->handled);
+    }
+    return NULL;
+}
+
+static int fake_EventLoopAdd(int fd, int mask, RedisModuleEventLoopFunc callback, void *data) {
+    CHECK(mask == REDISMODULE_EVENTLOOP_READABLE);
+    Watched *watched = malloc(sizeof(*watched));
+    *watched = (Watched){.fd = fd, .callback = callback, .data = data};
+    sem_init(&watched->handled, 0, 0);
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, watch, watched) == 0);
+    pthread_detach(thread);
+    return REDISMODULE_OK;
+}
+
 static void call_oneshots(void) {
     pthread_mutex_lock(&oneshots.mutex);
     Oneshot *next = oneshots.first;
@@ -777,6 +833,9 @@ static int get_api(const char *name, void *pointer) {
         HAVE(DictSet),
         HAVE(DictReplace),
         HAVE(DictGet),
+        HAVE(DictSetC),
+        HAVE(DictGetC),
+        HAVE(DictDelC),
         HAVE(OpenKey),
         HAVE(CloseKey),
         HAVE(KeyType),
@@ -802,6 +861,7 @@ static int get_api(const char *name, void *pointer) {
         ANSWER(BlockedClientMeasureTimeStart, fake_BlockedClientMeasureTime),
         ANSWER(BlockedClientMeasureTimeEnd, fake_BlockedClientMeasureTime),
         HAVE(EventLoopAddOneShot),
+        HAVE(EventLoopAdd),
         HAVE(CreateTimer),
         HAVE(SubscribeToServerEvent),
         HAVE(StopTimer),
@@ -818,6 +878,7 @@ static int get_api(const char *name, void *pointer) {
         ANSWER(SetCommandInfo, no_error),
         ANSWER(RegisterNumericConfig, no_error),
         ANSWER(RegisterStringConfig, no_error),
+        ANSWER(RegisterEnumConfig, no_error),
         ANSWER(LoadConfigs, no_error),
         ANSWER(RegisterInfoFunc, no_error),
         ANSWER(GetSelectedDb, no_error), /* 0 */

@@ -20,6 +20,7 @@
 
 #define CLIENTS 64
 #define DEVICES 4
+#define KEPT 400               /* allocations that engine processes may keep for the next ops */
 #define PATIENCE 20000000000LL /* ns without a reply: it is lost */
 
 #define MOST_COMMANDS 14
@@ -634,6 +635,7 @@ static long settled_allocations(long expected) {
 }
 
 int main(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "-I") == 0) engine_process(); /* as the module starts Python */
     double seconds = argc > 1 ? atof(argv[1]) : 10;
     uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : (uint64_t)time(NULL);
     int threads = argc > 3 ? atoi(argv[3]) : 4;
@@ -644,8 +646,10 @@ int main(int argc, char **argv) {
     engine_seed(seed);
     char number[16];
     snprintf(number, sizeof(number), "%d", threads);
-    const char *options[] = {"THREADS_PER_QUEUE", number};
-    if (redis_load(options, 2) != REDISMODULE_OK) FATAL("the module refuses to load");
+    const char *isolation = argc > 4 ? argv[4] : "none";
+    int is_isolated = strcmp(isolation, "none") != 0;
+    const char *options[] = {"THREADS_PER_QUEUE", number, "ISOLATION", isolation};
+    if (redis_load(options, 4) != REDISMODULE_OK) FATAL("the module refuses to load");
 
     for (int i = 0; i < CLIENTS; i++) peers[i].number = i;
     store_all();
@@ -675,9 +679,9 @@ int main(int argc, char **argv) {
     printf("ops %lld, of them %lld failed, %lld in %lld batches; %lld swept; %lld loads; allocations left %ld\n",
            (long long)ran.ops, (long long)ran.failed, (long long)ran.batched, (long long)ran.batches,
            (long long)ran.swept, (long long)ran.loads, left);
-    if (left) FATAL("%ld allocations were not freed", left);
-    if (!counts.whole || !counts.failed || !counts.timed_out || !counts.left || !ran.batches || !ran.failed ||
-        !ran.swept || !counts.stores) {
+    if (is_isolated ? left > KEPT : left) FATAL("%ld allocations were not freed", left);
+    int ran_all = is_isolated || (ran.batches && ran.failed && ran.swept);
+    if (!counts.whole || !counts.failed || !counts.timed_out || !counts.left || !counts.stores || !ran_all) {
         FATAL("something was never tried");
     }
     return 0;

@@ -22,6 +22,9 @@ typedef struct EngineCounts {
 
 /* Before the module is loaded, which starts the engine. */
 void engine_seed(uint64_t seed);
-EngineCounts engine_counts(void);
+EngineCounts engine_counts(void); /* zeros where engine processes run the ops */
+
+/* What an engine process does (ISOLATION process). Never returns. */
+void engine_process(void);
 
 #endif
