@@ -14,10 +14,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -33,7 +35,7 @@
 #define MAX_PAUSE_S 10
 
 static char python[PATH_MAX];
-static int event_fd; /* all processes tell the event loop by this one */
+static int events; /* the event loop waits for it; it has the events of all processes */
 
 static struct {
     pthread_mutex_t mutex;
@@ -108,7 +110,7 @@ static int spawn(Process *process, int socket, int status) {
     posix_spawn_file_actions_t files;
     posix_spawn_file_actions_init(&files);
     /* Out of the way of the descriptors that they become. */
-    int from[] = {socket, process->memory_fd, event_fd, status}, high[4];
+    int from[] = {socket, process->memory_fd, process->event_fd, status}, high[4];
     for (int i = 0; i < 4; i++) {
         high[i] = fcntl(from[i], F_DUPFD_CLOEXEC, 10);
         posix_spawn_file_actions_adddup2(&files, high[i], FD_SOCKET + i);
@@ -281,12 +283,16 @@ static void *carry(void *data) {
 
 /* ---- the main thread --------------------------------------------------------------------------------------------- */
 
+/* RWF_NOWAIT: the process has the event too, and may have made it a blocking one and read it first. */
 static void results_came(int fd, void *data, int mask) {
-    uint64_t count;
-    ssize_t ignored = read(fd, &count, sizeof(count));
-    (void)ignored;
     int processes = __atomic_load_n(&table.count, __ATOMIC_ACQUIRE);
-    for (int i = 0; i < processes; i++) carrier_receive(table.processes[i]);
+    for (int i = 0; i < processes; i++) {
+        uint64_t count;
+        struct iovec into = {&count, sizeof(count)};
+        ssize_t ignored = preadv2(table.processes[i]->event_fd, &into, 1, -1, RWF_NOWAIT);
+        (void)ignored;
+        carrier_receive(table.processes[i]);
+    }
 }
 
 static Process *new_process(const char *device) {
@@ -297,9 +303,11 @@ static Process *new_process(const char *device) {
     process->shared =
         mmap(NULL, SHARED_TOTAL, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     process->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    process->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     process->socket = process->status_fd = process->memory_fd = process->pidfd = -1;
     snprintf(process->last_death, sizeof(process->last_death), "none");
     if (process->queue == NULL || process->shared == MAP_FAILED || process->wake_fd == -1) return NULL;
+    if (epoll_ctl(events, EPOLL_CTL_ADD, process->event_fd, &(struct epoll_event){.events = EPOLLIN})) return NULL;
     pthread_mutex_init(&process->mutex, NULL);
     carrier_init(process);
     running_watch(process->device, process->shared->running, RUNNING_RECORDS);
@@ -373,9 +381,9 @@ int isolation_start(RedisModuleCtx *ctx) {
     if (table.count) return REDISMODULE_OK; /* a load that was refused has started them */
     if (engine_find_python(ctx, python, sizeof(python))) return REDISMODULE_ERR;
     engine_stay_mapped();
-    event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (event_fd == -1) return log_refusal(ctx, "no event for engine processes: %s", strerror(errno));
-    RedisModule_EventLoopAdd(event_fd, REDISMODULE_EVENTLOOP_READABLE, results_came, NULL);
+    events = epoll_create1(EPOLL_CLOEXEC);
+    if (events == -1) return log_refusal(ctx, "no events for engine processes: %s", strerror(errno));
+    RedisModule_EventLoopAdd(events, REDISMODULE_EVENTLOOP_READABLE, results_came, NULL);
     jobs_set_router(route);
     Process *process = process_of("CPU");
     if (process == NULL) return log_refusal(ctx, "the engine process of CPU cannot be started");

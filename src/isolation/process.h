@@ -44,6 +44,7 @@ typedef struct Process {
     Queue *queue;
     char device[16];
     Shared *shared; /* always at this address. Each new process gets new memory there */
+    int event_fd;   /* by it the process tells the event loop of results. No other process has it */
     JobQueue jobs;
 
     /* Guards all down to `calls`: a leaf, held for the copying of SMALL bytes at most. */
