@@ -117,8 +117,11 @@ def _import(kind: Kind, source: Path) -> Backend:
     except BaseException as error:  # an import may raise anything, SystemExit included
         for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] == name]:
             del sys.modules[loaded]
-        missing = isinstance(error, ModuleNotFoundError)
-        hint = f"; install it into {sys.prefix} (pip install {kind.package})" if missing else ""
+        hint = ""
+        if isinstance(error, ModuleNotFoundError):
+            hint = f"; install it into {sys.prefix} (pip install {kind.package})"
+        elif isinstance(error, PermissionError):
+            hint = "; an engine process reads backends only from BACKENDSPATH, or where a load-time option names one"
         raise BackendError(kind, one_line(error) + hint) from error
     for needed in ("version", "load"):
         if not callable(getattr(module, needed, None)):

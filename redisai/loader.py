@@ -44,7 +44,7 @@ class Failure:
 class Loader:
     def __init__(self) -> None:
         self._settings = Settings(tuple(options()))
-        self._registry = Registry(_backends_path, _loaded)
+        self._registry = Registry(backends_path, _loaded)
         self._entries: dict[int, Entry] = {}
         self._failures: dict[int, Failure] = {}
         self._pools: dict[str, WorkerPool] = {}  # by device
@@ -105,7 +105,7 @@ class Loader:
             self._entries.pop(job.runnable.id, None)
             self._failures.pop(job.runnable.id, None)
         elif job.kind == lib.JOB_IMPORT:
-            self._registry.load(job.backend, _backends_path() / _text(job.path))
+            self._registry.load(job.backend, backends_path() / _text(job.path))
 
     def _load(self, runnable: Runnable) -> None:
         """Compiles a model or script that is not compiled yet. After a failure it tries again only once another backend
@@ -223,7 +223,7 @@ def _c_names(names: tuple[str, ...] | None) -> list[object]:
     return [ffi.new("char[]", name.encode()) for name in names or ()]
 
 
-def _backends_path() -> Path:
+def backends_path() -> Path:
     path = lib.bridge_backends_path()
     try:
         return Path(_text(path))

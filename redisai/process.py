@@ -19,6 +19,14 @@ def main() -> None:
     sys.modules["_redisai_bridge"] = bridge
     bridge.lib.bridge_enter_process()
     sys.path.insert(0, str(module.parent))
+    try:
+        from redisai.sandbox import enter
+
+        enter()
+    except BaseException as error:
+        bridge.lib.bridge_log(b"warning", f"the sandbox cannot be entered: {error!r}".encode(errors="replace"))
+        raise
+    bridge.lib.bridge_serve()
     from redisai.engine import main as run
 
     run()

@@ -352,6 +352,9 @@ const Option *bridge_option(int index);
 char *bridge_backends_path(void);
 void bridge_free(char *text);
 
+/* The path, absolute or below the backends path, of the backend that a load-time option names; or NULL. */
+const char *bridge_backend_to_load(int backend);
+
 /* A backend was imported: its version for INFO MODULES. */
 void bridge_backend_loaded(int backend, const char *version);
 
@@ -361,9 +364,12 @@ void bridge_onnx_figures(int64_t memory, int64_t accesses, int64_t sessions);
 /* level: "debug", "verbose", "notice", "warning". */
 void bridge_log(const char *level, const char *message);
 
-/* In an engine process (isolation/), before all else: from now on this process serves the server that has started it,
- * or ends. */
+/* In an engine process (isolation/), before all else: from now on this process belongs to the server that has started
+ * it, and has its options. No thread runs yet. */
 void bridge_enter_process(void);
+
+/* Then: from now on this process serves the server, or ends. Starts the control thread. */
+void bridge_serve(void);
 
 /* The engine is up (error NULL) or could not start; called once, before the first job. */
 void bridge_engine_started(const char *error);

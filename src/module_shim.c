@@ -22,10 +22,10 @@
  * where one fails: the data matter more, and models of that backend say why they cannot run. */
 static void import_backends(RedisModuleCtx *ctx) {
     for (int backend = 0; backend_row(backend); backend++) {
-        if (options_backend_to_load(backend) == NULL) continue;
+        if (bridge_backend_to_load(backend) == NULL) continue;
         LoaderJob *job = job_new(JOB_IMPORT, NULL);
         job->job.backend = backend;
-        job->job.path = RedisModule_Strdup(options_backend_to_load(backend));
+        job->job.path = RedisModule_Strdup(bridge_backend_to_load(backend));
         job_post_and_wait(job);
         if (job->error) RedisModule_Log(ctx, "warning", "%s %s: %s", backend_name(backend), job->job.path, job->error);
         job_free(job);

@@ -1,7 +1,7 @@
 /* options.c - the load-time options (options.h).
  *
- * Main thread, except bridge_option and bridge_backends_path, which the loader calls. Lock: the leaf
- * text_mutex. */
+ * Main thread, except the functions of bridge.h, which the loader and the carriers of engine processes call. Lock: the
+ * leaf text_mutex. */
 #include "engine/options.h"
 
 #include <ctype.h>
@@ -139,6 +139,10 @@ static void copy_text(TextOption *option, const RedisModuleString *value) {
 
 void options_set_backends_path(const RedisModuleString *path) { copy_text(&texts[BACKENDS_PATH], path); }
 
+void options_set_backend_to_load(int backend, const char *path) {
+    set_text(&texts[FIRST_BACKEND + backend], path, strlen(path));
+}
+
 char *bridge_backends_path(void) {
     pthread_mutex_lock(&text_mutex);
     char *copy = arg_copy(texts[BACKENDS_PATH].value, NULL);
@@ -153,7 +157,7 @@ static const char *text_or_null(int option) {
     return *text ? text : NULL;
 }
 
-const char *options_backend_to_load(int backend) { return text_or_null(FIRST_BACKEND + backend); }
+const char *bridge_backend_to_load(int backend) { return text_or_null(FIRST_BACKEND + backend); }
 const char *options_python(void) { return text_or_null(PYTHON); }
 
 /* ---- the arguments of loadmodule --------------------------------------------------------------------------------- */

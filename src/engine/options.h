@@ -39,8 +39,8 @@ int safe_start(void);
 /* The folder of the backends; bridge_backends_path() returns it. */
 void options_set_backends_path(const RedisModuleString *path);
 
-/* The path of the backend to import at start, absolute or below the backends path; or NULL. */
-const char *options_backend_to_load(int backend);
+/* In an engine process: what bridge_backend_to_load() returns. */
+void options_set_backend_to_load(int backend, const char *path);
 
 /* bin/python to embed, or NULL: find one. */
 const char *options_python(void);

@@ -393,6 +393,12 @@ static void limit_memory(void) {
 
 static void read_start(Reader *reader) {
     for (int i = 0; option_row(i); i++) option_row(i)->python.value = read_number(reader);
+    take_path(reader);
+    for (int i = 0; backend_row(i); i++) {
+        char *to_load = read_text(reader);
+        options_set_backend_to_load(i, to_load);
+        RedisModule_Free(to_load);
+    }
     Bytes name = read_bytes(reader);
     memcpy(device, name.data, name.size < sizeof(device) ? name.size : sizeof(device) - 1);
 }
@@ -415,6 +421,9 @@ void bridge_enter_process(void) {
     limit_memory();
     handle_crashes();
     queue_set_source(bridge_open_queue(device), &inside_source);
+}
+
+void bridge_serve(void) {
     pthread_t thread;
     if (pthread_create(&thread, NULL, control, NULL)) _exit(1);
 }

@@ -68,7 +68,7 @@ static inline uint64_t align64(uint64_t size) { return (size + 63) & ~63ULL; }
  * Messages: length of the payload and kind, each 8 bytes, then the payload. */
 enum {
     /* from the server */
-    MESSAGE_START,  /* options, device: the first message */
+    MESSAGE_START,  /* options, backends path, paths of backends that options name, device: the first message */
     MESSAGE_LOAD,   /* backends path; id and definition of a runnable: compile it. Answered by DONE */
     MESSAGE_IMPORT, /* backends path; backend, path. Answered by DONE */
     MESSAGE_DROP,   /* id */

@@ -133,8 +133,8 @@ def test_a_backend_of_ones_own(start_server: StartServer, tmp_path: Path, backen
     (folder / f"{name}.py").write_text("from .beside import inputs_dtype\n" + OWN)
     (folder / "beside.py").write_text(BESIDE)
     path = str(folder / f"{name}.so")
-    options = {"BACKENDSPATH": ["BACKENDSPATH", str(tmp_path / "backends")], "option": [backend, path]}
-    with start_server(options=options.get(how, [])).wire() as wire:
+    options = [backend, path] if how == "option" else ["BACKENDSPATH", str(tmp_path / "backends")]
+    with start_server(options=options).wire() as wire:
         if how == "LOADBACKEND":
             assert wire.ask("AI.CONFIG", "LOADBACKEND", backend, path) == b"OK"
         names: list[Word] = ["INPUTS", 2, "left", "right", "OUTPUTS", 1, "half"] if backend == "TF" else []

@@ -471,6 +471,7 @@ int engine_find_python(RedisModuleCtx *ctx, char *python, size_t size) {
 void engine_process(void) {
     first_seed = (uint64_t)now_ns();
     bridge_enter_process();
+    bridge_serve();
     loader_main(NULL);
 }
 
