@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -33,8 +34,7 @@
 #define MAX_PAUSE_S 10
 
 static char python[PATH_MAX];
-/* All processes tell the event loop by this pipe. They cannot read it, nor make the server wait in a read. */
-static int event_pipe[2];
+static int events; /* the event loop waits for it; it has the pipes of all processes */
 
 static struct {
     pthread_mutex_t mutex;
@@ -109,7 +109,7 @@ static int spawn(Process *process, int socket, int status) {
     posix_spawn_file_actions_t files;
     posix_spawn_file_actions_init(&files);
     /* Out of the way of the descriptors that they become. */
-    int from[] = {socket, process->memory_fd, event_pipe[1], status}, high[4];
+    int from[] = {socket, process->memory_fd, process->event_pipe[1], status}, high[4];
     for (int i = 0; i < 4; i++) {
         high[i] = fcntl(from[i], F_DUPFD_CLOEXEC, 10);
         posix_spawn_file_actions_adddup2(&files, high[i], FD_SOCKET + i);
@@ -283,11 +283,13 @@ static void *carry(void *data) {
 /* ---- the main thread --------------------------------------------------------------------------------------------- */
 
 static void results_came(int fd, void *data, int mask) {
-    char events[4096];
-    ssize_t ignored = read(fd, events, sizeof(events));
-    (void)ignored;
     int processes = __atomic_load_n(&table.count, __ATOMIC_ACQUIRE);
-    for (int i = 0; i < processes; i++) carrier_receive(table.processes[i]);
+    for (int i = 0; i < processes; i++) {
+        char told[4096];
+        ssize_t ignored = read(table.processes[i]->event_pipe[0], told, sizeof(told));
+        (void)ignored;
+        carrier_receive(table.processes[i]);
+    }
 }
 
 static Process *new_process(const char *device) {
@@ -301,6 +303,8 @@ static Process *new_process(const char *device) {
     process->socket = process->status_fd = process->memory_fd = process->pidfd = -1;
     snprintf(process->last_death, sizeof(process->last_death), "none");
     if (process->queue == NULL || process->shared == MAP_FAILED || process->wake_fd == -1) return NULL;
+    if (pipe2(process->event_pipe, O_CLOEXEC | O_NONBLOCK)) return NULL;
+    if (epoll_ctl(events, EPOLL_CTL_ADD, process->event_pipe[0], &(struct epoll_event){.events = EPOLLIN})) return NULL;
     pthread_mutex_init(&process->mutex, NULL);
     carrier_init(process);
     running_watch(process->device, process->shared->running, RUNNING_RECORDS);
@@ -374,10 +378,9 @@ int isolation_start(RedisModuleCtx *ctx) {
     if (table.count) return REDISMODULE_OK; /* a load that was refused has started them */
     if (engine_find_python(ctx, python, sizeof(python))) return REDISMODULE_ERR;
     engine_stay_mapped();
-    if (pipe2(event_pipe, O_CLOEXEC | O_NONBLOCK)) {
-        return log_refusal(ctx, "no event for engine processes: %s", strerror(errno));
-    }
-    RedisModule_EventLoopAdd(event_pipe[0], REDISMODULE_EVENTLOOP_READABLE, results_came, NULL);
+    events = epoll_create1(EPOLL_CLOEXEC);
+    if (events == -1) return log_refusal(ctx, "no events for engine processes: %s", strerror(errno));
+    RedisModule_EventLoopAdd(events, REDISMODULE_EVENTLOOP_READABLE, results_came, NULL);
     jobs_set_router(route);
     Process *process = process_of("CPU");
     if (process == NULL) return log_refusal(ctx, "the engine process of CPU cannot be started");

@@ -42,7 +42,8 @@ typedef struct Process {
     Consumer consumer; /* first: what the queue knows */
     Queue *queue;
     char device[16];
-    Shared *shared; /* always at this address. Each new process gets new memory there */
+    Shared *shared;    /* always at this address. Each new process gets new memory there */
+    int event_pipe[2]; /* tells the event loop of results. A process can open both ends, so each has its own */
     JobQueue jobs;
 
     /* Guards all down to `calls`: a leaf, held for the copying of SMALL bytes at most. */

@@ -38,9 +38,10 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def python_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The same with ONNX models that are Python."""
+    """The same with ONNX models that are Python. Without the sandbox, whose part is not tested here."""
     folder = tmp_path_factory.mktemp("python")
     options = [*map(str, OPTIONS), "MODEL_LOAD_TIMEOUT", "10000", "BACKENDSPATH", str(python_backend(folder))]
+    options += ["ALLOW_FILE_OPS", "1"]
     yield from watched(Server(folder, options=options, module=module_path()).start(), ADD)
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -252,9 +250,9 @@ for each in sorted(map(int, os.listdir('/proc/self/fd'))):
     except FileNotFoundError: # that of listdir
         pass
 """
-    found = [re.sub(r"socket:.*", "socket", target) for target in eval(sandboxed.run(code))]
+    found = [target.partition(":[")[0] for target in eval(sandboxed.run(code))]
     log = str(sandboxed.log_file)
-    own = ["socket", "/memfd:redisai (deleted)", "anon_inode:[eventfd]", "/proc/PID/task"]
+    own = ["socket", "/memfd:redisai (deleted)", "pipe", "/proc/PID/task"]
     assert found == ["/dev/null", log, log, *own]
 
 
@@ -279,57 +277,23 @@ def test_cannot_shorten_the_shared_memory(free: Attacked) -> None:
     free.check_alive()
 
 
-def test_cannot_take_the_results_of_another_process(free: Attacked) -> None:
-    """By its event: each process has its own."""
+def test_cannot_take_the_results_of_another_process(sandboxed: Attacked) -> None:
+    """By the pipe that tells the server of results, whose other end it can open: each process has its own."""
     code = """
-import threading, time
+import threading
+end = os.open('/proc/self/fd/5', os.O_RDONLY)
 def steal():
     while True:
-        try:
-            os.preadv(5, [bytearray(8)], -1, os.RWF_NOWAIT)
-        except BlockingIOError:
-            pass
+        os.read(end, 4096)
 threading.Thread(target=steal, daemon=True).start()
 """
-    with Wire(free.port, timeout=10) as wire:
+    with Wire(sandboxed.port, timeout=10) as wire:
         assert wire.ask("AI.MODELSTORE", "adds", "ONNX", "CPU:1", "BLOB", ADDS) == b"OK"
         assert wire.ask("AI.TENSORSET", "x", "FLOAT", 1, "VALUES", 1) == b"OK"
-        assert free.run(code) == "None"
+        assert sandboxed.run(code) == "None"
         for _ in range(500):
             assert wire.ask("AI.MODELEXECUTE", "adds", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y") == b"OK"
-    free.restart()
-
-
-def test_cannot_make_the_server_wait(free: Attacked) -> None:
-    """By the event, which both sides have: made blocking, and read between the server's waking and its read. The thief
-    ends once the server waits in a read."""
-    code = """
-import itertools, threading, time
-one, into = (1).to_bytes(8, 'little'), bytearray(8)
-waits = str(pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, 'read')) + ' '
-def steal():
-    end = time.monotonic() + 3
-    for delay in itertools.cycle(range(0, 60000, 500)):
-        os.write(5, one)
-        until = time.monotonic_ns() + delay
-        while time.monotonic_ns() < until:
-            pass
-        try:
-            os.preadv(5, [into], -1, os.RWF_NOWAIT)
-        except BlockingIOError:
-            continue
-        time.sleep(0.0005)
-        if open(f'/proc/{server}/syscall').read().startswith(waits) or time.monotonic() > end:
-            return
-os.set_blocking(5, True)
-threading.Thread(target=steal, daemon=True).start()
-"""
-    assert free.run(code) == "None"
-    end = time.monotonic() + 3
-    with Wire(free.port, timeout=10) as wire:
-        while time.monotonic() < end:
-            assert wire.ask("PING") == b"PONG"
-    free.restart()
+    sandboxed.restart()
 
 
 @pytest.mark.parametrize("order", [list(PATHS), list(reversed(PATHS))])

@@ -135,6 +135,7 @@ def test_others_are_run_again(python_models: Server) -> None:
 def test_one_that_runs_at_the_same_time_is_run_again(start_server: StartServer, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     options: list[str | int] = ["ISOLATION", "process", "THREADS_PER_QUEUE", 2, "MODEL_EXECUTION_TIMEOUT", 1000]
+    options += ["ALLOW_FILE_OPS", 1]
     server = start_server(options=[*options, "BACKENDSPATH", str(python_backend(tmp_path))])
     with server.wire() as wire, server.wire() as busy, server.wire() as other:
         wire.ask_ok("AI.TENSORSET", "x", "FLOAT", 1)
