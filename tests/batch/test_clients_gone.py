@@ -97,7 +97,7 @@ def test_all_have_left_when_the_time_is_up(wire: Wire, clients: Clients) -> None
 def test_who_leaves_a_full_batch_behind_a_busy_worker(wire: Wire, clients: Clients, slow: Slow) -> None:
     """Its place is taken by the next."""
     store_witness(wire, size=3)
-    command = slow(wire, 0.5)
+    command = slow(wire, 1.5)
     clients.wire().send(*command)
     clients.wait_blocked(1)
     requests = clients.each(1, 1, 1, 1, 1)
