@@ -158,6 +158,8 @@ def pace(shared: Server) -> Callable[[], float]:
                     wire.ask("AI.TENSORSET", "pace:n", "INT64", "VALUES", rounds)
                     run = ("AI.MODELEXECUTE", "pace", "INPUTS", 1, "pace:n", "OUTPUTS", 1, "pace:out")
                     best = min(wire.timed(*run)[1] for _ in range(3))
+                # The machine may have been busy: then the slow model would be too quick in all tests.
+                best = min([best, *(wire.timed(*run)[1] for _ in range(20))])
                 wire.ask("DEL", "pace", "pace:n", "pace:out")
                 measured.append(best / rounds)
         return measured[0]

@@ -111,6 +111,8 @@ def _open() -> Any:
     libraries = sorted(folder.glob("libonnxruntime.so.*"))
     if not libraries:
         raise ModuleNotFoundError(f"there is no libonnxruntime.so in {folder}: this onnxruntime is too old")
+    # Else it reports to its makers (1.31 does), and writes what it reports into the home folder of the server's user.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     # RTLD_LOCAL, the default, hides its symbols from other libraries.
     return ffi.dlopen(str(libraries[0]), os.RTLD_NOW | os.RTLD_NODELETE).OrtGetApiBase()
 

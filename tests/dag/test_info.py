@@ -138,8 +138,8 @@ def test_single_runs_count_too(stored: Wire) -> None:
 
 
 def test_times(server: Server, stored: Wire, slow: Slow) -> None:
-    """A run of 0.3 s, and one that waits for it in the queue."""
-    command = slow(stored, 0.3)
+    """A run of 1 s, and one that waits for it in the queue."""
+    command = slow(stored, 1.0)
     stored.ask("AI.INFO", "slow", "RESETSTAT")
     with server.wire() as other:
         other.send(*command)

@@ -125,9 +125,14 @@ def wait_for_new_master(clients: Clients, old: Member) -> None:
     wait_for(lambda: clients.master_port() not in (0, old.port), SETTLE_SECONDS, "the Sentinels have another master")
 
 
-def wait_to_follow(clients: Clients, server: Member) -> None:
+def wait_until_all_follow(clients: Clients) -> None:
     """Whoever the master is: Sentinels that have not heard of a failover may begin another."""
-    wait_for(lambda: server.follows(clients.master_port()), SETTLE_SECONDS, f"{server.port} follows the new master")
+
+    def follow() -> bool:
+        master = clients.master_port()
+        return all(server.port == master or server.follows(master) for server in clients.watched.servers)
+
+    wait_for(follow, SETTLE_SECONDS, "all others follow the new master")
 
 
 def test_a_killed_master(watched: Watched, clients: Clients) -> None:
@@ -139,9 +144,7 @@ def test_a_killed_master(watched: Watched, clients: Clients) -> None:
         clients.check_runs_at_once()
         load.wait_for_more()
         old.start()
-        for server in watched.servers:
-            if server.port != clients.master_port():
-                wait_to_follow(clients, server)
+        wait_until_all_follow(clients)
         load.wait_for_more()
     load.check()
     watched.wait_until_well()  # they may have begun another failover
@@ -168,7 +171,7 @@ def test_a_failover_that_is_asked_for(watched: Watched, clients: Clients) -> Non
         wait_for_new_master(clients, old)
         clients.check_runs_at_once()
         load.wait_for_more()
-        wait_to_follow(clients, old)
+        wait_until_all_follow(clients)
         load.wait_for_more()
     load.check()
     assert clients.ask("PING")

@@ -77,7 +77,7 @@ def test_a_replica_of_a_newer_version(start_server: StartServer, old: str, new: 
 @pytest.mark.parametrize("way", ["RDB", "AOF"])
 @pytest.mark.parametrize(("old", "new"), UPGRADES, ids=str)
 def test_files_of_an_older_version(start_server: StartServer, old: str, new: str, way: str) -> None:
-    arguments = ("--appendonly", "yes" if way == "AOF" else "no")
+    arguments = ("--appendonly", "yes" if way == "AOF" else "no", "--appendfsync", "always")  # killed, it loses nothing
     server = start_server(*arguments, program=program(old))
     with server.wire() as wire:
         samples.fill(wire)

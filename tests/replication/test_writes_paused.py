@@ -14,7 +14,7 @@ from tests.conftest import Slow, StartServer
 
 
 def test_a_run(start_server: StartServer, slow: Slow) -> None:
-    server = start_server("--appendonly", "yes")
+    server = start_server("--appendonly", "yes", "--appendfsync", "always")
     with server.wire() as wire:
         reply, seconds = paused(server, slow(wire, 0.3))
         assert reply == b"OK" and seconds > PAUSE * 0.9
@@ -26,7 +26,7 @@ def test_a_run(start_server: StartServer, slow: Slow) -> None:
 
 
 def test_a_store(start_server: StartServer) -> None:
-    server = start_server("--appendonly", "yes")
+    server = start_server("--appendonly", "yes", "--appendfsync", "always")
     blob = models.onnx_padded(25 << 20)
     reply, seconds = paused(server, ("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", blob))
     assert reply == b"OK" and seconds > PAUSE * 0.9
@@ -35,7 +35,7 @@ def test_a_store(start_server: StartServer) -> None:
 
 
 def test_a_client_that_goes_meanwhile(start_server: StartServer, slow: Slow) -> None:
-    server = start_server("--appendonly", "yes")
+    server = start_server("--appendonly", "yes", "--appendfsync", "always")
     with server.wire() as wire:
         words = slow(wire, 0.3)
         with server.wire() as busy, server.wire() as operator:
@@ -48,7 +48,7 @@ def test_a_client_that_goes_meanwhile(start_server: StartServer, slow: Slow) -> 
 
 def test_large_outputs_that_waited_are_not_one_transaction(start_server: StartServer, slow: Slow) -> None:
     """A replica performs MULTI at once, and GET waits meanwhile."""
-    server = start_server("--appendonly", "yes")
+    server = start_server("--appendonly", "yes", "--appendfsync", "always")
     with contextlib.ExitStack() as stack:
         wire, operator, busy, *clients = (stack.enter_context(server.wire()) for _ in range(11))
         wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add(("n", 2)))

@@ -122,7 +122,7 @@ def test_what_onnx_sessions_hold_is_told(alone: Server) -> None:
     data = models.onnx_padded(1_000_000)
     with alone.wire() as wire:
         wire.ask("FLUSHALL")
-        wait_for(lambda: held(wire, "onnxruntime_memory") == 0, 3, what="nothing is held")
+        wait_for(lambda: held(wire, "onnxruntime_memory") == 0, what="nothing is held")
         for i in range(3):
             assert wire.ask("AI.MODELSTORE", f"m{i}", "ONNX", "CPU", "BLOB", data) == b"OK"
         wait_for(lambda: held(wire, "onnxruntime_memory") >= 3 * len(data), what="three models are held")

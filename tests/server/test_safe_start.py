@@ -68,7 +68,10 @@ def check_rescued(server: Server) -> None:
     check_alive(server)
 
 
-@pytest.mark.parametrize("aof", [[], ["--appendonly", "yes", "--aof-use-rdb-preamble", "no"]], ids=["RDB", "AOF"])
+AOF = ["--appendonly", "yes", "--appendfsync", "always", "--aof-use-rdb-preamble", "no"]  # killed, nothing may be lost
+
+
+@pytest.mark.parametrize("aof", [[], AOF], ids=["RDB", "AOF"])
 def test_a_start(start_server: StartServer, tmp_path: Path, aof: list[str]) -> None:
     place = Place(tmp_path)
     server = start_server(*aof, options=place.options(0))
