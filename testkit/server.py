@@ -40,6 +40,12 @@ def module_path() -> Path:
     return Path(named) if named else Path(sysconfig.get_path("platlib")) / "redisai_module" / "redisai.so"
 
 
+def isolation() -> str:
+    """The option ISOLATION of servers that set none themselves: REDISAI_OPTIONS may have it."""
+    words = os.environ.get("REDISAI_OPTIONS", "").lower().split()
+    return words[words.index("isolation") + 1] if "isolation" in words else "none"
+
+
 def server_program() -> str:
     named = os.environ.get("REDISAI_SERVER")
     found = named or shutil.which("redis-server") or shutil.which("valkey-server")

@@ -18,7 +18,8 @@
 
 static double seconds(struct timeval time) { return time.tv_sec + time.tv_usec / 1e6; }
 
-/* Bytes of memory that is not Redis's: of libraries and Python, and what allocators keep in reserve. The libraries'
+/* Bytes of memory that is not Redis's: of libraries and Python, and what allocators keep in reserve; with that of engine
+ * processes. The libraries'
  * allocator differs from server to server, so the memory of the whole process is read. */
 static int64_t memory_beyond_redis(void) {
     char line[128];
@@ -32,7 +33,8 @@ static int64_t memory_beyond_redis(void) {
     RedisModuleServerInfoData *server = RedisModule_GetServerInfo(NULL, "memory");
     long long used = RedisModule_ServerInfoGetFieldSigned(server, "used_memory", &failed);
     RedisModule_FreeServerInfo(NULL, server);
-    return resident * 1024 > used ? resident * 1024 - used : 0;
+    int64_t memory = isolation_memory();
+    return memory + (resident * 1024 > used ? resident * 1024 - used : 0);
 }
 
 static void add_usage(RedisModuleInfoCtx *ctx, const char *name, int who) {

@@ -22,8 +22,8 @@ static int kill_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
     return RedisModule_ReplyWithError(ctx, "NOTBUSY Nothing runs this model or script right now.");
 }
 
-COMMAND(kill, .name = "AI.KILL", .flags = "admin readonly", .arity = 2, .keys = {{"key", KEY_READ}}, .syntax = "key",
-        .summary = "Ends what runs of a model or script now",
+COMMAND(kill, .name = "AI.KILL", .flags = "admin readonly", .arity = 2, .since = "2.0.0", .keys = {{"key", KEY_READ}},
+        .syntax = "key", .summary = "Ends what runs of a model or script now",
         .complexity = "O(N) where N is the number of ops that wait or run");
 
 const Command *const kill_commands[] = {&kill, NULL};

@@ -22,3 +22,4 @@ typedef struct ProcessFigures {
 typedef void (*ProcessReport)(void *data, const ProcessFigures *process);
 void isolation_report(ProcessReport report, void *data);
 void isolation_add_figures(OnnxFigures *sum);
+int64_t isolation_memory(void); /* of all processes */

@@ -440,3 +440,11 @@ void isolation_add_figures(OnnxFigures *sum) {
     int processes = __atomic_load_n(&table.count, __ATOMIC_ACQUIRE);
     for (int i = 0; i < processes; i++) backend_add_figures(sum, &table.processes[i]->shared->figures);
 }
+
+static void add_memory(void *sum, const ProcessFigures *process) { *(int64_t *)sum += process->memory; }
+
+int64_t isolation_memory(void) {
+    int64_t sum = 0;
+    isolation_report(add_memory, &sum);
+    return sum;
+}

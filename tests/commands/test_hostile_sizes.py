@@ -10,6 +10,7 @@ import torch
 from onnx import TensorProto, helper
 
 from testkit import models, tf_models
+from testkit.server import Server
 from testkit.values import Model
 from testkit.wire import Error, Wire
 
@@ -46,7 +47,7 @@ def tf_fill() -> Model:
 
 
 @pytest.mark.parametrize("model", [onnx_fill, tf_fill])
-def test_a_run_that_asks_for_terabytes(wire: Wire, model: Callable[[], Model]) -> None:
+def test_a_run_that_asks_for_terabytes(server: Server, wire: Wire, model: Callable[[], Model]) -> None:
     """It may not even ask the system, which grants as much where vm.overcommit_memory is 1, as Redis wants it."""
     assert wire.ask(*model().words("m")) == b"OK"
     for size, fits in ((10, True), (3_000_000, False), (10, True)):
@@ -54,7 +55,10 @@ def test_a_run_that_asks_for_terabytes(wire: Wire, model: Callable[[], Model]) -
         reply = wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
         assert (reply == b"OK") == fits
         if not fits:
-            assert reply.endswith("BACKEND_MEMORY_LIMIT sets how much there is")
+            # TensorFlow waits for memory, for longer than a run in a process may take
+            assert reply.endswith("BACKEND_MEMORY_LIMIT sets how much there is") or (
+                server.is_isolated and "took more than MODEL_EXECUTION_TIMEOUT" in reply
+            )
 
 
 class Empty(torch.nn.Module):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from testkit import models, tf_models
+from testkit.engines import engine_pids
 from testkit.info import module_sections
 from testkit.server import Server, module_path
 from testkit.wire import Error, Wire, Word
@@ -89,7 +90,8 @@ def test_loaded_by_path(start_server: StartServer, backend: str, how: str) -> No
 
 def test_tensorflow_is_loaded_without_its_python_package(server: Server, wire: Wire) -> None:
     run_a_model(wire, "TF")
-    mapped = Path(f"/proc/{server.pid}/maps").read_text()
+    pid = engine_pids(wire)["CPU"] if server.is_isolated else server.pid
+    mapped = Path(f"/proc/{pid}/maps").read_text()
     assert "/libtensorflow_cc.so.2" in mapped
     assert "pywrap_tensorflow" not in mapped
 

@@ -10,7 +10,7 @@ import pytest
 
 from testkit import models
 from testkit.info import module_sections
-from testkit.server import Server, ServerExit, module_path
+from testkit.server import Server, ServerExit, isolation, module_path
 from testkit.users import Login
 from testkit.wire import Error, Wire, Word
 from tests.conftest import SERVERS, StartServer
@@ -32,6 +32,9 @@ DEFAULTS = {
     "ai.backend-memory-limit": "0",
     "ai.allow-file-ops": "0",
     "ai.safe-start": "0",
+    "ai.isolation": isolation(),
+    "ai.isolation-memory-limit": "0",
+    "ai.model-load-timeout": "0",
     "ai.model-chunk-size": str(CHUNK),
 }
 AT_RUN_TIME = ("ai.backendspath", "ai.model-chunk-size")
@@ -91,7 +94,7 @@ def check_all(wire: Wire, changed: dict[str, str]) -> None:
     """CONFIG GET has these values and else the defaults, and INFO and AI.CONFIG have the same."""
     found = configs(wire)
     assert found == {**DEFAULTS, **changed}
-    assert shown(wire) == {name[3:].replace("-", "_"): found[name] for name in NUMBERS}
+    assert shown(wire) == {name[3:].replace("-", "_"): found[name] for name in [*NUMBERS, "ai.isolation"]}
     assert wire.ask("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == int(found["ai.model-chunk-size"])
     assert wire.ask("AI.CONFIG", "GET", "BACKENDSPATH").decode() == found["ai.backendspath"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from testkit import models
 from testkit.info import module_sections
-from testkit.server import Client, Server, program
+from testkit.server import Client, Server, isolation, program
 from testkit.wire import Wire
 from tests.conftest import StartServer
 
@@ -27,6 +27,7 @@ def check_always_there(found: dict[str, dict[str, str]]) -> None:
     assert found["load_time_configs"].keys() == {
         "threads_per_queue", "inter_op_parallelism", "intra_op_parallelism",
         "model_execution_timeout", "backend_memory_limit", "allow_file_ops", "model_chunk_size", "safe_start",
+        "isolation", "isolation_memory_limit", "model_load_timeout",
     }  # fmt: skip
     for field in CPU_FIELDS:
         assert float(found["cpu"][field]) >= 0
@@ -41,7 +42,8 @@ def test_before_any_backend_and_model(start_server: StartServer, which: str) -> 
         assert found["load_time_configs"] == {
             "threads_per_queue": "1", "inter_op_parallelism": "0", "intra_op_parallelism": "0",
             "model_execution_timeout": "5000", "backend_memory_limit": "0", "allow_file_ops": "0",
-            "model_chunk_size": "535822336", "safe_start": "0",
+            "model_chunk_size": "535822336", "safe_start": "0", "isolation": isolation(),
+            "isolation_memory_limit": "0", "model_load_timeout": "0",
         }  # fmt: skip
 
 
