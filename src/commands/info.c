@@ -18,9 +18,9 @@
 
 static double seconds(struct timeval time) { return time.tv_sec + time.tv_usec / 1e6; }
 
-/* Bytes of memory that is not Redis's: of libraries and Python, and what allocators keep in reserve; with that of engine
- * processes. The libraries'
- * allocator differs from server to server, so the memory of the whole process is read. */
+/* Bytes of memory that is not Redis's: of libraries and Python, and what allocators keep in reserve, with that of
+ * engine processes. The libraries' allocator differs from server to server, so the memory of the whole process is read.
+ */
 static int64_t memory_beyond_redis(void) {
     char line[128];
     long long resident = 0;
