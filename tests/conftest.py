@@ -13,6 +13,7 @@ from testkit.batches import Clients
 from testkit.paths import WITHOUT_DIRECT
 from testkit.server import Client, Server, ServerExit, module_path
 from testkit.users import Login, logins
+from testkit.waiting import wait_for
 from testkit.wire import Wire, Word
 
 SERVERS = pytest.StashKey[list[Server]]()
@@ -61,6 +62,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     path = getattr(request, "param", "direct")
     shared: Server = request.getfixturevalue("shared_without_direct" if path == "python" else "shared")
     request.node.stash.setdefault(SERVERS, []).append(shared)
+    wait_for(lambda: shared.blocked_clients() == 0, what="the clients of the last test leave")
     with shared.client() as client:
         client.flushall()
     pid = shared.pid
