@@ -5,6 +5,7 @@
 #include <linux/futex.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -19,23 +20,35 @@
 #define NONE UINT32_MAX
 #define MAX_RESULT (1 << 20)
 
-/* ---- ids --------------------------------------------------------------------------------------------------------- */
+/* ---- what the process has compiled ------------------------------------------------------------------------------- */
 
-void carrier_note_compiled(Process *process, uint64_t id, int is_compiled) {
+/* A value knows the process of its own device, so that most need no entry of a dictionary. */
+void carrier_note_compiled(Process *process, Runnable *runnable) {
     pthread_mutex_lock(&process->mutex);
-    if (is_compiled) {
-        RedisModule_DictSetC(process->compiled, &id, sizeof(id), process);
+    if (carrier_is_own(process, runnable)) {
+        __atomic_store_n(&runnable->state->compiled_by, process->started, __ATOMIC_RELAXED);
     } else {
-        RedisModule_DictDelC(process->compiled, &id, sizeof(id), NULL);
+        RedisModule_DictSetC(process->guests, &runnable->id, sizeof(runnable->id), process);
     }
     pthread_mutex_unlock(&process->mutex);
 }
 
-int carrier_has_compiled(Process *process, uint64_t id) {
+/* With the mutex held. */
+static int has_compiled(Process *process, const Runnable *runnable) {
+    if (process->state != PROCESS_UP) return 0;
+    if (__atomic_load_n(&runnable->state->compiled_by, __ATOMIC_RELAXED) == process->started) return 1;
+    return RedisModule_DictGetC(process->guests, (void *)&runnable->id, sizeof(runnable->id), NULL) != NULL;
+}
+
+int carrier_has_compiled(Process *process, const Runnable *runnable) {
     pthread_mutex_lock(&process->mutex);
-    int has = process->state == PROCESS_UP && RedisModule_DictGetC(process->compiled, &id, sizeof(id), NULL) != NULL;
+    int has = has_compiled(process, runnable);
     pthread_mutex_unlock(&process->mutex);
     return has;
+}
+
+int carrier_is_own(const Process *process, const Runnable *runnable) {
+    return strcasecmp(runnable->device, process->device) == 0;
 }
 
 /* ---- to the process ---------------------------------------------------------------------------------------------- */
@@ -135,12 +148,13 @@ static void add_pending(Process *process, Op *op) {
 
 static void push(Consumer *consumer, Op *op) {
     Process *process = (Process *)consumer;
-    if (!carrier_has_compiled(process, op->id) || carrier_is_set_aside(op->runnable)) {
+    uint32_t index = NONE;
+    pthread_mutex_lock(&process->mutex);
+    if (!has_compiled(process, op->runnable) || carrier_is_set_aside(op->runnable)) {
+        pthread_mutex_unlock(&process->mutex);
         op_wait_for_loader(op); /* who refuses it, if it is set aside */
         return;
     }
-    uint32_t index = NONE;
-    pthread_mutex_lock(&process->mutex);
     if (input_bytes(op) <= SMALL) index = prepare(process, op);
     int wakes_carrier = index == NONE || !process->is_watched;
     process->is_watched = 1;
@@ -603,8 +617,8 @@ void carrier_abandon(Process *process) {
     process->nread = process->nlarge = 0;
     process->top = 0;
     process->to_kill = 0;
-    RedisModuleDict *forgotten = process->compiled;
-    process->compiled = RedisModule_CreateDict(NULL);
+    RedisModuleDict *forgotten = process->guests;
+    process->guests = RedisModule_CreateDict(NULL);
     pthread_mutex_unlock(&process->mutex);
     RedisModule_FreeDict(NULL, forgotten);
     for (Op *next; pending; pending = next) {
@@ -657,6 +671,6 @@ const Consumer carrier_consumer = {push, wake_process, note_unwanted, cpu};
 void carrier_init(Process *process) {
     process->tickets = RedisModule_Calloc(SLOTS, sizeof(*process->tickets));
     for (uint32_t i = 0; i < SLOTS; i++) process->tickets[i].next_free = i + 1 < SLOTS ? i + 1 : NONE;
-    process->compiled = RedisModule_CreateDict(NULL);
+    process->guests = RedisModule_CreateDict(NULL);
     arena_init(&process->arena, servers_stretch(process->shared), STRETCH);
 }

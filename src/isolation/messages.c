@@ -6,7 +6,6 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -117,10 +116,6 @@ static char *read_line(Reader *reader) {
 
 /* ---- jobs -------------------------------------------------------------------------------------------------------- */
 
-static int is_own(const Process *process, const Runnable *runnable) {
-    return strcasecmp(runnable->device, process->device) == 0;
-}
-
 static void finish_job(Process *process, const char *error) {
     LoaderJob *job = process->job;
     process->job = NULL;
@@ -203,7 +198,7 @@ static void send_job(Process *process) {
             send_import(process, job);
         } else if (carrier_is_set_aside(job->runnable)) {
             refuse_set_aside(process);
-        } else if (carrier_has_compiled(process, job->runnable->id)) {
+        } else if (carrier_has_compiled(process, job->runnable)) {
             finish_job(process, NULL);
         } else {
             send_load(process, job->runnable);
@@ -235,8 +230,8 @@ static void job_done(Process *process, Reader *reader) {
         process_add_import(process, job->backend, job->path); /* somebody has asked for it */
     }
     if (runnable && !failed) {
-        carrier_note_compiled(process, runnable->id, 1);
-        if (is_own(process, runnable)) {
+        carrier_note_compiled(process, runnable);
+        if (carrier_is_own(process, runnable)) {
             bridge_ready(runnable, process->queue, (int)inputs.count, (const char **)inputs.names, (int)outputs.count,
                          (const char **)outputs.names);
         }
@@ -444,10 +439,9 @@ static void send_dropped(Process *process) {
     for (;;) {
         pthread_mutex_lock(&process->mutex);
         uint64_t id = process->ndropped ? process->dropped[--process->ndropped] : 0;
+        if (id) RedisModule_DictDelC(process->guests, &id, sizeof(id), NULL);
         pthread_mutex_unlock(&process->mutex);
         if (id == 0) return;
-        if (!carrier_has_compiled(process, id)) continue;
-        carrier_note_compiled(process, id, 0);
         Writer writer = {0};
         write_number(&writer, (int64_t)id);
         send_message(process, MESSAGE_DROP, &writer, NULL);

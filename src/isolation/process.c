@@ -334,18 +334,18 @@ static Process *process_of(const char *device) {
 }
 
 static void drop(LoaderJob *job) {
-    uint64_t id = job->job.runnable->id;
+    Runnable *runnable = job->job.runnable;
     int processes = __atomic_load_n(&table.count, __ATOMIC_ACQUIRE);
     for (int i = 0; i < processes; i++) {
         Process *process = table.processes[i];
-        if (!carrier_has_compiled(process, id)) continue;
+        if (!carrier_has_compiled(process, runnable)) continue;
         pthread_mutex_lock(&process->mutex);
         if (process->ndropped == process->dropped_capacity) {
             process->dropped_capacity = process->dropped_capacity * 2 + 16;
             process->dropped =
                 RedisModule_Realloc(process->dropped, process->dropped_capacity * sizeof(*process->dropped));
         }
-        process->dropped[process->ndropped++] = id;
+        process->dropped[process->ndropped++] = runnable->id;
         pthread_mutex_unlock(&process->mutex);
         process_wake_carrier(process);
     }

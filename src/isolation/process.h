@@ -61,13 +61,13 @@ typedef struct Process {
     uint64_t to_kill;  /* id of a runnable that isolation_kill() wants to end; 0: none */
     pid_t pid;         /* of the process that the server has started, the parent of the engine; 0: none */
     pid_t engine;      /* 0: unknown */
-    int64_t started;   /* ns */
+    int64_t started;   /* ns; names this start, too */
     int64_t starts, deaths;
     char last_death[64];
     uint32_t submitted;
     uint32_t completed;                     /* how many completions were seen */
     int is_lying;                           /* a completion made no sense: the carrier shall end the process */
-    RedisModuleDict *compiled;              /* by id, what the process has compiled */
+    RedisModuleDict *guests;                /* by id: models of other devices that it has compiled for scripts */
     Op *first_pending, *last_pending;       /* for the carrier: large, or there was no room; linked by state->next */
     uint32_t *large;                        /* slots whose results the carrier shall read */
     uint32_t nlarge, nread, large_capacity; /* nread: how many of them it has read */
@@ -167,5 +167,9 @@ int carrier_note_call(Process *process, uint64_t slot, int32_t ticket, int is_op
 /* Whether it runs this runnable now. Any thread. */
 int carrier_runs(Process *process, uint64_t id);
 
-int carrier_has_compiled(Process *process, uint64_t id);
-void carrier_note_compiled(Process *process, uint64_t id, int is_compiled);
+/* What this process has compiled. Any thread. */
+int carrier_has_compiled(Process *process, const Runnable *runnable);
+void carrier_note_compiled(Process *process, Runnable *runnable);
+
+/* Whether its device is that of the process. */
+int carrier_is_own(const Process *process, const Runnable *runnable);

@@ -17,7 +17,8 @@ typedef struct RunnableState {
     int32_t ready;                       /* atomic; once set, queue and what the loader declared never change */
     void (*destroy)(Runnable *runnable); /* frees the Model or Script and what only it has */
     Stats stats;
-    int64_t died; /* the start of the last engine process that ended under it, as it was counted (isolation/) */
+    int64_t compiled_by; /* atomic: the start of the engine process of its device that has compiled it (isolation/) */
+    int64_t died;        /* the start of the last engine process that ended under it, as it was counted (isolation/) */
     _Alignas(8) char label[RUNNABLE_LABEL]; /* `model=<key>,tag=<tag>`, cut and printable; for people only */
 } RunnableState;
 

@@ -37,6 +37,7 @@ DEFAULTS = {
     "ai.model-load-timeout": "0",
     "ai.model-chunk-size": str(CHUNK),
 }
+EMBEDDED = {"ai.isolation": "none"}  # of servers that load the module without the options of all tests
 AT_RUN_TIME = ("ai.backendspath", "ai.model-chunk-size")
 NUMBERS = [name for name, value in DEFAULTS.items() if value.isdigit()]
 
@@ -77,7 +78,7 @@ def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
 
 
 def load(*options: Word) -> str:
-    return " ".join(map(str, ("loadmodule", module_path(), *options)))
+    return " ".join(map(str, ("loadmodule", module_path(), *options, "ISOLATION", isolation())))
 
 
 def configs(wire: Wire, pattern: str = "ai.*") -> dict[str, str]:
@@ -226,7 +227,7 @@ def test_module_loadex(start: Start) -> None:
         options = ["CONFIG", "ai.threads-per-queue", "2", "CONFIG", "ai.onnx", ONNX]
         assert wire.ask(*loadex, *options, "ARGS", "THREADS_PER_QUEUE", 3, "INTRA_OP_PARALLELISM", 1) == b"OK"
         changed = {"ai.threads-per-queue": "2", "ai.onnx": ONNX, "ai.intra-op-parallelism": "1"}
-        check_all(wire, changed)
+        check_all(wire, {**changed, **EMBEDDED})
 
 
 def documented(pattern: str) -> list[str]:
@@ -252,7 +253,7 @@ def test_documented_words_of_the_command_line(start_server: StartServer) -> None
     assert len(rows) == 2
     for row in rows:
         with start_server(*row.split(), module=None).wire() as wire:
-            check_all(wire, {"ai.threads-per-queue": "2"})
+            check_all(wire, {"ai.threads-per-queue": "2", **EMBEDDED})
 
 
 def test_documented_commands_that_load(start_server: StartServer) -> None:
@@ -261,4 +262,4 @@ def test_documented_commands_that_load(start_server: StartServer) -> None:
     for row in rows:
         with start_server("--enable-module-command", "yes", module=None).wire() as wire:
             assert wire.ask(*row.split()) == b"OK", row
-            check_all(wire, {"ai.threads-per-queue": "2"})
+            check_all(wire, {"ai.threads-per-queue": "2", **EMBEDDED})
