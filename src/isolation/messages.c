@@ -21,7 +21,7 @@
 #define MAX_MESSAGE (1ULL << 30) /* of those that a process sends: a command of a script */
 #define MAX_LINE 1000
 #define MAX_HELD 4096  /* models that scripts of one device hold */
-#define STALL_MS 10000 /* a process that takes no bytes for so long is ended */
+#define STALL_MS 10000 /* a process that takes no bytes for so long, or sends a message for so long, is ended */
 
 /* Of a script, while the main thread performs it or the script holds its model. */
 typedef struct RemoteCall {
@@ -68,10 +68,12 @@ static int send_message(Process *process, int kind, Writer *writer, const Model 
     return failed;
 }
 
-static int receive_all(Process *process, char *data, size_t size) {
+/* until: ns. */
+static int receive_all(Process *process, char *data, size_t size, int64_t until) {
     while (size) {
         struct pollfd readable = {.fd = process->socket, .events = POLLIN};
-        if (poll(&readable, 1, STALL_MS) == 0) {
+        int64_t left = (until - monotonic_ns()) / 1000000;
+        if (left <= 0 || poll(&readable, 1, (int)left) == 0) {
             process_end(process, DIED, "it sends a message that has no end");
             return -1;
         }
@@ -86,9 +88,9 @@ static int receive_all(Process *process, char *data, size_t size) {
 
 /* The payload is the caller's to free. Returns the kind, or -1: the process is no more. */
 static int receive_message(Process *process, char **payload, Reader *reader) {
-    int64_t header[2];
+    int64_t header[2], until = monotonic_ns() + STALL_MS * 1000000LL;
     *payload = NULL;
-    if (receive_all(process, (char *)header, sizeof(header))) return -1;
+    if (receive_all(process, (char *)header, sizeof(header), until)) return -1;
     if (header[0] < 0 || (uint64_t)header[0] > MAX_MESSAGE) {
         process_end(process, DIED, "it sends a message that is too large");
         return -1;
@@ -97,7 +99,7 @@ static int receive_message(Process *process, char **payload, Reader *reader) {
     for (int64_t done = 0; done < header[0];) {
         int64_t part = header[0] - done < 1 << 20 ? header[0] - done : 1 << 20;
         *payload = RedisModule_Realloc(*payload, done + part);
-        if (receive_all(process, *payload + done, part)) return -1;
+        if (receive_all(process, *payload + done, part, until)) return -1;
         done += part;
     }
     *reader = (Reader){.at = *payload, .end = *payload + header[0]};

@@ -21,6 +21,9 @@ static const LoopListener *listener;
  * user. What the tasks write is replicated when the event's context ends. */
 static RedisModuleCtx *task_context;
 
+/* The main thread handles events: what it posts itself is performed before it sleeps. Other threads see 0. */
+static __thread int is_handling;
+
 static size_t written;  /* by the tasks of this iteration, bytes */
 static int64_t stalled; /* in this iteration, ns */
 
@@ -52,7 +55,7 @@ static int append(Task *task) {
 }
 
 void event_loop_post(Task *task) {
-    if (append(task)) wake(); /* the loop may sleep; one iteration sees all */
+    if (append(task) && !is_handling) wake(); /* the loop may sleep; one iteration sees all */
 }
 
 static int has_tasks(void) { return __atomic_load_n(&tasks.first, __ATOMIC_ACQUIRE) != NULL; }
@@ -99,7 +102,8 @@ static void end_iteration(RedisModuleCtx *ctx) {
 }
 
 static void on_event(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
-    if (subevent == REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP) {
+    is_handling = subevent != REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP;
+    if (!is_handling) {
         end_iteration(ctx);
     } else {
         stalled = 0;

@@ -108,17 +108,15 @@ def python_models_wire(wire: Wire) -> Wire:
     return Wire(wire.socket.getpeername()[1])
 
 
-def test_after_a_load(wire: Wire) -> None:
+def test_after_a_load(wire: Wire, tmp_path: Path) -> None:
     """The model compiles once, at its store, and never again."""
-    blob = b"import os, pathlib\nonce = pathlib.Path('%s')\n" % b"/tmp/isolation-once"
-    Path("/tmp/isolation-once").unlink(missing_ok=True)
+    blob = b"import os, pathlib\nonce = pathlib.Path('%s')\n" % bytes(tmp_path / "once")
     blob += b"if once.exists(): os.abort()\nonce.touch()\ndef run(inputs):\n    os._exit(3)\n"
     wire.ask_ok("AI.MODELSTORE", "bad", "ONNX", "CPU", "BLOB", blob)
     assert wire.ask(*RUN) == "ERR the process that ran 'bad' ended: exit status 3; CPU starts anew"
     for _ in range(2):
         assert wire.ask(*RUN) == "ERR the process that compiled 'bad' ended: SIGABRT; CPU starts anew"
     assert re.fullmatch(SET_ASIDE, wire.ask(*RUN))
-    Path("/tmp/isolation-once").unlink(missing_ok=True)
 
 
 def test_innocent_models_of_a_process(wire: Wire) -> None:

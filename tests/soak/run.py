@@ -10,7 +10,7 @@ from testkit.process import rss
 from testkit.server import Server, settled_memory
 from testkit.waiting import wait_until_alone
 
-WATCHDOG = 10.0  # seconds without a reply, after which it counts as a deadlock
+WATCHDOG = 60.0  # seconds without a reply, after which it counts as a deadlock; a library may be imported meanwhile
 WARMUP = 0.2  # share of the time, in which every library makes what it keeps
 # A leak of one tensor in every tenth run passes this in a minute; what allocators keep for themselves does not.
 MAX_RSS_GROWTH = 16 << 20
