@@ -179,6 +179,7 @@ class Worker:
                         except BaseException as error:
                             fail(op, error)
                 end = perf_counter_ns()
+                entry = _MISSING  # once its client is answered, a model may be deleted: then nothing shall hold it here
                 slowest = max(slowest, (end - begin) // ran)
                 if done == returned:
                     oldest = end if ran == 1 else begin

@@ -10,7 +10,8 @@ elements. Where requests consist of 0 and one power of two each, that tells whic
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from testkit import models, tf_models
+from testkit import models, scripts, tf_models
 from testkit.info import full_ai_info
 from testkit.server import Server
 from testkit.values import Model
@@ -231,6 +232,18 @@ class Clients:
         for count, request in enumerate(requests, self.server.blocked_clients() + 1):
             request.send(timeout)
             self.wait_blocked(count)
+
+    @contextmanager
+    def busy_worker(self) -> Iterator[None]:
+        """Until the end of the block, the one worker of the CPU runs a script. Its client is blocked."""
+        wire = self.wire()
+        scripts.store_redis(wire, "busy")
+        keys = ["busy:started", "busy:go", "busy:done"]
+        wire.ask("DEL", *keys)
+        self.wire().send(*scripts.execute("busy", "gone_on", keys))
+        wait_for(lambda: wire.ask("EXISTS", keys[0]), what="the script runs")
+        yield
+        wire.ask("SET", keys[1], "x")
 
     def run_other_model(self, device: str = "CPU") -> None:
         """When this returns the worker has looked at all requests that came before."""

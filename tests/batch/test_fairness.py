@@ -117,17 +117,15 @@ def arrivals(sent: list[Request]) -> list[int]:
     return [rounds[number] for number in range(len(sent))]
 
 
-def test_lanes_are_served_in_the_order_of_their_oldest(wire: Wire, clients: Clients, slow: Slow) -> None:
+def test_lanes_are_served_in_the_order_of_their_oldest(wire: Wire, clients: Clients) -> None:
     """However many requests wait for one model: one batch of them runs, then whoever came next."""
     store_witness(wire, "a", size=2)
     store_witness(wire, "b", size=2)
     store_witness(wire, "c", size=2, min_size=2)
     order = "abaacabaca"
     sent = [clients.one(number, key=key, width=400_000) for number, key in enumerate(order)]  # for runs of some ms
-    command = slow(wire, 0.5)
-    clients.wire().send(*command)
-    clients.wait_blocked(1)
-    clients.queue(*sent)
+    with clients.busy_worker():
+        clients.queue(*sent)
     came = arrivals(sent)
     batches = [{0, 2}, {1, 6}, {3, 5}, {4, 8}, {7, 9}]
     for members in batches:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -96,7 +98,7 @@ def test_times_of_runs(wire: Wire, slow: Slow) -> None:
     assert found["duration"] == pytest.approx(4 * found["run_time_mean"], abs=10)
 
 
-def test_times_in_the_queue(wire: Wire, clients: Clients, slow: Slow) -> None:
+def test_times_in_the_queue(wire: Wire, clients: Clients) -> None:
     """After other work, and until the batch is complete."""
     store_witness(wire, size=8, min_size=3, ms=100)
     for number in range(5):
@@ -106,11 +108,10 @@ def test_times_in_the_queue(wire: Wire, clients: Clients, slow: Slow) -> None:
     assert 95_000 < found["queue_time_p50"] < 200_000
     assert 95_000 < found["queue_time_mean"] < 300_000
     wire.ask("AI.INFO", "m", "RESETSTAT")
-    command = slow(wire, 0.3)
-    clients.wire().send(*command)
-    clients.wait_blocked(1)
     requests = clients.each(1, 1, 1)
-    clients.queue(*requests)
+    with clients.busy_worker():
+        clients.queue(*requests)
+        time.sleep(0.02)
     assert [request.result() for request in requests] == [batch(3, 0, 1, 2)] * 3
     found = full_ai_info(wire)
     check_order(found)

@@ -13,7 +13,7 @@ from testkit.info import full_ai_info
 from testkit.process import thread_ns
 from testkit.server import Server
 from testkit.wire import Wire
-from tests.conftest import Slow, StartServer
+from tests.conftest import StartServer
 
 
 def ask_all(*requests: Request) -> list[object]:
@@ -83,27 +83,20 @@ def test_a_request_that_alone_reaches_batchsize_runs_by_itself(wire: Wire, clien
     assert small.result() == batch(4, 0, 2)
 
 
-def keep_busy(wire: Wire, clients: Clients, slow: Slow) -> None:
-    """The one worker of the CPU is at work for a while."""
-    command = slow(wire, 0.4)
-    clients.wire().send(*command)
-    clients.wait_blocked(1)
-
-
-def test_a_batchsize_of_one_batches_nothing(wire: Wire, clients: Clients, slow: Slow) -> None:
+def test_a_batchsize_of_one_batches_nothing(wire: Wire, clients: Clients) -> None:
     store_witness(wire, size=1, min_size=1)
-    keep_busy(wire, clients, slow)
     requests = clients.each(1, 1, 2, 1, 1)
-    clients.queue(*requests)
+    with clients.busy_worker():
+        clients.queue(*requests)
     assert [request.result().rows for request in requests] == [1, 1, 2, 1, 1]
 
 
-def test_what_waits_behind_other_work_is_batched_in_order(wire: Wire, clients: Clients, slow: Slow) -> None:
+def test_what_waits_behind_other_work_is_batched_in_order(wire: Wire, clients: Clients) -> None:
     """Without MINBATCHSIZE nobody waits for others, but those that wait anyway run together."""
     store_witness(wire, size=4)
-    keep_busy(wire, clients, slow)
     requests = clients.each(1, 1, 1, 1, 3, 2, 1, 2, 4, 1)
-    clients.queue(*requests)
+    with clients.busy_worker():
+        clients.queue(*requests)
     four, seven = batch(4, 0, 1, 2, 3), batch(3, 7, 9)
     expected = [four, four, four, four, batch(3, 4), batch(3, 5, 6), batch(3, 5, 6), seven, batch(4, 8), seven]
     assert [request.result() for request in requests] == expected
@@ -118,12 +111,12 @@ def test_an_idle_worker_does_not_wait(wire: Wire, clients: Clients) -> None:
 
 
 @pytest.mark.parametrize("min_size", [0, 3])
-def test_only_equal_shapes_are_batched(wire: Wire, clients: Clients, slow: Slow, min_size: int) -> None:
+def test_only_equal_shapes_are_batched(wire: Wire, clients: Clients, min_size: int) -> None:
     store_witness(wire, size=8, min_size=min_size)
-    keep_busy(wire, clients, slow)
     narrow = [clients.one(number, width=1) for number in (0, 2, 4)]
     wide = [clients.one(number, width=2) for number in (1, 3, 5)]
-    clients.queue(*(request for pair in zip(narrow, wide, strict=True) for request in pair))
+    with clients.busy_worker():
+        clients.queue(*(request for pair in zip(narrow, wide, strict=True) for request in pair))
     assert [request.result() for request in narrow] == [batch(3, 0, 2, 4)] * 3
     assert [request.result() for request in wide] == [batch(3, 1, 3, 5)] * 3
 

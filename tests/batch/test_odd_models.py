@@ -19,7 +19,6 @@ from testkit.info import full_ai_info
 from testkit.server import Server
 from testkit.values import Model
 from testkit.wire import Error, Wire, Word
-from tests.conftest import Slow
 
 Array = npt.NDArray[Any]
 Outcome = list[Array] | Error
@@ -170,18 +169,19 @@ def warnings(server: Server, before: str) -> list[str]:
 @pytest.mark.parametrize("kind", list(RESULTS))
 @pytest.mark.parametrize("min_size", [0, 4])
 def test_models_that_cannot_be_batched(
-    server: Server, wire: Wire, clients: Clients, slow: Slow, backend: str, kind: str, min_size: int
+    server: Server, wire: Wire, clients: Clients, backend: str, kind: str, min_size: int
 ) -> None:
     """Each request is run by itself and right, and the log says so once."""
     before = server.log()
     store(wire, "m", odd(kind, backend), *batching(8, min_size))
     inputs = [floats([i, i + 0.5]) for i in range(4)]
     for turn in range(3):
-        if not min_size:
-            command = slow(wire, 0.15)
-            clients.wire().send(*command)
-            clients.wait_blocked(1)
-        runs = Together(clients, *([x] for x in inputs))
+        if min_size:
+            runs = Together(clients, *([x] for x in inputs))
+        else:
+            with clients.busy_worker():
+                runs = Together(clients, *([x] for x in inputs))
+                clients.wait_blocked(len(inputs) + 1)
         for outcome, x in zip(runs.outcomes(), inputs, strict=True):
             assert same(outcome, RESULTS[kind](x)), (turn, outcome, x)
     found = full_ai_info(wire)

@@ -15,7 +15,6 @@ from testkit.batches import Clients
 from testkit.info import ai_info
 from testkit.server import Server
 from testkit.wire import Word, encode
-from tests.conftest import Slow
 
 RUNS = 64  # twice what a worker takes at once
 INPUTS: dict[str, tuple[Word, ...]] = {
@@ -40,7 +39,7 @@ def store_models(wire: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_each_as_alone(server: Server, wire: Any, clients: Clients, slow: Slow, seed: int) -> None:
+def test_each_as_alone(server: Server, wire: Any, clients: Clients, seed: int) -> None:
     print(f"seed {seed}")
     rng = random.Random(seed)
     names = store_models(wire)
@@ -68,13 +67,11 @@ def test_each_as_alone(server: Server, wire: Any, clients: Clients, slow: Slow, 
     assert any(reply != b"OK" for reply, _ in alone)
 
     calls = {name: ai_info(wire, name) for name in names}
-    busy = clients.wire()
-    busy.send(*slow(wire, 0.3))
     wires = [clients.wire() for _ in chosen]
-    for number, (one, (model, inputs)) in enumerate(zip(wires, chosen, strict=True)):
-        one.send(*command(model, inputs, f"y{number}"))
-    clients.wait_blocked(RUNS + 1)
-    assert busy.read() == b"OK"
+    with clients.busy_worker():
+        for number, (one, (model, inputs)) in enumerate(zip(wires, chosen, strict=True)):
+            one.send(*command(model, inputs, f"y{number}"))
+        clients.wait_blocked(RUNS + 1)
     together = [(one.read(), value(f"y{number}")) for number, one in enumerate(wires)]
     assert together == alone
     for name in names:
