@@ -227,10 +227,13 @@ class Chaos:
             level = [0]
 
             def settled() -> bool:
-                """Whether what was deleted is freed, which its loader does later."""
+                """Whether a server that has just started has both libraries, and what was deleted is freed, which its
+                loader does later."""
                 level.append(self.used_memory(node))  # noqa: B023 - is called here
                 time.sleep(0.5)
-                return abs(level[-1] - level[-2]) < 10_000  # noqa: B023
+                found = node.info("modules")  # noqa: B023
+                imported = {"ai_Torch_version", "ai_onnxruntime_version"} <= found.keys()
+                return imported and abs(level[-1] - level[-2]) < 10_000  # noqa: B023
 
             wait_for(settled, 60, "memory settles")
             node.ask("MEMORY", "PURGE")
