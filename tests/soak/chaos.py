@@ -240,8 +240,8 @@ class Chaos:
                 loader does later."""
                 level.append(self.used_memory(node))  # noqa: B023 - is called here
                 time.sleep(0.5)
-                found = node.ask("INFO", "modules")  # noqa: B023
-                imported = all(name in found for name in (b"ai_Torch_version", b"ai_onnxruntime_version"))
+                found = node.info("modules")  # noqa: B023
+                imported = {"ai_Torch_version", "ai_onnxruntime_version"} <= found.keys()
                 return imported and abs(level[-1] - level[-2]) < 10_000  # noqa: B023
 
             wait_for(settled, 60, "memory settles")
