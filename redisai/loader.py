@@ -1,13 +1,14 @@
 """The loader: imports backends, compiles models and scripts, drops deleted ones, in the order in which C asks for it.
 
 One thread, Python's main thread. It owns the registry of backends and the record of failures. It alone changes the
-table of entries that the workers read. Whatever goes wrong becomes the job's error.
+table of entries that the workers read. Whatever goes wrong becomes the job's error. Lock: Loader._reporting, a leaf.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -41,6 +42,7 @@ class Loader:
         self._entries: dict[int, Entry] = {}
         self._failures: dict[int, Failure] = {}
         self._pools: dict[str, WorkerPool] = {}  # by device
+        self._reporting = threading.Lock()
 
     def run(self) -> None:
         with contextlib.suppress(ImportError):
@@ -62,6 +64,8 @@ class Loader:
         elif job.kind == lib.JOB_DROP:
             self._entries.pop(job.runnable.id, None)
             self._failures.pop(job.runnable.id, None)
+            for pool in self._pools.values():
+                pool.drops += 1
         elif job.kind == lib.JOB_IMPORT:
             self._registry.load(job.backend, _backends_path() / _text(job.path))
 
@@ -147,9 +151,10 @@ class Loader:
 
     def _report(self) -> None:
         """Gives C the figures for INFO MODULES. Workers enter too, every REPORT_INTERVAL_NS."""
-        figures = self._registry.onnx_figures()
-        if figures is not None:
-            lib.bridge_onnx_figures(*figures)
+        with self._reporting:  # else older figures may come last
+            figures = self._registry.onnx_figures()
+            if figures is not None:
+                lib.bridge_onnx_figures(*figures)
 
 
 def options() -> Iterator[tuple[str, int]]:
