@@ -231,7 +231,6 @@ def execute_batch(c_ops: CData, ops: Sequence[Op], entry: Entry, finish: Callabl
     except BaseException as error:
         for op in ops[done:]:
             fail(op, error)
-    del entry, model  # once their clients are answered, the model may be deleted: then nothing shall hold it here
     if done < len(ops):
         finish(c_ops + done, len(ops) - done)
 

@@ -3,8 +3,9 @@
 One thread, Python's main thread. It owns the registry of backends and the record of failures. It alone changes the
 table of entries that the workers read. Whatever goes wrong becomes the job's error.
 
-A library that compiles for longer than MODEL_LOAD_TIMEOUT leaves the rest to another thread. So Loader.turn is held for
-all of a job but the library's part. (In an engine process, the server ends the process instead.)
+A library that compiles for longer than MODEL_LOAD_TIMEOUT leaves the rest to another thread. So Loader._turn is held for
+all of a job but the library's part. (In an engine process, the server ends the process instead.) Loader._reporting may
+be taken under it, and is a leaf.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Loader:
         self._turn = threading.Lock()
         self._thread = threading.current_thread()  # who takes the next job
         self._reliefs = 0
+        self._reporting = threading.Lock()
 
     def run(self) -> None:
         with contextlib.suppress(ImportError):
@@ -104,6 +106,8 @@ class Loader:
         elif job.kind == lib.JOB_DROP:
             self._entries.pop(job.runnable.id, None)
             self._failures.pop(job.runnable.id, None)
+            for pool in self._pools.values():
+                pool.drops += 1
         elif job.kind == lib.JOB_IMPORT:
             self._registry.load(job.backend, backends_path() / _text(job.path))
 
@@ -191,9 +195,10 @@ class Loader:
 
     def _report(self) -> None:
         """Gives C the figures for INFO MODULES. Workers enter too, every REPORT_INTERVAL_NS."""
-        figures = self._registry.onnx_figures()
-        if figures is not None:
-            lib.bridge_onnx_figures(*figures)
+        with self._reporting:  # else older figures may come last
+            figures = self._registry.onnx_figures()
+            if figures is not None:
+                lib.bridge_onnx_figures(*figures)
 
 
 def options() -> Iterator[tuple[str, int]]:

@@ -52,6 +52,7 @@ class WorkerPool:
         self.report = report
         self.batcher: Batcher[Op] = Batcher(self.limits, _sweep)
         self.deadline = 0  # the one that C holds for the queue; 0: none; guarded by batcher.lock
+        self.drops = 0  # models and scripts that the loader has dropped; only the loader writes it
         self._device = device
         self._started = 0
 
@@ -114,6 +115,7 @@ class Worker:
         self._kept: list[Op] = []  # ready ops that this worker runs next
         self._expected_ns = CHUNK_NS  # of the next op: the time of the slowest recent one
         self._next_report = 0
+        self._drops = 0  # of the pool, when this worker last looked
 
     def work(self) -> None:
         wait = 1
@@ -129,6 +131,11 @@ class Worker:
         """Runs one chunk of plain ops and one batch. Returns 1 if nothing is left here: the next iteration then waits.
 
         A chunk is about CHUNK_NS of work: a larger one would take work from the queue's other workers."""
+        if self._drops != self._pool.drops:
+            # A client may delete a model as soon as it has its answer. Until now this worker held the model, so the
+            # loader's figures may have counted it.
+            self._drops = self._pool.drops
+            self._report(perf_counter_ns())
         max_plain = max(1, min(TAKE_PLAIN, CHUNK_NS // self._expected_ns))
         taken = self._taken
         _take_ops(self._queue, self._index, taken, max_plain, wait)
@@ -179,7 +186,6 @@ class Worker:
                         except BaseException as error:
                             fail(op, error)
                 end = perf_counter_ns()
-                entry = _MISSING  # once its client is answered, a model may be deleted: then nothing shall hold it here
                 slowest = max(slowest, (end - begin) // ran)
                 if done == returned:
                     oldest = end if ran == 1 else begin

@@ -240,10 +240,14 @@ class Clients:
         scripts.store_redis(wire, "busy")
         keys = ["busy:started", "busy:go", "busy:done"]
         wire.ask("DEL", *keys)
-        self.wire().send(*scripts.execute("busy", "gone_on", keys))
+        busy = self.wire()
+        busy.send(*scripts.execute("busy", "gone_on", keys))
         wait_for(lambda: wire.ask("EXISTS", keys[0]), what="the script runs")
-        yield
-        wire.ask("SET", keys[1], "x")
+        try:
+            yield
+        finally:
+            wire.ask_ok("SET", keys[1], "x")
+        assert busy.read() == b"OK"
 
     def run_other_model(self, device: str = "CPU") -> None:
         """When this returns the worker has looked at all requests that came before."""

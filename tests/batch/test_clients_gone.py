@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from testkit import scripts
 from testkit.batches import Clients, Request, batch, check_exact, store_witness
 from testkit.info import full_ai_info
 from testkit.process import rss
@@ -95,16 +94,13 @@ def test_all_have_left_when_the_time_is_up(wire: Wire, clients: Clients) -> None
 
 
 def test_who_leaves_a_full_batch_behind_a_busy_worker(wire: Wire, clients: Clients) -> None:
-    """Its place is taken by the next. A script keeps the worker busy until it is told to end."""
+    """Its place is taken by the next."""
     store_witness(wire, size=3)
-    scripts.store_redis(wire)
-    clients.wire().send(*scripts.execute("s", "gone_on", ["started", "go", "done"]))
-    wait_for(lambda: wire.ask("EXISTS", "started"))
     requests = clients.each(1, 1, 1, 1, 1)
-    clients.queue(*requests)
-    requests[1].wire.abort()
-    clients.wait_blocked(5)
-    wire.ask_ok("SET", "go", "x")
+    with clients.busy_worker():
+        clients.queue(*requests)
+        requests[1].wire.abort()
+        clients.wait_blocked(5)
     assert [requests[i].result() for i in (0, 2, 3, 4)] == [batch(3, 0, 2, 3)] * 3 + [batch(1, 4)]
     assert full_ai_info(wire)["calls"] == 4
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from testkit import dags, models, scripts
+from testkit import dags, models
+from testkit.batches import Clients
 from testkit.dags import OK, Form, ask, both_forms, check, send
 from testkit.server import Server
-from testkit.waiting import wait_for
 from testkit.wire import Error, Simple, Wire
 from tests.commands.test_ai_info import KEYS
 
@@ -137,19 +137,13 @@ def test_single_runs_count_too(stored: Wire) -> None:
     assert full(stored, "s")[b"executions"] == 5
 
 
-def test_times(server: Server, stored: Wire) -> None:
+def test_times(stored: Wire, clients: Clients) -> None:
     """A script keeps the worker for 0.2 s or more; a model waits for it in the queue."""
-    scripts.store_redis(stored, key="busy")
-    with server.wire() as other:
-        other.send(*scripts.execute("busy", "gone_on", ["started", "go", "done"]))
-        wait_for(lambda: stored.ask("EXISTS", "started"))
+    with clients.busy_worker():
         send(stored, "AI.DAGEXECUTE LOAD 1 x |> AI.MODELEXECUTE add INPUTS 2 x x OUTPUTS 1 a")
-        with server.wire() as third:
-            wait_for(lambda: server.blocked_clients() >= 2)
-            time.sleep(0.2)
-            third.ask_ok("SET", "go", "x")
-        assert other.read() == b"OK"
-        check(stored.read(), [OK])
+        clients.wait_blocked(2)
+        time.sleep(0.2)
+    check(stored.read(), [OK])
     found, waited = full(stored, "busy"), full(stored, "add")
     assert 200_000 <= waited[b"queue_time_max"] < 5_000_000
     for which in (b"mean", b"p50", b"p99", b"max"):

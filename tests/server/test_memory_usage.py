@@ -130,6 +130,20 @@ def test_what_onnx_sessions_hold_is_told(alone: Server) -> None:
         wait_for(lambda: held(wire, "onnxruntime_memory") == 0, what="they are let go of")
 
 
+@pytest.mark.parametrize("batching", [(), ("BATCHSIZE", 4, "MINBATCHSIZE", 2, "MINBATCHTIMEOUT", 1)], ids=str)
+def test_a_model_deleted_as_soon_as_it_has_run_is_not_told(alone: Server, batching: tuple[Word, ...]) -> None:
+    """Its worker may still hold it. A thousand times, because that depends on who is faster."""
+    with alone.wire() as wire:
+        wire.ask("FLUSHALL")
+        wire.ask_ok("AI.TENSORSET", "x", "FLOAT", 1, 2)
+        for _ in range(1000):
+            wire.ask_ok("AI.MODELSTORE", "m", "ONNX", "CPU", *batching, "BLOB", models.onnx_add())
+            wire.send("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y")
+            wire.send("DEL", "m")
+            assert (wire.read(), wire.read()) == (b"OK", 1)
+            wait_for(lambda: held(wire, "onnxruntime_memory") == 0, 5, "nothing is held")
+
+
 class Heavy(nn.Module):
     """32 MB of weights."""
 

@@ -236,8 +236,7 @@ class Chaos:
             level = [0]
 
             def settled() -> bool:
-                """Whether a server that has just started has both libraries, and what was deleted is freed, which its
-                loader does later."""
+                """Whether both libraries are imported and what was deleted is freed: the loader does both later."""
                 level.append(self.used_memory(node))  # noqa: B023 - is called here
                 time.sleep(0.5)
                 found = node.info("modules")  # noqa: B023
