@@ -3,9 +3,9 @@
 One thread, Python's main thread. It owns the registry of backends and the record of failures. It alone changes the
 table of entries that the workers read. Whatever goes wrong becomes the job's error.
 
-A library that compiles for longer than MODEL_LOAD_TIMEOUT leaves the rest to another thread. So Loader._turn is held for
-all of a job but the library's part. (In an engine process, the server ends the process instead.) Loader._reporting may
-be taken under it, and is a leaf.
+A library that compiles for longer than MODEL_LOAD_TIMEOUT leaves the rest to another thread. So Loader._turn is held
+for all of a job but the library's part. (In an engine process, the server ends the process instead.) Loader._reporting
+may be taken under it, and is a leaf.
 """
 
 from __future__ import annotations
