@@ -386,7 +386,9 @@ static void read_large_results(Process *process) {
         if (process->tickets[index].has_called) messages_drain(process);
         Reader reader = {0};
         char *result = copy_result(process, index, &reader);
+        int64_t before = monotonic_ns();
         int is_to_finish = take_result(process, op, &reader, result != NULL);
+        if (is_to_finish) op->duration += (monotonic_ns() - before) / 1000; /* to copy large outputs is part of the run */
         RedisModule_Free(result);
         pthread_mutex_lock(&process->mutex);
         free_slot(process, index);
