@@ -33,6 +33,7 @@ from tests.soak.keys import (
     stock,
     value_of,
 )
+from tests.soak.killer import is_ended
 from tests.soak.lines import Line
 
 SCRIPT = """
@@ -121,6 +122,9 @@ class Client:
         for reply in got:
             if isinstance(reply, Error):
                 raise Lost(reply) if EXPLAINED.match(reply) else Wrong(f"{requests[-1][:8]}: {reply}")
+            for inner in reply if isinstance(reply, list) else []:  # of a DAG or a transaction
+                if is_ended(inner):
+                    raise Lost(inner)
         if got[-1] == b"TIMEDOUT" and "TIMEOUT" in requests[-1]:
             for key in values:
                 session.may_hold[key].pop()
@@ -302,6 +306,8 @@ class Client:
             if not EXPLAINED.match(reply) and reply not in ABSENT:
                 raise Wrong(f"on a replica: {reply}")
             self.tally.error(f"on a replica: {reply}")
+        elif any(map(is_ended, reply)):
+            self.tally.error(f"on a replica: {reply[1]}")
         elif reply != [b"OK", b"OK", (x * 3 + 1).tobytes()]:
             raise Wrong(f"on a replica {model} gave {reply}")
 

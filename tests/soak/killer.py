@@ -31,7 +31,8 @@ def is_ended(reply: object) -> bool:
 
 def release_all(wire: Wire) -> None:
     for scan in ("AI._MODELSCAN", "AI._SCRIPTSCAN"):
-        for key, _ in wire.ask(scan):
+        found = wire.ask(scan)
+        for key, _ in [] if isinstance(found, Error) else found:  # the server may be loading
             wire.ask("AI.INFO", key, "RESETSTAT")
 
 
