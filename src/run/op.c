@@ -24,7 +24,8 @@ static int move_shared(const Op *op, int32_t from, int32_t to) {
 
 /* Begins or skips a queued op: once, and in one process only. */
 static int claim(Op *op, int32_t to) {
-    if (op->state->shared && !move_shared(op, OP_QUEUED, to)) return 0;
+    int is_shared = __atomic_load_n(&op->state->shared, __ATOMIC_ACQUIRE) != NULL;
+    if (is_shared && !move_shared(op, OP_QUEUED, to)) return 0;
     return move(op, OP_QUEUED, to);
 }
 

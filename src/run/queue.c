@@ -204,13 +204,14 @@ static void hold(Queue *queue, Op *op) {
 }
 
 void queue_note_unwanted(Op *op) {
-    if (op->runnable->queue && op->runnable->queue->consumer) {
+    if (!runnable_is_ready(op->runnable)) return; /* it waits for the loader: no queue has it yet */
+    Queue *queue = op->runnable->queue;
+    if (queue->consumer) {
         op_disown(op);
-        op->runnable->queue->consumer->note_unwanted(op->runnable->queue->consumer);
+        queue->consumer->note_unwanted(queue->consumer);
         return;
     }
     if (!__atomic_load_n(&op->state->is_held, __ATOMIC_SEQ_CST)) return;
-    Queue *queue = op->runnable->queue;
     pthread_mutex_lock(&queue->mutex);
     int is_held = __atomic_load_n(&op->state->is_held, __ATOMIC_SEQ_CST);
     if (is_held) queue->unwanted++;
