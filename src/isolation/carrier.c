@@ -388,7 +388,8 @@ static void read_large_results(Process *process) {
         char *result = copy_result(process, index, &reader);
         int64_t before = monotonic_ns();
         int is_to_finish = take_result(process, op, &reader, result != NULL);
-        if (is_to_finish) op->duration += (monotonic_ns() - before) / 1000; /* to copy large outputs is part of the run */
+        /* To copy large outputs is part of the run. */
+        if (is_to_finish) op->duration += (monotonic_ns() - before) / 1000;
         RedisModule_Free(result);
         pthread_mutex_lock(&process->mutex);
         free_slot(process, index);
