@@ -51,7 +51,7 @@ class BackendError(Exception):
 class Registry:
     """The imported backends. Calls `loaded` with the number and version of each."""
 
-    def __init__(self, default_path: Callable[[], Path], loaded: Callable[[int, str], None]) -> None:
+    def __init__(self, default_path: Callable[[], Path], loaded: Callable[[int, str, str], None]) -> None:
         self._default_path = default_path
         self._loaded = loaded
         self._backends: dict[int, tuple[Path, Backend]] = {}
@@ -87,7 +87,8 @@ class Registry:
         except BaseException as error:
             raise BackendError(kind, one_line(error)) from error
         self._backends[number] = (source, backend)
-        self._loaded(number, version)
+        advice: Callable[[], str | None] | None = getattr(backend, "advice", None)
+        self._loaded(number, version, (advice and advice()) or "")
         # A library creates hundreds of thousands of objects that live for ever. Frozen, they are not visited by the
         # garbage collector, which would stop every worker for 0.1 s.
         gc.collect()

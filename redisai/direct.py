@@ -1,4 +1,4 @@
-"""Runs models without Python, through the C API of their library (src/direct/). Workers enter run().
+"""Runs models and scripts without Python, through the C API of their library (src/direct/). Workers enter run().
 
 The loader makes a DirectRunner for each session that offers a Direct (protocol.py). The model's entry holds it.
 REDISAI_DIRECT=off in the environment leaves all runs to Python: tests run the same models both ways.
@@ -40,14 +40,16 @@ class DirectRunner:
         struct.session = _pointer(direct.session)
         struct.memory = _pointer(direct.memory)
         struct.inputs, struct.outputs = _pointer(direct.inputs), _pointer(direct.outputs)
-        struct.ninputs, struct.noutputs = len(direct.dtypes), direct.noutputs
-        struct.types = [NUMBERS[dtype] for dtype in direct.dtypes]
+        dtypes = [None] * DIRECT_MAX if direct.dtypes is None else direct.dtypes
+        struct.ninputs = lib.ANY_COUNT if direct.dtypes is None else len(dtypes)
+        struct.noutputs = lib.ANY_COUNT if direct.noutputs is None else direct.noutputs
+        struct.types = [lib.ANY_NUMBERS if dtype is None else NUMBERS[dtype] for dtype in dtypes]
 
     @classmethod
     def of(cls, number: int, backend: str, session: object, label: str) -> DirectRunner | None:
         """The runner of a session; None where Python has to run the model."""
         direct: Direct | None = getattr(session, "direct", None)
-        if direct is None or len(direct.dtypes) > DIRECT_MAX or direct.noutputs > DIRECT_MAX or not _ON:
+        if direct is None or max(len(direct.dtypes or ()), direct.noutputs or 0) > DIRECT_MAX or not _ON:
             return None
         return cls(number, backend, direct, label)
 

@@ -75,14 +75,25 @@ class Batching:
 class Entry(Protocol):
     """A compiled model or script in the loader's table."""
 
-    @property
-    def duration(self) -> int:
-        """ns, of its latest run."""
+    duration: int  # ns, of its latest run
+    direct: DirectRunner | None
+
+    def run_direct(self, ops: CData, count: int, until: int) -> int:
+        """Runs the first of count begun ops without Python, as long as that is possible and `until` (ns) has not
+        passed. Returns how many are done."""
         ...
 
     def execute(self, op: Op) -> bool:
         """Executes a begun op. Returns False or raises where it failed. Keeps no reference to the op either way."""
         ...
+
+
+def timed_run(entry: Entry, direct: DirectRunner, ops: CData, count: int, until: int) -> int:
+    begin = perf_counter_ns()
+    done = direct.run(ops, count, until)
+    if done:
+        entry.duration = (perf_counter_ns() - begin) // done
+    return done
 
 
 class ModelEntry:
@@ -125,17 +136,11 @@ class ModelEntry:
             op.duration = duration // 1000
 
     def run_direct(self, ops: CData, count: int, until: int) -> int:
-        """Runs the first of count begun ops without Python, as long as that is possible and `until` (ns) has not
-        passed. Returns how many are done."""
         direct, batching = self.direct, self.batching
         # Batching learns nothing from direct runs. So Python runs an op that may still prove the model.
         if direct is None or not (batching is None or batching.proven or batching.rows_seen == ops[0].rows):
             return 0
-        begin = perf_counter_ns()
-        done = direct.run(ops, count, until)
-        if done:
-            self.duration = (perf_counter_ns() - begin) // done
-        return done
+        return timed_run(self, direct, ops, count, until)
 
     def may_batch(self, ops: Sequence[Op]) -> bool:
         """Whether to try these ops as one batch. Until the model is proven, only a batch with a new number of rows is
@@ -200,6 +205,10 @@ class MissingEntry:
     """Stands in for an entry that is not in the table."""
 
     duration = 0
+    direct: DirectRunner | None = None
+
+    def run_direct(self, ops: CData, count: int, until: int) -> int:
+        return 0
 
     def execute(self, op: Op) -> bool:
         lib.bridge_fail(op, b"the model or script is not loaded")

@@ -165,6 +165,7 @@ class Loader:
         lib.bridge_ready(runnable, pool.queue, len(inputs), inputs, len(outputs), outputs)
 
     def _compile_script(self, runnable: Runnable) -> None:
+        from .direct import DirectRunner
         from .scripts import ScriptEntry
 
         script: Script = ffi.cast("Script *", runnable)
@@ -177,7 +178,8 @@ class Loader:
         )
         with self._library_compiles():
             session = cast(ScriptBackend, backend).load_script(definition, self._settings)
-        self._entries[runnable.id] = ScriptEntry(session, self._entries)
+        direct = DirectRunner.of(runnable.backend, kind, session, f"{kind} script")
+        self._entries[runnable.id] = ScriptEntry(session, self._entries, direct)
         lib.bridge_ready(runnable, self._open_pool(definition.device).queue, 0, [], 0, [])
 
     def _open_pool(self, device: str) -> WorkerPool:
@@ -236,6 +238,8 @@ def backends_path() -> Path:
         lib.bridge_free(path)
 
 
-def _loaded(number: int, version: str) -> None:
-    lib.bridge_backend_loaded(number, version.encode())
+def _loaded(number: int, version: str, advice: str) -> None:
+    lib.bridge_backend_loaded(number, version.encode(), advice.encode(errors="replace"))
     lib.bridge_log(b"notice", f"{KINDS[number].name} backend {version} loaded".encode())
+    if advice:
+        lib.bridge_log(b"warning", f"{KINDS[number].name}: {advice}".encode(errors="replace"))

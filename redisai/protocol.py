@@ -92,21 +92,22 @@ def _machine_memory() -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Direct:
-    """A session in the terms of its library's C API. The engine runs it without Python (src/direct/).
+    """A session in the terms of its library's C API, or of the C++ beside PyTorch. The engine runs it without Python
+    (src/direct/).
 
     All inputs and outputs are numbers, and the session neither keeps nor changes its inputs. Whatever the fields point
     to must live as long as this object.
     """
 
     # Gives a function of the library by its name, as cdata of the type that the backend declares. The engine asks for
-    # the members of the struct in src/bridge.h that is named after the backend: OnnxApi, TfApi.
+    # the members of the struct in src/bridge.h that is named after the backend: OnnxApi, TfApi, TorchApi.
     function: Callable[[str], Any]
     session: Any
     memory: Any  # None for TF, which has no such thing
     inputs: Any
     outputs: Any
-    dtypes: Sequence[numpy.dtype[Any]]  # of the inputs
-    noutputs: int
+    dtypes: Sequence[numpy.dtype[Any] | None] | None  # of the inputs; None: any numbers; no list: any inputs
+    noutputs: int | None  # None: any number of them
     # Called before and after one or more runs in a row. begin() returns the library's options for them, or None. end()
     # gets these options, the number of runs, and the library's error text if the last run failed. It returns the
     # exception for that run, or None: then Session.run() tries it again.
@@ -137,8 +138,9 @@ class Backend(Protocol):
 
     def load(self, definition: Definition, settings: Settings) -> Session: ...
 
-    # Two parts are optional. figures(), of ONNX, returns the three arguments of bridge_onnx_figures(). `direct`, of
-    # sessions of ONNX and TF, is a Direct or None.
+    # Three parts are optional. figures(), of ONNX, returns the three arguments of bridge_onnx_figures(). advice(), of
+    # TORCH, returns what the log says once the backend is loaded, or None. `direct`, of sessions of ONNX, TF, TORCH and
+    # of scripts, is a Direct or None.
 
 
 Reply: TypeAlias = "bytes | int | float | list[Reply] | None"

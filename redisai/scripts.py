@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 from _redisai_bridge import ffi, lib
 
-from .execution import ModelEntry
+from .execution import ModelEntry, timed_run
 from .protocol import Call
 from .tensors import as_array, set_output
 
 if TYPE_CHECKING:
-    from _redisai_bridge import CBytes, CReply, Op
+    from _redisai_bridge import CBytes, CData, CReply, Op
 
+    from .direct import DirectRunner
     from .execution import Entry
     from .protocol import Array, Reply, ScriptSession
 
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 class ScriptEntry:
     """A compiled script in the loader's table."""
 
-    __slots__ = ("_entries", "_run", "duration")
+    __slots__ = ("_entries", "_run", "direct", "duration")
 
-    def __init__(self, session: ScriptSession, entries: Mapping[int, Entry]) -> None:
+    def __init__(self, session: ScriptSession, entries: Mapping[int, Entry], direct: DirectRunner | None) -> None:
         self._run = session.run
+        self.direct = direct
         self._entries = entries
         self.duration = 0
 
@@ -51,6 +53,10 @@ class ScriptEntry:
         finally:
             self.duration = duration = perf_counter_ns() - begin
             op.duration = duration // 1000
+
+    def run_direct(self, ops: CData, count: int, until: int) -> int:
+        """Like ModelEntry.run_direct."""
+        return 0 if self.direct is None else timed_run(self, self.direct, ops, count, until)
 
 
 def _words(words: CBytes, count: int) -> list[bytes]:

@@ -39,6 +39,7 @@ Alone on the command line:
   --help         prints this
   --version      prints the versions of the module and of the server that would start
   --module-path  prints the path of redisai.so, for the line loadmodule in a redis.conf
+  --build-torch  compiles what runs models and scripts of PyTorch without Python, for the PyTorch that is installed
 """
 
 
@@ -132,6 +133,10 @@ def main() -> NoReturn:
     if arguments == ["--module-path"]:
         print(MODULE)
         sys.exit()
+    if arguments == ["--build-torch"]:
+        os.execv(
+            sys.executable, [sys.executable, str(MODULE.parent / "backends" / "redisai_torch" / "build_runner.py")]
+        )
     server, version = find_server()
     if arguments in (["--version"], ["-v"]):
         print(f"redisai-module {importlib.metadata.version('redisai-module')}, {server} {version}")

@@ -174,7 +174,7 @@ class Worker:
                     first, returned = returned, done
                     self._finish(ops + first, done - first)
                 ran = 0
-                if isinstance(entry, ModelEntry) and entry.direct is not None:
+                if entry.direct is not None:
                     ran = entry.run_direct(ops + done, count - done, (oldest if done > returned else begin) + limit)
                 if not ran:
                     ran = 1

@@ -27,6 +27,7 @@ typedef struct Dtype {
     int32_t bits;     /* of an element; STRING: of its NUL */
     int32_t onnx;     /* ONNX's number of the type */
     int32_t tf;       /* TensorFlow's */
+    int32_t torch;    /* PyTorch's; -1: none */
 } Dtype;
 
 /* The dtype of this number; NULL: there is none. */
@@ -286,25 +287,55 @@ typedef struct TfApi {
     const char *(*TF_Message)(const void *status);
 } TfApi;
 
+/* The functions of backends/redisai_torch/runner.cpp, which declares these structs too. */
+typedef struct TorchTensor {
+    void *data;
+    const int64_t *shape;
+    int64_t ndim;
+    int64_t type;
+    uint64_t size;
+} TorchTensor;
+
+typedef struct TorchCall {
+    const char *function;
+    const TorchTensor *inputs;
+    const Bytes *keys;
+    const Bytes *args;
+    int32_t ninputs;
+    int32_t nkeys;
+    int32_t nargs;
+} TorchCall;
+
+typedef struct TorchApi {
+    int (*redisai_torch_run)(const void *session, const TorchCall *call, void **outputs);
+    int (*redisai_torch_count)(const void *outputs);
+    void (*redisai_torch_get)(const void *outputs, int index, TorchTensor *output);
+    void (*redisai_torch_free)(void *outputs);
+} TorchApi;
+
+#define ANY_COUNT -1
+#define ANY_NUMBERS -1
+
 #define DIRECT_MAX 8 /* inputs, and outputs; models with more are run by Python */
 
-/* A compiled model that takes and gives numbers only. Python keeps alive all that this points to. */
+/* A compiled model or script that takes and gives numbers only. Python keeps alive all that this points to. */
 typedef struct Direct {
-    const void *api; /* the functions of the backend's library: OnnxApi, TfApi */
+    const void *api; /* the functions of the backend's library: OnnxApi, TfApi, TorchApi */
     void *session;
     void *memory;        /* ONNX: what describes the CPU's memory */
     const void *inputs;  /* ONNX: names, const char *[]; TF: TF_Output[] */
     const void *outputs; /* the same */
     int32_t backend;     /* BACKEND_... */
-    int32_t ninputs;
+    int32_t ninputs;     /* or ANY_COUNT, up to DIRECT_MAX; noutputs likewise */
     int32_t noutputs;
-    int32_t types[DIRECT_MAX]; /* of each input: number of its Dtype */
+    int32_t types[DIRECT_MAX]; /* of each input: number of its Dtype, or ANY_NUMBERS */
 } Direct;
 
 /* Runs n begun ops one by one. Stops before an op of another model, or with an input of the wrong type or one that
  * has to be copied. After the first op, also stops once `until` (ns of the monotonic clock) has come. Returns how many
  * are done, with those whose client has gone meanwhile: give them to bridge_finish_ops. If the next op has failed in
- * the library, *error is the library's text; free it with bridge_free. options: OrtRunOptions for ONNX; NULL for TF. */
+ * the library, *error is the library's text; free it with bridge_free. options: OrtRunOptions for ONNX; else
+ * NULL. */
 int bridge_run_direct(const Direct *direct, Op **ops, int n, int64_t until, const void *options, char **error);
 
 /* ---- jobs of the loader ------------------------------------------------------------------------------------------ */
@@ -356,7 +387,7 @@ void bridge_free(char *text);
 const char *bridge_backend_to_load(int backend);
 
 /* A backend was imported: its version for INFO MODULES. */
-void bridge_backend_loaded(int backend, const char *version);
+void bridge_backend_loaded(int backend, const char *version, const char *advice); /* advice: for INFO, may be empty */
 
 /* Figures for INFO MODULES: bytes of the models that ONNX Runtime holds, runs started, the maximum of runs at once. */
 void bridge_onnx_figures(int64_t memory, int64_t accesses, int64_t sessions);

@@ -56,12 +56,40 @@ STRING = re.compile(rb'"(?:[^"\\\n]|\\[^\n])*"')
 FLATBUFFER = b"PTMF"
 
 
-def refuse_archive(blob: bytes) -> None:
+class _Stream(io.RawIOBase):
+    """Reads a view in place. A model may be a large part of the machine's memory, and io.BytesIO would copy it."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+        self._position = 0
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._view)}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._view[max(self._position, 0) :][: len(buffer)]
+        buffer[: len(part)] = part
+        self._position += len(part)
+        return len(part)
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+
+def refuse_archive(blob: bytes | memoryview) -> None:
     """Refuses what loading must not read or run."""
     if blob[4:8] == FLATBUFFER:  # the library would read it as this other format
         raise RuntimeError("the model is no TorchScript archive: it is for the mobile interpreter")
     try:
-        reader: Any = torch._C.PyTorchFileReader(io.BytesIO(blob))
+        stream: Any = _Stream(memoryview(blob))
+        reader: Any = torch._C.PyTorchFileReader(stream)
     except Exception as error:  # a broken archive makes the reader seek anywhere
         raise RuntimeError(f"the model is no TorchScript archive: {error}") from None
     names = reader.get_all_records()

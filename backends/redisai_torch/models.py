@@ -13,11 +13,12 @@ from torch.jit._recursive import wrap_cpp_module
 
 from redisai.protocol import Array, Definition, Settings
 
+from . import runner
 from .aliasing import Aliasing
 from .archives import refuse_archive, refuse_depth, refuse_operators
 from .guards import guard
 from .sandbox import on_large_stack
-from .tensors import find_device, flatten, prepare_thread, set_threads, to_array, to_tensor
+from .tensors import find_device, flatten, intra_op_threads, prepare_thread, set_threads, to_array, to_tensor
 
 NUMBERS: dict[str, Callable[[Any], bool | int | float]] = {
     "BoolType": bool,
@@ -30,19 +31,18 @@ NUMBERS: dict[str, Callable[[Any], bool | int | float]] = {
 def load(definition: Definition, settings: Settings) -> Session:
     set_threads(settings)
     device = find_device(definition.gpu)
-    blob = bytes(definition.blob)  # the streams that read it share bytes, but would copy a view
+    blob = definition.blob
     refuse_archive(blob)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return on_large_stack(lambda: _load(blob, device))
 
 
-def _load(blob: bytes, device: torch.device) -> Session:
+def _load(blob: bytes | memoryview, device: torch.device) -> Session:
     # Unlike pickle, this runs no Python code of the blob. It does run TorchScript, which refuse_archive() has checked.
     # torch.jit.load() does the same, but keeps the unit, which has all functions and methods.
     unit: Any = torch._C.CompilationUnit()
-    load_archive: Any = torch._C.import_ir_module_from_buffer
-    module: Any = wrap_cpp_module(load_archive(unit, blob, device, {}, False))  # type: ignore[no-untyped-call]
+    module: Any = wrap_cpp_module(runner.load(unit, blob, device))  # type: ignore[no-untyped-call]
     functions = unit.get_functions()
     refuse_operators(guard(functions))
     with suppress(AttributeError, RuntimeError):  # a frozen model has no mode to change
@@ -75,6 +75,10 @@ class Session:
         aliasing = Aliasing.of(module)
         self._copies = aliasing.inputs_written
         self._lock = threading.Lock() if aliasing.stateful else None
+        self.direct = None
+        if not aliasing.stateful:
+            counts = [None if names is None else len(names) for names in (self.inputs, self.outputs)]
+            self.direct = runner.of_model(module._c, self._copies, device, intra_op_threads(), *counts)
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
         prepare_thread()

@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 
 from .models import load
+from .runner import advice
 from .scripts import load_script
 
-__all__ = ["load", "load_script", "version"]
+__all__ = ["advice", "load", "load_script", "version"]
 
 
 def version() -> str:

@@ -15,12 +15,12 @@ import torch
 
 from redisai.protocol import Array, Call, ScriptDefinition, Settings, one_line
 
-from . import redis_calls
-from .aliasing import writes_to_inputs
+from . import redis_calls, runner
+from .aliasing import OPAQUE, writes_to_inputs
 from .guards import guard, guard_library
-from .redis_calls import RUN_MODEL, RUN_MODEL_PURE, current
+from .redis_calls import CALL, RUN_MODEL, RUN_MODEL_PURE, current
 from .sandbox import on_large_stack, refuse_nesting, refuse_operators, resolver, torch_namespace
-from .tensors import find_device, flatten, prepare_thread, set_threads, to_array, to_tensor
+from .tensors import find_device, flatten, intra_op_threads, prepare_thread, set_threads, to_array, to_tensor
 
 ENTRY_POINT = ["List[Tensor]", "List[str]", "List[str]"]
 FRAME = re.compile(r'File "<string>", line (\d+), in (\w+)')
@@ -34,17 +34,17 @@ def load_script(definition: ScriptDefinition, settings: Settings) -> ScriptSessi
     set_threads(settings)
     device = find_device(definition.gpu)
     refuse_nesting(definition.source)
-    functions = on_large_stack(lambda: _compile(definition.source, device))
+    unit, functions = on_large_stack(lambda: _compile(definition.source, device))
     for name in definition.entry_points:
         if name not in functions:
             raise ValueError(f"Function {name} does not exist in the given script.")
         functions[name].check_entry_point()
     if definition.entry_points:
         functions = {name: functions[name] for name in definition.entry_points}
-    return ScriptSession(functions)
+    return ScriptSession(functions, unit, device)
 
 
-def _compile(source: bytes, device: torch.device) -> dict[str, Function]:
+def _compile(source: bytes, device: torch.device) -> tuple[Any, dict[str, Function]]:
     unit: Any = torch.jit.CompilationUnit()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -53,12 +53,14 @@ def _compile(source: bytes, device: torch.device) -> dict[str, Function]:
     functions = unit.get_functions()
     guard_library()
     guard(functions)
-    return {function.name: Function(function, device) for function in functions}
+    return unit, {function.name: Function(function, device) for function in functions}
 
 
 class ScriptSession:
-    def __init__(self, functions: dict[str, Function]) -> None:
+    def __init__(self, functions: dict[str, Function], unit: Any, device: torch.device) -> None:
         self._functions = functions
+        direct = {name: function.copies for name, function in functions.items() if function.is_direct}
+        self.direct = runner.of_script(unit, direct, device, intra_op_threads())
 
     def run(self, call: Call) -> Sequence[Array]:
         function = self._functions.get(call.function)
@@ -86,11 +88,15 @@ class Function:
         self.run = function
         self._name = str(function.name)
         self._device = device if device.type != "cpu" else None
-        self._copies = writes_to_inputs(function.inlined_graph, {RUN_MODEL: RUN_MODEL_PURE})
+        self.copies = writes_to_inputs(function.inlined_graph, {RUN_MODEL: RUN_MODEL_PURE})
         arguments = function.schema.arguments
         self._types = [str(argument.type.annotation_str) for argument in arguments]
         self._optional = [argument.has_default_value() for argument in arguments]
         self._is_entry_point = self._types == ENTRY_POINT
+        # What has effects but its outputs must not be run twice, nor without the right to call Redis.
+        graph = function.inlined_graph
+        has_effects = any(graph.findAllNodes(kind) for kind in (CALL, RUN_MODEL, *OPAQUE))
+        self.is_direct = self._is_entry_point and not has_effects
 
     def check_entry_point(self) -> None:
         if len(self._types) != 3:
@@ -102,7 +108,7 @@ class Function:
             )
 
     def arguments(self, call: Call) -> Sequence[Any]:
-        tensors = [to_tensor(array, self._device, self._copies) for array in call.inputs]
+        tensors = [to_tensor(array, self._device, self.copies) for array in call.inputs]
         return (tensors, call.keys, call.args) if self._is_entry_point else self._mapped(tensors, call.variadic)
 
     def _mapped(self, tensors: list[Any], variadic: int | None) -> list[Any]:

@@ -91,6 +91,10 @@ def _set_threads(intra: int, inter: int) -> None:
         torch.set_num_interop_threads(inter)
 
 
+def intra_op_threads() -> int:
+    return _intra_op_threads
+
+
 def find_device(gpu: int | None) -> torch.device:
     if gpu is None:
         return torch.device("cpu")

@@ -65,7 +65,10 @@ static void add_cpu(RedisModuleInfoCtx *ctx) {
 
 static void add_backends(RedisModuleInfoCtx *ctx) {
     for (int i = 0; backend_row(i); i++) {
+        char field[32];
         if (backend_version(i)) RedisModule_InfoAddFieldCString(ctx, backend_row(i)->version_field, backend_version(i));
+        snprintf(field, sizeof(field), "%s_advice", backend_name(i));
+        if (backend_advice(i)) RedisModule_InfoAddFieldCString(ctx, field, backend_advice(i));
     }
     if (backend_version(BACKEND_ONNX) == NULL) return;
     OnnxFigures onnx = {0};

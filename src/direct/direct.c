@@ -14,14 +14,21 @@ static DirectRun *run_of(int backend) {
     switch (backend) {
     case BACKEND_ONNX: return onnx_run;
     case BACKEND_TF: return tf_run;
+    case BACKEND_TORCH: return torch_run;
     default: return NULL;
     }
 }
 
+static int has_count(int count, int wanted) { return wanted == ANY_COUNT ? count <= DIRECT_MAX : count == wanted; }
+
+static int has_type(const Tensor *tensor, int wanted) {
+    return wanted == ANY_NUMBERS ? !dtype_is_string(tensor->dtype) : tensor->dtype == wanted;
+}
+
 static int fits(const Direct *direct, const Op *op) {
-    if (op->ninputs != direct->ninputs || op->noutputs != direct->noutputs) return 0;
+    if (!has_count(op->ninputs, direct->ninputs) || !has_count(op->noutputs, direct->noutputs)) return 0;
     for (int i = 0; i < op->ninputs; i++) {
-        if (op->inputs[i]->dtype != direct->types[i] || op->inputs[i]->owner) return 0;
+        if (!has_type(op->inputs[i], direct->types[i]) || op->inputs[i]->owner) return 0;
     }
     return 1;
 }
@@ -36,11 +43,11 @@ int bridge_run_direct(const Direct *direct, Op **ops, int n, int64_t until, cons
     while (done < n && ops[done]->id == id && fits(direct, ops[done]) && (done == 0 || begin < until)) {
         Op *op = ops[done];
         if (bridge_is_awaited(op)) { /* the ops before it may have taken long */
-            running_begin(op->runnable, NULL, begin);
+            running_begin(op->runnable, op->function, begin);
             *error = run(direct, op, options);
             int64_t end = monotonic_ns();
             op->duration = (end - begin) / 1000;
-            op->state->is_direct = 1;
+            op->state->is_direct = *error == NULL || direct->backend != BACKEND_TORCH; /* else Python runs it anew */
             begin = end;
             if (*error) break;
         }

@@ -7,5 +7,6 @@
  * options: as the backend's begin() gave them. */
 typedef char *DirectRun(const Direct *direct, Op *op, const void *options);
 
-DirectRun onnx_run; /* onnxruntime.c */
-DirectRun tf_run;   /* tensorflow.c */
+DirectRun onnx_run;  /* onnxruntime.c */
+DirectRun tf_run;    /* tensorflow.c */
+DirectRun torch_run; /* torch.c */

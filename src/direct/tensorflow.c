@@ -10,7 +10,7 @@ static void set_output(const TfApi *api, Op *op, int index, const void *tensor) 
     int64_t shape[TENSOR_MAX_DIMS];
     int ndim = api->TF_NumDims(tensor);
     for (int i = 0; i < ndim && i < TENSOR_MAX_DIMS; i++) shape[i] = api->TF_Dim(tensor, i);
-    bridge_set_output(op, index, dtype_from_library(api->TF_TensorType(tensor), 1), ndim, shape,
+    bridge_set_output(op, index, dtype_from_library(api->TF_TensorType(tensor), BACKEND_TF), ndim, shape,
                       api->TF_TensorData(tensor), api->TF_TensorByteSize(tensor));
 }
 

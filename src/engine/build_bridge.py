@@ -14,13 +14,13 @@ from cffi import FFI
 def declarations(header: str) -> str:
     """What cffi can parse of a header: everything but directives, integer constants kept."""
     lines = header.splitlines()
-    return "\n".join(line for line in lines if not line.startswith("#") or re.match(r"#define \w+ \d+\b", line))
+    return "\n".join(line for line in lines if not line.startswith("#") or re.match(r"#define \w+ -?\d+\b", line))
 
 
 def main() -> None:
     header, output = map(Path, sys.argv[1:])
     ffi = FFI()
-    ffi.cdef(re.sub(r"(#define \w+ \d+).*", r"\1", declarations(header.read_text())))
+    ffi.cdef(re.sub(r"(#define \w+ -?\d+).*", r"\1", declarations(header.read_text())))
     ffi.set_source("_redisai_bridge", '#include "bridge.h"')
     ffi.emit_c_code(str(output))
 

@@ -181,7 +181,10 @@ static void job_done(LoaderJob *job) {
     write_text(&writer, job->error);
     write_names(&writer, is_model ? &((Model *)runnable)->declared_inputs : &none);
     write_names(&writer, is_model ? &((Model *)runnable)->declared_outputs : &none);
-    for (int i = 0; backend_row(i); i++) write_text(&writer, backend_version(i));
+    for (int i = 0; backend_row(i); i++) {
+        write_text(&writer, backend_version(i));
+        write_text(&writer, backend_advice(i));
+    }
     if (is_model) forget_blob((Model *)runnable);
     if (runnable && job->error) drop(runnable->id); /* the server sends it again, should a later run need it */
     job_free(job);

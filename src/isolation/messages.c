@@ -217,9 +217,10 @@ static void job_done(Process *process, Reader *reader) {
     read_names(reader, &inputs);
     read_names(reader, &outputs);
     for (int i = 0; backend_row(i); i++) {
-        char *version = read_line(reader);
-        if (*version && !reader->failed) bridge_backend_loaded(i, version);
+        char *version = read_line(reader), *advice = read_line(reader);
+        if (*version && !reader->failed) bridge_backend_loaded(i, version, advice);
         RedisModule_Free(version);
+        RedisModule_Free(advice);
     }
     if (reader->failed && !failed) {
         failed = 1;

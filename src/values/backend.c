@@ -19,7 +19,8 @@ static const BackendRow backends[] = {
                       .modelset_batches = 1},
 };
 
-static const char *versions[sizeof(backends) / sizeof(backends[0])]; /* atomic; NULL: not loaded; set once */
+/* Atomic, set once. Versions: NULL: not loaded. */
+static const char *versions[sizeof(backends) / sizeof(backends[0])], *advices[sizeof(backends) / sizeof(backends[0])];
 
 const BackendRow *backend_row(int64_t number) {
     return number >= 0 && number < (int64_t)(sizeof(backends) / sizeof(backends[0])) ? &backends[number] : NULL;
@@ -39,9 +40,11 @@ int backend_from_name(const RedisModuleString *name) {
 
 const char *backend_name(int number) { return backends[number].python.name; }
 const char *backend_version(int number) { return __atomic_load_n(&versions[number], __ATOMIC_ACQUIRE); }
+const char *backend_advice(int number) { return __atomic_load_n(&advices[number], __ATOMIC_ACQUIRE); }
 
-void bridge_backend_loaded(int number, const char *version) {
+void bridge_backend_loaded(int number, const char *version, const char *advice) {
     if (backend_row(number) == NULL || backend_version(number)) return;
+    if (*advice) __atomic_store_n(&advices[number], RedisModule_Strdup(advice), __ATOMIC_RELEASE);
     __atomic_store_n(&versions[number], RedisModule_Strdup(version), __ATOMIC_RELEASE);
 }
 

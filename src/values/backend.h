@@ -22,6 +22,7 @@ const char *backend_name(int number);
 
 /* The version of the library; NULL: it is not loaded. Never freed. */
 const char *backend_version(int number);
+const char *backend_advice(int number); /* what would make it faster; NULL: nothing. Never freed */
 
 /* What bridge_onnx_figures tells. So INFO never waits for Python. */
 typedef struct OnnxFigures {

@@ -140,21 +140,21 @@ static void reply_strings(const DtypeRow *row, RedisModuleCtx *ctx, const char *
 /* ---- the table --------------------------------------------------------------------------------------------------- */
 
 static const DtypeRow dtypes[] = {
-    /* name, code, bits, ONNX's number, TensorFlow's */
-    {{"FLOAT", CODE_FLOAT, 32, 1, 1}, parse_real, reply_real, 8},
-    {{"DOUBLE", CODE_FLOAT, 64, 11, 2}, parse_real, reply_real, 11},
-    {{"INT8", CODE_INT, 8, 3, 6}, parse_signed, reply_signed, 0},
-    {{"INT16", CODE_INT, 16, 5, 5}, parse_signed, reply_signed, 0},
-    {{"INT32", CODE_INT, 32, 6, 3}, parse_signed, reply_signed, 0},
-    {{"INT64", CODE_INT, 64, 7, 9}, parse_signed, reply_signed, 0},
-    {{"UINT8", CODE_UINT, 8, 2, 4}, parse_unsigned, reply_unsigned, 0},
-    {{"UINT16", CODE_UINT, 16, 4, 17}, parse_unsigned, reply_unsigned, 0},
-    {{"BOOL", CODE_BOOL, 8, 9, 10}, parse_unsigned, reply_unsigned, 0},
-    {{"STRING", CODE_STRING, 8, 8, 7}, NULL, reply_strings, 0},
-    {{"FLOAT16", CODE_FLOAT, 16, 10, 19}, parse_real, reply_real, 5},
-    {{"BFLOAT16", CODE_BFLOAT, 16, 16, 14}, parse_real, reply_real, 8},
-    {{"UINT32", CODE_UINT, 32, 12, 22}, parse_unsigned, reply_unsigned, 0},
-    {{"UINT64", CODE_UINT, 64, 13, 23}, parse_unsigned, reply_unsigned, 0},
+    /* name, code, bits, ONNX's number, TensorFlow's, PyTorch's */
+    {{"FLOAT", CODE_FLOAT, 32, 1, 1, 6}, parse_real, reply_real, 8},
+    {{"DOUBLE", CODE_FLOAT, 64, 11, 2, 7}, parse_real, reply_real, 11},
+    {{"INT8", CODE_INT, 8, 3, 6, 1}, parse_signed, reply_signed, 0},
+    {{"INT16", CODE_INT, 16, 5, 5, 2}, parse_signed, reply_signed, 0},
+    {{"INT32", CODE_INT, 32, 6, 3, 3}, parse_signed, reply_signed, 0},
+    {{"INT64", CODE_INT, 64, 7, 9, 4}, parse_signed, reply_signed, 0},
+    {{"UINT8", CODE_UINT, 8, 2, 4, 0}, parse_unsigned, reply_unsigned, 0},
+    {{"UINT16", CODE_UINT, 16, 4, 17, 27}, parse_unsigned, reply_unsigned, 0},
+    {{"BOOL", CODE_BOOL, 8, 9, 10, 11}, parse_unsigned, reply_unsigned, 0},
+    {{"STRING", CODE_STRING, 8, 8, 7, -1}, NULL, reply_strings, 0},
+    {{"FLOAT16", CODE_FLOAT, 16, 10, 19, 5}, parse_real, reply_real, 5},
+    {{"BFLOAT16", CODE_BFLOAT, 16, 16, 14, 15}, parse_real, reply_real, 8},
+    {{"UINT32", CODE_UINT, 32, 12, 22, 28}, parse_unsigned, reply_unsigned, 0},
+    {{"UINT64", CODE_UINT, 64, 13, 23, 29}, parse_unsigned, reply_unsigned, 0},
 };
 
 const DtypeRow *dtype_row(int64_t number) {
@@ -181,10 +181,17 @@ int dtype_from_code(uint64_t code, uint64_t bits) {
     return -1;
 }
 
-int dtype_from_library(int number, int is_tf) {
+static int number_of(const Dtype *dtype, int backend) {
+    switch (backend) {
+    case BACKEND_TF: return dtype->tf;
+    case BACKEND_TORCH: return dtype->torch;
+    default: return dtype->onnx;
+    }
+}
+
+int dtype_from_library(int number, int backend) {
     for (int i = 0; dtype_row(i); i++) {
-        int known = is_tf ? dtypes[i].python.tf : dtypes[i].python.onnx;
-        if (known == number && !dtype_is_string(i)) return i;
+        if (number_of(&dtypes[i].python, backend) == number && !dtype_is_string(i)) return i;
     }
     return -1;
 }

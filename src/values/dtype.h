@@ -22,7 +22,7 @@ const DtypeRow *dtype_row(int64_t number);
 /* The number of a dtype, or -1. By a library's number it finds all but STRING. */
 int dtype_from_name(const char *name, size_t len);
 int dtype_from_code(uint64_t code, uint64_t bits);
-int dtype_from_library(int number, int is_tf); /* TensorFlow's number, or ONNX's */
+int dtype_from_library(int number, int backend); /* the number of the backend's library */
 
 uint64_t dtype_size(int dtype); /* bytes of one element; 1 for STRING: its NUL */
 int dtype_is_string(int dtype);

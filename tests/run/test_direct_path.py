@@ -1,4 +1,4 @@
-"""The direct path, by which C runs models of ONNX and TF: which runs take it, that they are counted and timed like
+"""The direct path, by which C and C++ run models and scripts: which runs take it, that they are counted and timed like
 others, that a backend which declares a function wrongly is refused, and that what goes wrong is in the log."""
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ def test_a_direct_run_is_counted(wire: Wire) -> None:
 
 
 def test_what_python_runs_is_not_counted(server: Server, wire: Wire) -> None:
-    """Models of TORCH, scripts and what they run, tensors that lie in a Redis string, more inputs than C takes."""
-    wire.ask("AI.MODELSTORE", "torch", "TORCH", "CPU", "BLOB", models.torch_module(models.Add))
+    """Scripts that run models, what they run, tensors that lie in a Redis string, more inputs than C takes."""
     wire.ask("AI.MODELSTORE", "add", "ONNX", "CPU", "BLOB", models.onnx_add())
     wire.ask("AI.MODELSTORE", "identity", "ONNX", "CPU", "BLOB", models.onnx_identity())
     source = f"def run{scripts.SIGNATURE}:\n    return redisAI.model_execute(keys[0], tensors, 1)[0]\n"
@@ -46,12 +45,11 @@ def test_what_python_runs_is_not_counted(server: Server, wire: Wire) -> None:
     wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", 1, 2)
     wire.ask("AI.TENSORSET", "large", "FLOAT", 1 << 17, "BLOB", bytes(4 << 17))
 
-    assert wire.ask("AI.MODELEXECUTE", "torch", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y") == b"OK"
     words: list[Word] = ["AI.SCRIPTEXECUTE", "s", "run", "KEYS", 1, "add", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y"]
     assert wire.ask(*words) == b"OK"
     assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"2", b"4"]
     assert wire.ask("AI.MODELEXECUTE", "identity", "INPUTS", 1, "large", "OUTPUTS", 1, "y") == b"OK"
-    for key in "torch", "s", "add":
+    for key in "s", "add":
         check_path(server, python=1, key=key)
     if not server.is_isolated:  # its copy in shared memory lies as C needs it
         check_path(server, python=1, key="identity")

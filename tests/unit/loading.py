@@ -31,7 +31,7 @@ from redisai.protocol import (  # noqa: E402
     Settings,
 )
 
-registry = Registry(lambda: ROOT / "backends", lambda number, version: None)
+registry = Registry(lambda: ROOT / "backends", lambda number, version, advice: None)
 NAMES = [kind.name for kind in KINDS]
 
 

@@ -26,7 +26,7 @@ def folder(path: Path, name: str, source: str) -> Path:
 
 def registry_at(path: Path) -> tuple[Registry, list[tuple[int, str]]]:
     loaded: list[tuple[int, str]] = []
-    return Registry(lambda: path, lambda number, version: loaded.append((number, version))), loaded
+    return Registry(lambda: path, lambda number, version, advice: loaded.append((number, version))), loaded
 
 
 @pytest.mark.parametrize("written", ["redisai_x.so", "redisai_x.py", "redisai_x"])

@@ -1,0 +1,236 @@
+/* runner.cpp - loads and runs TorchScript without Python's lock. runner.py builds and loads it, and says what is run here.
+ *
+ * Python keeps the control: it makes and checks the module, then hands it over once, as an argument of the operator
+ * redisai_runner::session. Workers enter the functions at the end, which src/direct/torch.c calls. Sessions do not
+ * change. None of these functions throws or explains: where one fails, Python runs the op anew, and its error is the
+ * client's. So only what has no effects but its outputs is run here. */
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include <ATen/Parallel.h>
+#include <ATen/core/function.h>
+#include <ATen/core/ivalue.h>
+#include <ATen/ops/from_blob.h>
+#include <c10/core/GradMode.h>
+#include <caffe2/serialize/read_adapter_interface.h>
+#include <torch/csrc/jit/api/compilation_unit.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/serialization/import.h>
+#include <torch/library.h>
+
+namespace {
+
+using c10::IValue;
+using c10::TypeKind;
+
+/* As in src/bridge.h. */
+struct TorchTensor {
+    void *data;
+    const int64_t *shape;
+    int64_t ndim;
+    int64_t type;
+    uint64_t size;
+};
+struct Bytes {
+    const char *data;
+    uint64_t size;
+};
+struct TorchCall {
+    const char *function;
+    const TorchTensor *inputs;
+    const Bytes *keys;
+    const Bytes *args;
+    int32_t ninputs;
+    int32_t nkeys;
+    int32_t nargs;
+};
+
+struct Callable {
+    torch::jit::Function *function;
+    bool copies;                  /* it writes to its inputs, which are others' */
+    bool is_entry_point;          /* takes lists: tensors, keys, arguments */
+    std::vector<TypeKind> kinds;  /* of the parameters: TensorType, or a type of numbers */
+};
+
+struct Session {
+    IValue module; /* keeps the code alive; the first argument of a method */
+    bool has_methods;
+    std::unordered_map<std::string, Callable> functions;
+    at::Device device;
+    int threads;
+};
+
+/* ---- sessions ---------------------------------------------------------------------------------------------------- */
+
+TypeKind kind_of(const c10::Argument &argument) {
+    const auto &type = argument.type();
+    auto optional = type->cast<c10::OptionalType>();
+    return optional ? optional->getElementType()->kind() : type->kind();
+}
+
+Callable callable_of(const Session &session, const std::string &name, bool copies) {
+    auto object = session.module.toObject();
+    Callable callable{nullptr, copies, false, {}};
+    callable.function = session.has_methods ? object->type()->findMethod(name)
+                                            : object->compilation_unit()->find_function(c10::QualifiedName(name));
+    TORCH_CHECK(callable.function, "there is no function ", name);
+    const auto &arguments = callable.function->getSchema().arguments();
+    for (size_t i = session.has_methods; i < arguments.size(); i++) callable.kinds.push_back(kind_of(arguments[i]));
+    callable.is_entry_point = !session.has_methods;
+    return callable;
+}
+
+/* The address of a new session, for redisai_torch_close(). A module without methods stands for the functions of its
+ * compilation unit, which must be entry points of a script. */
+int64_t session(const IValue &module, const std::vector<std::string> &names, const std::vector<bool> &copies,
+                at::Device device, int64_t threads) {
+    bool has_methods = !module.toObject()->type()->methods().empty();
+    auto made = std::make_unique<Session>(Session{module, has_methods, {}, device, (int)threads});
+    for (size_t i = 0; i < names.size(); i++) made->functions[names[i]] = callable_of(*made, names[i], copies[i]);
+    return (int64_t)made.release();
+}
+
+/* ---- archives ---------------------------------------------------------------------------------------------------- */
+
+class Memory : public caffe2::serialize::ReadAdapterInterface {
+public:
+    explicit Memory(at::Tensor bytes) : bytes(std::move(bytes)) {}
+    size_t size() const override { return bytes.numel(); }
+    size_t read(uint64_t position, void *buffer, size_t count, const char *what) const override {
+        if (position >= size()) return 0;
+        count = std::min<size_t>(count, size() - position);
+        memcpy(buffer, (const char *)bytes.const_data_ptr() + position, count);
+        return count;
+    }
+
+private:
+    at::Tensor bytes;
+};
+
+/* The module of an archive, its code in the compilation unit of another. Reads the bytes in place. */
+IValue load(const IValue &other, const at::Tensor &bytes, at::Device device) {
+    torch::jit::ExtraFilesMap none;
+    auto unit = other.toObject()->compilation_unit();
+    return torch::jit::import_ir_module(std::move(unit), std::make_shared<Memory>(bytes), device, none)._ivalue();
+}
+
+/* ---- runs -------------------------------------------------------------------------------------------------------- */
+
+/* OpenMP keeps the number for each thread. A thread that has not set it uses every core. */
+void prepare_thread(int threads) {
+    static thread_local bool is_set;
+    if (!is_set) at::set_num_threads(threads);
+    is_set = true;
+}
+
+at::Tensor input_of(const TorchTensor &given, const Session &session, bool copies) {
+    auto options = at::TensorOptions().dtype((c10::ScalarType)given.type);
+    at::Tensor tensor = at::from_blob(given.data, at::IntArrayRef(given.shape, given.ndim), options);
+    if (!session.device.is_cpu()) return tensor.to(session.device);
+    return copies ? tensor.clone() : tensor;
+}
+
+IValue number_of(const at::Tensor &tensor, TypeKind kind) {
+    TORCH_CHECK(tensor.numel() == 1);
+    c10::Scalar number = tensor.item();
+    switch (kind) {
+    case TypeKind::BoolType: return number.toBool();
+    case TypeKind::IntType: return number.toLong();
+    case TypeKind::FloatType: return number.toDouble();
+    case TypeKind::NumberType: return number;
+    default: TORCH_CHECK(false);
+    }
+}
+
+c10::List<std::string> strings_of(const Bytes *words, int count) {
+    c10::List<std::string> list;
+    for (int i = 0; i < count; i++) list.emplace_back(words[i].data, words[i].size);
+    return list;
+}
+
+torch::jit::Stack arguments_of(const Session &session, const Callable &callable, const TorchCall &call) {
+    torch::jit::Stack stack;
+    if (session.has_methods) stack.push_back(session.module);
+    c10::List<at::Tensor> tensors;
+    for (int i = 0; i < call.ninputs; i++) {
+        at::Tensor tensor = input_of(call.inputs[i], session, callable.copies);
+        if (callable.is_entry_point) {
+            tensors.push_back(std::move(tensor));
+        } else {
+            TypeKind kind = callable.kinds.at(i);
+            if (kind == TypeKind::TensorType) {
+                stack.emplace_back(std::move(tensor));
+            } else {
+                stack.push_back(number_of(tensor, kind));
+            }
+        }
+    }
+    if (callable.is_entry_point) {
+        stack.emplace_back(std::move(tensors));
+        stack.emplace_back(strings_of(call.keys, call.nkeys));
+        stack.emplace_back(strings_of(call.args, call.nargs));
+    }
+    return stack;
+}
+
+/* Appends all tensors of a result, also those within lists and tuples. */
+void flatten(const IValue &result, std::vector<at::Tensor> &outputs) {
+    if (result.isTensor()) {
+        const at::Tensor &tensor = result.toTensor();
+        TORCH_CHECK(tensor.defined() && tensor.layout() == c10::kStrided && !tensor.is_quantized());
+        outputs.push_back(tensor.resolve_conj().resolve_neg().cpu().contiguous());
+    } else if (result.isTuple()) {
+        for (const IValue &item : result.toTupleRef().elements()) flatten(item, outputs);
+    } else {
+        for (const IValue &item : result.toListRef()) flatten(item, outputs);
+    }
+}
+
+std::vector<at::Tensor> run(const Session &session, const TorchCall &call) {
+    const Callable &callable = session.functions.at(call.function);
+    prepare_thread(session.threads);
+    c10::AutoGradMode no_gradients(false);
+    IValue result = (*callable.function)(arguments_of(session, callable, call));
+    std::vector<at::Tensor> outputs;
+    if (!result.isNone()) flatten(result, outputs);
+    return outputs;
+}
+
+} // namespace
+
+/* ---- what others call -------------------------------------------------------------------------------------------- */
+
+TORCH_LIBRARY(redisai_runner, library) {
+    library.def("load(Any other, Tensor bytes, Device device) -> Any", load);
+    library.def("session(Any module, str[] names, bool[] copies, Device device, int threads) -> int",
+                [](const IValue &module, std::vector<std::string> names, c10::List<bool> copies, at::Device device,
+                   int64_t threads) { return session(module, names, copies.vec(), device, threads); });
+}
+
+extern "C" {
+
+/* Returns 0, with outputs for redisai_torch_free(); or -1. */
+int redisai_torch_run(const void *session, const TorchCall *call, void **outputs) {
+    try {
+        *outputs = new std::vector<at::Tensor>(run(*(const Session *)session, *call));
+        return 0;
+    } catch (...) {
+        return -1;
+    }
+}
+
+int redisai_torch_count(const void *outputs) { return (int)((const std::vector<at::Tensor> *)outputs)->size(); }
+
+void redisai_torch_get(const void *outputs, int index, TorchTensor *output) {
+    const at::Tensor &tensor = (*(const std::vector<at::Tensor> *)outputs)[index];
+    *output = {(void *)tensor.const_data_ptr(), tensor.sizes().data(), tensor.dim(), (int64_t)tensor.scalar_type(),
+               tensor.nbytes()};
+}
+
+void redisai_torch_free(void *outputs) { delete (std::vector<at::Tensor> *)outputs; }
+
+void redisai_torch_close(void *session) { delete (Session *)session; }
+}

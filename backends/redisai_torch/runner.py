@@ -1,0 +1,103 @@
+"""Hands models and scripts to runner.cpp, which loads and runs them without Python's lock. The loader enters.
+
+build_runner.py compiles runner.cpp against the PyTorch that is installed, and the file's name has its version. Without
+that file, or with another PyTorch, Python loads and runs everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cffi
+import torch
+
+from redisai.protocol import Direct, one_line
+
+_ffi: Any = cffi.FFI()
+_ffi.cdef("""
+    typedef struct TorchTensor TorchTensor;
+    typedef struct TorchCall TorchCall;
+    int redisai_torch_run(const void *session, const TorchCall *call, void **outputs);
+    int redisai_torch_count(const void *outputs);
+    void redisai_torch_get(const void *outputs, int index, TorchTensor *output);
+    void redisai_torch_free(void *outputs);
+    void redisai_torch_close(void *session);
+""")
+_FOLDER = Path(__file__).parent
+
+
+def _open() -> tuple[Any, str]:
+    """The library, or why there is none."""
+    path = _FOLDER / f"runner-{torch.__version__}.so"
+    if not path.exists():
+        others = [other.stem.removeprefix("runner-") for other in _FOLDER.glob("runner-*.so")]
+        return None, f"its runner was built for PyTorch {others[0]}" if others else "its runner is not built"
+    try:
+        torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
+        return _ffi.dlopen(str(path)), ""
+    except Exception as error:
+        return None, f"its runner cannot be loaded ({one_line(error)})"
+
+
+_lib, _why_not = _open()
+_operators: Any = torch.ops.redisai_runner
+
+
+def advice() -> str | None:
+    """Why Python runs all models, and what to do about it; None where C++ does."""
+    if _lib is not None:
+        return None
+    return f"Python runs all models and scripts, slower: {_why_not}; run `redisai-server --build-torch` and start anew"
+
+
+def load(unit: Any, blob: bytes | memoryview, device: torch.device) -> Any:
+    """The module of an archive; unit gets its functions."""
+    if _lib is None:
+        load_archive: Any = torch._C.import_ir_module_from_buffer
+        return load_archive(unit, bytes(blob), device, {}, False)
+    return _operators.load(_shell(unit), torch.frombuffer(blob, dtype=torch.uint8), device)
+
+
+def of_model(
+    module: Any, copies: bool, device: torch.device, threads: int, ninputs: int | None, noutputs: int | None
+) -> Direct | None:
+    """How C runs the method forward. copies: it writes to its inputs."""
+    dtypes = None if ninputs is None else [None] * ninputs
+    return _direct(module, {"forward": copies}, device, threads, dtypes, noutputs)
+
+
+def of_script(unit: Any, entry_points: Mapping[str, bool], device: torch.device, threads: int) -> Direct | None:
+    """How C runs entry points. Each is given with whether it writes to its inputs."""
+    return _direct(_shell(unit), entry_points, device, threads, None, None) if entry_points else None
+
+
+def _direct(
+    module: Any,
+    functions: Mapping[str, bool],
+    device: torch.device,
+    threads: int,
+    dtypes: list[None] | None,
+    noutputs: int | None,
+) -> Direct | None:
+    if _lib is None:
+        return None
+    address = _operators.session(module, list(functions), list(functions.values()), device, threads)
+    session = _ffi.gc(_ffi.cast("void *", address), _lib.redisai_torch_close)
+    return Direct(
+        lambda name: _ffi.addressof(_lib, name),
+        session,
+        None,
+        None,
+        None,
+        dtypes,
+        noutputs,
+        lambda: None,
+        lambda *_: None,
+    )
+
+
+def _shell(unit: Any) -> Any:
+    """A module without methods: what operators get instead of a compilation unit, which they cannot take."""
+    return torch._C.ScriptModule("__torch__.RedisAI", unit, True)  # type: ignore[call-arg]
