@@ -110,6 +110,9 @@ def command(server: str, arguments: list[str]) -> list[str]:
     if "--" in arguments:
         dashes = arguments.index("--")
         arguments, options = arguments[:dashes], arguments[dashes + 1 :]
+    for option in options:
+        if option.startswith("--"):
+            fail(f"{option} stands after --, where options of the module go: NAME value, without dashes.")
     config = arguments[0] if arguments and not arguments[0].startswith("-") else None
     loaded = options_in(config) if config else None
     if loaded is not None:

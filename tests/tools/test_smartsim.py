@@ -13,7 +13,7 @@ from testkit import models
 from testkit.server import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULE_PATH = "~/redisai/bin/redisai-server"
+MODULE_PATH = "~/redisai-venv/bin/redisai-server"
 
 PROGRAM = """
 import sys
