@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from testkit import models
+from testkit.paths import both_paths
 from testkit.samples import ELEMENTS
 from testkit.server import Client
 from testkit.wire import Error, Wire
 
 DATA = {name: data for name, data in ELEMENTS.items() if name != "STRING"}  # of which TorchScript has no tensors
+
+pytestmark = both_paths
 
 
 def store(wire: Wire, module: type, device: str = "CPU") -> None:

@@ -1,5 +1,5 @@
-"""Models and scripts of TORCH without Python: which runs are so, that both paths answer alike, and what the log and INFO
-say where the runner is missing or was built for another PyTorch."""
+"""Models and scripts of TORCH without Python: which runs are so, that both paths answer alike, and what the log and
+INFO say where the runner is missing or was built for another PyTorch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from testkit import models, scripts
@@ -61,7 +60,11 @@ def test_nested_outputs_and_views(server: Server, wire: Wire) -> None:
     store(wire, models.torch_module(models.Transposed))
     wire.ask("AI.TENSORSET", "x", "FLOAT", 2, 3, "VALUES", *range(6))
     assert wire.ask(*WORDS) == b"OK"
-    assert wire.ask("AI.TENSORGET", "y", "META", "VALUES")[3:] == [[3, 2], b"values", [b"0", b"3", b"1", b"4", b"2", b"5"]]
+    assert wire.ask("AI.TENSORGET", "y", "META", "VALUES")[3:] == [
+        [3, 2],
+        b"values",
+        [b"0", b"3", b"1", b"4", b"2", b"5"],
+    ]
     check_path(server, direct=1)
 
 
@@ -73,7 +76,10 @@ def test_python_says_what_is_wrong(server: Server, wire: Wire, module: type) -> 
     reply = wire.ask(*WORDS)
     assert isinstance(reply, Error), reply
     check_path(server, python=1)
-    words = {models.Complex: "output 0 has type complex64", models.NotATensor: "Function returned non-tensor values"}
+    words: dict[type, str] = {
+        models.Complex: "output 0 has type complex64",
+        models.NotATensor: "Function returned non-tensor values",
+    }
     assert words.get(module, "ERR ") in reply
 
 
@@ -94,7 +100,10 @@ def test_entry_points(server: Server, wire: Wire) -> None:
 def test_errors_of_entry_points(server: Server, wire: Wire) -> None:
     store_script(wire)
     wire.ask("AI.TENSORSET", "x", "FLOAT", 1, "VALUES", 1)
-    for function, noutputs, reason in [("fails", 1, "list index out of range"), ("scaled", 2, "unexpected number of outputs")]:
+    for function, noutputs, reason in [
+        ("fails", 1, "list index out of range"),
+        ("scaled", 2, "unexpected number of outputs"),
+    ]:
         outputs = ["y", "z"][:noutputs]
         words: list[Word] = [function, "INPUTS", 1, "x", "ARGS", 1, "1", "OUTPUTS", noutputs, *outputs]
         reply = wire.ask("AI.SCRIPTEXECUTE", "s", *words)
@@ -113,26 +122,7 @@ def test_what_has_effects_runs_once(server: Server, wire: Wire) -> None:
     check_path(server, python=1, key="s")
 
 
-def test_others_run_while_a_model_is_loaded(start_server: StartServer) -> None:
-    """torch.jit.load() alone would stop all models of all libraries that Python runs: here for more than a second."""
-    server = start_server(options=["THREADS_PER_QUEUE", 1])
-    blob = models.torch_module_of_bytes(256 << 20)
-    with server.wire() as wire, server.wire() as other:
-        other.ask("AI.MODELSTORE", "small", "TORCH", "CPU", "BLOB", models.torch_module(models.InPlaceFork))
-        other.ask("AI.TENSORSET", "x", "FLOAT", 2, "VALUES", 1, 2)
-        run: tuple[Word, ...] = ("AI.MODELEXECUTE", "small", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
-        assert other.ask(*run) == b"OK"
-        wire.send("AI.MODELSTORE", "large", "TORCH", "CPU", "BLOB", blob)
-        slowest = 0.0
-        while not wire.is_readable():
-            reply, seconds = other.timed(*run)
-            assert reply == b"OK"
-            slowest = max(slowest, seconds)
-        assert wire.read() == b"OK"
-    assert slowest < 0.3, slowest
-
-
-# ---- the runner --------------------------------------------------------------------------------------------------------
+# ---- the runner ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -160,7 +150,9 @@ def test_no_runner(without: Callable[[str | None], Server], version: str | None,
         wire.ask("AI.TENSORSET", "x", "FLOAT", 2, "VALUES", 1, 2)
         assert wire.ask(*WORDS) == b"OK"
         check_path(server, python=1)
-        advice = f"Python runs all models and scripts, slower: {reason}; run `redisai-server --build-torch` and start anew"
+        advice = (
+            f"Python runs all models and scripts, slower: {reason}; run `redisai-server --build-torch` and start anew"
+        )
         assert f"ai_TORCH_advice:{advice}" in wire.ask("INFO", "MODULES").decode().splitlines()
     assert server.log().count(f"TORCH: {advice}") == 1
 
@@ -196,4 +188,6 @@ def test_a_build_that_fails_leaves_the_runner(tmp_path: Path) -> None:
     assert answer.returncode == 1 and "/bin/false could not build the runner for PyTorch " in answer.stderr
     assert [path.name for path in tmp_path.glob("runner*")] == ["runner-1.0.0.so"]
     answer = build(tmp_path, PATH=str(tmp_path))
-    assert answer.returncode == 1 and "there is no C++ compiler. On Debian and Ubuntu: apt install g++." in answer.stderr
+    assert (
+        answer.returncode == 1 and "there is no C++ compiler. On Debian and Ubuntu: apt install g++." in answer.stderr
+    )

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from testkit import scripts
+from testkit.paths import both_paths
 from testkit.scripts import execute, function, store, store_old, store_plain, values
 from testkit.wire import Error, Simple, Wire, Word
+
+pytestmark = both_paths
 
 
 @pytest.fixture

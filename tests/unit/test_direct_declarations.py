@@ -78,5 +78,5 @@ def test_a_function_that_is_missing(backend: str) -> None:
 
 
 def test_every_library_that_c_runs_has_a_struct() -> None:
-    with pytest.raises(Exception, match="TorchApi"):
-        api_of("TORCH", function_of("ONNX"))
+    with pytest.raises(Exception, match="TfliteApi"):
+        api_of("TFLITE", function_of("ONNX"))

@@ -241,7 +241,7 @@ def test_an_input_never_changes_the_old_way(parameters: str) -> None:
 )
 def test_inputs_are_shared_where_nothing_writes_to_them(body: str) -> None:
     session: Any = load_script(entry_point(body), "f")
-    assert not session._functions["f"]._copies
+    assert not session._functions["f"].copies
 
 
 @pytest.mark.parametrize("module", [Weight(), torch.nn.Identity(), Divide()])
