@@ -1,7 +1,8 @@
-"""Compiles runner.cpp against the PyTorch that is installed, as runner-VERSION.so: redisai-server --build-torch."""
+"""Compiles runner.cpp against the PyTorch that is installed: redisai-server --build-torch."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -16,8 +17,14 @@ except ModuleNotFoundError:
 SOURCE = Path(__file__).with_name("runner.cpp")
 
 
+def library_path() -> Path:
+    """Named after what must fit: PyTorch, whose C++ interface changes with each version, and our source."""
+    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+    return SOURCE.with_name(f"runner-{torch.__version__}-{digest[:8]}.so")
+
+
 def main() -> None:
-    library = SOURCE.with_name(f"runner-{torch.__version__}.so")
+    library = library_path()
     compiler = os.environ.get("CXX") or shutil.which("c++")
     if compiler is None:
         sys.exit("redisai-server: there is no C++ compiler. On Debian and Ubuntu: apt install g++.")

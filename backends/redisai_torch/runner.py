@@ -1,19 +1,19 @@
 """Hands models and scripts to runner.cpp, which loads and runs them without Python's lock. The loader enters.
 
-build_runner.py compiles runner.cpp against the PyTorch that is installed, and the file's name has its version. Without
-that file, or with another PyTorch, Python loads and runs everything.
+build_runner.py compiles runner.cpp against the PyTorch that is installed. Without that, Python loads and runs all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import cffi
 import torch
 
 from redisai.protocol import Direct, one_line
+
+from .build_runner import library_path
 
 _ffi: Any = cffi.FFI()
 _ffi.cdef("""
@@ -25,15 +25,14 @@ _ffi.cdef("""
     void redisai_torch_free(void *outputs);
     void redisai_torch_close(void *session);
 """)
-_FOLDER = Path(__file__).parent
 
 
 def _open() -> tuple[Any, str]:
     """The library, or why there is none."""
-    path = _FOLDER / f"runner-{torch.__version__}.so"
+    path = library_path()
     if not path.exists():
-        others = [other.stem.removeprefix("runner-") for other in _FOLDER.glob("runner-*.so")]
-        return None, f"its runner was built for PyTorch {others[0]}" if others else "its runner is not built"
+        others = any(path.parent.glob("runner-*.so"))
+        return None, "its runner was built for another PyTorch or module" if others else "its runner is not built"
     try:
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
         return _ffi.dlopen(str(path)), ""

@@ -140,7 +140,8 @@ def without(start_server: StartServer, tmp_path: Path) -> Callable[[str | None],
 
 
 @pytest.mark.parametrize(
-    ("version", "reason"), [(None, "its runner is not built"), ("1.0.0", "its runner was built for PyTorch 1.0.0")]
+    ("version", "reason"),
+    [(None, "its runner is not built"), ("1.0.0-0", "its runner was built for another PyTorch or module")],
 )
 def test_no_runner(without: Callable[[str | None], Server], version: str | None, reason: str) -> None:
     server = without(version)
@@ -183,10 +184,11 @@ def test_a_build_replaces_other_runners(tmp_path: Path) -> None:
 
 def test_a_build_that_fails_leaves_the_runner(tmp_path: Path) -> None:
     shutil.copy(BACKEND / "build_runner.py", tmp_path)
+    shutil.copy(BACKEND / "runner.cpp", tmp_path)
     (tmp_path / "runner-1.0.0.so").touch()
     answer = build(tmp_path, CXX="/bin/false")
     assert answer.returncode == 1 and "/bin/false could not build the runner for PyTorch " in answer.stderr
-    assert [path.name for path in tmp_path.glob("runner*")] == ["runner-1.0.0.so"]
+    assert [path.name for path in tmp_path.glob("runner-*")] == ["runner-1.0.0.so"]
     answer = build(tmp_path, PATH=str(tmp_path))
     assert (
         answer.returncode == 1 and "there is no C++ compiler. On Debian and Ubuntu: apt install g++." in answer.stderr
