@@ -18,6 +18,7 @@ from testkit.batches import Clients, batch, batching, store, store_witness, stri
 from testkit.info import full_ai_info
 from testkit.server import Server
 from testkit.values import Model
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire, Word
 
 Array = npt.NDArray[Any]
@@ -186,6 +187,7 @@ def test_models_that_cannot_be_batched(
             assert same(outcome, RESULTS[kind](x)), (turn, outcome, x)
     found = full_ai_info(wire)
     assert (found["calls"], found["executions"], found["errors"]) == (12, 12, 0)
+    wait_for(lambda: warnings(server, before))  # an engine process tells it on another way than its results
     (warning,) = warnings(server, before)
     assert "batch" in warning.lower()
 
