@@ -170,7 +170,7 @@ def test_figures(wire: Wire) -> None:
     assert (after.state, after.last_death) == ("up", "SIGABRT")
     assert (after.starts, after.deaths) == (before.starts + 1, before.deaths + 1)
     assert after.pid != before.pid and after.memory > 1 << 20
-    assert running(wire) == {}
+    wait_for(lambda: running(wire) == {})  # a worker has told its result before it rests
 
 
 def test_not_a_right_of_readers(python_models: Server, wire: Wire) -> None:
