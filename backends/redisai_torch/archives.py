@@ -64,14 +64,17 @@ class _Stream(io.RawIOBase):
         self._position = 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._view)}[whence]
-        return self._position
+        position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._view)}[whence]
+        if position < 0:
+            raise ValueError("a position before the beginning")
+        self._position = position
+        return position
 
     def tell(self) -> int:
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        part = self._view[max(self._position, 0) :][: len(buffer)]
+        part = self._view[self._position :][: len(buffer)]
         buffer[: len(part)] = part
         self._position += len(part)
         return len(part)

@@ -1,4 +1,5 @@
-/* runner.cpp - loads and runs TorchScript without Python's lock. runner.py builds and loads it, and says what is run here.
+/* runner.cpp - loads and runs TorchScript without Python's lock. build_runner.py compiles it; runner.py says what it
+ * runs.
  *
  * Python keeps the control: it makes and checks the module, then hands it over once, as an argument of the operator
  * redisai_runner::session. Workers enter the functions at the end, which src/direct/torch.c calls. Sessions do not
@@ -50,14 +51,13 @@ struct TorchCall {
 
 struct Callable {
     torch::jit::Function *function;
-    bool copies;                  /* it writes to its inputs, which are others' */
-    bool is_entry_point;          /* takes lists: tensors, keys, arguments */
-    std::vector<TypeKind> kinds;  /* of the parameters: TensorType, or a type of numbers */
+    bool copies;                 /* it writes to its inputs, which are others' */
+    std::vector<TypeKind> kinds; /* of a method's parameters: TensorType, or a type of numbers */
 };
 
 struct Session {
     IValue module; /* keeps the code alive; the first argument of a method */
-    bool has_methods;
+    bool has_methods; /* else it stands for functions that are entry points: lists of tensors, of keys, of arguments */
     std::unordered_map<std::string, Callable> functions;
     at::Device device;
     int threads;
@@ -73,18 +73,17 @@ TypeKind kind_of(const c10::Argument &argument) {
 
 Callable callable_of(const Session &session, const std::string &name, bool copies) {
     auto object = session.module.toObject();
-    Callable callable{nullptr, copies, false, {}};
+    Callable callable{nullptr, copies, {}};
     callable.function = session.has_methods ? object->type()->findMethod(name)
                                             : object->compilation_unit()->find_function(c10::QualifiedName(name));
     TORCH_CHECK(callable.function, "there is no function ", name);
     const auto &arguments = callable.function->getSchema().arguments();
     for (size_t i = session.has_methods; i < arguments.size(); i++) callable.kinds.push_back(kind_of(arguments[i]));
-    callable.is_entry_point = !session.has_methods;
     return callable;
 }
 
 /* The address of a new session, for redisai_torch_close(). A module without methods stands for the functions of its
- * compilation unit, which must be entry points of a script. */
+ * compilation unit. */
 int64_t session(const IValue &module, const std::vector<std::string> &names, const std::vector<bool> &copies,
                 at::Device device, int64_t threads) {
     bool has_methods = !module.toObject()->type()->methods().empty();
@@ -157,18 +156,15 @@ torch::jit::Stack arguments_of(const Session &session, const Callable &callable,
     c10::List<at::Tensor> tensors;
     for (int i = 0; i < call.ninputs; i++) {
         at::Tensor tensor = input_of(call.inputs[i], session, callable.copies);
-        if (callable.is_entry_point) {
+        if (!session.has_methods) {
             tensors.push_back(std::move(tensor));
+        } else if (callable.kinds.at(i) == TypeKind::TensorType) {
+            stack.emplace_back(std::move(tensor));
         } else {
-            TypeKind kind = callable.kinds.at(i);
-            if (kind == TypeKind::TensorType) {
-                stack.emplace_back(std::move(tensor));
-            } else {
-                stack.push_back(number_of(tensor, kind));
-            }
+            stack.push_back(number_of(tensor, callable.kinds[i]));
         }
     }
-    if (callable.is_entry_point) {
+    if (!session.has_methods) {
         stack.emplace_back(std::move(tensors));
         stack.emplace_back(strings_of(call.keys, call.nkeys));
         stack.emplace_back(strings_of(call.args, call.nargs));
