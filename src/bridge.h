@@ -287,7 +287,7 @@ typedef struct TfApi {
     const char *(*TF_Message)(const void *status);
 } TfApi;
 
-/* The functions of backends/redisai_torch/runner.cpp, which declares these structs too. */
+/* The functions of backends/redisai_torch/runner.cpp, which is compiled with this file. */
 typedef struct TorchTensor {
     void *data;
     const int64_t *shape;

@@ -18,8 +18,9 @@ SOURCE = Path(__file__).with_name("runner.cpp")
 
 
 def library_path() -> Path:
-    """Named after what must fit: PyTorch, whose C++ interface changes with each version, and our source."""
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+    """Named after what must fit: PyTorch, whose C++ interface changes with each version, and our sources."""
+    sources = sorted([*SOURCE.parent.glob("*.cpp"), *SOURCE.parent.glob("*.h")])
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     return SOURCE.with_name(f"runner-{torch.__version__}-{digest[:8]}.so")
 
 

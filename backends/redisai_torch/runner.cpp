@@ -22,32 +22,14 @@
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/library.h>
 
+extern "C" {
+#include "bridge.h" /* of src/, which is installed beside this file */
+}
+
 namespace {
 
 using c10::IValue;
 using c10::TypeKind;
-
-/* As in src/bridge.h. */
-struct TorchTensor {
-    void *data;
-    const int64_t *shape;
-    int64_t ndim;
-    int64_t type;
-    uint64_t size;
-};
-struct Bytes {
-    const char *data;
-    uint64_t size;
-};
-struct TorchCall {
-    const char *function;
-    const TorchTensor *inputs;
-    const Bytes *keys;
-    const Bytes *args;
-    int32_t ninputs;
-    int32_t nkeys;
-    int32_t nargs;
-};
 
 struct Callable {
     torch::jit::Function *function;
