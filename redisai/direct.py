@@ -73,6 +73,7 @@ class DirectRunner:
                 failure = other  # becomes the error of the failed op
             if failure is not None:
                 fail(ops[done], failure)
+                ops[done].is_direct = 1
                 done += 1
         except BaseException as problem:
             self._log(problem)

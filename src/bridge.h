@@ -140,6 +140,7 @@ typedef struct Op {
     int64_t duration;      /* us that the worker took to convert the inputs, to run the library, and to copy the
                               outputs into tensors. The same on the direct path and in Python. In a batch, us of the
                               whole batch. -1: not executed, AI.INFO does not count it */
+    int32_t is_direct;     /* its outputs or its error come from the library by the direct path */
     struct OpState *state; /* C's own part (run/state.h) */
 } Op;
 

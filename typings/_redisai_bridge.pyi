@@ -68,6 +68,7 @@ class Op(CData, Protocol):
     nargs: int
     variadic: int
     duration: int
+    is_direct: int
 
 class Taken(CData, Protocol):
     plain: CData

@@ -47,7 +47,7 @@ int bridge_run_direct(const Direct *direct, Op **ops, int n, int64_t until, cons
             *error = run(direct, op, options);
             int64_t end = monotonic_ns();
             op->duration = (end - begin) / 1000;
-            op->state->is_direct = *error == NULL || direct->backend != BACKEND_TORCH; /* else Python runs it anew */
+            op->is_direct = *error == NULL; /* else Python decides whether that error is the op's */
             begin = end;
             if (*error) break;
         }

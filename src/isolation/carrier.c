@@ -291,7 +291,7 @@ static int take_result(Process *process, Op *op, Reader *reader, int has_result)
     if (!op_take_back(op, begun < op->state->queued || begun > now ? now : begun)) return 0;
     op->duration = read_number(reader);
     op->state->is_follower = read_number(reader) != 0;
-    op->state->is_direct = read_number(reader) != 0;
+    op->is_direct = read_number(reader) != 0;
     int failed = read_number(reader) != 0;
     char *error = read_text(reader);
     if (failed || !has_result) bridge_fail(op, has_result ? error : "not enough memory for the outputs");

@@ -122,7 +122,7 @@ static void count_op(const Op *op) {
     stats_count(&op->runnable->state->stats, &(Execution){.duration = state->is_follower ? -1 : op->duration,
                                                           .queued = (state->begun - state->queued) / 1000,
                                                           .samples = samples,
-                                                          .is_direct = state->is_direct,
+                                                          .is_direct = op->is_direct,
                                                           .failed = state->error != NULL});
 }
 
