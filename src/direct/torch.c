@@ -3,9 +3,6 @@
 #include "redis/api.h"
 #include "values/tensor.h"
 
-/* Python runs the op anew, and finds out why. */
-#define FAILED RedisModule_Strdup("failed")
-
 static void set_outputs(const TorchApi *api, Op *op, const void *outputs) {
     for (int i = 0; i < op->noutputs; i++) {
         TorchTensor tensor;
@@ -27,6 +24,7 @@ static int are_wanted(const TorchApi *api, const Op *op, const void *outputs) {
     return 1;
 }
 
+/* Python runs the op anew after an error, and finds out why. */
 char *torch_run(const Direct *direct, Op *op, const void *options) {
     const TorchApi *api = direct->api;
     TorchTensor inputs[DIRECT_MAX];
@@ -38,9 +36,9 @@ char *torch_run(const Direct *direct, Op *op, const void *options) {
     TorchCall call = {
         op->function ? op->function : "forward", inputs, op->keys, op->args, op->ninputs, op->nkeys, op->nargs};
     void *outputs = NULL;
-    if (api->redisai_torch_run(direct->session, &call, &outputs)) return FAILED;
-    int wanted = are_wanted(api, op, outputs);
+    int succeeded = api->redisai_torch_run(direct->session, &call, &outputs) == 0;
+    int wanted = succeeded && are_wanted(api, op, outputs);
     if (wanted) set_outputs(api, op, outputs);
-    api->redisai_torch_free(outputs);
-    return wanted ? NULL : FAILED;
+    if (succeeded) api->redisai_torch_free(outputs);
+    return wanted ? NULL : RedisModule_Strdup("failed");
 }
