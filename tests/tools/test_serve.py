@@ -21,8 +21,10 @@ SERVE = str(ROOT / "scripts" / "serve")
 def serve_and_ask(*arguments: str) -> tuple[float, list[str]]:
     """Starts it, runs the line that it prints, presses Ctrl-C. Returns the seconds until the line, and the answers."""
     started = time.monotonic()
+    # A shell ignores SIGINT in what it runs in the background, such as these tests, and programs inherit that.
+    command = ["env", "--default-signal=INT", SERVE, *arguments]
     serve = subprocess.Popen(
-        [SERVE, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
         assert serve.stdout
