@@ -101,6 +101,15 @@ def wait_until_runs(wire: Wire, name: str) -> None:
     wait_for(runs, PATIENCE, f"{name} runs")
 
 
+def wait_until_compiles(wire: Wire, name: str) -> None:
+    """Until a loader has begun with this model or script."""
+
+    def compiles() -> bool:
+        return any(f"={name}," in what for thread, what in running(wire).items() if thread.startswith("loader"))
+
+    wait_for(compiles, PATIENCE, f"{name} is compiled")
+
+
 def deaths(wire: Wire, key: Word) -> int:
     reply = wire.ask("AI.INFO", key, "FULL")
     return int(dict(zip(reply[::2], reply[1::2], strict=True))[b"deaths"])

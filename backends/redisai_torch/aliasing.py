@@ -42,9 +42,11 @@ class Aliasing(NamedTuple):
     stateful: bool
 
     @staticmethod
-    def of(module: Any) -> Aliasing:
-        """Uses the library's alias analysis, which follows views, lists, branches, sub-modules and out=."""
-        graph: Any = module.inlined_graph
+    def of(module: Any, graph: Any) -> Aliasing:
+        """Uses the library's alias analysis, which follows views, lists, branches, sub-modules and out=.
+
+        graph: forward's inlined graph, which this changes.
+        """
         # First: simplifying relies on the declarations too, and may leave out what seems to do nothing.
         given = {value.debugName() for value in list(graph.inputs())[1:] if value.type().kind() == "TensorType"}
         written = _written(graph)

@@ -165,9 +165,9 @@ def refuse_operators(kinds: Iterable[str]) -> None:
             raise ValueError(f"{kind} cannot be used in a model")
 
 
-def refuse_depth(forward: Any, functions: Sequence[Any]) -> None:
+def refuse_depth(graph: Any, functions: Sequence[Any]) -> None:
     """Checks the inlined graphs that run: that of forward, and those that it calls through an interface."""
-    if _refuse_depth(forward.inlined_graph):
+    if _refuse_depth(graph):
         for function in functions:
             _refuse_depth(function.inlined_graph)
 

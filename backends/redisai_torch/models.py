@@ -30,6 +30,7 @@ NUMBERS: dict[str, Callable[[Any], bool | int | float]] = {
 
 def load(definition: Definition, settings: Settings) -> Session:
     set_threads(settings)
+    runner.limit_memory(settings.memory_limit)
     device = find_device(definition.gpu)
     blob = definition.blob
     refuse_archive(blob)
@@ -49,12 +50,14 @@ def _load(blob: bytes | memoryview, device: torch.device) -> Session:
         module.eval()
     if not hasattr(module, "forward"):
         raise ValueError("the model has no method forward")
-    refuse_depth(module.forward, functions)
-    return Session(module, device)
+    graph = runner.inlined_graph(module)
+    refuse_depth(graph, functions)
+    return Session(module, graph, device)
 
 
 class Session:
-    def __init__(self, module: Any, device: torch.device) -> None:
+    def __init__(self, module: Any, graph: Any, device: torch.device) -> None:
+        """graph: forward's inlined graph, which this changes."""
         schema = module.forward.schema
         arguments = schema.arguments[1:]  # without self
         self._numbers: list[tuple[int, str, Callable[[Any], bool | int | float]]] = []
@@ -72,7 +75,7 @@ class Session:
         self.outputs = _unnamed_outputs(schema.returns)
         self._forward = module.forward
         self._device = device if device.type != "cpu" else None
-        aliasing = Aliasing.of(module)
+        aliasing = Aliasing.of(module, graph)
         self._copies = aliasing.inputs_written
         self._lock = threading.Lock() if aliasing.stateful else None
         self.direct = None

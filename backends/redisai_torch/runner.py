@@ -5,6 +5,7 @@ build_runner.py compiles runner.cpp against the PyTorch that is installed. Witho
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,6 +58,22 @@ def load(unit: Any, blob: bytes | memoryview, device: torch.device) -> Any:
         load_archive: Any = torch._C.import_ir_module_from_buffer
         return load_archive(unit, bytes(blob), device, {}, False)
     return _operators.load(_shell(unit), torch.frombuffer(blob, dtype=torch.uint8), device)
+
+
+def inlined_graph(module: Any) -> Any:
+    """A copy of forward's graph with all that it calls."""
+    if _lib is None:
+        return module.inlined_graph
+    unit: Any = torch._C.CompilationUnit()
+    _operators.inline_forward(module._c, _shell(unit))
+    return unit.get_functions()[0].graph
+
+
+@functools.cache
+def limit_memory(megabytes: int) -> None:
+    """Of all tensors on the CPU. Without the runner there is no limit."""
+    if _lib is not None:
+        _operators.limit_memory(megabytes << 20)
 
 
 def of_model(

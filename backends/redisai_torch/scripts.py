@@ -32,6 +32,7 @@ SIGNATURE = "(tensors: List[Tensor], keys: List[str], args: List[str])"
 
 def load_script(definition: ScriptDefinition, settings: Settings) -> ScriptSession:
     set_threads(settings)
+    runner.limit_memory(settings.memory_limit)
     device = find_device(definition.gpu)
     refuse_nesting(definition.source)
     unit, functions = on_large_stack(lambda: _compile(definition.source, device))

@@ -1,5 +1,6 @@
-/* kill.c - AI.KILL: ends what runs of a model or script now. Main thread only. */
+/* kill.c - AI.KILL: ends what runs or compiles a model or script now. Main thread only. */
 #include "commands/commands.h"
+#include "commands/stored.h"
 #include "engine/options.h"
 #include "isolation/isolation.h"
 #include "redis/command.h"
@@ -17,13 +18,14 @@ static int kill_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
     const Runnable *runnable = type == ModelType || type == ScriptType ? RedisModule_ModuleTypeGetValue(key) : NULL;
     uint64_t id = runnable ? runnable->id : 0;
     if (key) RedisModule_CloseKey(key);
+    int killed = id && isolation_kill(id);
+    if (kill_stores(ctx, argv[1], isolation_kill) || killed) return reply_ok(ctx);
     if (id == 0) return reply_error(ctx, "no model or script at this key");
-    if (isolation_kill(id)) return reply_ok(ctx);
     return RedisModule_ReplyWithError(ctx, "NOTBUSY Nothing runs this model or script right now.");
 }
 
 COMMAND(kill, .name = "AI.KILL", .flags = "admin readonly", .arity = 2, .since = "2.0.0", .keys = {{"key", KEY_READ}},
-        .syntax = "key", .summary = "Ends what runs of a model or script now",
-        .complexity = "O(N) where N is the number of ops that wait or run");
+        .syntax = "key", .summary = "Ends what runs or compiles a model or script now",
+        .complexity = "O(N) where N is the number of clients that wait for runs or stores");
 
 const Command *const kill_commands[] = {&kill, NULL};

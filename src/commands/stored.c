@@ -6,6 +6,7 @@
 
 #include <ctype.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "engine/jobs.h"
 #include "redis/command.h"
@@ -72,6 +73,30 @@ int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runn
     reply_result(ctx, job, NULL);
     job_free(job);
     return REDISMODULE_OK;
+}
+
+typedef struct Search {
+    int db;
+    const RedisModuleString *key;
+    int (*kill)(uint64_t id);
+    int killed;
+} Search;
+
+static void kill_store(void *data, const Waiter *waiter) {
+    Search *search = data;
+    const JobWaiter *store = (const JobWaiter *)waiter;
+    if (waiter->write != write_compiled || waiter->db != search->db) return;
+    size_t size, theirs;
+    const char *key = RedisModule_StringPtrLen(search->key, &size);
+    const char *stored = RedisModule_StringPtrLen(store->argv[1], &theirs);
+    if (size != theirs || memcmp(key, stored, size)) return;
+    if (search->kill(store->job->job.runnable->id)) search->killed++;
+}
+
+int kill_stores(RedisModuleCtx *ctx, const RedisModuleString *key, int (*kill)(uint64_t id)) {
+    Search search = {.db = RedisModule_GetSelectedDb(ctx), .key = key, .kill = kill};
+    waiter_visit(kill_store, &search);
+    return search.killed;
 }
 
 int delete_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int kind) {

@@ -9,6 +9,10 @@ void *find_runnable(RedisModuleCtx *ctx, RedisModuleString *name, int kind);
 /* Compiles it and makes it the value of argv[1], whose type has been checked; takes the reference over and replies. */
 int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runnable *runnable);
 
+/* Calls kill for each model or script that a client is storing at this key just now. Returns how often it returned 1.
+ */
+int kill_stores(RedisModuleCtx *ctx, const RedisModuleString *key, int (*kill)(uint64_t id));
+
 /* Deletes the model or script at argv[1], and replies. */
 int delete_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int kind);
 

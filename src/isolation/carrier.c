@@ -411,20 +411,6 @@ static int is_begun(const Process *process, uint32_t index) {
     return process->tickets[index].op && word != (process->tickets[index].number | OP_QUEUED);
 }
 
-int carrier_runs(Process *process, uint64_t id) {
-    int runs = 0;
-    pthread_mutex_lock(&process->mutex);
-    for (uint32_t i = 0; i < process->top && !runs && process->state == PROCESS_UP; i++) {
-        runs = process->tickets[i].op && process->tickets[i].op->id == id && is_begun(process, i);
-    }
-    pthread_mutex_unlock(&process->mutex);
-    return runs;
-}
-
-#define ONNX_GRACE_NS 1000000000LL /* the library ends a run itself, between two nodes */
-
-#define MAX_QUEUED 10 /* of the limit: a process that does not tell what it runs is ended, too */
-
 /* When a worker of the process, or its loader, has begun with what this runnable runs now; 0: none does. */
 static int64_t busy_since(const Process *process, uint64_t id) {
     int64_t latest = 0;
@@ -435,6 +421,20 @@ static int64_t busy_since(const Process *process, uint64_t id) {
     }
     return latest;
 }
+
+int carrier_runs(Process *process, uint64_t id) {
+    pthread_mutex_lock(&process->mutex);
+    int is_up = process->state == PROCESS_UP, runs = is_up && busy_since(process, id);
+    for (uint32_t i = 0; i < process->top && !runs && is_up; i++) {
+        runs = process->tickets[i].op && process->tickets[i].op->id == id && is_begun(process, i);
+    }
+    pthread_mutex_unlock(&process->mutex);
+    return runs;
+}
+
+#define ONNX_GRACE_NS 1000000000LL /* the library ends a run itself, between two nodes */
+
+#define MAX_QUEUED 10 /* of the limit: a process that does not tell what it runs is ended, too */
 
 /* A worker begins several ops at once. Those behind the one that takes too long are not overdue. */
 static int is_overdue(const Process *process, const Ticket *ticket, int64_t now) {

@@ -7,8 +7,8 @@
 /* Starts the first one. Jobs go to engine processes from now on, instead of to engine_start()'s loader. */
 int isolation_start(RedisModuleCtx *ctx);
 
-/* Ends the process that runs this runnable now. Other models of its device run again on the next. Returns 0 where none
- * runs it. */
+/* Ends the process that runs or compiles this runnable now. Other models of its device run again on the next. Returns 0
+ * where none does. */
 int isolation_kill(uint64_t id);
 
 typedef struct ProcessFigures {

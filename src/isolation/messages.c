@@ -462,13 +462,14 @@ void messages_abandon(Process *process, const char *reason) {
     process->imported = 0;
     if (process->job) {
         Runnable *runnable = process->job->job.runnable;
+        int is_killed = process->death.verdict == KILLED && runnable && runnable->id == process->death.guilty;
         int is_guilty = process->death.verdict == LOAD_TIMED_OUT ||
                         (process->death.verdict == DIED && runnable && carrier_died_under(process, runnable->id));
         if (runnable) runnable_name(runnable, name);
         snprintf(error, sizeof(error), "the process that compiled '%s' ended: %s; %s starts anew",
                  runnable ? name : "?", reason, process->device);
         if (runnable && is_guilty) carrier_count_death(process, runnable);
-        if (is_guilty || !runnable) {
+        if (is_guilty || is_killed || !runnable) {
             finish_job(process, error);
         } else {
             process->job->is_urgent = 1; /* first for the next process */

@@ -164,7 +164,7 @@ Op *carrier_find_op(Process *process, uint64_t slot, int32_t ticket);
 /* The script of this op waits for the server, or goes on. Returns -1 where it waits already. Carrier. */
 int carrier_note_call(Process *process, uint64_t slot, int32_t ticket, int is_open);
 
-/* Whether it runs this runnable now. Any thread. */
+/* Whether it runs or compiles this runnable now. Any thread. */
 int carrier_runs(Process *process, uint64_t id);
 
 /* What this process has compiled. Any thread. */

@@ -73,6 +73,12 @@ int waiter_block(RedisModuleCtx *ctx, Waiter *waiter, RedisModuleCmdFunc reply) 
     return 0;
 }
 
+void waiter_visit(void (*visit)(void *data, const Waiter *waiter), void *data) {
+    for (int i = 0; i < BUCKETS; i++) {
+        for (const Waiter *waiter = waiters[i]; waiter; waiter = waiter->next) visit(data, waiter);
+    }
+}
+
 _Static_assert(offsetof(Waiter, task) == 0, "a Task is cast to the Waiter that begins with it");
 _Static_assert(offsetof(JobWaiter, waiter) == 0, "a Waiter is cast to the JobWaiter that begins with it");
 

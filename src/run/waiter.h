@@ -33,6 +33,9 @@ int waiter_block(RedisModuleCtx *ctx, Waiter *waiter, RedisModuleCmdFunc reply);
 /* Has the client answered, after waiter->write if `writes` is set. Any thread; once for each waiter. */
 void waiter_end(Waiter *waiter, int writes);
 
+/* Main thread: visits each waiter that is not freed yet. */
+void waiter_visit(void (*visit)(void *data, const Waiter *waiter), void *data);
+
 /* A client that waits for the loader, and its command. */
 typedef struct JobWaiter {
     Waiter waiter;

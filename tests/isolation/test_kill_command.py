@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from testkit import scripts
-from testkit.isolation import ADD, check_add, deaths, engine, store_add, wait_until_runs
+from testkit.isolation import (
+    ADD,
+    check_add,
+    deaths,
+    engine,
+    engine_is_up,
+    store_add,
+    wait_until_compiles,
+    wait_until_runs,
+)
 from testkit.server import Server
 from testkit.waiting import wait_for
 from testkit.wire import Wire
@@ -76,6 +87,56 @@ def test_in_a_dag(python_models: Server, wire: Wire) -> None:
         assert wire.ask("AI.KILL", "slow") == b"OK"
         assert "the run of 'slow' was ended by AI.KILL" in str(busy.read())
     assert wire.ask("EXISTS", "y") == 0
+
+
+ENDLESS = b"while True: pass\n"  # at the load
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["", "over another"])
+def test_a_store(python_models: Server, wire: Wire, stored: bool) -> None:
+    before = engine(wire)
+    wire.ask("DEL", "endless")
+    if stored:
+        wire.ask_ok("AI.MODELSTORE", "endless", "ONNX", "CPU", "BLOB", ADD)
+    with python_models.wire() as busy:
+        busy.send("AI.MODELSTORE", "endless", "ONNX", "CPU", "BLOB", ENDLESS)
+        wait_until_compiles(wire, "endless")
+        assert wire.ask("AI.KILL", "endless") == b"OK"
+        assert busy.read() == "ERR the process that compiled 'endless' ended: AI.KILL; CPU starts anew"
+    assert wire.ask("EXISTS", "endless") == int(stored)
+    check_add(wire)
+    assert engine(wire).pid != before.pid
+
+
+def test_a_store_of_the_same_name_elsewhere(python_models: Server, wire: Wire) -> None:
+    with python_models.wire() as busy:
+        busy.send("AI.MODELSTORE", "endless", "ONNX", "CPU", "BLOB", ENDLESS)
+        wait_until_compiles(wire, "endless")
+        with python_models.wire() as other:
+            other.ask_ok("SELECT", 1)
+            for key in ("endless", "endless2", "endles"):
+                assert other.ask("AI.KILL", key) == "ERR no model or script at this key"
+        assert wire.ask("AI.KILL", "endless") == b"OK"
+        assert "AI.KILL" in busy.read()
+
+
+def test_a_model_that_is_compiled_for_a_run(python_models: Server, wire: Wire) -> None:
+    """Its deaths are not counted."""
+    once = b"import os\nwhile os.path.exists(%r): pass\n" + ADD
+    file = python_models.folder / "compiles for ever"
+    wire.ask_ok("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", once % str(file).encode())
+    file.touch()
+    os.kill(engine(wire).pid, signal.SIGKILL)
+    engine_is_up(wire)
+    for _ in range(4):
+        with python_models.wire() as busy:
+            busy.send("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y")
+            wait_until_compiles(wire, "m")
+            assert wire.ask("AI.KILL", "m") == b"OK"
+            assert busy.read() == "ERR the process that compiled 'm' ended: AI.KILL; CPU starts anew"
+    assert deaths(wire, "m") == 0
+    file.unlink()
+    wire.ask_ok("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y")
 
 
 def test_nothing_runs(wire: Wire) -> None:

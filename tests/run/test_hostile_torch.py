@@ -162,6 +162,21 @@ def test_memory_that_no_machine_has(server: Server, wire: Wire, run: Run) -> Non
         assert isinstance(reply, Error) and "allocate memory" in reply
 
 
+@both
+def test_memory_is_limited(start_server: StartServer, run: Run) -> None:
+    server = start_server(options=["BACKEND_MEMORY_LIMIT", 100])
+    with server.wire() as wire:
+        wire.ask_ok("AI.TENSORSET", "x", "FLOAT", 2)
+        for megabytes in (90, 110, 90):
+            reply = run(wire, f"torch.ones([{megabytes << 18}]).sum()")
+            if megabytes < 100:
+                assert reply == b"OK"
+            else:
+                size = megabytes << 20
+                limit = f"you tried to allocate {size} bytes; BACKEND_MEMORY_LIMIT sets how much there is"
+                assert isinstance(reply, Error) and limit in reply
+
+
 @pytest.mark.parametrize("operator", ["Div", "Mod"])
 def test_divisions_in_other_libraries(wire: Wire, operator: str) -> None:
     a, b, y = (models.value(name, TensorProto.INT64, (1,)) for name in "aby")

@@ -1,0 +1,58 @@
+"""Runs of other models while a large PyTorch model is compiled: they do not wait for it."""
+# TorchScript's compiler is not typed.
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+import threading
+import time
+
+import torch
+from torch import Tensor, nn
+
+from testkit import models
+from testkit.paths import both_paths
+from testkit.server import Server
+from testkit.wire import Wire
+
+LAYERS = 1500
+LONGEST_S = 0.05
+
+
+class Deep(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(LAYERS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return x
+
+
+def longest_run(server: Server, wire: Wire, blob: bytes) -> float:
+    """Seconds, while the blob is stored."""
+
+    def store() -> None:
+        with server.wire() as storing:
+            storing.ask_ok("AI.MODELSTORE", "deep", "TORCH", "CPU", "BLOB", blob)
+
+    thread = threading.Thread(target=store)
+    longest, runs = 0.0, 0
+    thread.start()
+    while thread.is_alive():
+        begin = time.perf_counter()
+        wire.ask_ok("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
+        longest = max(longest, time.perf_counter() - begin)
+        runs += 1
+    assert runs > 50
+    return longest
+
+
+@both_paths
+def test_they_do_not_wait(server: Server, wire: Wire) -> None:
+    blob = models.torch_blob(torch.jit.trace(Deep().eval(), torch.ones(1, 4)))
+    wire.ask_ok("AI.TENSORSET", "x", "FLOAT", 1, 2)
+    wire.ask_ok("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_identity("FLOAT", (1, 2)))
+    # A machine that is busy with other tests adds to one of them, but hardly to all.
+    assert any(longest_run(server, wire, blob) < LONGEST_S for _ in range(8))
