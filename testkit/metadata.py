@@ -104,7 +104,7 @@ COMMANDS = {
     "AI.CONFIG": Command(
         {"admin"}, -2, "1.0.0", "Reads and sets options, loads backends", "BACKENDSPATH LOADBACKEND MODEL_CHUNK_SIZE"
     ),
-    "AI.KILL": Command({"admin", "readonly"}, 2, "2.0.0", "Ends what runs of a model or script now", ""),
+    "AI.KILL": Command({"admin", "readonly"}, 2, "2.0.0", "Ends what runs or compiles a model or script now", ""),
 }
 
 

@@ -20,6 +20,7 @@
 
 #define MAX_MESSAGE (1ULL << 30) /* of those that a process sends: a command of a script */
 #define MAX_LINE 1000
+#define MAX_LINES 100  /* in the log, by a process; what comes later is lost, or it could fill the disk */
 #define MAX_HELD 4096  /* models that scripts of one device hold */
 #define STALL_MS 10000 /* a process that takes no bytes for so long, or sends a message for so long, is ended */
 
@@ -389,6 +390,7 @@ static void release(Process *process, int64_t number, Reader *reader) {
 
 void messages_start(Process *process) {
     Writer writer = {0};
+    process->lines = 0;
     for (int i = 0; option_row(i); i++) write_number(&writer, option_row(i)->python.value);
     write_path(&writer);
     for (int i = 0; backend_row(i); i++) write_text(&writer, bridge_backend_to_load(i));
@@ -409,6 +411,15 @@ static void ready(Process *process, Reader *reader) {
     RedisModule_Free(error);
 }
 
+static void log_line(Process *process, Reader *reader) {
+    if (++process->lines > MAX_LINES) return;
+    char *level = read_line(reader), *text = read_line(reader);
+    RedisModule_Log(log_context, strcmp(level, "warning") ? "notice" : "warning", "%.1000s%s", text,
+                    process->lines == MAX_LINES ? " (the last line of this engine process)" : "");
+    RedisModule_Free(level);
+    RedisModule_Free(text);
+}
+
 int messages_take(Process *process) {
     char *payload;
     Reader reader;
@@ -419,12 +430,7 @@ int messages_take(Process *process) {
     case MESSAGE_CALL:
     case MESSAGE_HOLD: begin_call(process, kind, &reader, payload); return 0;
     case MESSAGE_RELEASE: release(process, read_number(&reader), &reader); break;
-    case MESSAGE_LOG: {
-        char *level = read_line(&reader), *text = read_line(&reader);
-        RedisModule_Log(log_context, strcmp(level, "warning") ? "notice" : "warning", "%.1000s", text);
-        RedisModule_Free(level);
-        RedisModule_Free(text);
-    }
+    case MESSAGE_LOG: log_line(process, &reader); break;
     }
     RedisModule_Free(payload);
     return kind == -1 ? -1 : 0;

@@ -82,6 +82,7 @@ typedef struct Process {
     int64_t job_since;       /* ns */
     struct RemoteCall *held; /* models that scripts hold */
     int nheld;
+    int lines;      /* that it has written into the log */
     int imported;   /* how many of the imports of all processes it has */
     int failures;   /* starts in a row that have failed */
     int is_settled; /* under table.mutex: the first start has succeeded or failed */

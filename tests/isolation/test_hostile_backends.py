@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 
 import pytest
 
-from testkit.isolation import ADD, ENDED, SET_ASIDE, Pings, bystander, check_add, store_add
+from testkit.isolation import ADD, ENDED, SET_ASIDE, Pings, bystander, check_add, engine, engine_is_up, store_add
 from testkit.server import Server
+from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
 
 # Layout of src/isolation/shared.h
@@ -287,3 +290,14 @@ def check_written(wire: Wire, blob: bytes) -> None:
     check_add(wire)
     assert wire.ask("GET", "kept") == b"1"
     wire.ask("DEL", "bad", "y")
+
+
+def test_a_log_has_an_end(python_models: Server, pings: Pings) -> None:
+    with python_models.wire() as wire:  # the process of the last test may have written all its lines
+        before = engine(wire).pid
+        os.kill(before, signal.SIGKILL)
+        wait_for(lambda: engine_is_up(wire).pid != before)
+    body = "[send(10, text(b'notice') + text(b'line %d' % number)) for number in range(1000)]; os._exit(0)"
+    cause(python_models, pings, at_run(body))
+    lines = re.findall(r"<ai> line (\d+)(.*)", python_models.log())
+    assert 50 < len(lines) <= 100 and lines[-1][1] == " (the last line of this engine process)"
