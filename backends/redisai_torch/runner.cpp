@@ -19,7 +19,7 @@
 #include <ATen/core/ivalue.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/CPUAllocator.h>
-#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/core/impl/alloc_cpu.h>
 #include <caffe2/serialize/read_adapter_interface.h>
 #include <torch/csrc/jit/api/compilation_unit.h>
@@ -212,7 +212,7 @@ void flatten(const IValue &result, std::vector<at::Tensor> &outputs) {
 std::vector<at::Tensor> run(const Session &session, const TorchCall &call) {
     const Callable &callable = session.functions.at(call.function);
     prepare_thread(session.threads);
-    c10::AutoGradMode no_gradients(false);
+    c10::InferenceMode no_gradients; /* what needs some fails, and Python runs it */
     IValue result = (*callable.function)(arguments_of(session, callable, call));
     std::vector<at::Tensor> outputs;
     if (!result.isNone()) flatten(result, outputs);
