@@ -26,6 +26,7 @@ SET_ASIDE = (
     r"ERR '.+' is set aside: 3 engine processes have ended under it. Release it with AI.INFO <key> RESETSTAT, or "
     "store it anew"
 )
+MEMORY_LIMIT = ["ISOLATION_MEMORY_LIMIT", "4000"]
 PATIENCE = 60.0  # seconds for a device to work again: its process imports a library, on a busy machine
 
 # A backend whose models are Python: the blob defines run(inputs), and what else it does is done at the load.

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from testkit import models
-from testkit.isolation import ADD, Pings, engine_is_up, holdings, python_backend, store_add, zombies
+from testkit.isolation import ADD, MEMORY_LIMIT, Pings, engine_is_up, holdings, python_backend, store_add, zombies
 from testkit.server import Server, module_path
 from testkit.waiting import wait_for
 from testkit.wire import Wire
 
-OPTIONS = ["ISOLATION", "process", "MODEL_EXECUTION_TIMEOUT", 1000, "BACKEND_MEMORY_LIMIT", 1000]
-OPTIONS += ["ISOLATION_MEMORY_LIMIT", 4000]
+OPTIONS = ["ISOLATION", "process", "MODEL_EXECUTION_TIMEOUT", "1000", "BACKEND_MEMORY_LIMIT", "1000"]
 
 
 def check_holdings(server: Server, wire: Wire, before: object) -> None:
@@ -32,7 +31,9 @@ def _same(server: Server, before: object) -> bool:
 @pytest.fixture(scope="module")
 def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server of a module; in the end nothing is left of its processes."""
-    server = Server(tmp_path_factory.mktemp("isolated"), options=list(map(str, OPTIONS)), module=module_path()).start()
+    server = Server(
+        tmp_path_factory.mktemp("isolated"), options=[*OPTIONS, *MEMORY_LIMIT], module=module_path()
+    ).start()
     yield from watched(server, models.onnx_add())
 
 
@@ -40,9 +41,8 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def python_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The same with ONNX models that are Python. Without the sandbox, whose part is not tested here."""
     folder = tmp_path_factory.mktemp("python")
-    options = [*map(str, OPTIONS), "MODEL_LOAD_TIMEOUT", "10000", "BACKENDSPATH", str(python_backend(folder))]
-    options += ["ALLOW_FILE_OPS", "1"]
-    yield from watched(Server(folder, options=options, module=module_path()).start(), ADD)
+    more = ["MODEL_LOAD_TIMEOUT", "10000", "BACKENDSPATH", str(python_backend(folder)), "ALLOW_FILE_OPS", "1"]
+    yield from watched(Server(folder, options=[*OPTIONS, *MEMORY_LIMIT, *more], module=module_path()).start(), ADD)
 
 
 def watched(server: Server, blob: bytes) -> Iterator[Server]:
