@@ -1,4 +1,4 @@
-"""Reads protobuf messages field by field, for backends that check a blob before the library reads it.
+"""Reads protobuf messages field by field, for backends that check or divide a blob before the library reads it.
 
 The loader enters; no state.
 """
@@ -6,6 +6,9 @@ The loader enters; no state.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
+
+Place: TypeAlias = tuple[int, int | memoryview | None, int, int]
 
 
 class MalformedError(Exception):
@@ -14,27 +17,46 @@ class MalformedError(Exception):
 
 def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Number and value of each field: a varint as int, a field with a length as its bytes. Skips fixed-size fields."""
+    for number, value, _, _ in placed_fields(message):
+        if value is not None:
+            yield number, value
+
+
+def placed_fields(message: memoryview) -> Iterator[Place]:
+    """Number and value of each field, and where it begins and ends. The value of a fixed-size field is None."""
     at, end = 0, len(message)
     while at < end:
+        begin = at
+        value: int | memoryview | None = None
         tag, at = _varint(message, at)
         if tag >> 32:  # the library would read only the lower half, and so see another field than we do
             raise MalformedError
         kind = tag & 7
         if kind == 0:
             value, at = _varint(message, at)
-            yield tag >> 3, value
         elif kind == 2:
             size, at = _varint(message, at)
-            if size > end - at:
-                raise MalformedError
-            yield tag >> 3, message[at : at + size]
+            value = message[at : at + size]
             at += size
         elif kind in (1, 5):
             at += 8 if kind == 1 else 4
         else:  # a group: nobody writes them, and the library might read one differently than we do
             raise MalformedError
-    if at > end:
-        raise MalformedError
+        if at > end:
+            raise MalformedError
+        yield tag >> 3, value, begin, at
+
+
+def varints(packed: memoryview) -> Iterator[int]:
+    at = 0
+    while at < len(packed):
+        value, at = _varint(packed, at)
+        yield value
+
+
+def head(number: int, size: int) -> bytes:
+    """What comes before the bytes of a field with a length."""
+    return _as_varint(number << 3 | 2) + _as_varint(size)
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
@@ -47,3 +69,8 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
             return value & (1 << 64) - 1, at
         shift += 7
     raise MalformedError
+
+
+def _as_varint(value: int) -> bytes:
+    low, high = value & 127, value >> 7
+    return bytes([low | 128]) + _as_varint(high) if high else bytes([low])

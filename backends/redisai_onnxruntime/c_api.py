@@ -100,6 +100,7 @@ FUNCTIONS = {
     "CreateCUDAProviderOptions": (205, f"{STATUS}(void **)"),
     "UpdateCUDAProviderOptions": (206, f"{STATUS}(void *, const char *const *, const char *const *, size_t)"),
     "ReleaseCUDAProviderOptions": (208, RELEASE),
+    "AddExternalInitializers": (210, f"{STATUS}(void *, const char *const *, const void *const *, size_t)"),
 }
 
 

@@ -9,6 +9,7 @@ models then had 900 threads, and each large model kept the memory of its largest
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from redisai.protocol import Settings
 
 from .c_api import api, ffi, made
 from .values import new_value
+from .weights import Bytes, Weight, give
 
 FATAL = 4  # the lowest level that is logged: the client gets its errors as replies, so the log need not have them
 ARENA_ALLOCATOR = 1  # of OrtAllocatorType
@@ -45,12 +47,14 @@ def environment(settings: Settings) -> Any:
     return made_environment
 
 
-def new_session(blob: bytes | memoryview, options: Any, settings: Settings) -> Any:
+def new_session(model: Bytes, options: Any, settings: Settings, weights: Sequence[Weight] = ()) -> Any:
+    shared = environment(settings)  # first: give() fails without the log that comes with it
     api.SetSessionLogSeverityLevel(options, FATAL)
     api.DisablePerSessionThreads(options)
     api.AddSessionConfigEntry(options, b"session.use_env_allocators", b"1")
-    data = ffi.from_buffer(blob)
-    return made(api.CreateSessionFromArray, environment(settings), data, len(blob), options, release=api.ReleaseSession)
+    give(options, weights)
+    with ffi.from_buffer(model) as data:  # else an error keeps it, and Python 3.11 crashes where that becomes garbage
+        return made(api.CreateSessionFromArray, shared, data, len(model), options, release=api.ReleaseSession)
 
 
 def is_overdrawn(session: Any) -> bool:

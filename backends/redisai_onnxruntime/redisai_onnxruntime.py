@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from .environment import is_overdrawn, new_session, shrink_arena
 from .external_data import refuse_external_data
 from .values import DTYPES, STRING, as_array, new_value, type_name
 from .watchdog import Watchdog
+from .weights import divide
 
 __all__ = ["Session", "figures", "load", "version"]
 
@@ -29,11 +31,35 @@ NO_CUDA = "GPU requested but ONNX couldn't find CUDA"
 
 
 def load(definition: Definition, settings: Settings) -> Session:
+    if not settings.allow_file_ops:
+        refuse_external_data(definition.blob)
+    limit = settings.memory_limit
+    too_large = f"the ONNX models take more memory than BACKEND_MEMORY_LIMIT allows, {limit} MB"
+    if _blob_bytes.total + len(definition.blob) > limit << 20:
+        raise MemoryError(too_large)
+    session = _compile(definition, settings)
+    if is_overdrawn(session):
+        shrink_arena(settings)
+        if is_overdrawn(session):
+            raise MemoryError(too_large)
+    loaded = Session(session, settings)
+    _blob_bytes.count(loaded, len(definition.blob))
+    return loaded
+
+
+def _compile(definition: Definition, settings: Settings) -> Any:
+    """Whatever the library refuses without its weights, it gets once more as a whole: its errors are about that."""
+    model, weights = divide(definition.blob)
+    if weights:
+        with suppress(RuntimeError):
+            return new_session(model, _options(definition, settings), settings, weights)
+    return new_session(definition.blob, _options(definition, settings), settings)
+
+
+def _options(definition: Definition, settings: Settings) -> Any:
     options = made(api.CreateSessionOptions, release=api.ReleaseSessionOptions)
     if settings.allow_file_ops:
         _configure(options, "session.model_external_initializers_file_folder_path", os.getcwd())
-    else:
-        refuse_external_data(definition.blob)
     if settings.inter_op_parallelism > 1:
         api.SetSessionExecutionMode(options, PARALLEL)
     # The library knows a second format, which refuse_external_data() cannot read.
@@ -42,18 +68,7 @@ def load(definition: Definition, settings: Settings) -> Session:
     _configure(options, "session.use_device_allocator_for_initializers", "1")
     if definition.gpu is not None:
         _use_cuda(options, definition.gpu)
-    limit = settings.memory_limit
-    too_large = f"the ONNX models take more memory than BACKEND_MEMORY_LIMIT allows, {limit} MB"
-    if _blob_bytes.total + len(definition.blob) > limit << 20:
-        raise MemoryError(too_large)
-    session = new_session(definition.blob, options, settings)
-    if is_overdrawn(session):
-        shrink_arena(settings)
-        if is_overdrawn(session):
-            raise MemoryError(too_large)
-    loaded = Session(session, settings)
-    _blob_bytes.count(loaded, len(definition.blob))
-    return loaded
+    return options
 
 
 def _configure(options: Any, key: str, value: str) -> None:
