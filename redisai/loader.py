@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, cast
 from _redisai_bridge import ffi, lib
 
 from .backends import KINDS, BackendError, Registry
-from .protocol import Definition, ScriptBackend, ScriptDefinition, Settings, one_line
+from .protocol import Backend, Definition, ScriptBackend, ScriptDefinition, Session, Settings, one_line
 
 if TYPE_CHECKING:
     from _redisai_bridge import CNames, Job, Model, Runnable, Script
@@ -149,7 +149,7 @@ class Loader:
             _names(model.outputs),
         )
         with self._library_compiles():
-            session = backend.load(definition, self._settings)
+            session = _loaded_session(backend, definition, self._settings)
         pool = self._open_pool(definition.device)
         tag = ffi.unpack(runnable.tag, runnable.tag_size).decode(errors="replace") if runnable.tag_size else ""
         label = f"{definition.backend} model {tag!r}" if tag else f"{definition.backend} model"
@@ -210,6 +210,17 @@ def options() -> Iterator[tuple[str, int]]:
         if not option:
             return
         yield _text(option.name), option.value
+
+
+def _loaded_session(backend: Backend, definition: Definition, settings: Settings) -> Session:
+    try:
+        return backend.load(definition, settings)
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:
+        from .foreign import explained
+
+        raise RuntimeError(explained(error, definition.backend, definition.blob)) from error
 
 
 def _joined(pieces: list[memoryview]) -> bytes | memoryview:

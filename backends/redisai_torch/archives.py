@@ -94,8 +94,11 @@ def refuse_archive(blob: bytes | memoryview) -> None:
         stream: Any = _Stream(memoryview(blob))
         reader: Any = torch._C.PyTorchFileReader(stream)
     except Exception as error:  # a broken archive makes the reader seek anywhere
-        raise RuntimeError(f"the model is no TorchScript archive: {error}") from None
+        reason = str(error).partition(". This is an internal miniz error")[0]
+        raise RuntimeError(f"the model is no TorchScript archive: {reason}") from None
     names = reader.get_all_records()
+    if "constants.pkl" not in names:
+        raise RuntimeError("the model is no TorchScript archive: it has no constants.pkl")
     if any(name.lower() == "model.json" for name in names):  # the library ignores the case of names
         raise ValueError("the model was saved by a PyTorch before 1.4; load and save it again with a newer one")
     for name in ("constants.pkl", "data.pkl"):
