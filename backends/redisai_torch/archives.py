@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from .libraries import provide
 from .pickles import refuse_tensors
 from .sandbox import MAX_BLOCKS, MAX_NESTING, NESTING, nodes, refuse_chains
 
@@ -31,13 +32,13 @@ NAMES = (
     r"|_weight_int[48]pack\w*|_convert_weight\w*|_dyn_quant\w*|_wrapped_\w+"
 )
 BACKWARD = r"\w+_backward\w*"
-NAMESPACES = r"aten|prim|quantized|_quantized|quantization|torchvision|torchaudio|redisai|redisai_checked"
+NAMESPACES = r"aten|prim|quantized|_quantized|quantization|torchvision(?!\._)|torchaudio|redisai|redisai_checked"
 # These run Python, reach other machines, or belong to the library's optimiser alone.
 PRIM = (
     r"(?:Ignored)?PythonOp|rpc_\w+|awaitable\w*|Bail[Oo]ut\w*|FallbackGraph|DifferentiableGraph|\w*Fus(?:ion|ed)\w*"
     r"|TensorExpr\w*|Static\w+|profile\w*|Guard|TypeCheck|RequiresGradCheck|\w*MKLDNN\w*|mkldnn_\w+|AddStatValue"
 )
-DENIED = re.compile(rf"aten::(?:{NAMES}|{BACKWARD})$|prim::(?:{PRIM})$|(?!(?:{NAMESPACES})::)")
+DENIED = re.compile(rf"aten::(?:{NAMES}|{BACKWARD})$|prim::(?:{PRIM})$|torchvision::_|(?!(?:{NAMESPACES})::)")
 
 DOT = rb"\.(?:\s|\\|#[^\n]*\n)*"
 TEXT_DENIED = re.compile(
@@ -134,6 +135,7 @@ def _refuse_code(reader: Any, names: list[str]) -> None:
     functions = len(re.findall(rb"\bdef\b", text))
     if functions > MAX_FUNCTIONS:
         raise ValueError(f"the model is too large: it has {functions} functions, more than {MAX_FUNCTIONS}")
+    provide(text)
 
 
 def _refuse_text(text: bytes) -> None:
@@ -148,9 +150,9 @@ def _refuse_text(text: bytes) -> None:
         name = next(group for group in found.groups() if group).decode()
         namespace = "prim" if found.lastindex == 2 else "aten"
         raise ValueError(f"{namespace}::{name} cannot be used in a model")
-    odd = OPS.search(text) or GETATTR.search(text)
+    odd = OPS.search(searched) or GETATTR.search(text)
     if odd is not None:
-        operator = re.match(rb"ops\.(\w+)\.(\w+)", text[odd.start() :])
+        operator = re.match(rb"ops\.(\w+)\.(\w+)", odd.string[odd.start() :])
         name = b"%b::%b, an operator of another library (ops)," % operator.groups() if operator else odd[0]
         raise ValueError(f"{name.decode()} cannot be used in a model in this form")
 

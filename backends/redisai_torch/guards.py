@@ -5,6 +5,7 @@
 - A dtype, layout or memory format is a number, and others than the library knows crash it.
 - Some operators return memory that has been used before. It may hold others' tensors, so it is cleared.
 - embedding_bag() reads at negative offsets.
+- Operators of torchvision read the image that a box names, whether or not there is one.
 - A sparse tensor's indices may change once they are checked, if others share their memory.
 
 Models that were traced on a GPU create tensors there. These go to the model's own device.
@@ -40,6 +41,13 @@ def _checked(number: int | None, what: str) -> int | None:
     return number
 
 
+def _boxes(boxes: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """A copy of boxes, if each one's first number is that of an image."""
+    if not ((boxes[:, 0] >= 0) & (boxes[:, 0] < images.shape[0])).all():
+        raise ValueError(f"a box is of an image that is not there: there are {images.shape[0]}")
+    return boxes.clone()
+
+
 def _define() -> torch.library.Library:
     library = torch.library.Library(LIBRARY, "DEF")  # type: ignore[no-untyped-call]
     operators: dict[str, Callable[..., object]] = {
@@ -47,6 +55,7 @@ def _define() -> torch.library.Library:
         "remainder(int a, int b) -> int": lambda a, b: a % b,
         "divmod(int a, int b) -> (int, int)": lambda a, b: (_wrapped(a // b), a % b),
         "number(int? number, str what) -> int?": _checked,
+        "boxes(Tensor boxes, Tensor images) -> Tensor": _boxes,
     }
     for schema, function in operators.items():
         library.define(schema)  # type: ignore[no-untyped-call]
@@ -59,6 +68,7 @@ _library = _define()  # lives as long as its operators
 
 # Without this, the library believes the indices of a sparse tensor.
 torch.sparse.check_sparse_tensor_invariants.enable()  # type: ignore[no-untyped-call]
+BOXES = re.compile(r"torchvision::(ps_)?roi_(align|pool)$")
 INDICES = re.compile(r"aten::(_?indices|c?(?:row|col)_indices)$")
 
 
@@ -100,6 +110,10 @@ def _guard(graph: Any, kinds: set[str], device: torch.device | None) -> None:
             _check_offsets(graph, node)
         elif UNCLEARED.match(kind):
             graph.create("aten::zero_", [node.output()], 1).insertAfter(node)
+        elif BOXES.match(kind):
+            checked = graph.create(f"{LIBRARY}::boxes", [node.inputsAt(1), node.inputsAt(0)], 1)
+            checked.insertBefore(node)
+            node.replaceInput(1, checked.output())
         elif kind == "aten::sparse_coo_tensor" and str(node.inputsAt(0).type()) == "Tensor":
             _copy_input(graph, node)
         elif INDICES.match(kind):

@@ -121,6 +121,29 @@ def test_names_of_operators(wire: Wire, traced: bool) -> None:
     assert run(wire, 1, 2) == [5, 9]
 
 
+class Factor:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def times(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+class WithObject(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = Factor(3.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor.times(x)
+
+
+@both_paths
+def test_an_object_that_is_no_module(wire: Wire) -> None:
+    assert store(wire, models.torch_module(WithObject)) == b"OK"
+    assert run(wire, 1, 2) == [3, 6]
+
+
 class Refused(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch._unsafe_index(x, [torch.tensor([0])])
