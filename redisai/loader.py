@@ -44,7 +44,7 @@ class Failure:
 
 class Loader:
     def __init__(self) -> None:
-        self._settings = Settings(tuple(options()))
+        self._settings = Settings(tuple(options()), onnx_custom_ops())
         self._registry = Registry(backends_path, _loaded)
         self._entries: dict[int, Entry] = {}
         self._failures: dict[int, Failure] = {}
@@ -221,6 +221,11 @@ def _loaded_session(backend: Backend, definition: Definition, settings: Settings
         from .foreign import explained
 
         raise RuntimeError(explained(error, definition.backend, definition.blob)) from error
+
+
+def onnx_custom_ops() -> tuple[str, ...]:
+    paths = lib.bridge_onnx_custom_ops()
+    return tuple(filter(None, _text(paths).split(":"))) if paths else ()
 
 
 def _joined(pieces: list[memoryview]) -> bytes | memoryview:

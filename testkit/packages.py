@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def python_without(folder: Path, *packages: str) -> Path:
-    """The interpreter of an environment like ours, but for these packages. The rest is linked, so only a server without a
-    sandbox can read it."""
+    """The interpreter of an environment like ours, but for these packages. The rest is linked, so only a server without
+    a sandbox can read it."""
     venv = folder / "venv"
     ours = next(Path(sys.prefix).glob("lib/python3.*/site-packages"))
     site = venv / ours.relative_to(sys.prefix)

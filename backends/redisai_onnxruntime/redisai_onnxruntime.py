@@ -16,15 +16,17 @@ import numpy as np
 from redisai.protocol import Array, Definition, Direct, Settings
 
 from .c_api import allocator, api, cpu_memory, ffi, functions, made, version
-from .environment import is_overdrawn, new_session, shrink_arena
+from .custom_ops import new_session_with_custom_ops
+from .environment import is_overdrawn, shrink_arena
 from .external_data import refuse_external_data
-from .values import DTYPES, STRING, as_array, new_value, type_name
+from .values import DTYPES, NUMBERS, STRING, as_array, new_value, type_name
 from .watchdog import Watchdog
 
 __all__ = ["Session", "figures", "load", "version"]
 
 PARALLEL = 1  # of ExecutionMode
 TENSOR = 1  # of ONNXType
+NO_NAME = "Unexpected input data type"  # an error that does not name the input
 NO_CUDA = "GPU requested but ONNX couldn't find CUDA"
 
 
@@ -46,7 +48,7 @@ def load(definition: Definition, settings: Settings) -> Session:
     too_large = f"the ONNX models take more memory than BACKEND_MEMORY_LIMIT allows, {limit} MB"
     if _blob_bytes.total + len(definition.blob) > limit << 20:
         raise MemoryError(too_large)
-    session = new_session(definition.blob, options, settings)
+    session = new_session_with_custom_ops(definition.blob, options, settings)
     if is_overdrawn(session):
         shrink_arena(settings)
         if is_overdrawn(session):
@@ -148,6 +150,7 @@ class Session:
         self._texts = [ffi.new("char[]", name.encode()) for name in self.inputs + self.outputs]
         self._input_names = ffi.new("const char *[]", self._texts[: len(inputs)])
         self._output_names = ffi.new("const char *[]", self._texts[len(inputs) :])
+        self._types = [kind for _, kind in inputs]
         # Outputs of types that tensors cannot have. Refused before the run: the library would fail only after the run.
         self._refused = next(((n, kind) for n, kind in outputs if kind is not None and kind not in DTYPES), None)
         self._hooks = RunHooks(settings)
@@ -176,11 +179,19 @@ class Session:
             for array in arrays:
                 values.append(new_value(array))
             self._run(values, results)
+        except RuntimeError as error:
+            raise RuntimeError(str(error) + self._odd_input(arrays) * str(error).startswith(NO_NAME)) from None
         finally:
             for value in values:
                 api.ReleaseValue(value)
         held = [ffi.gc(result, api.ReleaseValue) if result else None for result in results]
         return [None if value is None else as_array(value, arrays) for value in held]
+
+    def _odd_input(self, arrays: Sequence[Array]) -> str:
+        """Which input has another type than the model declares: the library's text does not say that."""
+        pairs = zip(self.inputs, self._types, arrays, strict=True)
+        odd = next((name for name, kind, array in pairs if kind != NUMBERS.get(array.dtype)), None)
+        return "" if odd is None else f" (input '{odd}')"
 
     def _run(self, values: list[Any], results: Any) -> None:
         inputs = (self._input_names, values, len(values))

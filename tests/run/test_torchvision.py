@@ -1,4 +1,4 @@
-"""TorchScript models with the operators of torchvision, where it is installed, where it is not, and where it does not fit."""
+"""TorchScript models with operators of torchvision: where it is installed, where it is not, where it does not fit."""
 # mypy: disable-error-code="no-any-return, no-untyped-call"
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ def test_the_head_of_a_detector(wire: Wire, torchvision: Any) -> None:
             head = detection.faster_rcnn.TwoMLPHead(2 * 9, 8)
             predictor = detection.faster_rcnn.FastRCNNPredictor(8, 3)
             weights = (10.0, 10.0, 5.0, 5.0)
-            self.heads = detection.roi_heads.RoIHeads(
-                pool, head, predictor, 0.5, 0.5, 16, 0.25, weights, 0.05, 0.5, 10
-            )
+            self.heads = detection.roi_heads.RoIHeads(pool, head, predictor, 0.5, 0.5, 16, 0.25, weights, 0.05, 0.5, 10)
 
         def forward(self, features: Tensor, proposals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             result, _ = self.heads({"0": features}, [proposals], [(20, 20)])
