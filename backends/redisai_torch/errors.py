@@ -11,13 +11,11 @@ import re
 from collections.abc import Container
 from pathlib import PurePath
 
-from redisai.protocol import one_line
-
 AT = "\n\nAt:\n"  # what follows are frames of Python, where one of our operators has raised the error
 HERE = "<--- HERE\n"
 FRAME = re.compile(r'File "([^"\n]*)", line (\d+), in (\w+)')
 TRACED = re.compile(r"^([^\n]*)\((\d+)\): (\S+)\n", re.MULTILINE)  # a frame, of a model that was traced
-REASON = re.compile(r"^(?:[\w.]*(?:Error|Exception)\w*: )+", re.MULTILINE)
+REASON = re.compile(r"^[\w.]*(?:Error|Exception)\w*: ", re.MULTILINE)
 SCRIPT = "<string>"  # the file of a script's functions
 # The library's error texts for int("x") and float("x"), and ours.
 UNCLEAR = {"stoll": "could not convert string to int", "stod": "could not convert string to float"}
@@ -25,7 +23,7 @@ UNCLEAR = {"stoll": "could not convert string to int", "stod": "could not conver
 
 def explain(error: Exception, hidden: Container[str] = ()) -> str:
     """hidden: functions that are ours, not the client's."""
-    text, at, _ = str(error).partition(AT)
+    text = str(error).partition(AT)[0]
     end = text.rpartition(HERE)[2]
     reason = REASON.search(end)
     frames = [frame for frame in FRAME.findall(text) if frame[2] not in hidden]
@@ -33,7 +31,7 @@ def explain(error: Exception, hidden: Container[str] = ()) -> str:
     if traced is not None:
         frames = [traced.groups()]
     if reason is None or not frames:
-        return text[reason.end() :] if reason is not None and at else one_line(error)
+        return text
     file, line, function = frames[-1]
     text = end[reason.end() :].rstrip(": \n") or reason.group().rstrip(": ")
     where = f"line {line}" if file == SCRIPT else f"line {line} of {PurePath(file).name}"
