@@ -15,7 +15,7 @@ AT = "\n\nAt:\n"  # what follows are frames of Python, where one of our operator
 HERE = "<--- HERE\n"
 FRAME = re.compile(r'File "([^"\n]*)", line (\d+), in (\w+)')
 TRACED = re.compile(r"^([^\n]*)\((\d+)\): (\S+)\n", re.MULTILINE)  # a frame, of a model that was traced
-REASON = re.compile(r"^[\w.]*(?:Error|Exception)\w*: ", re.MULTILINE)
+REASON = re.compile(r"^(?:[\w.]*(?:Error|Exception)\w*|[A-Za-z_]\w*(?:\.\w+)+): ", re.MULTILINE)
 SCRIPT = "<string>"  # the file of a script's functions
 # The library's error texts for int("x") and float("x"), and ours.
 UNCLEAR = {"stoll": "could not convert string to int", "stod": "could not convert string to float"}

@@ -198,8 +198,15 @@ def test_sparse_tensors(wire: Wire) -> None:
 # ---- errors of runs --------------------------------------------------------------------------------------------------
 
 
+class TooLarge(Exception):
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
 class Raises(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
+        if x[0, 0] > 100:
+            raise TooLarge("over a hundred")
         if x[0, 0] > 0:
             raise ValueError("the first\nand the second line")
         return nn.functional.linear(x, torch.ones(3, 3))
@@ -224,6 +231,7 @@ def test_the_reason_comes_first(wire: Wire) -> None:
     assert store(wire, models.torch_module(Raises)) == b"OK"
     place = r"\(line \d+ of test_torch_files\.py, in forward\)"
     assert_matches(run(wire, 1, 2), rf"ERR the first and the second line {place}")
+    assert_matches(run(wire, 101, 2), rf"ERR over a hundred {place}")
     assert_matches(run(wire, -1, 2), rf"ERR mat1 and mat2 shapes cannot be multiplied \(1x2 and 3x3\) {place}")
 
 
