@@ -51,15 +51,14 @@ MAGIC: list[tuple[int, bytes, Kind]] = [
 ]
 
 
-def explained(error: Exception, backend: str, blob: bytes | memoryview) -> str:
-    """The text of an error with which a backend has refused a blob; with an explanation, if there is one."""
-    text = str(error)
+def explained(error: Exception, backend: str, blob: bytes | memoryview) -> str | None:
+    """The text of an error with which a backend has refused a blob, with an explanation. None: there is none."""
     kind = _recognised(memoryview(blob))
     if kind is None or kind.backend == backend:
-        return text
+        return None
     what = kind.what or f"a{'n' * (kind.backend == 'ONNX')} {kind.backend} file, stored as {backend}"
     # The library takes any archive for a damaged one of its own. What it finds then leads nowhere.
-    text = re.sub(r"^(the model is no TorchScript archive).*", r"\1", text, flags=re.DOTALL)
+    text = re.sub(r"^(the model is no TorchScript archive).*", r"\1", str(error), flags=re.DOTALL)
     joint = " This" if text.endswith(".") else ": this"
     return f"{text}{joint} is {what}" + f"; {kind.way_out}" * bool(kind.way_out)
 

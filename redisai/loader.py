@@ -220,7 +220,10 @@ def _loaded_session(backend: Backend, definition: Definition, settings: Settings
     except Exception as error:
         from .foreign import explained
 
-        raise RuntimeError(explained(error, definition.backend, definition.blob)) from error
+        text = explained(error, definition.backend, definition.blob)
+        if text is None:
+            raise
+        raise RuntimeError(text) from error.__cause__
 
 
 def onnx_custom_ops() -> tuple[str, ...]:

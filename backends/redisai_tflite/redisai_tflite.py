@@ -51,7 +51,7 @@ class Session:
         self._blob = blob
         self._threads = settings.intra_op_threads
         self._limit = settings.memory_limit
-        first = self._first()
+        first = self._new()
         inputs, outputs = first.get_input_details(), first.get_output_details()
         self.inputs = tuple(str(tensor["name"]) for tensor in inputs)
         self.outputs = tuple(str(tensor["name"]) for tensor in outputs)
@@ -100,15 +100,14 @@ class Session:
         except (IndexError, ValueError):  # none is idle, or an earlier resize has spoilt this one
             return self._resized(self._new(), shapes)
 
-    def _first(self) -> Any:
-        try:
-            return self._new()
-        except ValueError as error:
-            raise ValueError("Failed to load model from buffer") from error
-
     def _new(self) -> Any:
-        # The library would take an empty blob for no model at all.
-        return Interpreter(model_content=self._blob or b"\0", num_threads=self._threads)
+        try:
+            # The library would take an empty blob for no model at all.
+            return Interpreter(model_content=self._blob or b"\0", num_threads=self._threads)
+        except ValueError as error:
+            if "Flatbuffer" not in str(error) and "model identifier" not in str(error):
+                raise
+            raise ValueError("Failed to load model from buffer") from error
 
     def _allocate(self, interpreter: Any) -> None:
         interpreter.allocate_tensors()
