@@ -125,7 +125,7 @@ class Loader:
                 self._compile_script(runnable)
             else:
                 self._compile_model(runnable)
-        except (BackendError, MemoryError):  # not recorded: the next run tries again, maybe with more luck
+        except (BackendError, MemoryError, ModuleNotFoundError):  # not recorded: the next run tries again
             raise
         except BaseException as failure:
             self._entries.pop(id, None)

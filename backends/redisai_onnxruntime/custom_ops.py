@@ -32,7 +32,7 @@ def new_session_with_custom_ops(blob: bytes | memoryview, options: Any, settings
     domain, name = missing.groups()
     extensions = _extensions()
     if domain in EXTENSIONS and extensions is None:
-        raise RuntimeError(
+        raise ModuleNotFoundError(
             f"the model needs the package onnxruntime-extensions, for {domain}:{name}; install it into {sys.prefix}"
             " (pip install onnxruntime-extensions)"
         )

@@ -27,7 +27,7 @@ def provide(code: bytes) -> None:
     package = importlib.util.find_spec("torchvision")
     library = package and package.origin and next(Path(package.origin).parent.glob("_C*.so"), None)
     if not library:
-        raise RuntimeError(f"{needs}; install it into {sys.prefix} (pip install torchvision)")
+        raise ModuleNotFoundError(f"{needs}; install it into {sys.prefix} (pip install torchvision)")
     try:
         torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
     except Exception as error:

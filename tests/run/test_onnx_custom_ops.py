@@ -78,6 +78,21 @@ def test_where_the_package_is_not_installed(start_server: StartServer, tmp_path:
         assert store(wire, models.onnx_add()) == b"OK"
 
 
+def test_a_model_waits_for_the_package(start_server: StartServer, wire: Wire, tmp_path: Path) -> None:
+    """A server keeps a model that it did not store itself. It runs once the package is installed."""
+    assert store(wire, upper()) == b"OK"
+    dump = wire.ask("DUMP", "m")
+    python = python_without(tmp_path, "onnxruntime_extensions")
+    with start_server(options=["PYTHON", str(python), "ALLOW_FILE_OPS", 1]).wire() as other:
+        other.ask_ok("RESTORE", "m", 0, dump)
+        other.ask_ok("AI.TENSORSET", "x", "STRING", 1, "VALUES", "abc")
+        reply = other.ask("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
+        assert isinstance(reply, Error) and "the model needs the package onnxruntime-extensions" in reply
+        site = next(python.parents[1].glob("lib/*/site-packages"))
+        (site / "onnxruntime_extensions").symlink_to(extensions().parent)
+        check_upper(other)
+
+
 def test_libraries_that_the_operator_names(start_server: StartServer, own_library: str) -> None:
     """Beside those of the package. With ISOLATION process, too, they may lie anywhere."""
     with start_server(options=["ONNX_CUSTOM_OPS", f"{own_library}:"]).wire() as wire:
