@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, cast
 from _redisai_bridge import ffi, lib
 
 from .backends import KINDS, BackendError, Registry
-from .protocol import Definition, ScriptBackend, ScriptDefinition, Settings, one_line
+from .protocol import Backend, Definition, ScriptBackend, ScriptDefinition, Session, Settings, one_line
 
 if TYPE_CHECKING:
     from _redisai_bridge import CNames, Job, Model, Runnable, Script
@@ -44,7 +44,7 @@ class Failure:
 
 class Loader:
     def __init__(self) -> None:
-        self._settings = Settings(tuple(options()))
+        self._settings = Settings(tuple(options()), onnx_custom_ops())
         self._registry = Registry(backends_path, _loaded)
         self._entries: dict[int, Entry] = {}
         self._failures: dict[int, Failure] = {}
@@ -125,7 +125,7 @@ class Loader:
                 self._compile_script(runnable)
             else:
                 self._compile_model(runnable)
-        except (BackendError, MemoryError):  # not recorded: the next run tries again, maybe with more luck
+        except (BackendError, MemoryError, ModuleNotFoundError):  # not recorded: the next run tries again
             raise
         except BaseException as failure:
             self._entries.pop(id, None)
@@ -149,7 +149,7 @@ class Loader:
             _names(model.outputs),
         )
         with self._library_compiles():
-            session = backend.load(definition, self._settings)
+            session = _loaded_session(backend, definition, self._settings)
         pool = self._open_pool(definition.device)
         tag = ffi.unpack(runnable.tag, runnable.tag_size).decode(errors="replace") if runnable.tag_size else ""
         label = f"{definition.backend} model {tag!r}" if tag else f"{definition.backend} model"
@@ -210,6 +210,25 @@ def options() -> Iterator[tuple[str, int]]:
         if not option:
             return
         yield _text(option.name), option.value
+
+
+def _loaded_session(backend: Backend, definition: Definition, settings: Settings) -> Session:
+    try:
+        return backend.load(definition, settings)
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:
+        from .foreign import explained
+
+        text = explained(error, definition.backend, definition.blob)
+        if text is None:
+            raise
+        raise RuntimeError(text) from error.__cause__
+
+
+def onnx_custom_ops() -> tuple[str, ...]:
+    paths = lib.bridge_onnx_custom_ops()
+    return tuple(filter(None, _text(paths).split(":"))) if paths else ()
 
 
 def _joined(pieces: list[memoryview]) -> bytes | memoryview:

@@ -59,6 +59,7 @@ class Settings:
     """The load-time options. Each is an attribute with its name in lower case: settings.threads_per_queue."""
 
     options: tuple[tuple[str, int], ...]
+    onnx_custom_ops: tuple[str, ...] = ()  # paths of libraries
 
     def __getattr__(self, name: str) -> int:
         for option, value in self.options:

@@ -28,7 +28,7 @@ from typing import Any
 from _redisai_bridge import ffi, lib
 
 from .backends import KINDS
-from .loader import backends_path, options
+from .loader import backends_path, onnx_custom_ops, options
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -146,6 +146,7 @@ def _folders() -> Iterator[str | Path]:
     """Where Python, its packages, their libraries and the backends are."""
     yield from (sys.prefix, sys.base_prefix, *sys.path)
     yield from filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
+    yield from onnx_custom_ops()
     backends = backends_path()
     yield backends
     for number in range(len(KINDS)):

@@ -387,6 +387,9 @@ void bridge_free(char *text);
 /* The path, absolute or below the backends path, of the backend that a load-time option names; or NULL. */
 const char *bridge_backend_to_load(int backend);
 
+/* The libraries of custom operators for ONNX models, separated by colons; or NULL. */
+const char *bridge_onnx_custom_ops(void);
+
 /* A backend was imported: its version for INFO MODULES. */
 void bridge_backend_loaded(int backend, const char *version, const char *advice); /* advice: for INFO, may be empty */
 

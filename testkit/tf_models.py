@@ -108,12 +108,15 @@ def keras_network() -> Any:
     )
 
 
-def tflite(function: Any, *inputs: Any, data: Any = None) -> bytes:
-    """A function as a TensorFlow Lite model; with sample data, quantised to 8 bits, inputs and outputs too."""
+def tflite(function: Any, *inputs: Any, data: Any = None, flex: bool = False) -> bytes:
+    """A function as a TensorFlow Lite model; with sample data, quantised to 8 bits, inputs and outputs too. flex: with
+    operators of TensorFlow where TensorFlow Lite has none."""
     tf = tensorflow()
     concrete = tf.function(function).get_concrete_function(*inputs)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
-    converter.allow_custom_ops = True
+    converter.allow_custom_ops = not flex
+    if flex:
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
     if data is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([item] for item in data)

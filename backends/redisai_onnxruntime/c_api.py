@@ -43,6 +43,7 @@ FUNCTIONS = {
     "CreateSessionOptions": (10, f"{STATUS}(void **)"),
     "SetSessionExecutionMode": (13, f"{STATUS}(void *, int)"),
     "SetSessionLogSeverityLevel": (22, f"{STATUS}(void *, int)"),
+    "RegisterCustomOpsLibrary": (29, f"{STATUS}(void *, const char *, void **)"),
     "SessionGetInputCount": (30, f"{STATUS}(const void *, size_t *)"),
     "SessionGetOutputCount": (31, f"{STATUS}(const void *, size_t *)"),
     "SessionGetInputTypeInfo": (33, f"{STATUS}(const void *, size_t, void **)"),

@@ -40,8 +40,8 @@ def refuse_external_data(blob: bytes | memoryview) -> None:
                         todo.append((inner, value))
                 elif part == TENSOR and field == DATA_LOCATION and value:
                     raise PermissionError(
-                        "the model keeps tensors in other files (external data), not in the blob;"
-                        " the server allows that with ALLOW_FILE_OPS 1"
+                        "the model keeps tensors in other files (external data), not in the blob: export it with"
+                        " external_data=False, or write it anew as one file: onnx.save(onnx.load(path), path)"
                     )
     except MalformedError:
         raise ValueError("Failed to load model because protobuf parsing failed.") from None

@@ -17,9 +17,10 @@ import numpy as np
 from redisai.protocol import Array, Definition, Direct, Settings
 
 from .c_api import allocator, api, cpu_memory, ffi, functions, made, version
+from .custom_ops import new_session_with_custom_ops
 from .environment import is_overdrawn, new_session, shrink_arena
 from .external_data import refuse_external_data
-from .values import DTYPES, STRING, as_array, new_value, type_name
+from .values import DTYPES, NUMBERS, STRING, as_array, new_value, type_name
 from .watchdog import Watchdog
 from .weights import divide
 
@@ -27,6 +28,7 @@ __all__ = ["Session", "figures", "load", "version"]
 
 PARALLEL = 1  # of ExecutionMode
 TENSOR = 1  # of ONNXType
+NO_NAME = "Unexpected input data type"  # an error that does not name the input
 NO_CUDA = "GPU requested but ONNX couldn't find CUDA"
 
 
@@ -53,7 +55,7 @@ def _compile(definition: Definition, settings: Settings) -> Any:
     if weights:
         with suppress(RuntimeError):
             return new_session(model, _options(definition, settings), settings, weights)
-    return new_session(definition.blob, _options(definition, settings), settings)
+    return new_session_with_custom_ops(definition.blob, _options(definition, settings), settings)
 
 
 def _options(definition: Definition, settings: Settings) -> Any:
@@ -163,6 +165,7 @@ class Session:
         self._texts = [ffi.new("char[]", name.encode()) for name in self.inputs + self.outputs]
         self._input_names = ffi.new("const char *[]", self._texts[: len(inputs)])
         self._output_names = ffi.new("const char *[]", self._texts[len(inputs) :])
+        self._types = [kind for _, kind in inputs]
         # Outputs of types that tensors cannot have. Refused before the run: the library would fail only after the run.
         self._refused = next(((n, kind) for n, kind in outputs if kind is not None and kind not in DTYPES), None)
         self._hooks = RunHooks(settings)
@@ -191,11 +194,19 @@ class Session:
             for array in arrays:
                 values.append(new_value(array))
             self._run(values, results)
+        except RuntimeError as error:
+            raise RuntimeError(str(error) + self._odd_input(arrays) * str(error).startswith(NO_NAME)) from None
         finally:
             for value in values:
                 api.ReleaseValue(value)
         held = [ffi.gc(result, api.ReleaseValue) if result else None for result in results]
         return [None if value is None else as_array(value, arrays) for value in held]
+
+    def _odd_input(self, arrays: Sequence[Array]) -> str:
+        """Which input has another type than the model declares: the library's text does not say that."""
+        pairs = zip(self.inputs, self._types, arrays, strict=True)
+        odd = next((name for name, kind, array in pairs if kind != NUMBERS.get(array.dtype)), None)
+        return "" if odd is None else f" (input '{odd}')"
 
     def _run(self, values: list[Any], results: Any) -> None:
         inputs = (self._input_names, values, len(values))

@@ -16,6 +16,7 @@ from redisai.protocol import Array, Definition, Direct, Settings
 
 from .c_api import Status, failure, ffi, function, lib
 from .graph_ops import check_operations, keeps_inputs
+from .state import fillers
 from .tensors import DTYPES, NUMBERS, QINT32, STRING, as_array, new_tensor, type_name
 
 
@@ -25,14 +26,16 @@ def version() -> str:
 
 def load(definition: Definition, settings: Settings) -> Session:
     _limit_memory(settings.memory_limit)
-    copies = keeps_inputs(check_operations(definition.blob, bool(settings.allow_file_ops)))
+    operations = check_operations(definition.blob, bool(settings.allow_file_ops))
+    first = fillers(definition.blob, operations, definition.inputs, definition.outputs)
+    copies = keeps_inputs(operations)
     graph = _import(definition)
     if definition.gpu is None and settings.inter_op_parallelism <= 1:
         with suppress(RuntimeError):
             # Running the operations in order, in the worker's own thread, is fastest. Some graphs cannot run so: the
             # usual executor then runs them, or says why it cannot.
-            return Session(graph, definition, _config(definition, settings, in_order=True), copies)
-    return Session(graph, definition, _config(definition, settings, in_order=False), copies)
+            return Session(graph, definition, _config(definition, settings, in_order=True), copies, first)
+    return Session(graph, definition, _config(definition, settings, in_order=False), copies, first)
 
 
 @functools.cache
@@ -43,7 +46,7 @@ def _limit_memory(megabytes: int) -> None:
 
 
 class Session:
-    def __init__(self, graph: Any, definition: Definition, config: bytes, copies: bool) -> None:
+    def __init__(self, graph: Any, definition: Definition, config: bytes, copies: bool, first: list[str]) -> None:
         self.inputs, self.outputs = definition.inputs, definition.outputs
         self._graph = graph
         self._copies = copies
@@ -68,6 +71,8 @@ class Session:
                 lib.TF_DeleteTensor(tensor)
             if "Expects arg[" not in status.message():
                 status.check()
+            if first:
+                self._run_first(first, status)
         self.direct = None
         if not copies and all(number in DTYPES and number != STRING for number in (*self._types, *types)):
             self.direct = Direct(
@@ -81,6 +86,12 @@ class Session:
                 lambda: None,
                 lambda options, runs, error: failure(error) if error is not None else None,
             )
+
+    def _run_first(self, nodes: list[str], status: Status) -> None:
+        targets = [lib.TF_GraphOperationByName(self._graph, name.encode()) for name in nodes]
+        no = ffi.NULL
+        lib.TF_SessionRun(self._session, no, no, no, 0, no, no, 0, targets, len(targets), no, status.c)
+        status.check()
 
     def _devices(self, status: Status) -> list[str]:
         devices = ffi.gc(lib.TF_SessionListDevices(self._session, status.c), lib.TF_DeleteDeviceList)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -63,8 +64,9 @@ class Session:
             self._allocate(first)
             self._idle.append(Idle(first, [tuple(tensor["shape"].tolist()) for tensor in inputs]))
         except RuntimeError as error:
+            _refuse_operators(str(error))
             # The library takes dimensions of any size for 1, which may be too small. Then the first run shows more.
-            if "unresolved custom op" in str(error) or not any(-1 in shape for shape in self._declared):
+            if not any(-1 in shape for shape in self._declared):
                 raise
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
@@ -99,8 +101,13 @@ class Session:
             return self._resized(self._new(), shapes)
 
     def _new(self) -> Any:
-        # The library would take an empty blob for no model at all.
-        return Interpreter(model_content=self._blob or b"\0", num_threads=self._threads)
+        try:
+            # The library would take an empty blob for no model at all.
+            return Interpreter(model_content=self._blob or b"\0", num_threads=self._threads)
+        except ValueError as error:
+            if "Flatbuffer" not in str(error) and "model identifier" not in str(error):
+                raise
+            raise ValueError("Failed to load model from buffer") from error
 
     def _allocate(self, interpreter: Any) -> None:
         interpreter.allocate_tensors()
@@ -126,6 +133,19 @@ class Session:
         return ValueError(
             f"input '{self.inputs[index]}' has shape {list(shape)}, expected: {self._declared[index]},"
             f" and the model cannot be resized: {reason}"
+        )
+
+
+def _refuse_operators(error: str) -> None:
+    """Refuses a model with operators that the library does not have, if that is the error."""
+    custom = re.search(r"unresolved custom op: (\w+)", error)
+    flex = re.search(r"\((Flex\w+)\) failed to prepare", error)
+    if custom is not None:
+        raise RuntimeError(f"{custom[0]}, which the library does not have: convert the model without custom operators")
+    if flex is not None:
+        raise RuntimeError(
+            f"unresolved operator of TensorFlow: {flex[1]}, which the library does not have: convert the model without"
+            " SELECT_TF_OPS, or store its frozen graph as TF"
         )
 
 

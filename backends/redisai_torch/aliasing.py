@@ -69,7 +69,10 @@ def _simplify(graph: Any, module: Any) -> Container[str]:
         owner = objects.get(node.input().debugName())
         if owner is None:
             continue
-        value = owner.getattr(node.s("name"))
+        try:
+            value = owner.getattr(node.s("name"))
+        except RuntimeError:  # Python has no class for an object that is no module
+            continue
         if isinstance(value, torch._C.ScriptModule):
             objects[node.output().debugName()] = value
         elif value is None or isinstance(value, (torch.Tensor, bool, int, float, str)):

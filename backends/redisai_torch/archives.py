@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from .libraries import provide
 from .pickles import refuse_tensors
 from .sandbox import MAX_BLOCKS, MAX_NESTING, NESTING, nodes, refuse_chains
 
@@ -24,20 +25,20 @@ from .sandbox import MAX_BLOCKS, MAX_NESTING, NESTING, nodes, refuse_chains
 NAMES = (
     r"save|from_file|set_|resize(?:_as)?(?:_sparse)?_?|_reshape_alias"
     r"|_unsafe_index\w*|_unsafe_masked_index\w*|_index_put_impl_?|_resize_output_?|_copy_from\w*"
-    r"|_?sparse_\w+_tensor\w*|_coalesced_|_sparse_semi_structured\w*|_cslt_\w+|_convert_indices_\w+"
+    r"|_sparse_\w+_tensor\w*|sparse_(?!coo_tensor\b)\w+_tensor\w*|_coalesced_|_sparse_semi_structured\w*|_cslt_\w+|_convert_indices_\w+"
     r"|segment_reduce|_segment_reduce\w*|_rowwise_prune|_sobol_engine_\w+|_embedding_bag\w*|_test_\w+"
     r"|_nested_(?:view|get|from|select|sum|compute|tensor_s)\w*|_jagged_to_padded\w*|_padded_dense_to\w*"
     r"|_?fbgemm_\w+|_?mkldnn_\w+|_?cudnn_\w+|_?miopen_\w+|_thnn_\w+|_flash_attention\w*|_efficient_attention\w*"
     r"|_weight_int[48]pack\w*|_convert_weight\w*|_dyn_quant\w*|_wrapped_\w+"
 )
 BACKWARD = r"\w+_backward\w*"
-NAMESPACES = r"aten|prim|quantized|_quantized|quantization|torchvision|torchaudio|redisai|redisai_checked"
+NAMESPACES = r"aten|prim|quantized|_quantized|quantization|torchvision(?!\._)|torchaudio|redisai|redisai_checked"
 # These run Python, reach other machines, or belong to the library's optimiser alone.
 PRIM = (
     r"(?:Ignored)?PythonOp|rpc_\w+|awaitable\w*|Bail[Oo]ut\w*|FallbackGraph|DifferentiableGraph|\w*Fus(?:ion|ed)\w*"
     r"|TensorExpr\w*|Static\w+|profile\w*|Guard|TypeCheck|RequiresGradCheck|\w*MKLDNN\w*|mkldnn_\w+|AddStatValue"
 )
-DENIED = re.compile(rf"aten::(?:{NAMES}|{BACKWARD})$|prim::(?:{PRIM})$|(?!(?:{NAMESPACES})::)")
+DENIED = re.compile(rf"aten::(?:{NAMES}|{BACKWARD})$|prim::(?:{PRIM})$|torchvision::_|(?!(?:{NAMESPACES})::)")
 
 DOT = rb"\.(?:\s|\\|#[^\n]*\n)*"
 TEXT_DENIED = re.compile(
@@ -46,6 +47,10 @@ TEXT_DENIED = re.compile(
 )
 # Modules may have such names too. So the text is searched for them only where no graph shows what runs.
 TEXT_DENIED_STRICTLY = re.compile(rb"%b(%b)\b" % (DOT, BACKWARD.encode()))
+# An attribute or a method of a module is no operator, whatever its name. In the form that the library writes, self is
+# always a module; it may be a tensor in other forms.
+SELF = re.compile(rb"\bself\b(?!: __torch__\.|\.|\)\.|, \")")
+OF_SELF = re.compile(rb"(?<![\w.])(?:self|\(self\))\.\w+")
 # Both match ways of writing ops and getattr that could hide a name. The library itself writes neither so.
 OPS = re.compile(rb"(?<![\w.])ops\b(?!\.(?:%b)\.| : )" % NAMESPACES.encode())
 GETATTR = re.compile(rb'\bgetattr\b(?!\([\w.()]+, "(?!(?:%b|%b)")[^"\\\n]*"\))' % (NAMES.encode(), BACKWARD.encode()))
@@ -53,6 +58,7 @@ GETATTR = re.compile(rb'\bgetattr\b(?!\([\w.()]+, "(?!(?:%b|%b)")[^"\\\n]*"\))' 
 MAX_CODE_BYTES = 64 << 20
 MAX_FUNCTIONS = 10_000  # they call one another, and the compiler recurses
 STRING = re.compile(rb'"(?:[^"\\\n]|\\[^\n])*"')
+ODD = re.compile(rb"['\\#]|\"\"\s*\"")  # could hide something; outside of strings, the library writes none of them
 FLATBUFFER = b"PTMF"
 
 
@@ -94,8 +100,11 @@ def refuse_archive(blob: bytes | memoryview) -> None:
         stream: Any = _Stream(memoryview(blob))
         reader: Any = torch._C.PyTorchFileReader(stream)
     except Exception as error:  # a broken archive makes the reader seek anywhere
-        raise RuntimeError(f"the model is no TorchScript archive: {error}") from None
+        reason = str(error).partition(". This is an internal miniz error")[0]
+        raise RuntimeError(f"the model is no TorchScript archive: {reason}") from None
     names = reader.get_all_records()
+    if "constants.pkl" not in names:
+        raise RuntimeError("the model is no TorchScript archive: it has no constants.pkl")
     if any(name.lower() == "model.json" for name in names):  # the library ignores the case of names
         raise ValueError("the model was saved by a PyTorch before 1.4; load and save it again with a newer one")
     for name in ("constants.pkl", "data.pkl"):
@@ -126,26 +135,34 @@ def _refuse_code(reader: Any, names: list[str]) -> None:
     functions = len(re.findall(rb"\bdef\b", text))
     if functions > MAX_FUNCTIONS:
         raise ValueError(f"the model is too large: it has {functions} functions, more than {MAX_FUNCTIONS}")
+    provide(text)
 
 
 def _refuse_text(text: bytes) -> None:
-    found = TEXT_DENIED.search(text)
+    searched = text
+    bare = STRING.sub(b'""', text)
+    if not ODD.search(bare):
+        searched = bare if SELF.search(bare) else OF_SELF.sub(b"self", bare)
+    found = TEXT_DENIED.search(searched)
     if found is None and (b"__setstate__" in text or b"Interface" in text):
-        found = TEXT_DENIED_STRICTLY.search(text)
+        found = TEXT_DENIED_STRICTLY.search(searched)
     if found is not None:
         name = next(group for group in found.groups() if group).decode()
         namespace = "prim" if found.lastindex == 2 else "aten"
         raise ValueError(f"{namespace}::{name} cannot be used in a model")
-    if OPS.search(text) or GETATTR.search(text):
-        raise ValueError("the code of the model uses ops or getattr in a form that cannot be used in a model")
+    odd = OPS.search(searched) or GETATTR.search(text)
+    if odd is not None:
+        operator = re.match(rb"ops\.(\w+)\.(\w+)", odd.string[odd.start() :])
+        name = b"%b::%b, an operator of another library (ops)," % operator.groups() if operator else odd[0]
+        raise ValueError(f"{name.decode()} cannot be used in a model in this form")
 
 
 def _refuse_nesting(code: bytes) -> None:
     """Limits how deep a statement nests, by counting its operators. Traced functions are long, so it counts for each
     statement, not for each function."""
     code = STRING.sub(b'""', code)
-    # These could hide a bracket, and the library writes none of them. With them, all the code counts as one statement.
-    lines = [code] if re.search(rb"['\\#]|\"\"\s*\"", code) else code.split(b"\n")
+    # A bracket may be hidden. Then all the code counts as one statement.
+    lines = [code] if ODD.search(code) else code.split(b"\n")
     count = depth = 0
     for line in lines:
         count += len(NESTING.findall(line))

@@ -5,6 +5,10 @@
 - A dtype, layout or memory format is a number, and others than the library knows crash it.
 - Some operators return memory that has been used before. It may hold others' tensors, so it is cleared.
 - embedding_bag() reads at negative offsets.
+- Operators of torchvision read the image that a box names, whether or not there is one.
+- A sparse tensor's indices may change once they are checked, if others share their memory.
+
+Models that were traced on a GPU create tensors there. These go to the model's own device.
 """
 
 from __future__ import annotations
@@ -37,6 +41,13 @@ def _checked(number: int | None, what: str) -> int | None:
     return number
 
 
+def _boxes(boxes: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """A copy of boxes, if each one's first number is that of an image."""
+    if not ((boxes[:, 0] >= 0) & (boxes[:, 0] < images.shape[0])).all():
+        raise ValueError(f"a box is of an image that is not there: there are {images.shape[0]}")
+    return boxes.clone()
+
+
 def _define() -> torch.library.Library:
     library = torch.library.Library(LIBRARY, "DEF")  # type: ignore[no-untyped-call]
     operators: dict[str, Callable[..., object]] = {
@@ -44,6 +55,7 @@ def _define() -> torch.library.Library:
         "remainder(int a, int b) -> int": lambda a, b: a % b,
         "divmod(int a, int b) -> (int, int)": lambda a, b: (_wrapped(a // b), a % b),
         "number(int? number, str what) -> int?": _checked,
+        "boxes(Tensor boxes, Tensor images) -> Tensor": _boxes,
     }
     for schema, function in operators.items():
         library.define(schema)  # type: ignore[no-untyped-call]
@@ -54,12 +66,18 @@ def _define() -> torch.library.Library:
 _library = _define()  # lives as long as its operators
 
 
-def guard(functions: Iterable[Any]) -> set[str]:
+# Without this, the library believes the indices of a sparse tensor.
+torch.sparse.check_sparse_tensor_invariants.enable()  # type: ignore[no-untyped-call]
+BOXES = re.compile(r"torchvision::(ps_)?roi_(align|pool)$")
+INDICES = re.compile(r"aten::(_?indices|c?(?:row|col)_indices)$")
+
+
+def guard(functions: Iterable[Any], device: torch.device | None = None) -> set[str]:
     """Works on the functions' own graphs, before any is run or inlined for the first time: the library keeps copies.
-    Returns the kinds of all nodes."""
+    Returns the kinds of all nodes. device: where GPUs that the functions name are replaced by this."""
     kinds: set[str] = set()
     for function in functions:
-        _guard(function.graph, kinds)
+        _guard(function.graph, kinds, device)
     return kinds
 
 
@@ -78,12 +96,12 @@ def guard_library() -> None:
     done.update(new)
 
 
-def _guard(graph: Any, kinds: set[str]) -> None:
+def _guard(graph: Any, kinds: set[str], device: torch.device | None) -> None:
     for node in list(_nodes(graph)):
         kind = str(node.kind())
         kinds.add(kind)
         if node.hasAttribute("Subgraph"):  # a forked graph
-            _guard(node.g("Subgraph"), kinds)
+            _guard(node.g("Subgraph"), kinds, device)
         if kind[6:] in DIVISIONS:
             _check_division(graph, node, kind[6:])
         elif kind in _numbered():
@@ -92,6 +110,16 @@ def _guard(graph: Any, kinds: set[str]) -> None:
             _check_offsets(graph, node)
         elif UNCLEARED.match(kind):
             graph.create("aten::zero_", [node.output()], 1).insertAfter(node)
+        elif BOXES.match(kind):
+            checked = graph.create(f"{LIBRARY}::boxes", [node.inputsAt(1), node.inputsAt(0)], 1)
+            checked.insertBefore(node)
+            node.replaceInput(1, checked.output())
+        elif kind == "aten::sparse_coo_tensor" and str(node.inputsAt(0).type()) == "Tensor":
+            _copy_input(graph, node)
+        elif INDICES.match(kind):
+            _copy_output(graph, node)
+        if device is not None:
+            _move(graph, node, kind, device)
 
 
 def _nodes(block: Any) -> Iterator[Any]:
@@ -160,3 +188,33 @@ def _check_offsets(graph: Any, node: Any) -> None:
     ascending = graph.create("aten::cummax", [node.inputsAt(2), zero], 2)
     ascending.insertBefore(node)
     node.replaceInput(2, next(iter(ascending.outputs())))
+
+
+def _copy_input(graph: Any, node: Any) -> None:
+    """Gives the node a copy of its first input."""
+    with graph.insert_point_guard(node):
+        none = graph.insertConstant(None)
+    copy = graph.create("aten::clone", [node.inputsAt(0), none], 1)
+    copy.insertBefore(node)
+    node.replaceInput(0, copy.output())
+
+
+def _copy_output(graph: Any, node: Any) -> None:
+    """Gives a copy of the node's output to those who use it."""
+    with graph.insert_point_guard(node):
+        none = graph.insertConstant(None)
+    copy = graph.create("aten::clone", [node.output(), none], 1)
+    copy.insertAfter(node)
+    node.output().replaceAllUsesAfterNodeWith(copy, copy.output())
+
+
+def _move(graph: Any, node: Any, kind: str, device: torch.device) -> None:
+    if kind == "prim::Constant" and str(node.output().type()) == "Device" and node.s("value").startswith("cuda"):
+        node.s_("value", str(device))
+    elif kind == "aten::cuda":
+        with graph.insert_point_guard(node):
+            constants = [graph.insertConstant(value) for value in (device, None, False, False)]
+        moved = graph.create("aten::to", [node.inputsAt(0), *constants], 1)
+        moved.insertBefore(node)
+        node.output().replaceAllUsesWith(moved.output())
+        node.destroy()

@@ -16,6 +16,7 @@ from redisai.protocol import Array, Definition, Settings
 from . import runner
 from .aliasing import Aliasing
 from .archives import refuse_archive, refuse_depth, refuse_operators
+from .errors import explain
 from .guards import guard
 from .sandbox import on_large_stack
 from .tensors import find_device, flatten, intra_op_threads, prepare_thread, set_threads, to_array, to_tensor
@@ -45,7 +46,7 @@ def _load(blob: bytes | memoryview, device: torch.device) -> Session:
     unit: Any = torch._C.CompilationUnit()
     module: Any = wrap_cpp_module(runner.load(unit, blob, device))  # type: ignore[no-untyped-call]
     functions = unit.get_functions()
-    refuse_operators(guard(functions))
+    refuse_operators(guard(functions, device))
     with suppress(AttributeError, RuntimeError):  # a frozen model has no mode to change
         module.eval()
     if not hasattr(module, "forward"):
@@ -91,13 +92,19 @@ class Session:
             if index < len(arguments):
                 arguments[index] = _number(arguments[index], name, number)
         if self._lock is None:
-            result = self._forward(*arguments)
+            result = self._call(arguments)
             if isinstance(result, torch.Tensor):
                 return [to_array(0, result)]
             return [to_array(index, tensor) for index, tensor in enumerate(flatten(result))]
         with self._lock:  # held until the outputs are copied: they may share memory with the model's state
-            outputs = self._forward(*arguments)
+            outputs = self._call(arguments)
             return [to_array(index, tensor).copy() for index, tensor in enumerate(flatten(outputs))]
+
+    def _call(self, arguments: Sequence[Any]) -> Any:
+        try:
+            return self._forward(*arguments)
+        except Exception as error:
+            raise RuntimeError(explain(error)) from None
 
 
 def _kind(type_: Any) -> str:

@@ -6,27 +6,23 @@ may have other functions. These get the inputs in order; a parameter that is a l
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from redisai.protocol import Array, Call, ScriptDefinition, Settings, one_line
+from redisai.protocol import Array, Call, ScriptDefinition, Settings
 
 from . import redis_calls, runner
 from .aliasing import OPAQUE, writes_to_inputs
+from .errors import explain
 from .guards import guard, guard_library
 from .redis_calls import CALL, RUN_MODEL, RUN_MODEL_PURE, current
 from .sandbox import on_large_stack, refuse_nesting, refuse_operators, resolver, torch_namespace
 from .tensors import find_device, flatten, intra_op_threads, prepare_thread, set_threads, to_array, to_tensor
 
 ENTRY_POINT = ["List[Tensor]", "List[str]", "List[str]"]
-FRAME = re.compile(r'File "<string>", line (\d+), in (\w+)')
-REASON = re.compile(r"^[\w.]*(?:Error|Exception)\w*: ", re.MULTILINE)
-# The library's error texts for int("x") and float("x"), and ours.
-UNCLEAR = {"stoll": "could not convert string to int", "stod": "could not convert string to float"}
 SIGNATURE = "(tensors: List[Tensor], keys: List[str], args: List[str])"
 
 
@@ -73,7 +69,7 @@ class ScriptSession:
         try:
             result = function.run(*arguments)
         except Exception as error:
-            raise RuntimeError(current.error or _explain(error)) from None
+            raise RuntimeError(current.error or explain(error, redis_calls.FUNCTIONS)) from None
         finally:
             current.redis = None
             current.error = ""
@@ -134,16 +130,3 @@ class Function:
     def _mismatch(self, given: int) -> str:
         parameters = ", ".join(self._types)
         return f"Wrong number of inputs provided to function: {self._name}({parameters}) was given {given}"
-
-
-def _explain(error: Exception) -> str:
-    """The reason, line and function of an error. The library's own text is a traceback that quotes the source."""
-    text = str(error)
-    frames = [frame for frame in FRAME.findall(text) if frame[1] not in redis_calls.FUNCTIONS]
-    end = text.rpartition("<--- HERE\n")[2]
-    reason = REASON.search(end)
-    if reason is None or not frames:
-        return one_line(error)
-    line, function = frames[-1]
-    text = end[reason.end() :].rstrip(": \n") or reason.group().rstrip(": ")
-    return f"{UNCLEAR.get(text, text)} (line {line}, in {function})"

@@ -55,10 +55,12 @@ typedef struct TextOption {
 /* Like the folder that a server writes to (dir), the folder that it runs code from is protected. */
 #define BACKENDS_PATH 0
 #define PYTHON 1
-#define FIRST_BACKEND 2 /* by number: the path from which it is loaded at start */
+#define ONNX_CUSTOM_OPS 2
+#define FIRST_BACKEND 3 /* by number: the path from which it is loaded at start */
 static TextOption texts[FIRST_BACKEND + MAX_BACKENDS + 1] = {
     [BACKENDS_PATH] = {.name = "backendspath", .flags = REDISMODULE_CONFIG_PROTECTED},
     [PYTHON] = {.name = "python", .flags = REDISMODULE_CONFIG_IMMUTABLE},
+    [ONNX_CUSTOM_OPS] = {.name = "onnx_custom_ops", .flags = REDISMODULE_CONFIG_IMMUTABLE},
 };
 static pthread_mutex_t text_mutex = PTHREAD_MUTEX_INITIALIZER; /* the main thread sets texts, the loader copies one */
 
@@ -143,6 +145,8 @@ void options_set_backend_to_load(int backend, const char *path) {
     set_text(&texts[FIRST_BACKEND + backend], path, strlen(path));
 }
 
+void options_set_onnx_custom_ops(const char *paths) { set_text(&texts[ONNX_CUSTOM_OPS], paths, strlen(paths)); }
+
 char *bridge_backends_path(void) {
     pthread_mutex_lock(&text_mutex);
     char *copy = arg_copy(texts[BACKENDS_PATH].value, NULL);
@@ -158,6 +162,7 @@ static const char *text_or_null(int option) {
 }
 
 const char *bridge_backend_to_load(int backend) { return text_or_null(FIRST_BACKEND + backend); }
+const char *bridge_onnx_custom_ops(void) { return text_or_null(ONNX_CUSTOM_OPS); }
 const char *options_python(void) { return text_or_null(PYTHON); }
 
 /* ---- the arguments of loadmodule --------------------------------------------------------------------------------- */

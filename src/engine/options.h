@@ -39,8 +39,9 @@ int safe_start(void);
 /* The folder of the backends; bridge_backends_path() returns it. */
 void options_set_backends_path(const RedisModuleString *path);
 
-/* In an engine process: what bridge_backend_to_load() returns. */
+/* In an engine process: what bridge_backend_to_load() and bridge_onnx_custom_ops() return. */
 void options_set_backend_to_load(int backend, const char *path);
+void options_set_onnx_custom_ops(const char *paths);
 
 /* bin/python to embed, or NULL: find one. */
 const char *options_python(void);

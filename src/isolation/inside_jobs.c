@@ -402,6 +402,9 @@ static void read_start(Reader *reader) {
         options_set_backend_to_load(i, to_load);
         RedisModule_Free(to_load);
     }
+    char *custom_ops = read_text(reader);
+    options_set_onnx_custom_ops(custom_ops);
+    RedisModule_Free(custom_ops);
     Bytes name = read_bytes(reader);
     memcpy(device, name.data, name.size < sizeof(device) ? name.size : sizeof(device) - 1);
 }

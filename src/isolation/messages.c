@@ -394,6 +394,7 @@ void messages_start(Process *process) {
     for (int i = 0; option_row(i); i++) write_number(&writer, option_row(i)->python.value);
     write_path(&writer);
     for (int i = 0; backend_row(i); i++) write_text(&writer, bridge_backend_to_load(i));
+    write_text(&writer, bridge_onnx_custom_ops());
     write_text(&writer, process->device);
     send_message(process, MESSAGE_START, &writer, NULL);
 }

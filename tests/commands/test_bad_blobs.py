@@ -52,14 +52,6 @@ def test_damaged_blobs(server: Server, wire: Wire, backend: str) -> None:
     wait_for(lambda: server.used_memory() < before + (1 << 20), what="memory comes back")
 
 
-@pytest.mark.parametrize("backend", list(SOUND))
-def test_a_blob_of_the_other_backend(wire: Wire, backend: str) -> None:
-    other = next(name for name in SOUND if name != backend)
-    reply = wire.ask("AI.MODELSTORE", "m", backend, "CPU", "BLOB", SOUND[other][0]())
-    assert isinstance(reply, Error) and reply.startswith(models.UNREADABLE[backend])
-    assert wire.ask("EXISTS", "m") == 0
-
-
 def test_large_broken_blobs_leave_nothing_behind(server: Server, wire: Wire) -> None:
     before = server.used_memory()
     blob = random.Random(SEED).randbytes(8 << 20)

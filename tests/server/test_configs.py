@@ -21,6 +21,7 @@ ONNX = "redisai_onnxruntime/redisai_onnxruntime.so"
 DEFAULTS = {
     "ai.backendspath": BACKENDS,
     "ai.python": "",
+    "ai.onnx-custom-ops": "",
     "ai.tf": "",
     "ai.tflite": "",
     "ai.torch": "",
