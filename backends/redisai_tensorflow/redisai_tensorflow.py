@@ -10,13 +10,15 @@ import functools
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from redisai.protocol import Array, Definition, Direct, Settings
 
 from .c_api import Status, failure, ffi, function, lib
 from .graph_ops import check_operations, keeps_inputs
-from .tensors import DTYPES, NUMBERS, QINT32, STRING, as_array, new_tensor, type_name
+from .tensors import DTYPES, NUMBERS, QINT32, STRING, as_array, copied_tensor, new_tensor, type_name
+from .weights import Weight, split
 
 
 def version() -> str:
@@ -25,14 +27,33 @@ def version() -> str:
 
 def load(definition: Definition, settings: Settings) -> Session:
     _limit_memory(settings.memory_limit)
-    copies = keeps_inputs(check_operations(definition.blob, bool(settings.allow_file_ops)))
+    operations = check_operations(definition.blob, bool(settings.allow_file_ops))
+    copies = keeps_inputs(operations)
+    if definition.gpu is None and operations.isdisjoint(("VarHandleOp", "_VarHandlesOp")):  # else names might clash
+        graph, weights = split(definition.blob, (*definition.inputs, *definition.outputs))
+        if weights:
+            _refuse_above_limit(sum(len(weight.data) for weight in weights), settings.memory_limit)
+            with suppress(RuntimeError):  # what is wrong with the whole graph, the library says
+                return _open(replace(definition, blob=graph), settings, copies, weights)
+    return _open(definition, settings, copies, [])
+
+
+def _refuse_above_limit(size: int, limit: int) -> None:
+    """The library would wait 10 s for memory."""
+    if size > limit << 20:
+        raise MemoryError(
+            f"the model's weights take {size >> 20} MB, more than BACKEND_MEMORY_LIMIT allows, {limit} MB"
+        )
+
+
+def _open(definition: Definition, settings: Settings, copies: bool, weights: list[Weight]) -> Session:
     graph = _import(definition)
     if definition.gpu is None and settings.inter_op_parallelism <= 1:
         with suppress(RuntimeError):
             # Running the operations in order, in the worker's own thread, is fastest. Some graphs cannot run so: the
             # usual executor then runs them, or says why it cannot.
-            return Session(graph, definition, _config(definition, settings, in_order=True), copies)
-    return Session(graph, definition, _config(definition, settings, in_order=False), copies)
+            return Session(graph, definition, _config(definition, settings, in_order=True), copies, weights)
+    return Session(graph, definition, _config(definition, settings, in_order=False), copies, weights)
 
 
 @functools.cache
@@ -43,7 +64,7 @@ def _limit_memory(megabytes: int) -> None:
 
 
 class Session:
-    def __init__(self, graph: Any, definition: Definition, config: bytes, copies: bool) -> None:
+    def __init__(self, graph: Any, definition: Definition, config: bytes, copies: bool, weights: list[Weight]) -> None:
         self.inputs, self.outputs = definition.inputs, definition.outputs
         self._graph = graph
         self._copies = copies
@@ -68,6 +89,8 @@ class Session:
                 lib.TF_DeleteTensor(tensor)
             if "Expects arg[" not in status.message():
                 status.check()
+            if weights:
+                self._assign(weights, status)
         self.direct = None
         if not copies and all(number in DTYPES and number != STRING for number in (*self._types, *types)):
             self.direct = Direct(
@@ -81,6 +104,22 @@ class Session:
                 lambda: None,
                 lambda options, runs, error: failure(error) if error is not None else None,
             )
+
+    def _assign(self, weights: list[Weight], status: Status) -> None:
+        """Gives variables their values. They keep the tensors."""
+        feeds = _ports(self._graph, [weight.placeholder for weight in weights], "")
+        targets = [lib.TF_GraphOperationByName(self._graph, weight.assignment.encode()) for weight in weights]
+        tensors: list[Any] = []
+        try:
+            for weight in weights:
+                data = ffi.from_buffer(weight.data)
+                tensors.append(copied_tensor(weight.type, weight.shape, data, len(data)))
+            no, count = ffi.NULL, len(weights)
+            lib.TF_SessionRun(self._session, no, feeds, tensors, count, no, no, 0, targets, count, no, status.c)
+            status.check()
+        finally:
+            for tensor in tensors:
+                lib.TF_DeleteTensor(tensor)
 
     def _devices(self, status: Status) -> list[str]:
         devices = ffi.gc(lib.TF_SessionListDevices(self._session, status.c), lib.TF_DeleteDeviceList)
