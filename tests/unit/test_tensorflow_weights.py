@@ -94,11 +94,11 @@ def weights(blob: bytes, *ports: str) -> list[Any]:
     return found
 
 
-def whole(monkeypatch: pytest.MonkeyPatch, blob: bytes, outputs: str = "y", **changes: int) -> Any:
+def whole(monkeypatch: pytest.MonkeyPatch, blob: bytes, outputs: str = "y", inter: int = 0) -> Any:
     """The session of a graph that keeps its weights."""
     with monkeypatch.context() as patch:
         patch.setattr(module(), "split", lambda blob, ports: (blob, []))
-        return load(blob, "x", outputs, **changes)
+        return load(blob, "x", outputs, inter_op_parallelism=inter)
 
 
 @pytest.mark.parametrize("inter", [0, 2])
@@ -108,16 +108,17 @@ def test_outputs_are_the_same(monkeypatch: pytest.MonkeyPatch, name: str, inter:
     blob = build()
     assert len(weights(blob)) == count
     session = load(blob, "x", "y", inter_op_parallelism=inter)
-    other = whole(monkeypatch, blob, inter_op_parallelism=inter)
+    other = whole(monkeypatch, blob, inter=inter)
     for sign in 1, 2:
         np.testing.assert_array_equal(session.run([abs(ROW * sign)])[0], other.run([abs(ROW * sign)])[0])
 
 
 def test_two_sessions_have_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     blobs = [X + node("w", "Const", constant=weight(seed)) + node("y", "MatMul", "x w") for seed in (1, 2)]
-    sessions = [load(blob, "x", "y") for blob in blobs]
+    sessions: list[Any] = [load(blob, "x", "y") for blob in blobs]
     for seed, session in enumerate(sessions, 1):
-        np.testing.assert_allclose(session.run([ROW])[0], ROW @ weight(seed), rtol=1e-3, atol=1e-4)
+        (y,) = session.run([ROW])
+        np.testing.assert_allclose(y, ROW @ weight(seed), rtol=1e-3, atol=1e-4)
 
 
 W = node("w", "Const", constant=weight())
@@ -148,9 +149,10 @@ def test_names_that_clash(monkeypatch: pytest.MonkeyPatch) -> None:
     blob = node("weights0", "Placeholder") + node("weights1/0/value", "Const", constant=weight(1))
     blob += node("a", "MatMul", "weights0 weights1/0/value") + node("weights2", "Const", constant=weight(2))
     blob += node("weights3/0/assignment", "MatMul", "a weights2")
-    session = load(blob, "weights0", "weights3/0/assignment")
+    session: Any = load(blob, "weights0", "weights3/0/assignment")
     assert len(weights(blob, "weights0", "weights3/0/assignment")) == 2
-    np.testing.assert_allclose(session.run([ROW])[0], ROW @ weight(1) @ weight(2), rtol=1e-3, atol=1e-2)
+    (y,) = session.run([ROW])
+    np.testing.assert_allclose(y, ROW @ weight(1) @ weight(2), rtol=1e-3, atol=1e-2)
     with pytest.raises(ValueError, match='Output node named "weights4/0" not found'):
         load(blob, "weights0", "weights4/0")
 
