@@ -1,4 +1,5 @@
-"""Reads protobuf messages field by field, for backends that check or divide a blob before the library reads it.
+"""Reads and writes protobuf messages field by field, for backends that check or change a blob before the library reads
+it.
 
 The loader enters; no state.
 """
@@ -57,6 +58,11 @@ def varints(packed: memoryview) -> Iterator[int]:
 def head(number: int, size: int) -> bytes:
     """What comes before the bytes of a field with a length."""
     return _as_varint(number << 3 | 2) + _as_varint(size)
+
+
+def field(number: int, value: bytes) -> bytes:
+    """A field with a length."""
+    return head(number, len(value)) + value
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:

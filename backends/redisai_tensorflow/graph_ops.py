@@ -44,12 +44,12 @@ def check_operations(blob: bytes | memoryview, allow_file_ops: bool) -> set[str]
             attributes: dict[bytes, int | memoryview | None] = {}
             for field, value in fields(node):
                 if field == NAME:
-                    name = _bytes(value)
+                    name = as_bytes(value)
                 elif field == OPERATION:
-                    operation = _bytes(value)
+                    operation = as_bytes(value)
                 elif field == ATTRIBUTE:
-                    attribute = dict(fields(_message(value)))
-                    attributes[_bytes(attribute.get(KEY, 0))] = attribute.get(VALUE)
+                    attribute = dict(fields(as_message(value)))
+                    attributes[as_bytes(attribute.get(KEY, 0))] = attribute.get(VALUE)
             found.add(operation.decode())
             if operation == b"Const":
                 _check_constant(attributes)
@@ -97,17 +97,17 @@ def _is_set(value: int | memoryview | None) -> bool:
 
 
 def _field(message: int | memoryview | None, field: int) -> int | memoryview | None:
-    return dict(fields(_message(message))).get(field)
+    return dict(fields(as_message(message))).get(field)
 
 
-def _message(value: int | memoryview | None) -> memoryview:
+def as_message(value: int | memoryview | None) -> memoryview:
     if not isinstance(value, memoryview):
         raise MalformedError
     return value
 
 
-def _bytes(value: int | memoryview) -> bytes:
-    return bytes(_message(value))
+def as_bytes(value: int | memoryview) -> bytes:
+    return bytes(as_message(value))
 
 
 def keeps_inputs(operations: set[str]) -> bool:

@@ -10,6 +10,7 @@ import functools
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from redisai.protocol import Array, Definition, Direct, Settings
@@ -17,7 +18,8 @@ from redisai.protocol import Array, Definition, Direct, Settings
 from .c_api import Status, failure, ffi, function, lib
 from .graph_ops import check_operations, keeps_inputs
 from .state import fillers
-from .tensors import DTYPES, NUMBERS, QINT32, STRING, as_array, new_tensor, type_name
+from .tensors import DTYPES, NUMBERS, QINT32, STRING, as_array, copied_tensor, new_tensor, type_name
+from .weights import Weight, split
 
 
 def version() -> str:
@@ -29,13 +31,31 @@ def load(definition: Definition, settings: Settings) -> Session:
     operations = check_operations(definition.blob, bool(settings.allow_file_ops))
     first = fillers(definition.blob, operations, definition.inputs, definition.outputs)
     copies = keeps_inputs(operations)
+    if definition.gpu is None and operations.isdisjoint(("VarHandleOp", "_VarHandlesOp")):  # else names might clash
+        graph, weights = split(definition.blob, (*definition.inputs, *definition.outputs, *first))
+        if weights:
+            _refuse_above_limit(sum(len(weight.data) for weight in weights), settings.memory_limit)
+            with suppress(RuntimeError):  # what is wrong with the whole graph, the library says
+                return _open(replace(definition, blob=graph), settings, copies, weights, first)
+    return _open(definition, settings, copies, [], first)
+
+
+def _refuse_above_limit(size: int, limit: int) -> None:
+    """The library would wait 10 s for memory."""
+    if size > limit << 20:
+        raise MemoryError(
+            f"the model's weights take {size >> 20} MB, more than BACKEND_MEMORY_LIMIT allows, {limit} MB"
+        )
+
+
+def _open(definition: Definition, settings: Settings, copies: bool, weights: list[Weight], first: list[str]) -> Session:
     graph = _import(definition)
     if definition.gpu is None and settings.inter_op_parallelism <= 1:
         with suppress(RuntimeError):
             # Running the operations in order, in the worker's own thread, is fastest. Some graphs cannot run so: the
             # usual executor then runs them, or says why it cannot.
-            return Session(graph, definition, _config(definition, settings, in_order=True), copies, first)
-    return Session(graph, definition, _config(definition, settings, in_order=False), copies, first)
+            return Session(graph, definition, _config(definition, settings, in_order=True), copies, weights, first)
+    return Session(graph, definition, _config(definition, settings, in_order=False), copies, weights, first)
 
 
 @functools.cache
@@ -46,7 +66,15 @@ def _limit_memory(megabytes: int) -> None:
 
 
 class Session:
-    def __init__(self, graph: Any, definition: Definition, config: bytes, copies: bool, first: list[str]) -> None:
+    def __init__(
+        self,
+        graph: Any,
+        definition: Definition,
+        config: bytes,
+        copies: bool,
+        weights: list[Weight],
+        first: list[str],  # operations that fill tables
+    ) -> None:
         self.inputs, self.outputs = definition.inputs, definition.outputs
         self._graph = graph
         self._copies = copies
@@ -71,6 +99,8 @@ class Session:
                 lib.TF_DeleteTensor(tensor)
             if "Expects arg[" not in status.message():
                 status.check()
+            if weights:
+                self._assign(weights, status)
             if first:
                 self._run_first(first, status)
         self.direct = None
@@ -87,10 +117,23 @@ class Session:
                 lambda options, runs, error: failure(error) if error is not None else None,
             )
 
-    def _run_first(self, nodes: list[str], status: Status) -> None:
+    def _assign(self, weights: list[Weight], status: Status) -> None:
+        """Gives variables their values. They keep the tensors."""
+        feeds = _ports(self._graph, [weight.placeholder for weight in weights], "")
+        tensors: list[Any] = []
+        try:
+            for weight in weights:
+                data = ffi.from_buffer(weight.data)
+                tensors.append(copied_tensor(weight.type, weight.shape, data, len(data)))
+            self._run_first([weight.assignment for weight in weights], status, feeds, tensors)
+        finally:
+            for tensor in tensors:
+                lib.TF_DeleteTensor(tensor)
+
+    def _run_first(self, nodes: list[str], status: Status, feeds: Any = ffi.NULL, tensors: Sequence[Any] = ()) -> None:
         targets = [lib.TF_GraphOperationByName(self._graph, name.encode()) for name in nodes]
-        no = ffi.NULL
-        lib.TF_SessionRun(self._session, no, no, no, 0, no, no, 0, targets, len(targets), no, status.c)
+        no, count = ffi.NULL, len(tensors)
+        lib.TF_SessionRun(self._session, no, feeds, tensors, count, no, no, 0, targets, len(targets), no, status.c)
         status.check()
 
     def _devices(self, status: Status) -> list[str]:

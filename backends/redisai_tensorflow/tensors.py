@@ -47,8 +47,16 @@ def new_tensor(array: Array, number: int, copy: bool) -> Any:
     data = ffi.from_buffer(array)
     if not copy:  # TensorFlow itself copies what is not aligned to 64 bytes
         return lib.TF_NewTensor(number, shape, len(shape), data, array.nbytes, _keep, ffi.NULL)
-    tensor = lib.TF_AllocateTensor(number, shape, len(shape), array.nbytes)
-    ffi.memmove(lib.TF_TensorData(tensor), data, array.nbytes)
+    return copied_tensor(number, shape, data, array.nbytes)
+
+
+def copied_tensor(number: int, shape: tuple[int, ...], data: Any, size: int) -> Any:
+    tensor = lib.TF_AllocateTensor(number, shape, len(shape), size)
+    memory = lib.TF_TensorData(tensor)
+    if size and not memory:
+        lib.TF_DeleteTensor(tensor)
+        raise MemoryError(f"no memory for {size} bytes; BACKEND_MEMORY_LIMIT sets how much there is")
+    ffi.memmove(memory, data, size)
     return tensor
 
 

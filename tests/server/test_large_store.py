@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from onnx import helper
 
-from testkit import models, networks
+from testkit import graph_def, models, networks, tf_models
 from testkit.isolation import engine
 from testkit.server import Server
+from testkit.values import Model
 from testkit.waiting import wait_for
 from testkit.wire import Wire
 from tests.conftest import StartServer
@@ -20,15 +23,41 @@ MOST = 2.5  # copies; an engine process gets one more, by message
 KEPT = 2.3
 
 
-def onnx_blob() -> bytes:
+def weight(parts: int = 1) -> networks.Floats:
+    """Of so many for a large model."""
+    side = round((MEGABYTES * 1_000_000 / 4 / parts) ** 0.5)
+    return networks.random(side, side)
+
+
+def onnx_model() -> Model:
     """One weight, which the library does not rearrange. What it rearranges it has twice meanwhile."""
-    side = round((MEGABYTES * 1_000_000 / 4) ** 0.5)
+    values = weight()
     add = helper.make_node("Add", ["x", "w"], ["y"])
-    return networks.onnx_blob([add], {"w": networks.random(side, side)}, [1, side], [side, side])
+    return Model("ONNX", networks.onnx_blob([add], {"w": values}, [1, len(values)], list(values.shape)))
 
 
-# A small model, which makes the server load the library, and the large one.
-BLOBS: dict[str, tuple[Callable[[], bytes], Callable[[], bytes]]] = {"ONNX": (models.onnx_add, onnx_blob)}
+def tensorflow_model() -> Model:
+    """x FLOAT [n, side] -> y, through layers of weights that are all different."""
+    blob, last = graph_def.node("x", "Placeholder"), "x"
+    for layer in range(5):
+        blob += graph_def.node(f"w{layer}", "Const", constant=weight(5) * np.float32(layer + 1))
+        blob += graph_def.node(f"y{layer}", "MatMul", f"{last} w{layer}")
+        last = f"y{layer}"
+    return Model("TF", blob, inputs=("x",), outputs=(last,))
+
+
+def torch_model() -> Model:
+    side = len(weight())
+    module = torch.nn.Linear(side, side, bias=False)
+    return Model("TORCH", models.torch_blob(module))
+
+
+SMALL = {
+    "ONNX": Model("ONNX", models.onnx_add()),
+    "TF": Model("TF", tf_models.tf_mul(), inputs=("a", "b"), outputs=("mul",)),
+    "TORCH": Model("TORCH", models.torch_module(models.Add)),
+}
+LARGE: dict[str, Callable[[], Model]] = {"ONNX": onnx_model, "TF": tensorflow_model, "TORCH": torch_model}
 
 
 def resident(pids: list[int], field: str = "VmRSS") -> int:
@@ -37,8 +66,8 @@ def resident(pids: list[int], field: str = "VmRSS") -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
-def store(wire: Wire, backend: str, blob: bytes, in_transaction: bool) -> None:
-    words = "AI.MODELSTORE", "m", backend, "CPU", "BLOB", blob
+def store(wire: Wire, model: Model, in_transaction: bool) -> None:
+    words = model.words("m")
     if not in_transaction:
         wire.ask_ok(*words)
         return
@@ -49,30 +78,31 @@ def store(wire: Wire, backend: str, blob: bytes, in_transaction: bool) -> None:
 
 def peak(server: Server, backend: str, in_transaction: bool) -> float:
     """Copies that the store takes at most; what it keeps, and the model, are checked."""
-    small, large = (blob() for blob in BLOBS[backend])
+    large = LARGE[backend]()
+    size = len(large.blob)
     with server.wire() as wire:
-        wire.ask_ok("AI.MODELSTORE", "warm", backend, "CPU", "BLOB", small)
+        wire.ask_ok(*SMALL[backend].words("small"))  # imports the library
         pids = [server.pid, *([engine(wire).pid] if server.is_isolated else [])]
         wire.ask_ok("MEMORY", "PURGE")
         for pid in pids:
             Path(f"/proc/{pid}/clear_refs").write_text("5")  # VmHWM begins anew
         before = resident(pids)
-        store(wire, backend, large, in_transaction)
+        store(wire, large, in_transaction)
         most = resident(pids, "VmHWM") - before
-        wait_for(lambda: resident(pids) - before < KEPT * len(large))
-        assert wire.ask("AI.MODELGET", "m", "BLOB") == large
-    return most / len(large)
+        wait_for(lambda: resident(pids) - before < KEPT * size)
+        assert wire.ask("AI.MODELGET", "m", "BLOB") == large.blob
+    return most / size
 
 
 @pytest.mark.parametrize("in_transaction", [False, True], ids=["plain", "transaction"])
-@pytest.mark.parametrize("backend", BLOBS)
+@pytest.mark.parametrize("backend", LARGE)
 def test_copies(start_server: StartServer, backend: str, in_transaction: bool) -> None:
     # As the bytes arrive, the server itself may have to copy them, but not always.
     most = [peak(server := start_server(), backend, in_transaction) for _ in range(2)]
     assert min(most) < MOST + server.is_isolated, most
 
 
-@pytest.mark.parametrize("backend", BLOBS)
+@pytest.mark.parametrize("backend", LARGE)
 def test_copies_of_an_engine_process(start_server: StartServer, backend: str) -> None:
     most = [peak(start_server(options=["ISOLATION", "process"]), backend, False) for _ in range(2)]
     assert min(most) < MOST + 1, most

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from testkit import models, tf_models
+from testkit import graph_def, models, tf_models
 from testkit.info import module_sections
 from testkit.networks import onnx_blob
 from testkit.server import Server, ServerExit, module_path
 from testkit.values import Model
 from testkit.waiting import wait_for
-from testkit.wire import Error
+from testkit.wire import Error, Word
 from tests.conftest import Slow, StartServer
 
 BACKENDS = module_path().parent / "backends"
@@ -122,6 +123,29 @@ def test_the_memory_limit_counts_the_weights(start_server: StartServer) -> None:
             assert (reply == b"OK") == fits, reply
         wire.ask("DEL", "first")
         wait_for(lambda: wire.ask("AI.MODELSTORE", "second", "ONNX", "CPU", "BLOB", blob) == b"OK")
+
+
+def test_the_memory_limit_counts_the_weights_of_tensorflow(start_server: StartServer) -> None:
+    """Where other models have the memory, the library waits 10 s for it. What can never fit is refused before."""
+    server = start_server(options=["BACKEND_MEMORY_LIMIT", 6, "MODEL_EXECUTION_TIMEOUT", 60_000])
+
+    def words(key: str, rows: int) -> tuple[Word, ...]:
+        blob = graph_def.node("x", "Placeholder") + graph_def.node("y", "MatMul", "x w")
+        blob += graph_def.node("w", "Const", constant=np.ones((rows, 1000), np.float32))
+        return Model("TF", blob, inputs=("x",), outputs=("y",)).words(key)
+
+    with server.wire() as wire:
+        assert wire.ask(*words("first", 1000)) == b"OK"
+        begin = time.monotonic()
+        reply = wire.ask(*words("large", 2000))
+        assert reply == "ERR the model's weights take 7 MB, more than BACKEND_MEMORY_LIMIT allows, 6 MB"
+        assert time.monotonic() < begin + 5
+        reply = wire.ask(*words("second", 1000))
+        assert reply == "ERR no memory for 4000000 bytes; BACKEND_MEMORY_LIMIT sets how much there is"
+        wire.ask("DEL", "first")
+        wait_for(lambda: wire.ask(*words("second", 1000)) == b"OK", 30)
+        wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 1000)
+        assert wire.ask("AI.MODELEXECUTE", "second", "INPUTS", 1, "x", "OUTPUTS", 1, "y") == b"OK"
 
 
 def test_a_model_that_finds_memory_later(start_server: StartServer) -> None:

@@ -18,7 +18,7 @@ from tests.unit.test_onnx_backend import FLOAT, graph, info, model
 
 registry.get(NAMES.index("ONNX"))
 backend = sys.modules["redisai_backend_onnx"]
-weights = sys.modules["redisai_backend_onnx.weights"]
+custom_ops, weights = (sys.modules[f"redisai_backend_onnx.{name}"] for name in ("custom_ops", "weights"))
 SIDE = 200  # a matrix of floats has 160,000 bytes
 SEEDS = range(12)
 X = np.linspace(-1, 1, 2 * SIDE, dtype=np.float32).reshape(2, SIDE)
@@ -35,7 +35,8 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> Attempts:
         made.append(len(apart))
         return new_session(blob, options, settings, apart)
 
-    monkeypatch.setattr(backend, "new_session", watched)
+    for module in (backend, custom_ops):
+        monkeypatch.setattr(module, "new_session", watched)
     return made
 
 
