@@ -100,6 +100,11 @@ class _Graph:
             new = set(self._users[todo.pop()]) - self._varying
             self._varying |= new
             todo += new
+        # If constants multiply what a constant filter makes, TensorFlow multiplies the filter instead, once.
+        scales = [node for node in self.nodes.values() if node.operation == b"Mul"]
+        self._scaled = {
+            source for node in scales if not self._varying.issuperset(node.inputs) for source in node.inputs
+        }
 
     def is_weight(self, name: bytes) -> bool:
         todo = [name]
@@ -111,16 +116,11 @@ class _Graph:
                 node = self.nodes[user]
                 if node.operation == b"Identity" and len(node.inputs) == 1:
                     todo.append(user)
-                elif node.operation not in USES or user not in self._varying or self._is_scaled(user):
+                elif node.operation not in USES or user not in self._varying:
+                    return False
+                elif node.operation in CONVOLUTIONS and user in self._scaled:
                     return False
         return True
-
-    def _is_scaled(self, name: bytes) -> bool:
-        """Whether constants multiply the result. TensorFlow then multiplies a constant filter once, instead."""
-        if self.nodes[name].operation not in CONVOLUTIONS:
-            return False
-        users = [self.nodes[user] for user in self._users[name]]
-        return any(user.operation == b"Mul" and not self._varying.issuperset(user.inputs) for user in users)
 
 
 def _parsed(message: memoryview, start: int, end: int) -> tuple[bytes, _Node]:
