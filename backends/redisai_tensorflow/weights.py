@@ -95,16 +95,18 @@ class _Graph:
                     self._users[source].append(name)
         # What comes from constants alone is computed only once, unless one of them is a variable.
         todo = [name for name, node in self.nodes.items() if node.operation == b"Placeholder" or name in named]
-        self._varying = set(todo)
+        varying = set(todo)
         while todo:
-            new = set(self._users[todo.pop()]) - self._varying
-            self._varying |= new
+            new = set(self._users[todo.pop()]) - varying
+            varying |= new
             todo += new
-        # If constants multiply what a constant filter makes, TensorFlow multiplies the filter instead, once.
-        scales = [node for node in self.nodes.values() if node.operation == b"Mul"]
-        self._scaled = {
-            source for node in scales if not self._varying.issuperset(node.inputs) for source in node.inputs
-        }
+        self._uses = {name for name in varying & self.nodes.keys() if self.nodes[name].operation in USES}
+        for node in self.nodes.values():
+            # If constants multiply what a constant filter makes, TensorFlow multiplies the filter instead, once.
+            if node.operation == b"Mul" and not varying.issuperset(node.inputs):
+                self._uses -= {
+                    name for name in node.inputs if name in self.nodes and self.nodes[name].operation in CONVOLUTIONS
+                }
 
     def is_weight(self, name: bytes) -> bool:
         todo = [name]
@@ -116,9 +118,7 @@ class _Graph:
                 node = self.nodes[user]
                 if node.operation == b"Identity" and len(node.inputs) == 1:
                     todo.append(user)
-                elif node.operation not in USES or user not in self._varying:
-                    return False
-                elif node.operation in CONVOLUTIONS and user in self._scaled:
+                elif user not in self._uses:
                     return False
         return True
 
