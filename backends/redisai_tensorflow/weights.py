@@ -95,11 +95,18 @@ class _Graph:
                     self._users[source].append(name)
         # What comes from constants alone is computed only once, unless one of them is a variable.
         todo = [name for name, node in self.nodes.items() if node.operation == b"Placeholder" or name in named]
-        self._varying = set(todo)
+        varying = set(todo)
         while todo:
-            new = set(self._users[todo.pop()]) - self._varying
-            self._varying |= new
+            new = set(self._users[todo.pop()]) - varying
+            varying |= new
             todo += new
+        self._uses = {name for name in varying & self.nodes.keys() if self.nodes[name].operation in USES}
+        for node in self.nodes.values():
+            # If constants multiply what a constant filter makes, TensorFlow multiplies the filter instead, once.
+            if node.operation == b"Mul" and not varying.issuperset(node.inputs):
+                self._uses -= {
+                    name for name in node.inputs if name in self.nodes and self.nodes[name].operation in CONVOLUTIONS
+                }
 
     def is_weight(self, name: bytes) -> bool:
         todo = [name]
@@ -111,16 +118,9 @@ class _Graph:
                 node = self.nodes[user]
                 if node.operation == b"Identity" and len(node.inputs) == 1:
                     todo.append(user)
-                elif node.operation not in USES or user not in self._varying or self._is_scaled(user):
+                elif user not in self._uses:
                     return False
         return True
-
-    def _is_scaled(self, name: bytes) -> bool:
-        """Whether constants multiply the result. TensorFlow then multiplies a constant filter once, instead."""
-        if self.nodes[name].operation not in CONVOLUTIONS:
-            return False
-        users = [self.nodes[user] for user in self._users[name]]
-        return any(user.operation == b"Mul" and not self._varying.issuperset(user.inputs) for user in users)
 
 
 def _parsed(message: memoryview, start: int, end: int) -> tuple[bytes, _Node]:

@@ -232,6 +232,7 @@ ODD: dict[str, bytes] = {
     "a circle of its own": X + W + node("a", "Identity", "w b") + node("b", "Identity", "a")
     + node("y", "MatMul", "x b"),
     "no such input": X + W + node("y", "MatMul", "z w"),
+    "no such factor": X + W + node("y", "MatMul", "x w") + node("z", "Mul", "u v"),
     "no such output": X + W + node("y", "MatMul", "x w:1"),
     "another shape": X + node("w", "Const", constant=weight(0, SIDE + 1, SIDE)) + node("y", "MatMul", "x w"),
 }  # fmt: skip
