@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -280,7 +282,10 @@ def test_asyncio_pipeline(ai: RedisAI, server: Server) -> None:
     asyncio.run(ask())
 
 
-def test_it_imports_nothing_of_the_module_and_no_framework() -> None:
-    program = "import sys, redisai_module.client; print(*{name.partition('.')[0] for name in sys.modules})"
-    loaded = subprocess.check_output([sys.executable, "-c", program], text=True, timeout=60).split()
+@pytest.mark.parametrize("package", ["redisai_module.client", "copied"])
+def test_it_imports_nothing_of_the_module_and_no_framework(tmp_path: Path, package: str) -> None:
+    shutil.copytree(Path(redisai_module.client.__file__).parent, tmp_path / "copied")
+    program = f"import sys, {package}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    loaded = subprocess.check_output([sys.executable, "-c", program], text=True, timeout=60, cwd=tmp_path).split()
+    assert ("redisai_module" in loaded) == (package != "copied")
     assert not {"_redisai_bridge", "cffi", "ml_dtypes", "onnx", "torch", "sklearn", "tensorflow", "keras"} & set(loaded)
