@@ -9,11 +9,13 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import LoadBalancingStrategy, RedisCluster
 from redis.crc import key_slot
 from redis.exceptions import RedisClusterException
+from redisai_module.client import AsyncRedisAI, RedisAI
 
 from testkit import models
 from testkit.clusters import PATIENT, QUICK, SETTLE_SECONDS, Caller, Cluster, Member, redis_cli
@@ -186,6 +188,50 @@ def test_a_pipeline_over_all_masters(cluster: Cluster, client: RedisCluster) -> 
         pipe.execute_command(*line("AI.DAGEXECUTE LOAD 1 @y |> AI.TENSORGET @y VALUES", tag))
     assert pipe.execute() == [b"OK", [[2, 4]]] * 3
     assert redirections(cluster) == before
+
+
+X = np.array([[1, 2]], np.float32)
+
+
+def check_client_pipeline(replies: list[Any]) -> None:
+    assert replies[0] is True and np.array_equal(replies[1], X) and np.array_equal(replies[2][0], X * 2)
+    assert "tensor key is empty" in str(replies[3])
+
+
+def fill_client_pipeline(ai: RedisAI, tag: str) -> None:
+    ai.tensor_set(f"x{tag}", X)
+    ai.tensor_get(f"x{tag}")
+    ai.run(f"m{tag}", X, X, outputs=1)
+    ai.tensor_get(f"nothing{tag}")
+
+
+@pytest.mark.parametrize("decode_responses", [False, True])
+def test_our_client(cluster: Cluster, decode_responses: bool) -> None:
+    with connect(cluster, decode_responses=decode_responses) as client:
+        for tag in [tag_of(cluster, number) for number in range(3)]:
+            ai = RedisAI(client)
+            ai.model_store(f"m{tag}", models.onnx_add())
+            assert np.array_equal(ai.run(f"m{tag}", X, X), [X * 2])
+            pipeline = client.pipeline()
+            fill_client_pipeline(RedisAI(pipeline), tag)
+            check_client_pipeline(pipeline.execute(raise_on_error=False))
+
+
+@pytest.mark.parametrize("decode_responses", [False, True])
+def test_our_client_through_asyncio(cluster: Cluster, decode_responses: bool) -> None:
+    async def ask() -> None:
+        async with AsyncRedisCluster(
+            host="127.0.0.1", port=cluster.members[0].port, decode_responses=decode_responses
+        ) as client:
+            for tag in [tag_of(cluster, number) for number in range(3)]:
+                ai = AsyncRedisAI(client)
+                await ai.model_store(f"m{tag}", models.onnx_add())
+                assert np.array_equal(await ai.run(f"m{tag}", X, X), [X * 2])
+                pipeline = client.pipeline()
+                fill_client_pipeline(AsyncRedisAI(pipeline), tag)
+                check_client_pipeline(await pipeline.execute(raise_on_error=False))
+
+    asyncio.run(ask())
 
 
 def test_commands_without_keys_go_to_the_nodes_they_are_given(cluster: Cluster, client: RedisCluster) -> None:

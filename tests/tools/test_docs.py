@@ -27,6 +27,17 @@ def blocks(page: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
+def page_blocks(page: str, section: str, language: str) -> list[str]:
+    """The blocks of one language below a heading, in order."""
+    text = re.split(r"^#+ ", (ROOT / page).read_text(), flags=re.MULTILINE)
+    (found,) = (part for part in text if part.startswith(f"{section}\n"))
+    return re.findall(rf"^```{language}\n(.*?)^```$", found, re.MULTILINE | re.DOTALL)
+
+
+def clients_program(section: str, number: int = 0) -> str:
+    return page_blocks("docs/clients.md", section, "python")[number]
+
+
 def session(block: str) -> list[tuple[str, str]]:
     """Command and reply pairs, in order."""
     if not block.startswith(PROMPT):

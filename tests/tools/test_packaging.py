@@ -14,6 +14,7 @@ import pytest
 
 from testkit import models
 from testkit.server import Server
+from tests.tools.test_docs import clients_program
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = "redisai==1.3.0"
@@ -94,6 +95,13 @@ def test_both_packages_in_use(venv: Venv, tmp_path: Path) -> None:
     try:
         client = run(venv.bin("python"), "-I", "-c", USE_BOTH, str(server.port), str(model))
         assert (client.returncode, client.stdout) == (0, "[[2.0, 4.0]] ONNX\n"), client.stderr
+
+        # the session of docs/clients.md
+        exec(clients_program("Clients").replace("fahrenheit.onnx", f"{tmp_path}/fahrenheit.onnx"), {})
+        session = clients_program("redisai-py").replace("Client()", f"Client(port={server.port})")
+        session = session.replace("fahrenheit.onnx", f"{tmp_path}/fahrenheit.onnx")
+        client = run(venv.bin("python"), "-I", "-c", session)
+        assert (client.returncode, client.stdout) == (0, "[ 98.6 212. ]\n"), client.stderr
 
         with server.wire() as wire:
             missing = wire.ask("AI.MODELSTORE", "t", "TORCH", "CPU", "BLOB", models.torch_module(models.Add))

@@ -1,4 +1,4 @@
-"""docs/smartsim.md: SmartSim starts a database with this module, and SmartRedis uses it."""
+"""docs/smartsim.md: SmartSim starts a database with this module, and SmartRedis uses it, there and on any server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from testkit import models
-from testkit.server import free_port
+from testkit.server import Server, free_port
+from tests.tools.test_docs import clients_program, page_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE_PATH = "~/redisai-venv/bin/redisai-server"
@@ -45,7 +46,7 @@ finally:
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="SmartSim needs Python 3.11 or earlier")
 @pytest.mark.timeout(600)
-def test_smartsim(tmp_path: Path) -> None:
+def test_smartsim(tmp_path: Path, server: Server) -> None:
     def shell(script: str) -> str:
         done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -61,8 +62,15 @@ def test_smartsim(tmp_path: Path) -> None:
     environment = f"export PATH={tmp_path}/venv/bin:$PATH SR_SOCKET_TIMEOUT=10000\n"
     shell(f"{sys.executable} -m venv venv")
     shell(environment + f"pip install --quiet smartsim=={versions[1]} smartredis=={versions[2]}")
-    server, variable = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    shell(environment + server)
+    copying, variable = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    shell(environment + copying)
     variable = variable.replace(MODULE_PATH, f"{sys.prefix}/bin/redisai-server")
     answer = shell(environment + variable + f"python program.py {experiment} {free_port()} model.onnx")
     assert "RESULT [[2.0, 8.0]] True" in answer, answer
+
+    # SmartRedis alone: the session of docs/clients.md
+    exec(clients_program("Clients").replace("fahrenheit.onnx", f"{tmp_path}/fahrenheit.onnx"), {})
+    (tmp_path / "session.py").write_text(clients_program("SmartRedis and SmartSim"))
+    (address,) = page_blocks("docs/clients.md", "SmartRedis and SmartSim", "sh")
+    answer = shell(environment + address.replace("6379", str(server.port)) + "python session.py")
+    assert "[ 98.6 212. ]" in answer, answer
