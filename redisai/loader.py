@@ -128,6 +128,8 @@ class Loader:
         except (BackendError, MemoryError):  # not recorded: the next run tries again, maybe with more luck
             raise
         except BaseException as failure:
+            if failure.__cause__ is not None and str(failure.__cause__) not in str(failure):
+                lib.bridge_log(b"notice", one_line(failure.__cause__).encode(errors="replace"))
             self._entries.pop(id, None)
             self._failures[id] = Failure(one_line(failure), self._registry.generation)
             raise
@@ -143,7 +145,7 @@ class Loader:
         pieces = ffi.unpack(model.pieces, model.npieces) if model.npieces else []
         definition = Definition(
             KINDS[runnable.backend].name,
-            _text(runnable.device).upper(),
+            _device(runnable),
             _joined([ffi.buffer(piece.data, piece.size) for piece in pieces if piece.size]),
             _names(model.inputs),
             _names(model.outputs),
@@ -173,9 +175,7 @@ class Loader:
         backend = self._registry.get(runnable.backend)
         if not hasattr(backend, "load_script"):
             raise RuntimeError(f"the {kind} backend cannot run scripts")
-        definition = ScriptDefinition(
-            _text(runnable.device).upper(), ffi.string(script.source), _names(script.entry_points)
-        )
+        definition = ScriptDefinition(_device(runnable), ffi.string(script.source), _names(script.entry_points))
         with self._library_compiles():
             session = cast(ScriptBackend, backend).load_script(definition, self._settings)
         direct = DirectRunner.of(runnable.backend, kind, session, f"{kind} script")
@@ -210,6 +210,12 @@ def options() -> Iterator[tuple[str, int]]:
         if not option:
             return
         yield _text(option.name), option.value
+
+
+def _device(runnable: Runnable) -> str:
+    name = ffi.new("char[]", lib.QUEUE_NAME)
+    lib.bridge_queue_name(runnable.device, name)
+    return _text(name)
 
 
 def _joined(pieces: list[memoryview]) -> bytes | memoryview:

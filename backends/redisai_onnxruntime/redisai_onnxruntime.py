@@ -81,14 +81,12 @@ def _providers() -> list[str]:
         api.ReleaseAvailableProviders(names[0], count[0])
 
 
-def figures() -> tuple[int, int, int]:
-    """Bytes of the loaded models, runs so far, and the maximum number of runs at once.
+def figures() -> tuple[int, int]:
+    """Bytes of the loaded models, and runs so far.
 
     The library's C API says nothing about its allocators, so we count bytes of blobs ourselves.
     """
-    watchdogs = list(_watchdogs.values())
-    runs = sum(watchdog.runs for watchdog in watchdogs)
-    return _blob_bytes.total, runs, max((watchdog.max_running for watchdog in watchdogs), default=0)
+    return _blob_bytes.total, sum(watchdog.runs for watchdog in list(_watchdogs.values()))
 
 
 class BlobBytes:

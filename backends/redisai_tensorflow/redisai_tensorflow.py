@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from redisai.protocol import Array, Definition, Direct, Settings
@@ -17,6 +18,8 @@ from redisai.protocol import Array, Definition, Direct, Settings
 from .c_api import Status, failure, ffi, function, lib
 from .graph_ops import check_operations, keeps_inputs
 from .tensors import DTYPES, NUMBERS, QINT32, STRING, as_array, new_tensor, type_name
+
+LARGE = 32 << 20  # bytes of a graph that gains nothing from the executor for tiny ones, and that is not made twice
 
 
 def version() -> str:
@@ -27,12 +30,22 @@ def load(definition: Definition, settings: Settings) -> Session:
     _limit_memory(settings.memory_limit)
     copies = keeps_inputs(check_operations(definition.blob, bool(settings.allow_file_ops)))
     graph = _import(definition)
-    if definition.gpu is None and settings.inter_op_parallelism <= 1:
+    in_order = definition.gpu is None and settings.inter_op_parallelism <= 1
+    in_order = in_order and (copies or len(definition.blob) < LARGE)
+    definition = replace(definition, blob=b"")  # which does not outlive this call
+
+    @functools.cache
+    def usual() -> Session:
+        return Session(graph, definition, _config(definition, settings, in_order=False), copies)
+
+    if in_order:
         with suppress(RuntimeError):
             # Running the operations in order, in the worker's own thread, is fastest. Some graphs cannot run so: the
             # usual executor then runs them, or says why it cannot.
-            return Session(graph, definition, _config(definition, settings, in_order=True), copies)
-    return Session(graph, definition, _config(definition, settings, in_order=False), copies)
+            return Session(
+                graph, definition, _config(definition, settings, in_order=True), copies, None if copies else usual
+            )
+    return usual()
 
 
 @functools.cache
@@ -43,7 +56,18 @@ def _limit_memory(megabytes: int) -> None:
 
 
 class Session:
-    def __init__(self, graph: Any, definition: Definition, config: bytes, copies: bool) -> None:
+    """explainer: makes a session whose errors name the node. The executor that runs operations in order does not. So a
+    run that has failed is run there again, unless the graph has a state."""
+
+    def __init__(
+        self,
+        graph: Any,
+        definition: Definition,
+        config: bytes,
+        copies: bool,
+        explainer: Callable[[], Session] | None = None,
+    ) -> None:
+        self._explainer = explainer
         self.inputs, self.outputs = definition.inputs, definition.outputs
         self._graph = graph
         self._copies = copies
@@ -79,7 +103,7 @@ class Session:
                 [DTYPES[number] for number in self._types],
                 len(types),
                 lambda: None,
-                lambda options, runs, error: failure(error) if error is not None else None,
+                lambda options, runs, error: failure(error) if error is not None and explainer is None else None,
             )
 
     def _devices(self, status: Status) -> list[str]:
@@ -101,12 +125,23 @@ class Session:
         tensors = [new_tensor(array, number, self._copies) for array, number in zip(inputs, self._types, strict=True)]
         with Status() as status:
             results = self._run(tensors, status)
+            if self._explainer is not None and status.message() and "OOM when allocating" not in status.message():
+                self._explain(self._explainer, inputs)
             status.check()
         try:
             return [as_array(results[index], dtype) for index, dtype in enumerate(self._dtypes)]
         finally:
             for tensor in results:
                 lib.TF_DeleteTensor(tensor)
+
+    @staticmethod
+    def _explain(explainer: Callable[[], Session], inputs: Sequence[Array]) -> None:
+        """Raises the error of a run once more, now with the node."""
+        try:
+            session = explainer()
+        except RuntimeError:
+            return
+        session.run(inputs)
 
     def _run(self, tensors: list[Any], status: Status) -> Any:
         """Returns the tensors of the outputs. Deletes those of the inputs."""

@@ -71,6 +71,7 @@ class Session:
         for array, dtype, name in zip(inputs, self._dtypes, self.inputs, strict=True):
             if array.dtype != dtype:
                 raise TypeError(f"input '{name}' has type {_type(array.dtype)}, expected: {_type(dtype)}")
+        inputs = [_fitted(array, declared) for array, declared in zip(inputs, self._declared, strict=True)]
         shapes = [array.shape for array in inputs]
         interpreter = self._with(shapes)
         for number, array in zip(self._input_numbers, inputs, strict=True):
@@ -99,8 +100,13 @@ class Session:
             return self._resized(self._new(), shapes)
 
     def _new(self) -> Any:
-        # The library would take an empty blob for no model at all.
-        return Interpreter(model_content=self._blob or b"\0", num_threads=self._threads)
+        try:
+            # The library would take an empty blob for no model at all.
+            return Interpreter(model_content=self._blob or b"\0", num_threads=self._threads)
+        except ValueError as error:
+            if "Flatbuffer" not in str(error) and "model identifier" not in str(error):
+                raise
+            raise ValueError("Failed to load model from buffer") from error
 
     def _allocate(self, interpreter: Any) -> None:
         interpreter.allocate_tensors()
@@ -114,19 +120,32 @@ class Session:
 
     def _resized(self, interpreter: Any, shapes: list[tuple[int, ...]]) -> Any:
         try:
+            what = "resize input tensors"
             for number, shape in zip(self._input_numbers, shapes, strict=True):
                 interpreter.resize_tensor_input(number, shape)
+            what = "allocate tensors"
             self._allocate(interpreter)
             return interpreter
         except (RuntimeError, ValueError) as error:
             odd = next((i for i, shape in enumerate(shapes) if not _is(shape, self._declared[i])), 0)
-            raise self._misfit(odd, shapes[odd], str(error)) from error
+            raise self._misfit(odd, shapes[odd], str(error), what) from error
 
-    def _misfit(self, index: int, shape: tuple[int, ...], reason: str) -> ValueError:
+    def _misfit(
+        self, index: int, shape: tuple[int, ...], reason: str, what: str = "resize input tensors"
+    ) -> ValueError:
         return ValueError(
-            f"input '{self.inputs[index]}' has shape {list(shape)}, expected: {self._declared[index]},"
-            f" and the model cannot be resized: {reason}"
+            f"Failed to {what}: input '{self.inputs[index]}' has shape {list(shape)}, expected:"
+            f" {self._declared[index]}, and the model cannot be resized: {reason}"
         )
+
+
+def _fitted(array: Array, declared: list[int]) -> Array:
+    """An input of another rank with the same elements, in the declared shape."""
+    if array.ndim == len(declared) or declared.count(-1) > 1:
+        return array
+    with contextlib.suppress(ValueError):
+        return array.reshape(declared)
+    return array
 
 
 def _is(shape: Sequence[int], declared: list[int]) -> bool:

@@ -66,11 +66,15 @@ int waiter_block(RedisModuleCtx *ctx, Waiter *waiter, RedisModuleCmdFunc reply) 
     waiter->client = RedisModule_GetClientId(ctx);
     waiter->db = RedisModule_GetSelectedDb(ctx);
     RedisModule_SetDisconnectCallback(waiter->blocked, disconnected);
-    RedisModule_BlockedClientMeasureTimeStart(waiter->blocked);
     Waiter **bucket = bucket_of(waiter->blocked);
     waiter->next = *bucket;
     *bucket = waiter;
     return 0;
+}
+
+void waiter_begin(Waiter *waiter) {
+    RedisModule_BlockedClientMeasureTimeStart(waiter->blocked);
+    __atomic_store_n(&waiter->is_timed, 1, __ATOMIC_RELEASE);
 }
 
 _Static_assert(offsetof(Waiter, task) == 0, "a Task is cast to the Waiter that begins with it");
@@ -97,7 +101,9 @@ static int is_void(const Task *task) {
 }
 
 void waiter_end(Waiter *waiter, int writes) {
-    RedisModule_BlockedClientMeasureTimeEnd(waiter->blocked);
+    if (__atomic_load_n(&waiter->is_timed, __ATOMIC_ACQUIRE)) {
+        RedisModule_BlockedClientMeasureTimeEnd(waiter->blocked);
+    }
     waiter->writes = writes;
     /* Redis 7.0 answers right after it has performed tasks, so then CLIENT UNBLOCK finds no such client. */
     if (!writes && !FORGETS_CLIENTS) {
@@ -136,5 +142,6 @@ int block_on_job(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Loader
     job->data = waiter;
     job->finished = job_finished;
     job_post(job);
+    waiter_begin(&waiter->waiter);
     return REDISMODULE_OK;
 }
