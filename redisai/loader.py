@@ -125,11 +125,12 @@ class Loader:
                 self._compile_script(runnable)
             else:
                 self._compile_model(runnable)
-        except (BackendError, MemoryError):  # not recorded: the next run tries again, maybe with more luck
-            raise
         except BaseException as failure:
-            if failure.__cause__ is not None and str(failure.__cause__) not in str(failure):
-                lib.bridge_log(b"notice", one_line(failure.__cause__).encode(errors="replace"))
+            cause = failure.__cause__
+            if cause is not None and str(cause) not in str(failure):  # what the client is not told
+                lib.bridge_log(b"notice", one_line(cause).encode(errors="replace"))
+            if isinstance(failure, (BackendError, MemoryError)):  # the next run tries again, maybe with more luck
+                raise
             self._entries.pop(id, None)
             self._failures[id] = Failure(one_line(failure), self._registry.generation)
             raise

@@ -16,13 +16,14 @@ import numpy as np
 from redisai.protocol import Array, Definition, Direct, Settings
 
 from .c_api import allocator, api, cpu_memory, ffi, functions, made, version
-from .environment import is_overdrawn, new_session, shrink_arena
+from .environment import MB, is_overdrawn, new_session, shrink_arena
 from .external_data import refuse_external_data
 from .values import DTYPES, STRING, as_array, new_value, type_name
 from .watchdog import Watchdog
 
 __all__ = ["Session", "figures", "load", "version"]
 
+EXCEEDED = "Onnxruntime memory limit exceeded, memory allocation failed."
 PARALLEL = 1  # of ExecutionMode
 TENSOR = 1  # of ONNXType
 NO_CUDA = "GPU requested but ONNX couldn't find CUDA"
@@ -42,18 +43,23 @@ def load(definition: Definition, settings: Settings) -> Session:
     _configure(options, "session.use_device_allocator_for_initializers", "1")
     if definition.gpu is not None:
         _use_cuda(options, definition.gpu)
-    limit = settings.memory_limit
-    too_large = f"the ONNX models take more memory than BACKEND_MEMORY_LIMIT allows, {limit} MB"
-    if _blob_bytes.total + len(definition.blob) > limit << 20:
-        raise MemoryError(too_large)
+    if _blob_bytes.total + len(definition.blob) > settings.memory_limit * MB:
+        raise _too_large(settings)
     session = new_session(definition.blob, options, settings)
     if is_overdrawn(session):
         shrink_arena(settings)
         if is_overdrawn(session):
-            raise MemoryError(too_large)
+            raise _too_large(settings)
     loaded = Session(session, settings)
     _blob_bytes.count(loaded, len(definition.blob))
     return loaded
+
+
+def _too_large(settings: Settings) -> MemoryError:
+    error = MemoryError(f"Exception during initialization: {EXCEEDED}")  # as deployed servers say it
+    limit = settings.memory_limit
+    error.__cause__ = MemoryError(f"the ONNX models take more memory than BACKEND_MEMORY_LIMIT allows, {limit} MB")
+    return error
 
 
 def _configure(options: Any, key: str, value: str) -> None:
@@ -196,7 +202,7 @@ class Session:
                 return
             if outcome is not None:
                 raise outcome
-        raise RuntimeError(f"{error}; BACKEND_MEMORY_LIMIT sets how much there is")
+        raise RuntimeError(f"{error}; {EXCEEDED} BACKEND_MEMORY_LIMIT sets how much there is")
 
 
 def _nodes(session: Any, get_count: Any, get_name: Any, get_type: Any) -> list[tuple[str, int | None]]:
