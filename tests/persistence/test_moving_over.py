@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from testkit import models, rdb, samples, scripts, tf_models
+from testkit.metadata import COMMANDS
 from testkit.replicas import wait_until_in_step
 from testkit.restarts import rewrite, wait_until_rewritten
 from testkit.server import Server
@@ -210,6 +211,19 @@ def test_by_an_aof(start_server: StartServer) -> None:
     path.write_bytes(stream())
     server.start()
     check_kept(server)
+
+
+def test_commands_of_too_few_words_in_an_aof(start_server: StartServer) -> None:
+    """No deployed server wrote such, and Redis does not look at their number there."""
+    server = start_server(*AOF)
+    server.stop()
+    (path,) = server.folder.rglob("*.incr.aof")
+    names = [name for name in COMMANDS if name not in ("AI._MODELSCAN", "AI._SCRIPTSCAN")]
+    short = [(name, *["k"] * count) for name in names for count in range(abs(COMMANDS[name].arity) - 1)]
+    path.write_bytes(b"".join(map(encode, [*short, *PAIRS])))
+    server.start()
+    with server.wire() as wire:
+        assert sorted(wire.ask("KEYS", "*")) == [b"a", b"b"]
 
 
 class Master(threading.Thread):
