@@ -67,10 +67,10 @@ class Registry:
             self.load(number, None)
         return self._backends[number][1]
 
-    def onnx_figures(self) -> tuple[int, int, int] | None:
+    def onnx_figures(self) -> tuple[int, int] | None:
         """The figures of ONNX Runtime for INFO MODULES; None while it is not loaded."""
         _, backend = self._backends.get(lib.BACKEND_ONNX, (None, None))
-        figures: Callable[[], tuple[int, int, int]] | None = getattr(backend, "figures", None)
+        figures: Callable[[], tuple[int, int]] | None = getattr(backend, "figures", None)
         return figures() if figures is not None else None
 
     def load(self, number: int, path: Path | None) -> None:

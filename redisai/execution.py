@@ -33,7 +33,7 @@ class Batching:
     that. So the engine batches with care until runs with different numbers of rows have succeeded.
     """
 
-    __slots__ = ("_label", "_on_disable", "_session", "limits", "proven", "rows_seen")
+    __slots__ = ("_label", "_on_disable", "_session", "is_fixed", "limits", "proven", "rows_seen")
 
     def __init__(self, session: Session, limits: Limits, label: str, on_disable: Callable[[], None]) -> None:
         """label names the model in the log. Any worker may call on_disable, once it has disabled batching."""
@@ -42,6 +42,7 @@ class Batching:
         self._on_disable = on_disable
         self.limits = limits
         self.proven = False
+        self.is_fixed = False  # it has failed for one op where only batches of BATCHSIZE rows are wanted
         self.rows_seen = 0  # of the latest run whose outputs had as many rows as its inputs
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
@@ -148,7 +149,23 @@ class ModelEntry:
         batching = self.batching
         if len(ops) == 1 or batching is None or batching.limits.batchsize == 1:
             return False
-        return batching.proven or (batching.rows_seen > 0 and batching.rows_seen != sum([op.rows for op in ops]))
+        if batching.proven:
+            return True
+        rows, limits = sum([op.rows for op in ops]), batching.limits
+        if rows == limits.batchsize == limits.minbatchsize:
+            if not batching.is_fixed and batching.rows_seen in (0, rows):
+                self._try_alone(ops[0])
+            if batching.is_fixed:
+                return True
+        return batching.rows_seen > 0 and batching.rows_seen != rows and limits.batchsize > 1
+
+    def _try_alone(self, op: Op) -> None:
+        """Finds out whether the model runs with fewer rows than a full batch has."""
+        assert self.batching is not None
+        try:
+            self.run([as_array(op.inputs[index]) for index in range(op.ninputs)])
+        except Exception:
+            self.batching.is_fixed = True
 
     def execute_as_one(self, c_ops: CData, ops: Sequence[Op]) -> str | None:
         """Executes begun ops as one. None: they now have outputs or errors. A text: they must be executed one by one.
@@ -172,10 +189,14 @@ class ModelEntry:
             _check(outputs, noutputs, rows)
         except BaseException as failure:
             if self.batching is None or not self.batching.proven:
+                if self.batching is not None:
+                    self.batching.is_fixed = False
                 return one_line(failure)
             for op in ops:
                 fail(op, failure)
         else:
+            if self.batching is not None and self.batching.is_fixed:
+                self.batching.proven = True
             names = self.outputs
             for index in range(noutputs):
                 output = outputs[index]

@@ -125,9 +125,12 @@ class Loader:
                 self._compile_script(runnable)
             else:
                 self._compile_model(runnable)
-        except (BackendError, MemoryError, ModuleNotFoundError):  # not recorded: the next run tries again
-            raise
         except BaseException as failure:
+            cause = failure.__cause__
+            if cause is not None and str(cause) not in str(failure):  # what the client is not told
+                lib.bridge_log(b"notice", one_line(cause).encode(errors="replace"))
+            if isinstance(failure, (BackendError, MemoryError, ModuleNotFoundError)):  # the next run tries again
+                raise
             self._entries.pop(id, None)
             self._failures[id] = Failure(one_line(failure), self._registry.generation)
             raise
@@ -143,7 +146,7 @@ class Loader:
         pieces = ffi.unpack(model.pieces, model.npieces) if model.npieces else []
         definition = Definition(
             KINDS[runnable.backend].name,
-            _text(runnable.device).upper(),
+            _device(runnable),
             _joined([ffi.buffer(piece.data, piece.size) for piece in pieces if piece.size]),
             _names(model.inputs),
             _names(model.outputs),
@@ -173,9 +176,7 @@ class Loader:
         backend = self._registry.get(runnable.backend)
         if not hasattr(backend, "load_script"):
             raise RuntimeError(f"the {kind} backend cannot run scripts")
-        definition = ScriptDefinition(
-            _text(runnable.device).upper(), ffi.string(script.source), _names(script.entry_points)
-        )
+        definition = ScriptDefinition(_device(runnable), ffi.string(script.source), _names(script.entry_points))
         with self._library_compiles():
             session = cast(ScriptBackend, backend).load_script(definition, self._settings)
         direct = DirectRunner.of(runnable.backend, kind, session, f"{kind} script")
@@ -229,6 +230,12 @@ def _loaded_session(backend: Backend, definition: Definition, settings: Settings
 def onnx_custom_ops() -> tuple[str, ...]:
     paths = lib.bridge_onnx_custom_ops()
     return tuple(filter(None, _text(paths).split(":"))) if paths else ()
+
+
+def _device(runnable: Runnable) -> str:
+    name = ffi.new("char[]", lib.QUEUE_NAME)
+    lib.bridge_queue_name(runnable.device, name)
+    return _text(name)
 
 
 def _joined(pieces: list[memoryview]) -> bytes | memoryview:

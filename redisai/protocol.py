@@ -7,6 +7,7 @@ bridge, so any backend, in any folder, can import it: `from redisai.protocol imp
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ class Backend(Protocol):
 
     def load(self, definition: Definition, settings: Settings) -> Session: ...
 
-    # Three parts are optional. figures(), of ONNX, returns the three arguments of bridge_onnx_figures(). advice(), of
+    # Three parts are optional. figures(), of ONNX, returns the two arguments of bridge_onnx_figures(). advice(), of
     # TORCH, returns what the log says once the backend is loaded, or None. `direct`, of sessions of ONNX, TF, TORCH and
     # of scripts, is a Direct or None.
 
@@ -165,7 +166,6 @@ class Call:
     inputs: Sequence[Array]  # like those of Session.run
     keys: Sequence[bytes]
     args: Sequence[bytes]
-    variadic: int | None  # index of the first input of a list, where the client used `$`; else None
     noutputs: int
     redis: Redis
 
@@ -181,6 +181,5 @@ class ScriptBackend(Backend, Protocol):
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an error on one line, as Redis's replies are."""
-    text = " ".join(line.strip() for line in str(error).splitlines()).strip()
-    return text or type(error).__name__
+    """The text of an error on one line, as Redis's replies are. Nothing but line breaks is changed."""
+    return re.sub("[\r\n]", " ", str(error)) or type(error).__name__

@@ -44,7 +44,6 @@ class ScriptEntry:
                 [as_array(tensors[index]) for index in range(op.ninputs)],
                 _words(op.keys, op.nkeys),
                 _words(op.args, op.nargs),
-                op.variadic if op.variadic >= 0 else None,
                 op.noutputs,
                 OpRedis(op, self._entries),
             )

@@ -131,12 +131,11 @@ typedef struct Op {
                            Ops that do not fit may have one key by chance: bridge_gather() finds that out */
     int64_t rows;       /* what it adds to a batch: the 0th dimension of its inputs; 0: it runs alone */
     int64_t arrival;    /* ns of the monotonic clock when its command came */
-    const char *function; /* scripts only, like the fields down to variadic; NULL for models */
+    const char *function; /* scripts only, like the fields down to nargs; NULL for models */
     Bytes *keys;          /* the keys declared with KEYS: the script's commands may touch no others */
     Bytes *args;
     int32_t nkeys;
     int32_t nargs;
-    int32_t variadic;      /* AI.SCRIPTRUN: index of the first input after `$`, where a list starts; -1: no `$` */
     int64_t duration;      /* us that the worker took to convert the inputs, to run the library, and to copy the
                               outputs into tensors. The same on the direct path and in Python. In a batch, us of the
                               whole batch. -1: not executed, AI.INFO does not count it */
@@ -366,6 +365,10 @@ void bridge_finish_job(Job *job, const char *error);
 
 /* ---- queues and surroundings ------------------------------------------------------------------------------------- */
 
+/* The name of the queue for a device as a client gave it: in upper case; of "CPU:abc" and the like, CPU or GPU. */
+#define QUEUE_NAME 16
+void bridge_queue_name(const char *device, char name[QUEUE_NAME]);
+
 /* The queue of a device ("CPU", "CPU:1", "GPU:0": upper case), made on first use; the caller starts its
  * threads_per_queue workers. NULL when there are too many queues already (64, of which two are kept for
  * "CPU" and "GPU"). Loader only. */
@@ -394,7 +397,7 @@ const char *bridge_onnx_custom_ops(void);
 void bridge_backend_loaded(int backend, const char *version, const char *advice); /* advice: for INFO, may be empty */
 
 /* Figures for INFO MODULES: bytes of the models that ONNX Runtime holds, runs started, the maximum of runs at once. */
-void bridge_onnx_figures(int64_t memory, int64_t accesses, int64_t sessions);
+void bridge_onnx_figures(int64_t memory, int64_t accesses);
 
 /* level: "debug", "verbose", "notice", "warning". */
 void bridge_log(const char *level, const char *message);

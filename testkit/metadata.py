@@ -26,7 +26,7 @@ COMMANDS = {
     "AI.TENSORGET": Command(READ, -2, "1.0.0", "Returns a tensor's metadata and data", "META BLOB VALUES"),
     "AI.MODELSTORE": Command(
         WRITE,
-        -4,
+        -6,
         "1.2.0",
         "Stores a model; the server goes on while it is compiled",
         "TAG BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT INPUTS OUTPUTS BLOB",
@@ -42,23 +42,23 @@ COMMANDS = {
     "AI.MODELDEL": Command({"write"}, 2, "1.0.0", "Deletes a model"),
     "AI._MODELSCAN": Command(READ, 1, "1.0.0", "Returns the keys and tags of all models"),
     "AI.MODELEXECUTE": Command(
-        WRITE, -3, "1.2.0", "Runs a model on tensors and stores its outputs", "INPUTS OUTPUTS TIMEOUT"
+        WRITE, -8, "1.2.0", "Runs a model on tensors and stores its outputs", "INPUTS OUTPUTS TIMEOUT"
     ),
     "AI.MODELRUN": Command(
         WRITE,
-        -2,
+        -6,
         "1.0.0",
         "Runs a model on tensors and stores its outputs (deprecated: use AI.MODELEXECUTE)",
         "TIMEOUT INPUTS OUTPUTS",
     ),
     "AI.SCRIPTSTORE": Command(
         WRITE,
-        -3,
+        -8,
         "1.2.0",
         "Stores a TorchScript; the server goes on while it is compiled",
         "TAG ENTRY_POINTS SOURCE",
     ),
-    "AI.SCRIPTSET": Command(WRITE, -3, "1.0.0", "Stores a TorchScript (deprecated: use AI.SCRIPTSTORE)", "TAG SOURCE"),
+    "AI.SCRIPTSET": Command(WRITE, -5, "1.0.0", "Stores a TorchScript (deprecated: use AI.SCRIPTSTORE)", "TAG SOURCE"),
     "AI.SCRIPTGET": Command(READ, -2, "1.0.0", "Returns a script's metadata and source", "META SOURCE"),
     "AI.SCRIPTDEL": Command({"write"}, 2, "1.0.0", "Deletes a script"),
     "AI._SCRIPTSCAN": Command(READ, 1, "1.0.0", "Returns the keys and tags of all scripts"),
@@ -88,17 +88,17 @@ COMMANDS = {
     ),
     "AI.DAGRUN": Command(
         WRITE,
-        -1,
+        -4,
         "1.0.0",
         "Runs a graph of models and scripts (deprecated: use AI.DAGEXECUTE)",
-        "LOAD PERSIST TIMEOUT |>",
+        "LOAD PERSIST ROUTING TIMEOUT |>",
     ),
     "AI.DAGRUN_RO": Command(
         READ,
-        -1,
+        -4,
         "1.0.0",
         "Runs a graph of models and scripts (deprecated: use AI.DAGEXECUTE_RO)",
-        "LOAD TIMEOUT |>",
+        "LOAD ROUTING TIMEOUT |>",
     ),
     "AI.INFO": Command(READ, -2, "1.0.0", "Returns or resets the run statistics of a model or script", "RESETSTAT"),
     "AI.CONFIG": Command(

@@ -20,6 +20,7 @@ from .c_api import api, ffi, made
 from .values import new_value
 from .weights import Bytes, Weight, give
 
+MB = 1_000_000  # bytes
 FATAL = 4  # the lowest level that is logged: the client gets its errors as replies, so the log need not have them
 ARENA_ALLOCATOR = 1  # of OrtAllocatorType
 
@@ -42,7 +43,7 @@ def environment(settings: Settings) -> Any:
     made_environment = made(api.CreateEnvWithGlobalThreadPools, FATAL, b"redisai", threads)
     where = made(api.CreateCpuMemoryInfo, ARENA_ALLOCATOR, 0)
     # 1: grow by what is asked for; -1: the library's defaults.
-    config = made(api.CreateArenaCfg, settings.memory_limit << 20, 1, -1, -1, release=api.ReleaseArenaCfg)
+    config = made(api.CreateArenaCfg, settings.memory_limit * MB, 1, -1, -1, release=api.ReleaseArenaCfg)
     api.CreateAndRegisterAllocator(made_environment, where, config)
     return made_environment
 

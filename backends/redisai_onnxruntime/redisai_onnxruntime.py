@@ -18,7 +18,7 @@ from redisai.protocol import Array, Definition, Direct, Settings
 
 from .c_api import allocator, api, cpu_memory, ffi, functions, made, version
 from .custom_ops import new_session_with_custom_ops
-from .environment import is_overdrawn, new_session, shrink_arena
+from .environment import MB, is_overdrawn, new_session, shrink_arena
 from .external_data import refuse_external_data
 from .values import DTYPES, NUMBERS, STRING, as_array, new_value, type_name
 from .watchdog import Watchdog
@@ -26,6 +26,7 @@ from .weights import divide
 
 __all__ = ["Session", "figures", "load", "version"]
 
+EXCEEDED = "Onnxruntime memory limit exceeded, memory allocation failed."
 PARALLEL = 1  # of ExecutionMode
 TENSOR = 1  # of ONNXType
 NO_NAME = "Unexpected input data type"  # an error that does not name the input
@@ -35,15 +36,13 @@ NO_CUDA = "GPU requested but ONNX couldn't find CUDA"
 def load(definition: Definition, settings: Settings) -> Session:
     if not settings.allow_file_ops:
         refuse_external_data(definition.blob)
-    limit = settings.memory_limit
-    too_large = f"the ONNX models take more memory than BACKEND_MEMORY_LIMIT allows, {limit} MB"
-    if _blob_bytes.total + len(definition.blob) > limit << 20:
-        raise MemoryError(too_large)
+    if _blob_bytes.total + len(definition.blob) > settings.memory_limit * MB:
+        raise _too_large(settings)
     session = _compile(definition, settings)
     if is_overdrawn(session):
         shrink_arena(settings)
         if is_overdrawn(session):
-            raise MemoryError(too_large)
+            raise _too_large(settings)
     loaded = Session(session, settings)
     _blob_bytes.count(loaded, len(definition.blob))
     return loaded
@@ -73,6 +72,13 @@ def _options(definition: Definition, settings: Settings) -> Any:
     return options
 
 
+def _too_large(settings: Settings) -> MemoryError:
+    error = MemoryError(f"Exception during initialization: {EXCEEDED}")  # as deployed servers say it
+    limit = settings.memory_limit
+    error.__cause__ = MemoryError(f"the ONNX models take more memory than BACKEND_MEMORY_LIMIT allows, {limit} MB")
+    return error
+
+
 def _configure(options: Any, key: str, value: str) -> None:
     api.AddSessionConfigEntry(options, key.encode(), os.fsencode(value))
 
@@ -98,14 +104,12 @@ def _providers() -> list[str]:
         api.ReleaseAvailableProviders(names[0], count[0])
 
 
-def figures() -> tuple[int, int, int]:
-    """Bytes of the loaded models, runs so far, and the maximum number of runs at once.
+def figures() -> tuple[int, int]:
+    """Bytes of the loaded models, and runs so far.
 
     The library's C API says nothing about its allocators, so we count bytes of blobs ourselves.
     """
-    watchdogs = list(_watchdogs.values())
-    runs = sum(watchdog.runs for watchdog in watchdogs)
-    return _blob_bytes.total, runs, max((watchdog.max_running for watchdog in watchdogs), default=0)
+    return _blob_bytes.total, sum(watchdog.runs for watchdog in list(_watchdogs.values()))
 
 
 class BlobBytes:
@@ -224,7 +228,7 @@ class Session:
                 return
             if outcome is not None:
                 raise outcome
-        raise RuntimeError(f"{error}; BACKEND_MEMORY_LIMIT sets how much there is")
+        raise RuntimeError(f"{error}; {EXCEEDED} BACKEND_MEMORY_LIMIT sets how much there is")
 
 
 def _nodes(session: Any, get_count: Any, get_name: Any, get_type: Any) -> list[tuple[str, int | None]]:

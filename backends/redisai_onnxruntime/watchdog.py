@@ -19,7 +19,6 @@ class Watchdog:
     def __init__(self, timeout: int) -> None:
         self.timeout = timeout  # ms
         self.runs = 0  # finished so far
-        self.max_running = 0
         self._seconds = timeout / 1000
         self._running: dict[Any, float] = {}  # OrtRunOptions, and the deadline of their run
         self._idle = False
@@ -30,8 +29,6 @@ class Watchdog:
         # The order matters: this adds the run before it reads _idle, and _watch() sets _idle before it looks for runs.
         # So at least one of the two sees the other.
         self._running[options] = time.monotonic() + self._seconds
-        if len(self._running) > self.max_running:
-            self.max_running = len(self._running)
         if self._idle:
             self._wake.set()
 

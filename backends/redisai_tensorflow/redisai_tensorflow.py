@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from redisai.protocol import Array, Definition, Direct, Settings
 
@@ -20,6 +20,8 @@ from .graph_ops import check_operations, keeps_inputs
 from .state import fillers
 from .tensors import DTYPES, NUMBERS, QINT32, STRING, as_array, copied_tensor, new_tensor, type_name
 from .weights import Weight, split
+
+LARGE = 32 << 20  # bytes of a graph that gains nothing from the executor for tiny ones, and that is not made twice
 
 
 def version() -> str:
@@ -50,12 +52,26 @@ def _refuse_above_limit(size: int, limit: int) -> None:
 
 def _open(definition: Definition, settings: Settings, copies: bool, weights: list[Weight], first: list[str]) -> Session:
     graph = _import(definition)
-    if definition.gpu is None and settings.inter_op_parallelism <= 1:
+    size = len(definition.blob) + sum(len(weight.data) for weight in weights)
+    values = [_value(weight) for weight in weights]
+    in_order = definition.gpu is None and settings.inter_op_parallelism <= 1
+    in_order = in_order and (copies or size < LARGE)
+    definition = replace(definition, blob=b"")  # which does not outlive this call
+
+    def session(in_order: bool, explainer: Callable[[], Session] | None = None) -> Session:
+        config = _config(definition, settings, in_order)
+        return Session(graph, definition, config, copies, values, first, explainer)
+
+    @functools.cache
+    def usual() -> Session:
+        return session(in_order=False)
+
+    if in_order:
         with suppress(RuntimeError):
             # Running the operations in order, in the worker's own thread, is fastest. Some graphs cannot run so: the
             # usual executor then runs them, or says why it cannot.
-            return Session(graph, definition, _config(definition, settings, in_order=True), copies, weights, first)
-    return Session(graph, definition, _config(definition, settings, in_order=False), copies, weights, first)
+            return session(in_order=True, explainer=None if copies else usual)
+    return usual()
 
 
 @functools.cache
@@ -65,16 +81,35 @@ def _limit_memory(megabytes: int) -> None:
     os.environ.update(TF_CPU_ALLOCATOR_USE_BFC="1", TF_CPU_BFC_MEM_LIMIT_IN_MB=str(megabytes))
 
 
+class Value(NamedTuple):
+    """Of a weight. The variables of all sessions share the tensor."""
+
+    placeholder: str
+    assignment: str
+    tensor: Any
+
+
+def _value(weight: Weight) -> Value:
+    data = ffi.from_buffer(weight.data)
+    tensor = copied_tensor(weight.type, weight.shape, data, len(data))
+    return Value(weight.placeholder, weight.assignment, ffi.gc(tensor, lib.TF_DeleteTensor))
+
+
 class Session:
+    """explainer: makes a session whose errors name the node. The executor that runs operations in order does not. So a
+    run that has failed is run there again, unless the graph has a state."""
+
     def __init__(
         self,
         graph: Any,
         definition: Definition,
         config: bytes,
         copies: bool,
-        weights: list[Weight],
+        values: list[Value],
         first: list[str],  # operations that fill tables
+        explainer: Callable[[], Session] | None = None,
     ) -> None:
+        self._explainer = explainer
         self.inputs, self.outputs = definition.inputs, definition.outputs
         self._graph = graph
         self._copies = copies
@@ -99,8 +134,10 @@ class Session:
                 lib.TF_DeleteTensor(tensor)
             if "Expects arg[" not in status.message():
                 status.check()
-            if weights:
-                self._assign(weights, status)
+            if values:
+                feeds = _ports(graph, [value.placeholder for value in values], "")
+                tensors = [value.tensor for value in values]
+                self._run_first([value.assignment for value in values], status, feeds, tensors)
             if first:
                 self._run_first(first, status)
         self.direct = None
@@ -114,21 +151,8 @@ class Session:
                 [DTYPES[number] for number in self._types],
                 len(types),
                 lambda: None,
-                lambda options, runs, error: failure(error) if error is not None else None,
+                lambda options, runs, error: failure(error) if error is not None and explainer is None else None,
             )
-
-    def _assign(self, weights: list[Weight], status: Status) -> None:
-        """Gives variables their values. They keep the tensors."""
-        feeds = _ports(self._graph, [weight.placeholder for weight in weights], "")
-        tensors: list[Any] = []
-        try:
-            for weight in weights:
-                data = ffi.from_buffer(weight.data)
-                tensors.append(copied_tensor(weight.type, weight.shape, data, len(data)))
-            self._run_first([weight.assignment for weight in weights], status, feeds, tensors)
-        finally:
-            for tensor in tensors:
-                lib.TF_DeleteTensor(tensor)
 
     def _run_first(self, nodes: list[str], status: Status, feeds: Any = ffi.NULL, tensors: Sequence[Any] = ()) -> None:
         targets = [lib.TF_GraphOperationByName(self._graph, name.encode()) for name in nodes]
@@ -155,12 +179,23 @@ class Session:
         tensors = [new_tensor(array, number, self._copies) for array, number in zip(inputs, self._types, strict=True)]
         with Status() as status:
             results = self._run(tensors, status)
+            if self._explainer is not None and status.message() and "OOM when allocating" not in status.message():
+                self._explain(self._explainer, inputs)
             status.check()
         try:
             return [as_array(results[index], dtype) for index, dtype in enumerate(self._dtypes)]
         finally:
             for tensor in results:
                 lib.TF_DeleteTensor(tensor)
+
+    @staticmethod
+    def _explain(explainer: Callable[[], Session], inputs: Sequence[Array]) -> None:
+        """Raises the error of a run once more, now with the node."""
+        try:
+            session = explainer()
+        except RuntimeError:
+            return
+        session.run(inputs)
 
     def _run(self, tensors: list[Any], status: Status) -> Any:
         """Returns the tensors of the outputs. Deletes those of the inputs."""

@@ -73,6 +73,7 @@ class Session:
         for array, dtype, name in zip(inputs, self._dtypes, self.inputs, strict=True):
             if array.dtype != dtype:
                 raise TypeError(f"input '{name}' has type {_type(array.dtype)}, expected: {_type(dtype)}")
+        inputs = [_fitted(array, declared) for array, declared in zip(inputs, self._declared, strict=True)]
         shapes = [array.shape for array in inputs]
         interpreter = self._with(shapes)
         for number, array in zip(self._input_numbers, inputs, strict=True):
@@ -121,18 +122,22 @@ class Session:
 
     def _resized(self, interpreter: Any, shapes: list[tuple[int, ...]]) -> Any:
         try:
+            what = "resize input tensors"
             for number, shape in zip(self._input_numbers, shapes, strict=True):
                 interpreter.resize_tensor_input(number, shape)
+            what = "allocate tensors"
             self._allocate(interpreter)
             return interpreter
         except (RuntimeError, ValueError) as error:
             odd = next((i for i, shape in enumerate(shapes) if not _is(shape, self._declared[i])), 0)
-            raise self._misfit(odd, shapes[odd], str(error)) from error
+            raise self._misfit(odd, shapes[odd], str(error), what) from error
 
-    def _misfit(self, index: int, shape: tuple[int, ...], reason: str) -> ValueError:
+    def _misfit(
+        self, index: int, shape: tuple[int, ...], reason: str, what: str = "resize input tensors"
+    ) -> ValueError:
         return ValueError(
-            f"input '{self.inputs[index]}' has shape {list(shape)}, expected: {self._declared[index]},"
-            f" and the model cannot be resized: {reason}"
+            f"Failed to {what}: input '{self.inputs[index]}' has shape {list(shape)}, expected:"
+            f" {self._declared[index]}, and the model cannot be resized: {reason}"
         )
 
 
@@ -147,6 +152,15 @@ def _refuse_operators(error: str) -> None:
             f"unresolved operator of TensorFlow: {flex[1]}, which the library does not have: convert the model without"
             " SELECT_TF_OPS, or store its frozen graph as TF"
         )
+
+
+def _fitted(array: Array, declared: list[int]) -> Array:
+    """An input of another rank with the same elements, in the declared shape."""
+    if array.ndim == len(declared) or declared.count(-1) > 1:
+        return array
+    with contextlib.suppress(ValueError):
+        return array.reshape(declared)
+    return array
 
 
 def _is(shape: Sequence[int], declared: list[int]) -> bool:

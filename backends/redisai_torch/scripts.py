@@ -73,6 +73,8 @@ class ScriptSession:
         finally:
             current.redis = None
             current.error = ""
+        if not call.noutputs:
+            return []
         outputs = [] if result is None else list(flatten(result))
         if len(outputs) != call.noutputs:
             raise ValueError(f"Function returned unexpected number of outputs - {call.function}")
@@ -106,27 +108,26 @@ class Function:
 
     def arguments(self, call: Call) -> Sequence[Any]:
         tensors = [to_tensor(array, self._device, self.copies) for array in call.inputs]
-        return (tensors, call.keys, call.args) if self._is_entry_point else self._mapped(tensors, call.variadic)
+        return (tensors, call.keys, call.args) if self._is_entry_point else self._mapped(tensors)
 
-    def _mapped(self, tensors: list[Any], variadic: int | None) -> list[Any]:
+    def _mapped(self, tensors: list[Any]) -> list[Any]:
         """The inputs by the function's parameters. Optional parameters at the end may get none."""
         arguments: list[Any] = []
         used = 0
         for type_, optional in zip(self._types, self._optional, strict=True):
-            if type_ == "List[Tensor]" and variadic in (None, used):
+            if type_ == "List[Tensor]":
                 arguments.append(tensors[used:])
                 used = len(tensors)
-            elif type_ in ("Tensor", "Optional[Tensor]") and used < (len(tensors) if variadic is None else variadic):
+            elif type_ in ("Tensor", "Optional[Tensor]") and used < len(tensors):
                 arguments.append(tensors[used])
                 used += 1
             elif optional:
                 break
             else:
-                raise ValueError(self._mismatch(len(tensors)))
+                raise ValueError(f"Wrong number of inputs provided to function: {self._name}")
         if used < len(tensors):
-            raise ValueError(self._mismatch(len(tensors)))
+            parameters, given = ", ".join(self._types), len(tensors)
+            raise ValueError(
+                f"Wrong number of inputs provided to function: {self._name}({parameters}) was given {given}"
+            )
         return arguments
-
-    def _mismatch(self, given: int) -> str:
-        parameters = ", ".join(self._types)
-        return f"Wrong number of inputs provided to function: {self._name}({parameters}) was given {given}"

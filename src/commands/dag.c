@@ -59,7 +59,6 @@ static int reply_finished(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
 
 static int dag(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagGrammar *grammar) {
     if (RedisModule_IsKeysPositionRequest(ctx)) return dag_report_keys(ctx, argv, argc, grammar);
-    if (grammar->is_deprecated && argc < 4) return reply_wrong_arity(ctx, argv);
     if (argc < 6 && !grammar->is_deprecated) {
         return reply_error(ctx, "missing arguments for '%s' command", grammar->command);
     }
@@ -76,7 +75,8 @@ static int dag(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const Da
     return REDISMODULE_OK;
 }
 
-/* No key has a fixed place: the first word may be LOAD, PERSIST, ROUTING or none. */
+/* No key has a fixed place: the first word may be LOAD, PERSIST, ROUTING or none. AI.DAGEXECUTE has a text of its own
+ * for too few words, so it announces no arity. */
 
 COMMAND_AS(dagexecute, dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGEXECUTE"}), .name = "AI.DAGEXECUTE",
            .flags = "write deny-oom getkeys-api", .arity = -1, .since = "1.2.0",
@@ -95,18 +95,19 @@ COMMAND_AS(
     .complexity = "O(1), and running it");
 
 COMMAND_AS(dagrun, dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGRUN", .is_deprecated = 1}), .name = "AI.DAGRUN",
-           .flags = "write deny-oom getkeys-api", .arity = -1,
+           .flags = "write deny-oom getkeys-api", .arity = -4,
            .keys = {{"load", KEY_READ, "LOAD"}, {"persist", KEY_WRITE, "PERSIST"}, {NULL, KEY_READ, ANYWHERE}},
            .syntax = "[LOAD load_count load [load ...]] [PERSIST persist_count persist [persist ...]] "
-                     "[TIMEOUT milliseconds] |> command [|> command ...]",
+                     "[ROUTING routing] [TIMEOUT milliseconds] |> command [|> command ...]",
            .summary = "Runs a graph of models and scripts (deprecated: use AI.DAGEXECUTE)",
            .tips = "nondeterministic_output", .complexity = "O(1), and running it");
 
 COMMAND_AS(dagrun_ro,
            dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGRUN_RO", .is_deprecated = 1, .is_read_only = 1}),
-           .name = "AI.DAGRUN_RO", .flags = "readonly getkeys-api", .arity = -1,
+           .name = "AI.DAGRUN_RO", .flags = "readonly getkeys-api", .arity = -4,
            .keys = {{"load", KEY_READ, "LOAD"}, {NULL, KEY_READ, ANYWHERE}},
-           .syntax = "[LOAD load_count load [load ...]] [TIMEOUT milliseconds] |> command [|> command ...]",
+           .syntax = "[LOAD load_count load [load ...]] [ROUTING routing] [TIMEOUT milliseconds] |> command [|> "
+                     "command ...]",
            .summary = "Runs a graph of models and scripts (deprecated: use AI.DAGEXECUTE_RO)",
            .tips = "nondeterministic_output", .complexity = "O(1), and running it");
 

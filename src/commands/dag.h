@@ -11,7 +11,7 @@
 /* How the four commands differ. */
 typedef struct DagGrammar {
     const char *command;
-    int is_deprecated; /* AI.DAGRUN...: MODELRUN and SCRIPTRUN inside, no ROUTING */
+    int is_deprecated; /* AI.DAGRUN...: MODELRUN and SCRIPTRUN inside */
     int is_read_only;
 } DagGrammar;
 

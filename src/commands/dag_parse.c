@@ -2,78 +2,15 @@
  *
  * There are two passes over the commands of a DAG. The first parses each command, the second turns names into slots. So
  * the run is made with its final capacity. */
+#include <limits.h>
+
 #include "commands/dag.h"
 #include "commands/execute.h"
 #include "redis/command.h"
 #include "values/runnable.h"
 
 #define PIPE "|>"
-
-/* ---- LOAD, PERSIST, ROUTING, TIMEOUT ----------------------------------------------------------------------------- */
-
-/* Where the sections are in argv: index of the first key, how many; 0: no such section. */
-typedef struct Sections {
-    int load, nload;
-    int persist, npersist;
-    int routing;
-} Sections;
-
-/* LOAD or PERSIST: a count, and as many keys. They end at the first pipe, so that a wrong count is noticed. */
-static int parse_keys(RunParser *p, const char *word, const char *purpose, int *first, int *count) {
-    long long number;
-    if (++p->at == p->argc) return parse_error(p->ctx, "missing arguments after %s keyword in DAG command", word);
-    if (RedisModule_StringToLongLong(p->argv[p->at], &number) == REDISMODULE_ERR || number <= 0) {
-        return parse_error(p->ctx, "invalid or negative value found in number of keys to %s", word);
-    }
-    *first = ++p->at;
-    while (p->at < p->argc && p->at - *first < number && !at_word(p, PIPE)) p->at++;
-    *count = p->at - *first;
-    if (*count == number) return 0;
-    return parse_error(p->ctx, "number of keys to %s does not match the number of given arguments", purpose);
-}
-
-static int parse_section(RunParser *p, const DagGrammar *dag, Sections *s) {
-    if (at_word(p, "LOAD") && s->load == 0) return parse_keys(p, "LOAD", "LOAD into DAG", &s->load, &s->nload);
-    if (at_word(p, "PERSIST") && s->persist == 0) {
-        if (dag->is_read_only) return parse_error(p->ctx, "PERSIST cannot be specified in a read-only DAG");
-        return parse_keys(p, "PERSIST", "PERSIST after DAG execution", &s->persist, &s->npersist);
-    }
-    if (at_word(p, "TIMEOUT") && p->positions.timeout == 0) return parse_timeout(p, "No value provided for TIMEOUT");
-    if (at_word(p, "ROUTING") && s->routing == 0 && !dag->is_deprecated) {
-        s->routing = ++p->at;
-        if (p->at == p->argc || at_word(p, PIPE)) {
-            s->routing = 0;
-            return parse_error(p->ctx, "Missing ROUTING value");
-        }
-        p->at++;
-        return 0;
-    }
-    return parse_error(p->ctx, "Invalid DAG command. Unexpected argument:  %s", arg_text(p->argv[p->at]));
-}
-
-/* Up to the first pipe. */
-static int parse_sections(RunParser *p, const DagGrammar *dag, Sections *s) {
-    *s = (Sections){0};
-    while (p->at < p->argc && !at_word(p, PIPE)) {
-        if (parse_section(p, dag, s) == -1) return -1;
-    }
-    if (!dag->is_deprecated && !s->load && !s->persist && !s->routing) {
-        return parse_error(p->ctx, "AI.DAGEXECUTE and AI.DAGEXECUTE_RO commands must contain at least one out of "
-                                   "ROUTING, LOAD, PERSIST keywords");
-    }
-    if (p->at >= p->argc - 1) return parse_error(p->ctx, "DAG is empty");
-    return 0;
-}
-
-/* ---- the commands of a DAG --------------------------------------------------------------------------------------- */
-
-/* A command as it is parsed. */
-typedef struct ParsedCommand {
-    Step step;
-    RunParser p;               /* its words; for STEP_RUN also where its arguments are */
-    const RunGrammar *grammar; /* STEP_RUN */
-    Tensor *tensor;            /* STEP_SET: a reference, until it goes to the run */
-} ParsedCommand;
+#define UNEXPECTED "Invalid DAG command. Unexpected argument:  %s"
 
 /* The words of the next command, after the pipe at which p is. p moves to the next pipe or the end. The word after BLOB
  * in AI.TENSORSET is data, never a pipe, even if it has the same two bytes. */
@@ -88,11 +25,112 @@ static RunParser next_command(RunParser *p) {
     return command;
 }
 
+/* -1: the last word is a pipe. */
 static int count_commands(RunParser p) {
     int count = 0;
-    for (; p.at < p.argc; count++) next_command(&p);
+    for (; p.at < p.argc; count++) {
+        if (p.at == p.argc - 1) return -1;
+        next_command(&p);
+    }
     return count;
 }
+
+/* ---- LOAD, PERSIST, ROUTING, TIMEOUT ----------------------------------------------------------------------------- */
+
+/* Where the sections are in argv: index of the first key, how many; 0: no such section. */
+typedef struct Sections {
+    int load, nload;
+    int persist, npersist;
+    int routing;
+    Tensor **loaded; /* the tensors of LOAD. The keyspace holds them: no key expires within a command */
+} Sections;
+
+static int are_unique(RedisModuleString **keys, int count) {
+    RedisModuleDict *seen = RedisModule_CreateDict(NULL);
+    int unique = 1;
+    for (int i = 0; i < count && unique; i++) unique = RedisModule_DictSet(seen, keys[i], keys) == REDISMODULE_OK;
+    RedisModule_FreeDict(NULL, seen);
+    return unique;
+}
+
+/* A key of LOAD is looked up, one of PERSIST may not come twice, both before a wrong count is noticed. */
+static int check_keys(RunParser *p, Sections *s, int is_load) {
+    if (p->ctx == NULL) return 0;
+    if (!is_load) {
+        if (are_unique(p->argv + s->persist, s->npersist)) return 0;
+        return parse_error(p->ctx, "PERSIST keys must be unique");
+    }
+    s->loaded = RedisModule_Alloc(s->nload * sizeof(*s->loaded));
+    for (int i = 0; i < s->nload; i++) {
+        s->loaded[i] = lookup_value(p->ctx, p->argv[s->load + i], TensorType, NO_TENSOR);
+        if (s->loaded[i] == NULL) return -1;
+    }
+    return 0;
+}
+
+/* LOAD or PERSIST: a count, and as many keys. They end at the first pipe, so that a wrong count is noticed. */
+static int parse_keys(RunParser *p, Sections *s, int is_load) {
+    const char *word = is_load ? "LOAD" : "PERSIST";
+    int *first = is_load ? &s->load : &s->persist, *count = is_load ? &s->nload : &s->npersist;
+    long long number;
+    if (++p->at + 1 >= p->argc) return parse_error(p->ctx, "missing arguments after %s keyword in DAG command", word);
+    if (RedisModule_StringToLongLong(p->argv[p->at], &number) == REDISMODULE_ERR || number <= 0) {
+        return parse_error(p->ctx, "invalid or negative value found in number of keys to %s", word);
+    }
+    *first = ++p->at;
+    while (p->at < p->argc && p->at - *first < number && !at_word(p, PIPE)) p->at++;
+    *count = p->at - *first;
+    if (check_keys(p, s, is_load) == -1) return -1;
+    if (*count == number) return 0;
+    return parse_error(p->ctx, "number of keys to %s does not match the number of given arguments",
+                       is_load ? "LOAD into DAG" : "PERSIST after DAG execution");
+}
+
+static int parse_section(RunParser *p, const DagGrammar *dag, Sections *s) {
+    if (at_word(p, "LOAD") && s->load == 0) return parse_keys(p, s, 1);
+    if (at_word(p, "PERSIST") && s->persist == 0) {
+        if (dag->is_read_only) return parse_error(p->ctx, "PERSIST cannot be specified in a read-only DAG");
+        return parse_keys(p, s, 0);
+    }
+    if (at_word(p, "TIMEOUT") && p->positions.timeout == 0) {
+        return parse_timeout(p, "No value provided for TIMEOUT", LLONG_MIN);
+    }
+    if (at_word(p, "ROUTING") && s->routing == 0) {
+        s->routing = ++p->at;
+        if (p->at == p->argc || at_word(p, PIPE)) {
+            s->routing = 0;
+            return parse_error(p->ctx, "Missing ROUTING value");
+        }
+        p->at++;
+        return 0;
+    }
+    return parse_error(p->ctx, UNEXPECTED, arg_text(p->argv[p->at]));
+}
+
+/* Up to the first pipe; and counts the commands behind. */
+static int parse_sections(RunParser *p, const DagGrammar *dag, Sections *s, int *count) {
+    *s = (Sections){0};
+    while (p->at < p->argc && !at_word(p, PIPE)) {
+        if (parse_section(p, dag, s) == -1) return -1;
+    }
+    *count = count_commands(*p);
+    if (*count == -1) return parse_error(p->ctx, UNEXPECTED, PIPE);
+    if (!dag->is_deprecated && !s->load && !s->persist && !s->routing) {
+        return parse_error(p->ctx, "AI.DAGEXECUTE and AI.DAGEXECUTE_RO commands must contain at least one out of "
+                                   "ROUTING, LOAD, PERSIST keywords");
+    }
+    return *count ? 0 : parse_error(p->ctx, "DAG is empty");
+}
+
+/* ---- the commands of a DAG --------------------------------------------------------------------------------------- */
+
+/* A command as it is parsed. */
+typedef struct ParsedCommand {
+    Step step;
+    RunParser p;               /* its words; for STEP_RUN also where its arguments are */
+    const RunGrammar *grammar; /* STEP_RUN */
+    Tensor *tensor;            /* STEP_SET: a reference, until it goes to the run */
+} ParsedCommand;
 
 static const RunGrammar *grammar_named(const RedisModuleString *word) {
     static const RunGrammar *const all[] = {&modelexecute_grammar, &modelrun_grammar, &scriptexecute_grammar,
@@ -128,7 +166,7 @@ static int parse_command(ParsedCommand *c, const DagGrammar *dag) {
         return tensor_parse(p->ctx, p->argv + 2, p->argc - 2, &c->tensor);
     }
     if (arg_is(p->argv[0], "AI.TENSORGET")) {
-        if (p->argc < 2) return parse_error(p->ctx, WRONG_ARITY, arg_text(p->argv[0]));
+        if (p->argc < 2 || p->argc > 4) return parse_error(p->ctx, WRONG_ARITY, arg_text(p->argv[0]));
         c->step.kind = STEP_GET;
         return tensor_parse_format(p->ctx, p->argv + 2, p->argc - 2, &c->step.format);
     }
@@ -170,7 +208,7 @@ static int add_run(Builder *b, ParsedCommand *c) {
     }
     int first_output = b->nslots;
     c->step.op = b->run->nops;
-    for (int i = 0; i < positions->noutputs; i++) define(b, p->argv[positions->output + i], c->step.op);
+    for (int i = 0; i < positions->noutputs; i++) define(b, p->argv[output_position(positions, i)], c->step.op);
     add_op(b->run, p, b->inputs, first_output);
     return 0;
 }
@@ -190,13 +228,8 @@ static int add_command(Builder *b, ParsedCommand *c) {
     return 0;
 }
 
-static int add_loaded(Builder *b, RedisModuleString **argv, const Sections *s) {
-    for (int i = s->load; i < s->load + s->nload; i++) {
-        Tensor *tensor = hold_tensor(b->ctx, argv[i]);
-        if (tensor == NULL) return -1;
-        b->run->slots[define(b, argv[i], -1)] = tensor;
-    }
-    return 0;
+static void add_loaded(Builder *b, RedisModuleString **argv, const Sections *s) {
+    for (int i = 0; i < s->nload; i++) b->run->slots[define(b, argv[s->load + i], -1)] = tensor_ref(s->loaded[i]);
 }
 
 static int add_saves(Builder *b, RedisModuleString **argv, const Sections *s) {
@@ -227,7 +260,8 @@ static Run *build(RedisModuleCtx *ctx, RedisModuleString **argv, const Sections 
                  .producers = RedisModule_Alloc(((size_t)nslots + max_inputs) * sizeof(int))};
     b.inputs = b.producers + nslots;
 
-    int failed = add_loaded(&b, argv, s);
+    int failed = 0;
+    add_loaded(&b, argv, s);
     for (int i = 0; i < count && !failed; i++) failed = add_command(&b, &commands[i]);
     if (!failed) failed = add_saves(&b, argv, s);
     if (!failed) {
@@ -246,32 +280,14 @@ static Run *build(RedisModuleCtx *ctx, RedisModuleString **argv, const Sections 
 
 /* ---- all of it --------------------------------------------------------------------------------------------------- */
 
-static int are_unique(RedisModuleString **keys, int count) {
-    RedisModuleDict *seen = RedisModule_CreateDict(NULL);
-    int unique = 1;
-    for (int i = 0; i < count && unique; i++) unique = RedisModule_DictSet(seen, keys[i], keys) == REDISMODULE_OK;
-    RedisModule_FreeDict(NULL, seen);
-    return unique;
-}
-
-Run *dag_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagGrammar *dag, long long *timeout) {
-    Sections s;
-    RunParser p = {.ctx = ctx, .argv = argv, .argc = argc, .at = 1};
-    if (parse_sections(&p, dag, &s) == -1) return NULL;
-    *timeout = p.positions.timeout;
-    if (!are_unique(argv + s.persist, s.npersist)) {
-        reply_error(ctx, "PERSIST keys must be unique");
-        return NULL;
-    }
-
-    int count = count_commands(p);
+static Run *parse_commands(RunParser *p, const DagGrammar *dag, const Sections *s, int count) {
     ParsedCommand *commands = RedisModule_Calloc(count, sizeof(*commands));
     int failed = 0, parsed = 0;
     while (parsed < count && !failed) {
-        commands[parsed].p = next_command(&p);
+        commands[parsed].p = next_command(p);
         failed = parse_command(&commands[parsed++], dag);
     }
-    Run *run = failed ? NULL : build(ctx, argv, &s, commands, count);
+    Run *run = failed ? NULL : build(p->ctx, p->argv, s, commands, count);
     for (int i = 0; i < parsed; i++) {
         if (commands[i].tensor) tensor_unref(commands[i].tensor);
     }
@@ -279,10 +295,21 @@ Run *dag_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const Da
     return run;
 }
 
+Run *dag_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagGrammar *dag, long long *timeout) {
+    Sections s;
+    int count;
+    RunParser p = {.ctx = ctx, .argv = argv, .argc = argc, .at = 1};
+    Run *run = parse_sections(&p, dag, &s, &count) == -1 ? NULL : parse_commands(&p, dag, &s, count);
+    *timeout = p.positions.timeout > 0 ? p.positions.timeout : 0;
+    RedisModule_Free(s.loaded);
+    return run;
+}
+
 int dag_report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagGrammar *dag) {
     Sections s;
+    int count;
     RunParser p = {.argv = argv, .argc = argc, .at = 1};
-    parse_sections(&p, dag, &s);
+    parse_sections(&p, dag, &s, &count);
     for (int i = 0; i < s.nload; i++) RedisModule_KeyAtPosWithFlags(ctx, s.load + i, KEY_READ);
     for (int i = 0; i < s.npersist; i++) RedisModule_KeyAtPosWithFlags(ctx, s.persist + i, KEY_WRITE);
     if (s.routing) RedisModule_KeyAtPosWithFlags(ctx, s.routing, REDISMODULE_CMD_KEY_RO);

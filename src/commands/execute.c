@@ -1,6 +1,8 @@
 /* execute.c - what the commands that run something share (execute.h). Main thread only. */
 #include "commands/execute.h"
 
+#include <limits.h>
+
 #include "commands/stored.h"
 #include "commands/tensor.h"
 #include "redis/command.h"
@@ -10,21 +12,25 @@
 
 int at_word(const RunParser *p, const char *word) { return p->at < p->argc && arg_is(p->argv[p->at], word); }
 
-int parse_timeout(RunParser *p, const char *missing) {
-    if (p->in_dag) return parse_error(p->ctx, "TIMEOUT not allowed within a DAG command");
+int parse_timeout(RunParser *p, const char *missing, long long least) {
     p->at++;
     if (p->at == p->argc) return parse_error(p->ctx, "%s", missing);
     if (RedisModule_StringToLongLong(p->argv[p->at], &p->positions.timeout) == REDISMODULE_ERR ||
-        p->positions.timeout <= 0) {
+        p->positions.timeout < least) {
         return parse_error(p->ctx, "Invalid value for TIMEOUT");
     }
     if (p->positions.timeout > MAX_TIMEOUT) p->positions.timeout = MAX_TIMEOUT;
+    if (p->positions.timeout <= 0) p->positions.timeout = -1;
     p->at++;
     return 0;
 }
 
 int input_position(const ArgPositions *positions, int i) {
-    return positions->input + i + (positions->variadic >= 0 && i >= positions->variadic);
+    return positions->input + i + (i >= positions->dollar) + 2 * (i >= positions->input_gap);
+}
+
+int output_position(const ArgPositions *positions, int i) {
+    return positions->output + i + 2 * (i >= positions->output_gap);
 }
 
 void report_script_keys(RedisModuleCtx *ctx, const ArgPositions *positions, int offset) {
@@ -36,8 +42,10 @@ void report_script_keys(RedisModuleCtx *ctx, const ArgPositions *positions, int 
 
 int parse_positions(RunParser *p, const RunGrammar *grammar) {
     p->at = grammar->kind == KIND_MODEL ? 2 : 3; /* a script's function follows its key */
-    p->positions = (ArgPositions){.variadic = -1};
-    return p->argc < p->at ? -1 : grammar->parse(p);
+    p->positions = (ArgPositions){.dollar = INT_MAX, .input_gap = INT_MAX, .output_gap = INT_MAX};
+    if (p->argc < p->at || grammar->parse(p) == -1) return -1;
+    if (p->in_dag && p->positions.timeout) return parse_error(p->ctx, "TIMEOUT not allowed within a DAG command");
+    return 0;
 }
 
 static int report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const RunGrammar *grammar) {
@@ -49,7 +57,7 @@ static int report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, 
         RedisModule_KeyAtPosWithFlags(ctx, input_position(&p.positions, i), KEY_READ);
     }
     for (int i = 0; i < p.positions.noutputs; i++) {
-        RedisModule_KeyAtPosWithFlags(ctx, p.positions.output + i, KEY_WRITE);
+        RedisModule_KeyAtPosWithFlags(ctx, output_position(&p.positions, i), KEY_WRITE);
     }
     return REDISMODULE_OK;
 }
@@ -58,11 +66,6 @@ int parse_execution(RunParser *p, const RunGrammar *grammar) {
     if (p->argc < -grammar->command->arity) return parse_error(p->ctx, WRONG_ARITY, arg_text(p->argv[0]));
     p->runnable = find_runnable(p->ctx, p->argv[1], grammar->kind);
     return p->runnable ? parse_positions(p, grammar) : -1;
-}
-
-Tensor *hold_tensor(RedisModuleCtx *ctx, RedisModuleString *key) {
-    Tensor *tensor = lookup_value(ctx, key, TensorType, NO_TENSOR);
-    return tensor ? tensor_ref(tensor) : NULL;
 }
 
 void save_outputs(RedisModuleCtx *ctx, Run *run) {
@@ -116,7 +119,6 @@ void add_op(Run *run, const RunParser *p, const int *inputs, int first_output) {
     Op *op = run_add_op(run, runnable_ref(p->runnable), inputs, pos->ninputs, first_output, pos->noutputs);
     if (p->runnable->kind == KIND_MODEL) return;
     op->function = arg_copy(p->argv[2], NULL);
-    op->variadic = pos->variadic;
     op->nkeys = pos->nkeys;
     op->keys = copy_words(p->argv + pos->key, pos->nkeys);
     op->nargs = pos->nargs;
@@ -129,19 +131,20 @@ static Run *new_run(RedisModuleCtx *ctx, RedisModuleString **argv, const ArgPosi
     int ninputs = positions->ninputs, noutputs = positions->noutputs;
     Run *run = run_new(1, ninputs + noutputs, ninputs, noutputs);
     for (int i = 0; i < ninputs; i++) {
-        Tensor *tensor = hold_tensor(ctx, argv[input_position(positions, i)]);
+        Tensor *tensor = lookup_value(ctx, argv[input_position(positions, i)], TensorType, NO_TENSOR);
         if (tensor == NULL) {
             run_unref(run);
             return NULL;
         }
-        run->slots[i] = tensor;
+        run->slots[i] = tensor_ref(tensor);
     }
     for (int i = 0; i < noutputs; i++) {
-        if (!key_accepts(ctx, argv[positions->output + i], TensorType)) {
+        RedisModuleString *output = argv[output_position(positions, i)];
+        if (!key_accepts(ctx, output, TensorType)) {
             run_unref(run);
             return NULL;
         }
-        run_add_save(run, argv[positions->output + i], ninputs + i);
+        run_add_save(run, output, ninputs + i);
     }
     return run;
 }

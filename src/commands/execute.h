@@ -10,9 +10,10 @@ typedef struct ArgPositions {
     int key, nkeys; /* scripts: KEYS */
     int arg, nargs; /* scripts: ARGS */
     int input, ninputs;
-    int variadic; /* scripts: how many inputs come before `$`; -1: no `$` */
     int output, noutputs;
-    long long timeout; /* ms, 0: none */
+    int dollar;                /* AI.SCRIPTRUN: how many inputs come before `$`, which is none; INT_MAX: all */
+    int input_gap, output_gap; /* AI.SCRIPTRUN: the same of TIMEOUT and its value */
+    long long timeout;         /* ms, 0: not given, -1: given, but none */
 } ArgPositions;
 
 /* A parser of such a command. While Redis only asks where the keys are, ctx is NULL and errors go nowhere. */
@@ -40,11 +41,12 @@ extern const RunGrammar modelexecute_grammar, modelrun_grammar, scriptexecute_gr
 
 int at_word(const RunParser *p, const char *word);
 
-/* Parses TIMEOUT, where the parser is, and its value; missing is the error for no value. */
-int parse_timeout(RunParser *p, const char *missing);
+/* Parses TIMEOUT, where the parser is, and its value, which is at least this; missing is the error for no value. */
+int parse_timeout(RunParser *p, const char *missing, long long least);
 
-/* Index in argv of input number i. */
+/* Index in argv of input or output number i. */
 int input_position(const ArgPositions *positions, int i);
+int output_position(const ArgPositions *positions, int i);
 
 /* Tells Redis where KEYS are; offset is added to their positions. */
 void report_script_keys(RedisModuleCtx *ctx, const ArgPositions *positions, int offset);
@@ -60,9 +62,6 @@ int parse_execution(RunParser *p, const RunGrammar *grammar);
 
 /* Adds the op that p has parsed to a run; inputs and outputs as in run_add_op. */
 void add_op(Run *run, const RunParser *p, const int *inputs, int first_output);
-
-/* A reference to the tensor at a key; NULL after replying an error. */
-Tensor *hold_tensor(RedisModuleCtx *ctx, RedisModuleString *key);
 
 /* The run that a reply callback answers; NULL after replying that it timed out. */
 const Run *answered_run(RedisModuleCtx *ctx);

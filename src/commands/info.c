@@ -1,5 +1,6 @@
 /* info.c - the sections that the module adds to INFO, and AI.INFO. Main thread. */
 #include <stdio.h>
+#include <string.h>
 #include <sys/resource.h>
 
 #include "bridge.h"
@@ -16,7 +17,11 @@
 
 /* ---- INFO -------------------------------------------------------------------------------------------------------- */
 
-static double seconds(struct timeval time) { return time.tv_sec + time.tv_usec / 1e6; }
+static void add_seconds(RedisModuleInfoCtx *ctx, const char *field, double seconds) {
+    char value[32];
+    snprintf(value, sizeof(value), "%.6f", seconds);
+    RedisModule_InfoAddFieldCString(ctx, field, value);
+}
 
 /* Bytes of memory that is not Redis's: of libraries and Python, and what allocators keep in reserve, with that of
  * engine processes. The libraries' allocator differs from server to server, so the memory of the whole process is read.
@@ -42,41 +47,61 @@ static void add_usage(RedisModuleInfoCtx *ctx, const char *name, int who) {
     struct rusage usage;
     getrusage(who, &usage);
     snprintf(field, sizeof(field), "%s_used_cpu_sys", name);
-    RedisModule_InfoAddFieldDouble(ctx, field, seconds(usage.ru_stime));
+    add_seconds(ctx, field, usage.ru_stime.tv_sec + usage.ru_stime.tv_usec / 1e6);
     snprintf(field, sizeof(field), "%s_used_cpu_user", name);
-    RedisModule_InfoAddFieldDouble(ctx, field, seconds(usage.ru_utime));
+    add_seconds(ctx, field, usage.ru_utime.tv_sec + usage.ru_utime.tv_usec / 1e6);
+}
+
+/* The queue "CPU" counts, and is reported, before it is there. */
+static const Queue *cpu_queue(void) {
+    int queues = queue_count();
+    for (int i = 0; i < queues; i++) {
+        if (strcmp(queue_device(queue_at(i)), "CPU") == 0) return queue_at(i);
+    }
+    return NULL;
+}
+
+static void add_queue(RedisModuleInfoCtx *ctx, const char *device, const Queue *queue) {
+    for (int n = 0; n < threads_per_queue(); n++) {
+        double used = queue ? queue_worker_cpu(queue, n) : 0;
+        char field[64];
+        snprintf(field, sizeof(field), WORKER_NAME "_used_cpu_total", device, n + 1);
+        add_seconds(ctx, field, used < 0 ? 0 : used);
+    }
 }
 
 static void add_cpu(RedisModuleInfoCtx *ctx) {
     add_usage(ctx, "self", RUSAGE_SELF);
     add_usage(ctx, "children", RUSAGE_CHILDREN);
     add_usage(ctx, "main_thread", RUSAGE_THREAD);
+    const Queue *cpu = cpu_queue();
+    add_queue(ctx, "CPU", cpu);
     int queues = queue_count();
     for (int i = 0; i < queues; i++) {
-        for (int n = 0; n < threads_per_queue(); n++) {
-            double used = queue_worker_cpu(queue_at(i), n);
-            char field[64];
-            if (used < 0) continue;
-            snprintf(field, sizeof(field), WORKER_NAME "_used_cpu_total", queue_device(queue_at(i)), n + 1);
-            RedisModule_InfoAddFieldDouble(ctx, field, used);
-        }
+        if (queue_at(i) != cpu) add_queue(ctx, queue_device(queue_at(i)), queue_at(i));
     }
+}
+
+static void add_onnx(RedisModuleInfoCtx *ctx) {
+    OnnxFigures onnx = {0};
+    backend_add_figures(&onnx, NULL);
+    isolation_add_figures(&onnx);
+    int queues = queue_count() + (cpu_queue() == NULL);
+    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_memory", onnx.memory);
+    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_memory_access_num", onnx.accesses);
+    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_maximum_run_sessions_number", threads_per_queue() * queues);
 }
 
 static void add_backends(RedisModuleInfoCtx *ctx) {
     for (int i = 0; backend_row(i); i++) {
-        char field[32];
         if (backend_version(i)) RedisModule_InfoAddFieldCString(ctx, backend_row(i)->version_field, backend_version(i));
+    }
+    if (backend_version(BACKEND_ONNX)) add_onnx(ctx);
+    for (int i = 0; backend_row(i); i++) {
+        char field[32];
         snprintf(field, sizeof(field), "%s_advice", backend_name(i));
         if (backend_advice(i)) RedisModule_InfoAddFieldCString(ctx, field, backend_advice(i));
     }
-    if (backend_version(BACKEND_ONNX) == NULL) return;
-    OnnxFigures onnx = {0};
-    backend_add_figures(&onnx, NULL);
-    isolation_add_figures(&onnx);
-    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_memory", onnx.memory);
-    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_memory_access_num", onnx.accesses);
-    RedisModule_InfoAddFieldLongLong(ctx, "onnxruntime_maximum_run_sessions_number", onnx.sessions);
 }
 
 static void add_process(void *ctx, const ProcessFigures *process) {
@@ -97,7 +122,7 @@ static void add_running(void *ctx, const char *thread, const char *what, int64_t
 static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
     if (RedisModule_InfoAddSection(ctx, "versions") == REDISMODULE_OK) {
         RedisModule_InfoAddFieldCString(ctx, "RedisAI_version", REDISAI_VERSION);
-        RedisModule_InfoAddFieldCString(ctx, "low_level_API_version", "1");
+        RedisModule_InfoAddFieldCString(ctx, "low_level_API_version", "0"); /* there is none for other modules */
         RedisModule_InfoAddFieldLongLong(ctx, "rdb_version", RDB_ENCODING_VERSION);
     }
     if (RedisModule_InfoAddSection(ctx, "git") == REDISMODULE_OK) {
@@ -114,16 +139,17 @@ static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
             }
         }
     }
+    if (RedisModule_InfoAddSection(ctx, "backends_info") == REDISMODULE_OK) add_backends(ctx);
+    if (RedisModule_InfoAddSection(ctx, "cpu") == REDISMODULE_OK) add_cpu(ctx);
+    /* Readers go by the place of the sections, so those that deployed servers do not have come last. */
     if (!for_crash_report && RedisModule_InfoAddSection(ctx, "processes") == REDISMODULE_OK) {
         isolation_report(add_process, ctx);
     }
     if (RedisModule_InfoAddSection(ctx, "running") == REDISMODULE_OK) running_report(add_running, ctx);
-    if (RedisModule_InfoAddSection(ctx, "backends_info") == REDISMODULE_OK) add_backends(ctx);
     /* A server that has crashed cannot be asked. */
     if (!for_crash_report && RedisModule_InfoAddSection(ctx, "memory") == REDISMODULE_OK) {
         RedisModule_InfoAddFieldLongLong(ctx, "backends_memory", memory_beyond_redis());
     }
-    if (RedisModule_InfoAddSection(ctx, "cpu") == REDISMODULE_OK) add_cpu(ctx);
 }
 
 /* ---- AI.INFO ----------------------------------------------------------------------------------------------------- */
@@ -171,7 +197,6 @@ static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runna
 }
 
 static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    if (argc > 3) return reply_wrong_arity(ctx, argv);
     Runnable *runnable = NULL;
     RedisModuleKey *key = RedisModule_OpenKey(ctx, argv[1], REDISMODULE_READ);
     if (key) {
@@ -195,7 +220,7 @@ static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
     return REDISMODULE_OK;
 }
 
-COMMAND(info, .name = "AI.INFO", .flags = "readonly", .arity = -2, .keys = {{"key", KEY_READ}},
+COMMAND(info, .name = "AI.INFO", .flags = "readonly", .arity = -2, .most_words = 3, .keys = {{"key", KEY_READ}},
         .syntax = "key [action: FULL | RESETSTAT]", .tips = "nondeterministic_output",
         .summary = "Returns or resets the run statistics of a model or script");
 

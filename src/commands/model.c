@@ -5,12 +5,13 @@
 
 #include "commands/commands.h"
 #include "commands/stored.h"
+#include "engine/options.h"
 #include "redis/command.h"
+#include "run/waiter.h"
 #include "values/backend.h"
 #include "values/model.h"
 #include "values/names.h"
 
-/* The two ways of storing differ in how INPUTS and OUTPUTS are counted. */
 typedef enum { MODELSTORE, MODELSET } Dialect;
 
 typedef struct Parser {
@@ -20,18 +21,17 @@ typedef struct Parser {
     int at;
     Dialect dialect;
     Model *model;
-    int has_inputs, has_outputs;
     int is_accepted; /* from the AOF or the master, which may hold what clients cannot store */
 } Parser;
 
+#define NO_BLOB "Insufficient arguments, missing model BLOB"
+
 static int at_word(const Parser *p, const char *word) { return p->at < p->argc && arg_is(p->argv[p->at], word); }
 
-/* BATCHSIZE and its like: the word, then a number of 0 or more. It needs another such number, which may not be 0. */
-static int parse_number(Parser *p, const char *word, int64_t *number, const char *needed, int64_t needed_number) {
+/* The option's value: a number of 0 or more. */
+static int parse_number(Parser *p, const char *word, int64_t *number) {
     long long value;
-    if (needed_number == 0 && !p->is_accepted) return parse_error(p->ctx, "%s specified without %s", word, needed);
-    if (p->at + 1 >= p->argc) return parse_error(p->ctx, "Insufficient arguments, missing model BLOB");
-    if (RedisModule_StringToLongLong(p->argv[p->at + 1], &value) == REDISMODULE_ERR || value < 0) {
+    if (p->at + 1 >= p->argc || arg_whole(p->argv[p->at + 1], &value) == -1 || value < 0) {
         return parse_error(p->ctx, "Invalid argument for %s", word);
     }
     *number = value;
@@ -39,8 +39,52 @@ static int parse_number(Parser *p, const char *word, int64_t *number, const char
     return 0;
 }
 
-static int parse_counted_names(Parser *p, const char *noun, Names *names) {
+/* A number that needs another one. MODELSTORE looks at the value first, and a value of 0 needs nothing. */
+static int parse_dependent(Parser *p, const char *word, int64_t *number, const char *needed, int64_t needed_number) {
+    int is_lacking = needed_number == 0 && !p->is_accepted;
+    if (is_lacking && p->dialect == MODELSET) return parse_error(p->ctx, "%s specified without %s", word, needed);
+    if (parse_number(p, word, number) == -1) return -1;
+    return is_lacking && *number ? parse_error(p->ctx, "%s specified without %s", word, needed) : 0;
+}
+
+static int parse_batchsize(Parser *p, const Model *model) {
+    if (p->dialect == MODELSET && !backend_row(model->base.backend)->modelset_batches) {
+        return parse_error(p->ctx, "Auto-batching not supported by the TFLITE backend");
+    }
+    return parse_number(p, "BATCHSIZE", &p->model->batchsize);
+}
+
+static int parse_minbatchtimeout(Parser *p, Model *model) {
+    int lacks_batches = p->dialect == MODELSET && model->batchsize == 0;
+    return parse_dependent(p, "MINBATCHTIMEOUT", &model->minbatchtimeout, lacks_batches ? "BATCHSIZE" : "MINBATCHSIZE",
+                           lacks_batches ? 0 : model->minbatchsize);
+}
+
+static int parse_options(Parser *p) {
+    Model *model = p->model;
+    for (int result = 0; result == 0;) {
+        if (at_word(p, "TAG") && p->at + 1 < p->argc) {
+            RedisModule_Free(model->base.tag);
+            model->base.tag = arg_copy(p->argv[p->at + 1], &model->base.tag_size);
+            p->at += 2;
+        } else if (at_word(p, "BATCHSIZE")) {
+            result = parse_batchsize(p, model);
+        } else if (at_word(p, "MINBATCHSIZE")) {
+            result = parse_dependent(p, "MINBATCHSIZE", &model->minbatchsize, "BATCHSIZE", model->batchsize);
+        } else if (at_word(p, "MINBATCHTIMEOUT")) {
+            result = parse_minbatchtimeout(p, model);
+        } else {
+            return p->at < p->argc ? 0 : parse_error(p->ctx, NO_BLOB);
+        }
+    }
+    return -1;
+}
+
+/* `INPUTS count name ...`, or the same with OUTPUTS. */
+static int parse_counted_names(Parser *p, const char *section, const char *noun, Names *names) {
     long long count;
+    if (!at_word(p, section)) return parse_error(p->ctx, "%s not specified for TF", section);
+    p->at++;
     if (p->at >= p->argc || RedisModule_StringToLongLong(p->argv[p->at], &count) == REDISMODULE_ERR ||
         count < (p->is_accepted ? 0 : 1)) {
         return parse_error(p->ctx, "Invalid argument for %s_count", noun);
@@ -53,59 +97,54 @@ static int parse_counted_names(Parser *p, const char *noun, Names *names) {
     return 0;
 }
 
-static void parse_listed_names(Parser *p, Names *names) {
-    while (p->at < p->argc && !at_word(p, "OUTPUTS") && !at_word(p, "BLOB")) {
-        names_append(names, arg_copy(p->argv[p->at++], NULL));
+static int parse_modelstore_names(Parser *p) {
+    if (backend_row(p->model->base.backend)->takes_names) {
+        if (parse_counted_names(p, "INPUTS", "input", &p->model->inputs) == -1) return -1;
+        if (parse_counted_names(p, "OUTPUTS", "output", &p->model->outputs) == -1) return -1;
+    } else if (at_word(p, "INPUTS") || at_word(p, "OUTPUTS")) {
+        const char *section = at_word(p, "INPUTS") ? "INPUTS" : "OUTPUTS";
+        return parse_error(p->ctx, "%s argument should not be specified for this backend", section);
     }
+    return at_word(p, "BLOB") ? 0 : parse_error(p->ctx, "Invalid argument, expected BLOB");
 }
 
-static int parse_names(Parser *p, const char *section, const char *noun, Names *names) {
-    int takes_names = backend_row(p->model->base.backend)->takes_names;
-    p->at++;
-    if (p->dialect == MODELSET) {
-        parse_listed_names(p, names);
-        if (takes_names || names->count == 0) return 0;
-    } else if (takes_names) {
-        return parse_counted_names(p, noun, names);
+/* All words up to BLOB are `INPUTS name ... OUTPUTS name ...` for TF; for the others they may be anything. */
+static int parse_modelset_names(Parser *p) {
+    int end = p->at, outputs;
+    while (end < p->argc && !arg_is(p->argv[end], "BLOB")) end++;
+    if (backend_row(p->model->base.backend)->takes_names) {
+        if (end == p->at) return parse_error(p->ctx, "Insufficient arguments, INPUTS and OUTPUTS not specified");
+        if (!at_word(p, "INPUTS")) return parse_error(p->ctx, "INPUTS not specified");
+        for (outputs = p->at; outputs < end && !arg_is(p->argv[outputs], "OUTPUTS");) outputs++;
+        if (outputs == end) return parse_error(p->ctx, "OUTPUTS not specified");
+        while (++p->at < outputs) names_append(&p->model->inputs, arg_copy(p->argv[p->at], NULL));
+        while (++p->at < end) names_append(&p->model->outputs, arg_copy(p->argv[p->at], NULL));
     }
-    return parse_error(p->ctx, "%s argument should not be specified for this backend", section);
-}
-
-static int parse_options(Parser *p) {
-    Model *model = p->model;
-    for (int result = 0; result == 0;) {
-        if (at_word(p, "TAG") && p->at + 1 < p->argc) {
-            RedisModule_Free(model->base.tag);
-            model->base.tag = arg_copy(p->argv[p->at + 1], &model->base.tag_size);
-            p->at += 2;
-        } else if (at_word(p, "BATCHSIZE")) {
-            result = parse_number(p, "BATCHSIZE", &model->batchsize, NULL, 1);
-        } else if (at_word(p, "MINBATCHSIZE")) {
-            result = parse_number(p, "MINBATCHSIZE", &model->minbatchsize, "BATCHSIZE", model->batchsize);
-        } else if (at_word(p, "MINBATCHTIMEOUT")) {
-            result = parse_number(p, "MINBATCHTIMEOUT", &model->minbatchtimeout, "MINBATCHSIZE", model->minbatchsize);
-        } else if (at_word(p, "INPUTS") && !p->has_inputs) {
-            p->has_inputs = 1;
-            result = parse_names(p, "INPUTS", "input", &model->inputs);
-        } else if (at_word(p, "OUTPUTS") && !p->has_outputs) {
-            p->has_outputs = 1;
-            result = parse_names(p, "OUTPUTS", "output", &model->outputs);
-        } else {
-            return 0;
-        }
-    }
-    return -1;
+    p->at = end;
+    return 0;
 }
 
 static int parse_blob(Parser *p) {
-    if (backend_row(p->model->base.backend)->takes_names && !p->is_accepted) {
-        if (p->model->inputs.count == 0) return parse_error(p->ctx, "INPUTS not specified for TF");
-        if (p->model->outputs.count == 0) return parse_error(p->ctx, "OUTPUTS not specified for TF");
-    }
-    if (p->at >= p->argc) return parse_error(p->ctx, "Insufficient arguments, missing model BLOB");
-    if (!at_word(p, "BLOB")) return parse_error(p->ctx, "Invalid argument, expected BLOB");
-    if (p->at + 1 == p->argc) return parse_error(p->ctx, "Insufficient arguments, missing model BLOB");
+    if (p->at + 1 >= p->argc) return parse_error(p->ctx, NO_BLOB);
     for (int i = p->at + 1; i < p->argc; i++) model_hold_piece(p->model, p->argv[i]);
+    return 0;
+}
+
+static int is_keyword(const RedisModuleString *word) {
+    static const char *const words[] = {"TAG", "BATCHSIZE", "INPUTS", "OUTPUTS", "BLOB"}; /* others are too long */
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        if (arg_is(word, words[i])) return 1;
+    }
+    return 0;
+}
+
+static int parse_device(const Parser *p, const RedisModuleString *word) {
+    size_t size;
+    const char *device = RedisModule_StringPtrLen(word, &size);
+    int is_valid = p->dialect == MODELSTORE ? device_is_exact(device, size) : size <= 10 && !is_keyword(word);
+    if (!is_valid && !p->is_accepted) return parse_error(p->ctx, "Invalid DEVICE");
+    if (!device_is_valid(device)) return parse_error(p->ctx, "unsupported device");
+    p->model->base.device = arg_copy(word, NULL);
     return 0;
 }
 
@@ -113,21 +152,16 @@ static int parse_blob(Parser *p) {
 static int parse_model(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialect dialect, Model **model) {
     int backend = backend_from_name(argv[0]);
     if (backend == -1) return parse_error(ctx, "unsupported backend");
-    size_t device_size;
-    const char *device = RedisModule_StringPtrLen(argv[1], &device_size);
-    if (!device_is_valid(device, device_size)) return parse_error(ctx, "Invalid DEVICE");
 
     Parser p = {.ctx = ctx, .argv = argv, .argc = argc, .at = 2, .dialect = dialect, .model = model_new(backend)};
     p.is_accepted = wait_mode(ctx) == WAIT_NOT;
-    p.model->base.device = arg_copy(argv[1], NULL);
     p.model->base.tag = RedisModule_Strdup("");
-    int result = parse_options(&p) == -1 ? -1 : parse_blob(&p);
-    if (result == 0 && dialect == MODELSET && p.model->batchsize && !backend_row(backend)->modelset_batches) {
-        result = parse_error(ctx, "Auto-batching not supported by the TFLITE backend");
-    }
-    if (result == -1) runnable_unref(&p.model->base);
+    int failed = parse_device(&p, argv[1]) == -1 || parse_options(&p) == -1 ||
+                 (dialect == MODELSTORE ? parse_modelstore_names(&p) : parse_modelset_names(&p)) == -1 ||
+                 parse_blob(&p) == -1;
+    if (failed) runnable_unref(&p.model->base);
     *model = p.model;
-    return result;
+    return failed ? -1 : 0;
 }
 
 static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialect dialect) {
@@ -139,7 +173,7 @@ static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialec
 }
 
 COMMAND_AS(modelstore, store(ctx, argv, argc, MODELSTORE), .name = "AI.MODELSTORE", .flags = "write deny-oom",
-           .arity = -4, .since = "1.2.0", .keys = {{"key", KEY_WRITE}},
+           .arity = -6, .since = "1.2.0", .keys = {{"key", KEY_WRITE}},
            .syntax = "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] "
                      "[INPUTS count name [name ...]] [OUTPUTS count name [name ...]] BLOB chunk [chunk ...]",
            .summary = "Stores a model; the server goes on while it is compiled",
@@ -171,11 +205,7 @@ static void reply_names(RedisModuleCtx *ctx, const char *field, const Names *nam
     for (int64_t i = 0; i < names->count; i++) RedisModule_ReplyWithCString(ctx, names->names[i]);
 }
 
-static int modelget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    Model *model = find_runnable(ctx, argv[1], KIND_MODEL);
-    int meta, blob;
-    if (model == NULL || parse_reply_words(ctx, argv + 2, argc - 2, "BLOB", &meta, &blob) == -1) return REDISMODULE_OK;
-
+static int reply_model(RedisModuleCtx *ctx, const Model *model, int meta, int blob) {
     if (meta) {
         RedisModule_ReplyWithArray(ctx, blob ? 18 : 16);
         reply_text(ctx, "backend", backend_name(model->base.backend));
@@ -193,7 +223,31 @@ static int modelget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int a
     return REDISMODULE_OK;
 }
 
-COMMAND(modelget, .name = "AI.MODELGET", .flags = "readonly", .arity = -2, .keys = {{"key", KEY_READ}},
+/* Also where it cannot be compiled. */
+static int reply_compiled(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    const JobWaiter *waiter = RedisModule_GetBlockedClientPrivateData(ctx);
+    int meta, blob;
+    parse_reply_words(ctx, waiter->argv + 2, waiter->argc - 2, "BLOB", &meta, &blob);
+    return reply_model(ctx, (const Model *)waiter->job->job.runnable, meta, blob);
+}
+
+/* Right after a load, and on a replica, the loader may not have come to the model. It tells the names. */
+static int is_lacking_names(RedisModuleCtx *ctx, const Model *model) {
+    if (runnable_is_ready(&model->base) || backend_row(model->base.backend)->takes_names || safe_start()) return 0;
+    return wait_mode(ctx) == WAIT_BLOCK;
+}
+
+static int modelget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    Model *model = find_runnable(ctx, argv[1], KIND_MODEL);
+    int meta, blob;
+    if (model == NULL || parse_reply_words(ctx, argv + 2, argc - 2, "BLOB", &meta, &blob) == -1) return REDISMODULE_OK;
+    if (!meta || !is_lacking_names(ctx, model)) return reply_model(ctx, model, meta, blob);
+    LoaderJob *job = job_new(JOB_LOAD, runnable_ref(&model->base));
+    job->is_urgent = 1;
+    return block_on_job(ctx, argv, argc, job, reply_compiled, NULL);
+}
+
+COMMAND(modelget, .name = "AI.MODELGET", .flags = "readonly", .arity = -2, .most_words = 4, .keys = {{"key", KEY_READ}},
         .syntax = "key [META] [BLOB]", .summary = "Returns a model's metadata and blob",
         .complexity = "O(N) where N is the size of the blob");
 

@@ -6,7 +6,7 @@
 
 typedef int64_t CountOf(const Model *model); /* -1: not known */
 
-static int check_count(RunParser *p, const char *section, CountOf *count_of, int given) {
+static int check_count(RunParser *p, const char *section, CountOf *count_of, int64_t given) {
     int64_t known = p->runnable ? count_of((const Model *)p->runnable) : -1;
     if (known < 0 || known == given) return 0;
     return parse_error(p->ctx, "Number of keys given as %s here does not match model definition", section);
@@ -23,6 +23,7 @@ static int parse_counted_keys(RunParser *p, const char *section, const char *nou
     }
     if (number <= 0) return parse_error(p->ctx, "%s count must be a positive integer", title);
     p->at++;
+    if (check_count(p, section, count_of, number) == -1) return -1;
     if (number > p->argc - p->at) {
         return parse_error(
             p->ctx, "number of %s keys to AI.MODELEXECUTE command does not match the number of given arguments", noun);
@@ -30,7 +31,7 @@ static int parse_counted_keys(RunParser *p, const char *section, const char *nou
     *first = p->at;
     *count = (int)number;
     p->at += *count;
-    return check_count(p, section, count_of, *count);
+    return 0;
 }
 
 /* key INPUTS n input ... OUTPUTS n output ... [TIMEOUT t] */
@@ -40,7 +41,7 @@ static int parse_modelexecute(RunParser *p) {
         parse_counted_keys(p, "OUTPUTS", "output", "Output", model_output_count, &pos->output, &pos->noutputs) == -1) {
         return -1;
     }
-    if (at_word(p, "TIMEOUT") && parse_timeout(p, "No value provided for TIMEOUT") == -1) return -1;
+    if (at_word(p, "TIMEOUT") && parse_timeout(p, "No value provided for TIMEOUT", 1) == -1) return -1;
     if (p->at < p->argc) return parse_error(p->ctx, "Invalid argument: %s", arg_text(p->argv[p->at]));
     return 0;
 }
@@ -48,22 +49,21 @@ static int parse_modelexecute(RunParser *p) {
 /* key [TIMEOUT t] INPUTS input ... OUTPUTS output ... */
 static int parse_modelrun(RunParser *p) {
     ArgPositions *pos = &p->positions;
-    if (at_word(p, "TIMEOUT") && parse_timeout(p, "No value provided for TIMEOUT") == -1) return -1;
-    if (p->at == p->argc) return parse_error(p->ctx, "Insufficient arguments, INPUTS and OUTPUTS not specified");
+    if (at_word(p, "TIMEOUT") && parse_timeout(p, "No value provided for TIMEOUT", 1) == -1) return -1;
     if (!at_word(p, "INPUTS")) return parse_error(p->ctx, "INPUTS not specified");
     pos->input = ++p->at;
     while (p->at < p->argc && !at_word(p, "OUTPUTS")) p->at++;
     pos->ninputs = p->at - pos->input;
-    if (p->at == p->argc) return parse_error(p->ctx, "OUTPUTS not specified");
-    pos->output = ++p->at;
-    pos->noutputs = p->argc - pos->output;
+    pos->output = p->at + 1;
+    pos->noutputs = p->at < p->argc ? p->argc - pos->output : 0;
+    p->at = p->argc;
     if (check_count(p, "INPUTS", model_input_count, pos->ninputs) == -1) return -1;
     return check_count(p, "OUTPUTS", model_output_count, pos->noutputs);
 }
 
 COMMAND_AS(
     modelexecute, execute(ctx, argv, argc, &modelexecute_grammar), .name = "AI.MODELEXECUTE",
-    .flags = "write deny-oom getkeys-api", .arity = -3, .since = "1.2.0",
+    .flags = "write deny-oom getkeys-api", .arity = -8, .since = "1.2.0",
     .keys = {{"key", KEY_READ}, {"input", KEY_READ, "INPUTS"}, {"output", KEY_WRITE, "OUTPUTS"}},
     .syntax =
         "key INPUTS input_count input [input ...] OUTPUTS output_count output [output ...] [TIMEOUT milliseconds]",
@@ -72,7 +72,7 @@ COMMAND_AS(
 const RunGrammar modelexecute_grammar = {.command = &modelexecute, .kind = KIND_MODEL, .parse = parse_modelexecute};
 
 COMMAND_AS(modelrun, execute(ctx, argv, argc, &modelrun_grammar), .name = "AI.MODELRUN",
-           .flags = "write deny-oom getkeys-api", .arity = -2,
+           .flags = "write deny-oom getkeys-api", .arity = -6,
            .keys = {{"key", KEY_READ}, {"input", KEY_READ, ANYWHERE}, {"output", KEY_WRITE, ANYWHERE}},
            .syntax = "key [TIMEOUT milliseconds] INPUTS input [input ...] OUTPUTS output [output ...]",
            .summary = "Runs a model on tensors and stores its outputs (deprecated: use AI.MODELEXECUTE)",

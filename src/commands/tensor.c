@@ -20,11 +20,18 @@ static int fill_numbers(Tensor *tensor, RedisModuleString **values) {
     return 0;
 }
 
+/* One NUL at the end of a value is its terminator. */
+static const char *string_value(const RedisModuleString *value, size_t *len) {
+    const char *text = RedisModule_StringPtrLen(value, len);
+    if (*len && text[*len - 1] == '\0') --*len;
+    return text;
+}
+
 static void fill_strings(Tensor *tensor, RedisModuleString **values) {
     uint64_t at = 0;
     for (int64_t i = 0; i < tensor->length; i++) {
         size_t len;
-        const char *text = RedisModule_StringPtrLen(values[i], &len);
+        const char *text = string_value(values[i], &len);
         tensor->offsets[i] = at;
         memcpy(tensor->data + at, text, len);
         tensor->data[at + len] = '\0';
@@ -39,7 +46,7 @@ static int tensor_from_values(RedisModuleCtx *ctx, int dtype, int ndim, const in
         size = 0;
         for (int i = 0; i < count; i++) {
             size_t len;
-            const char *text = RedisModule_StringPtrLen(values[i], &len);
+            const char *text = string_value(values[i], &len);
             if (memchr(text, '\0', len)) return parse_error(ctx, "C-string value contains null character");
             size += len + 1;
         }
@@ -181,8 +188,8 @@ int tensor_parse_format(RedisModuleCtx *ctx, RedisModuleString **argv, int argc,
         } else {
             return parse_error(ctx, "unsupported data format");
         }
-        if (format->blob && format->values) return parse_error(ctx, "both BLOB and VALUES specified");
     }
+    if (format->blob && format->values) return parse_error(ctx, "both BLOB and VALUES specified");
     if (argc == 0) *format = (TensorFormat){.meta = 1, .blob = 1};
     return 0;
 }
@@ -213,9 +220,9 @@ static int tensorget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
     return REDISMODULE_OK;
 }
 
-COMMAND(tensorget, .name = "AI.TENSORGET", .flags = "readonly", .arity = -2, .keys = {{"key", KEY_READ}},
-        .syntax = "key [META] [format: BLOB | VALUES]", .summary = "Returns a tensor's metadata and data",
-        .complexity = "O(N) where N is the size of the tensor");
+COMMAND(tensorget, .name = "AI.TENSORGET", .flags = "readonly", .arity = -2, .most_words = 4,
+        .keys = {{"key", KEY_READ}}, .syntax = "key [META] [format: BLOB | VALUES]",
+        .summary = "Returns a tensor's metadata and data", .complexity = "O(N) where N is the size of the tensor");
 
 void tensor_words_init(void) {
     for (int i = 0; bridge_dtype(i); i++) {

@@ -12,10 +12,11 @@ static void set_outputs(const TorchApi *api, Op *op, const void *outputs) {
     }
 }
 
-/* A model may give more outputs than the client wants, a script may not. Python says what is wrong with a dtype. */
+/* A model may give more outputs than the client wants; a script, where it wants none. Python says what is wrong with a
+ * dtype. */
 static int are_wanted(const TorchApi *api, const Op *op, const void *outputs) {
     int count = api->redisai_torch_count(outputs);
-    if (count < op->noutputs || (op->function && count > op->noutputs)) return 0;
+    if (count < op->noutputs || (op->function && op->noutputs && count > op->noutputs)) return 0;
     for (int i = 0; i < op->noutputs; i++) {
         TorchTensor tensor;
         api->redisai_torch_get(outputs, i, &tensor);

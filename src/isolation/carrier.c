@@ -48,7 +48,9 @@ int carrier_has_compiled(Process *process, const Runnable *runnable) {
 }
 
 int carrier_is_own(const Process *process, const Runnable *runnable) {
-    return strcasecmp(runnable->device, process->device) == 0;
+    char name[QUEUE_NAME];
+    bridge_queue_name(runnable->device, name);
+    return strcmp(name, process->device) == 0;
 }
 
 /* ---- to the process ---------------------------------------------------------------------------------------------- */
@@ -84,7 +86,6 @@ static void write_request(Writer *writer, const Op *op) {
     write_text(writer, op->function);
     write_words(writer, op->keys, op->nkeys);
     write_words(writer, op->args, op->nargs);
-    write_number(writer, op->variadic);
 }
 
 /* Gives the op a slot and a block with its request. Returns the slot, or NONE. Call it with the mutex held. If

@@ -74,7 +74,6 @@ static Op *read_op(Slot *slot) {
         op->function = read_text(&reader);
         op->keys = read_words(&reader, &op->nkeys);
         op->args = read_words(&reader, &op->nargs);
-        op->variadic = (int32_t)read_number(&reader);
     }
     op_queue(op, monotonic_ns());
     return op;

@@ -4,7 +4,6 @@
  * process: everything else. Locks, both leaves: process.mutex; table.mutex, which guards the table and the imports. */
 #include "isolation/process.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -316,10 +315,8 @@ static Process *new_process(const char *device) {
 
 /* NULL: there are too many. */
 static Process *process_of(const char *device) {
-    char name[16];
-    size_t size = 0;
-    for (; device[size] && size < sizeof(name) - 1; size++) name[size] = (char)toupper(device[size]);
-    name[size] = '\0';
+    char name[QUEUE_NAME];
+    bridge_queue_name(device, name);
     pthread_mutex_lock(&table.mutex);
     Process *process = NULL;
     for (int i = 0; i < table.count && process == NULL; i++) {

@@ -2,6 +2,7 @@
 #include "redis/command.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,6 +25,15 @@ char *arg_copy(const RedisModuleString *arg, uint64_t *size) {
 }
 
 const char *arg_text(const RedisModuleString *arg) { return RedisModule_StringPtrLen(arg, NULL); }
+
+int arg_whole(const RedisModuleString *arg, long long *number) {
+    double real;
+    if (RedisModule_StringToLongLong(arg, number) == REDISMODULE_OK) return 0;
+    if (RedisModule_StringToDouble(arg, &real) == REDISMODULE_ERR || fabs(real) > 1e15 || real != floor(real))
+        return -1;
+    *number = (long long)real;
+    return 0;
+}
 
 static char latest_error[4096]; /* that was replied */
 

@@ -13,6 +13,9 @@ const char *arg_text(const RedisModuleString *arg);
 /* A NUL-terminated copy; the caller frees it with RedisModule_Free. Sets *size, unless NULL, to its bytes. */
 char *arg_copy(const RedisModuleString *arg, uint64_t *size);
 
+/* The argument as a whole number; deployed servers take 2.0 for 2 in some places. -1: it is none. */
+int arg_whole(const RedisModuleString *arg, long long *number);
+
 /* Replies "ERR " and the formatted text, as one line. For handlers: returns REDISMODULE_OK, which they must return. */
 int reply_error(RedisModuleCtx *ctx, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

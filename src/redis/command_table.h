@@ -4,7 +4,9 @@
  * descriptions. */
 #pragma once
 
-#include "redis/api.h"
+#include <stdlib.h>
+
+#include "redis/command.h"
 
 /* What a command does with a key. */
 #define KEY_READ (REDISMODULE_CMD_KEY_RO | REDISMODULE_CMD_KEY_ACCESS)
@@ -27,7 +29,8 @@ typedef struct Command {
     const char *name;
     RedisModuleCmdFunc handler;
     const char *flags; /* as RedisModule_CreateCommand takes them; ACL categories follow from them */
-    int arity;         /* number of words, with the name; Redis checks it; negative: this many or more */
+    int arity;         /* number of words, with the name; negative: this many or more */
+    int most_words;    /* 0: no limit */
     CommandKey keys[COMMAND_MAX_KEYS + 1];
     /* TOKEN value [optional] repeated [repeated ...] [choice: A | B value]. Names tell which are choices and keys;
      * count, dimension and the like are integers (command_table.c has the list). NULL: no arguments. */
@@ -38,8 +41,14 @@ typedef struct Command {
     const char *tips;       /* for clients, separated by spaces; NULL: those that follow from keys and flags */
 } Command;
 
-/* Describes the handler id_command, which must be defined before. */
-#define COMMAND(id, ...) static const Command id = {.handler = id##_command, __VA_ARGS__}
+/* Describes the handler id_command, which must be defined before. Redis checks the arity, but not in an AOF. */
+#define COMMAND(id, ...)                                                                                               \
+    static const Command id;                                                                                           \
+    static int id##_checked(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {                                 \
+        if (argc < abs(id.arity) || (id.most_words && argc > id.most_words)) return reply_wrong_arity(ctx, argv);      \
+        return id##_command(ctx, argv, argc);                                                                          \
+    }                                                                                                                  \
+    static const Command id = {.handler = id##_checked, __VA_ARGS__}
 
 /* Defines a handler that only makes this call, which may use ctx, argv and argc, and describes it. */
 #define COMMAND_AS(id, call, ...)                                                                                      \

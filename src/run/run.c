@@ -48,7 +48,6 @@ Op *run_add_op(Run *run, Runnable *runnable, const int *inputs, int ninputs, int
     op->ninputs = ninputs;
     op->outputs = run->slots + first_output;
     op->noutputs = noutputs;
-    op->variadic = -1;
     op->duration = -1;
     for (int i = 0; i < ninputs; i++) {
         int slot = inputs ? inputs[i] : i;
@@ -161,5 +160,6 @@ int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, const RunEnd *e
         op_submit(op);
     }
     op_leave(run);
+    waiter_begin(&run->waiter);
     return REDISMODULE_OK;
 }

@@ -66,7 +66,6 @@ int waiter_block(RedisModuleCtx *ctx, Waiter *waiter, RedisModuleCmdFunc reply) 
     waiter->client = RedisModule_GetClientId(ctx);
     waiter->db = RedisModule_GetSelectedDb(ctx);
     RedisModule_SetDisconnectCallback(waiter->blocked, disconnected);
-    RedisModule_BlockedClientMeasureTimeStart(waiter->blocked);
     Waiter **bucket = bucket_of(waiter->blocked);
     waiter->next = *bucket;
     *bucket = waiter;
@@ -77,6 +76,11 @@ void waiter_visit(void (*visit)(void *data, const Waiter *waiter), void *data) {
     for (int i = 0; i < BUCKETS; i++) {
         for (const Waiter *waiter = waiters[i]; waiter; waiter = waiter->next) visit(data, waiter);
     }
+}
+
+void waiter_begin(Waiter *waiter) {
+    RedisModule_BlockedClientMeasureTimeStart(waiter->blocked);
+    __atomic_store_n(&waiter->is_timed, 1, __ATOMIC_RELEASE);
 }
 
 _Static_assert(offsetof(Waiter, task) == 0, "a Task is cast to the Waiter that begins with it");
@@ -103,7 +107,9 @@ static int is_void(const Task *task) {
 }
 
 void waiter_end(Waiter *waiter, int writes) {
-    RedisModule_BlockedClientMeasureTimeEnd(waiter->blocked);
+    if (__atomic_load_n(&waiter->is_timed, __ATOMIC_ACQUIRE)) {
+        RedisModule_BlockedClientMeasureTimeEnd(waiter->blocked);
+    }
     waiter->writes = writes;
     /* Redis 7.0 answers right after it has performed tasks, so then CLIENT UNBLOCK finds no such client. */
     if (!writes && !FORGETS_CLIENTS) {
@@ -142,5 +148,6 @@ int block_on_job(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Loader
     job->data = waiter;
     job->finished = job_finished;
     job_post(job);
+    waiter_begin(&waiter->waiter);
     return REDISMODULE_OK;
 }

@@ -14,6 +14,7 @@ typedef struct Waiter {
     RedisModuleCmdFunc reply;
     uint64_t client; /* its id */
     int db;          /* that it has selected */
+    int is_timed;    /* atomic: the time counts that the client waits after its command has returned */
     int is_gone;     /* main thread: it waits no more (disconnected, CLIENT UNBLOCK); write nothing for it */
     int writes;      /* write is to be called */
     int is_written;  /* main thread: write was called */
@@ -29,6 +30,9 @@ typedef struct Waiter {
 
 /* Blocks the client; -1 after replying an error. */
 int waiter_block(RedisModuleCtx *ctx, Waiter *waiter, RedisModuleCmdFunc reply);
+
+/* At the end of the command, whose own time the server counts: the client's wait counts from here on. */
+void waiter_begin(Waiter *waiter);
 
 /* Has the client answered, after waiter->write if `writes` is set. Any thread; once for each waiter. */
 void waiter_end(Waiter *waiter, int writes);

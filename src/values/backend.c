@@ -55,15 +55,13 @@ static OnnxFigures *place = &own;
 
 void backend_set_figures_place(OnnxFigures *given) { place = given; }
 
-void bridge_onnx_figures(int64_t memory, int64_t accesses, int64_t sessions) {
+void bridge_onnx_figures(int64_t memory, int64_t accesses) {
     __atomic_store_n(&place->memory, memory, __ATOMIC_RELAXED);
     __atomic_store_n(&place->accesses, accesses, __ATOMIC_RELAXED);
-    __atomic_store_n(&place->sessions, sessions, __ATOMIC_RELAXED);
 }
 
 void backend_add_figures(OnnxFigures *sum, const OnnxFigures *figures) {
     if (figures == NULL) figures = &own;
     sum->memory += __atomic_load_n(&figures->memory, __ATOMIC_RELAXED);
     sum->accesses += __atomic_load_n(&figures->accesses, __ATOMIC_RELAXED);
-    sum->sessions += __atomic_load_n(&figures->sessions, __ATOMIC_RELAXED);
 }

@@ -26,7 +26,7 @@ const char *backend_advice(int number); /* what would make it faster; NULL: noth
 
 /* What bridge_onnx_figures tells. So INFO never waits for Python. */
 typedef struct OnnxFigures {
-    int64_t memory, accesses, sessions; /* atomic */
+    int64_t memory, accesses; /* atomic */
 } OnnxFigures;
 
 /* From now on they are written there: in an engine process, to memory that the server reads. */

@@ -1,6 +1,7 @@
 /* runnable.c - what models and scripts have in common (runnable.h). Any thread. No locks: counters are atomic. */
 #include "values/runnable.h"
 
+#include <ctype.h>
 #include <string.h>
 #include <strings.h>
 
@@ -8,15 +9,25 @@ static const RunnableHooks *hooks; /* set at load */
 
 void runnable_set_hooks(const RunnableHooks *given) { hooks = given; }
 
-int device_is_valid(const char *text, size_t len) {
-    if (len < 3 || len >= 10) return 0;
-    if (strncasecmp(text, "CPU", 3) != 0 && strncasecmp(text, "GPU", 3) != 0) return 0;
+int device_is_valid(const char *text) {
+    return strncasecmp(text, "CPU", 3) == 0 || strcasecmp(text, "GPU") == 0 || strncasecmp(text, "GPU:", 4) == 0;
+}
+
+int device_is_exact(const char *text, size_t len) {
+    if (len < 3 || len >= 10 || !device_is_valid(text)) return 0;
     if (len == 3) return 1;
     if (text[3] != ':' || len == 4) return 0;
     for (size_t i = 4; i < len; i++) {
         if (text[i] < '0' || text[i] > '9') return 0;
     }
     return 1;
+}
+
+void bridge_queue_name(const char *device, char name[QUEUE_NAME]) {
+    size_t size = strlen(device);
+    if (!device_is_exact(device, size)) size = 3;
+    for (size_t i = 0; i < size; i++) name[i] = (char)toupper(device[i]);
+    name[size] = '\0';
 }
 
 void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Runnable *runnable)) {

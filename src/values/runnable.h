@@ -29,8 +29,10 @@ typedef struct RunnableHooks {
 } RunnableHooks;
 void runnable_set_hooks(const RunnableHooks *hooks);
 
-/* Whether text names a device: CPU, GPU, CPU:n or GPU:n in any case, under 10 characters. */
-int device_is_valid(const char *text, size_t len);
+/* Whether text names a device, in any case: what begins with CPU; GPU, and what begins with GPU:. Deployed servers have
+ * such values. exact: CPU, GPU, CPU:n or GPU:n, under 10 characters. */
+int device_is_valid(const char *text);
+int device_is_exact(const char *text, size_t len);
 
 /* Gives a new, zeroed value its id and one reference, the caller's. */
 void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Runnable *runnable));

@@ -9,7 +9,7 @@
 
 const char *runnable_load(RedisModuleIO *io, Runnable *runnable, int encver) {
     runnable->device = rdb_load_text(io);
-    if (runnable->device == NULL || !device_is_valid(runnable->device, strlen(runnable->device))) return "not a device";
+    if (runnable->device == NULL || !device_is_valid(runnable->device)) return "not a device";
     if (encver == 0) {
         runnable->tag = rdb_load_text(io);
         runnable->tag_size = runnable->tag ? strlen(runnable->tag) : 0;

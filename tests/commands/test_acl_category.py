@@ -61,7 +61,9 @@ def test_an_application_may_run_and_not_deploy(application: Wire) -> None:
     assert ask("AI.MODELEXECUTE", "app:m", "INPUTS", 1, "app:t", "OUTPUTS", 1, "app:u") == "ERR model key is empty"
     assert is_refused(ask("GET", "app:t"))
     for command in (*DEPLOY, "ai.config"):
-        assert is_refused(ask(command, "app:m", "ONNX", "CPU", "BLOB", "b")), command
+        script = ("CPU", "ENTRY_POINTS", 1, "f", "SOURCE", "s")  # of enough words for AI.SCRIPTSTORE
+        words = script if command == "ai.scriptstore" else ("ONNX", "CPU", "BLOB", "b")
+        assert is_refused(ask(command, "app:m", *words)), command
 
 
 def test_together_with_others(login: Login, wire: Wire) -> None:

@@ -42,7 +42,8 @@ def check(wire: Wire, how: str) -> None:
 
 
 def check_empty(wire: Wire) -> None:
-    assert wire.ask(*RUN_MODEL) == wire.ask(*RUN_DAG.split()) == Error("ERR model key is empty")
+    assert wire.ask(*RUN_MODEL) == Error("ERR model key is empty")
+    assert wire.ask(*RUN_DAG.split()) == Error("ERR tensor key is empty or in a different shard"), "LOAD comes first"
     assert wire.ask(*RUN_SCRIPT) == Error("ERR script key is empty")
     assert wire.ask("AI._MODELSCAN") == wire.ask("AI._SCRIPTSCAN") == wire.ask("KEYS", "*") == []
 

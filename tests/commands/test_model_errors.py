@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from testkit import models
-from testkit.wire import Error, Wire
+from testkit.wire import Error, Wire, Word
 
 BROKEN = b"not a model"
 
@@ -52,7 +52,7 @@ STORE = [
     ("ONNX CPU TAG t", NO_BLOB),
     ("ONNX CPU TAG t BLOB", NO_BLOB),
     ("ONNX CPU BATCHSIZE 2", NO_BLOB),
-    ("TF CPU INPUTS 1 a OUTPUTS 1 b", NO_BLOB),
+    ("TF CPU INPUTS 1 a OUTPUTS 1 b", EXPECTED_BLOB),
     ("TF CPU INPUTS 1 a OUTPUTS 1 b BLOB", NO_BLOB),
     ("TF CPU BLOB b", "ERR INPUTS not specified for TF"),
     ("TF CPU TAG t BLOB b", "ERR INPUTS not specified for TF"),
@@ -74,9 +74,16 @@ STORE = [
 ]  # fmt: skip
 
 # The same for AI.MODELSET m, whose INPUTS and OUTPUTS have no counts.
-SET = [row for row in STORE if "INPUTS" not in row[0] and "OUTPUTS" not in row[0]] + [
-    ("TF CPU OUTPUTS a BLOB b", "ERR INPUTS not specified for TF"),
-    ("TF CPU INPUTS a BLOB b", "ERR OUTPUTS not specified for TF"),
+OTHER_IN_SET = ("INPUTS", "OUTPUTS", "FOO", "TF CPU", "CPU:", "CPU0", "GPU", "XPU")
+SET = [row for row in STORE if not any(word in row[0] for word in OTHER_IN_SET)] + [
+    ("FOO CPU BLOB b", "ERR unsupported backend"),
+    ("ONNX FOO BLOB b", "ERR unsupported device"),
+    ("TORCH GPUS BLOB b", "ERR unsupported device"),
+    ("TORCH XPU:0 BLOB b", "ERR unsupported device"),
+    ("ONNX CPU FOO b", NO_BLOB),
+    ("TF CPU TAG t BLOB b", "ERR Insufficient arguments, INPUTS and OUTPUTS not specified"),
+    ("TF CPU OUTPUTS a BLOB b", "ERR INPUTS not specified"),
+    ("TF CPU INPUTS a BLOB b", "ERR OUTPUTS not specified"),
     ("TF CPU INPUTS a OUTPUTS b", NO_BLOB),
     ("TF CPU INPUTS a OUTPUTS b BLOB", NO_BLOB),
     ("ONNX CPU INPUTS OUTPUTS BLOB", NO_BLOB),
@@ -94,11 +101,10 @@ def test_text(wire: Wire, command: str, line: str, text: str) -> None:
     assert wire.ask("PING") == b"PONG", "one reply to one command"
 
 
-@pytest.mark.parametrize("command", ["AI.MODELSTORE", "AI.MODELSET"])
-def test_empty_device(wire: Wire, command: str) -> None:
-    assert wire.ask(command, "m", "ONNX", "", "BLOB", BROKEN) == DEVICE
-    assert wire.ask(command, "m", "ONNX", b"CPU\0", "BLOB", BROKEN) == DEVICE
-    assert wire.ask(command, "m", "ONNX", " CPU", "BLOB", BROKEN) == DEVICE
+@pytest.mark.parametrize("device", ["", b"CPU\0", " CPU"])
+def test_odd_devices(wire: Wire, device: Word) -> None:
+    assert wire.ask("AI.MODELSTORE", "m", "ONNX", device, "BLOB", BROKEN) == DEVICE
+    assert isinstance(wire.ask("AI.MODELSET", "m", "ONNX", device, "BLOB", BROKEN), Error)
 
 
 @pytest.mark.parametrize("command", ["AI.MODELSTORE", "AI.MODELSET", "AI.MODELGET", "AI.MODELDEL"])

@@ -51,7 +51,7 @@ SET: list[tuple[list[Word], str]] = [
     (["BOOL", 3, "BLOB", b"\x01\x00\x02"], BOOL),
     (["BOOL", 1, "BLOB", b"\xff"], BOOL),
     (["STRING", 2, "VALUES", b"a\0b", b"c"], "ERR C-string value contains null character"),
-    (["STRING", 2, "VALUES", b"a", b"c\0"], "ERR C-string value contains null character"),
+    (["STRING", 2, "VALUES", b"a", b"c\0\0"], "ERR C-string value contains null character"),
 ]  # fmt: skip
 
 

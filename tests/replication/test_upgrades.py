@@ -63,7 +63,6 @@ def test_a_replica_of_a_newer_version(start_server: StartServer, old: str, new: 
         before = samples.contents(wire)
         assert b"z" in before
         caught_up(wire)
-        # A model tells its inputs and outputs once it is compiled, which goes on in the background.
         wait_for(lambda: samples.contents(reader) == before, 60)
         assert reader.ask("REPLICAOF", "NO", "ONE") == b"OK"
     assert master.stop() == 0

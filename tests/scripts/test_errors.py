@@ -11,45 +11,38 @@ from testkit import scripts
 from testkit.scripts import FUNCTIONS, OLD, SIGNATURE, SOURCE, execute, function, store_command, store_old, store_plain
 from testkit.wire import Error, Wire, Word
 
-DEVICE = "ERR Invalid DEVICE"
+DEVICE = "ERR unsupported device"
 NO_SOURCE = "ERR Insufficient arguments, missing script SOURCE"
 NO_ENTRY_POINTS = "ERR Insufficient arguments, missing script entry points"
 NO_NUMBER = "ERR Non numeric entry points number provided to AI.SCRIPTSTORE command"
 
 # What follows the key, and the reply. Every one of them is found before the source is looked at.
 BOTH = [
-    ("FOO SOURCE x", DEVICE),
-    ("CPU0 SOURCE x", DEVICE),
-    ("CPU: SOURCE x", DEVICE),
-    ("CPU:x SOURCE x", DEVICE),
-    ("CPU:-1 SOURCE x", DEVICE),
-    ("GPU:123456 SOURCE x", DEVICE),
-    ("FOO ENTRY_POINTS 1 f SOURCE x", DEVICE),
+    ("FOO TAG t SOURCE x", DEVICE),
+    ("XPU:0 TAG t SOURCE x", DEVICE),
+    ("GPU0 TAG t SOURCE x", DEVICE),
 ]
 STORE = [
-    *BOTH,
-    ("CPU SOURCE x", NO_ENTRY_POINTS),
-    ("CPU TAG t SOURCE x", NO_ENTRY_POINTS),
+    *[(line.replace("SOURCE", "ENTRY_POINTS 1 f SOURCE"), text) for line, text in BOTH],
+    ("CPU SOURCE x x x x", NO_ENTRY_POINTS),
+    ("CPU TAG t SOURCE x x", NO_ENTRY_POINTS),
     ("CPU FOO 1 f SOURCE x", NO_ENTRY_POINTS),
     ("CPU ENTRY_POINTS x f SOURCE x", NO_NUMBER),
     ("CPU ENTRY_POINTS 1.5 f SOURCE x", NO_NUMBER),
-    ("CPU ENTRY_POINTS f SOURCE x", NO_NUMBER),
+    ("CPU ENTRY_POINTS f SOURCE x x", NO_NUMBER),
     ("CPU TAG t ENTRY_POINTS x f SOURCE x", NO_NUMBER),
-    ("CPU ENTRY_POINTS 1 f", NO_SOURCE),
-    ("CPU ENTRY_POINTS 1 f SOURCE", NO_SOURCE),
+    ("CPU ENTRY_POINTS 2 f f SOURCE", NO_SOURCE),
     ("CPU ENTRY_POINTS 1 f FOO x", NO_SOURCE),
     ("CPU ENTRY_POINTS 1 f f SOURCE x", NO_SOURCE),
-    ("CPU ENTRY_POINTS 100 f SOURCE x", NO_SOURCE),
-    ("CPU ENTRY_POINTS 9223372036854775807 f SOURCE x", NO_SOURCE),
+    ("CPU ENTRY_POINTS 100 f SOURCE x", NO_ENTRY_POINTS),
+    ("CPU ENTRY_POINTS 9223372036854775807 f SOURCE x", NO_ENTRY_POINTS),
     ("CPU TAG t ENTRY_POINTS 1 f", NO_SOURCE),
 ]
 SET = [
-    *BOTH[:-1],
-    ("CPU", NO_SOURCE),
+    *BOTH,
     ("CPU FOO x", NO_SOURCE),
     ("CPU TAG t", NO_SOURCE),
-    ("CPU TAG t SOURCE", NO_SOURCE),
-    ("CPU SOURCE", NO_SOURCE),
+    ("CPU TAG t FOO x", NO_SOURCE),
 ]
 
 
@@ -64,7 +57,7 @@ def test_storing(wire: Wire, line: str, text: str) -> None:
     assert wire.ask("PING") == b"PONG", "one reply to one command"
 
 
-@pytest.mark.parametrize("device", ["", b"CPU\0", " CPU"])
+@pytest.mark.parametrize("device", ["", b"\0CPU", " CPU"])
 def test_odd_devices(wire: Wire, device: Word) -> None:
     assert wire.ask("AI.SCRIPTSTORE", "s", device, "ENTRY_POINTS", 1, "f", "SOURCE", "x") == DEVICE
     assert wire.ask("AI.SCRIPTSET", "s", device, "SOURCE", "x") == DEVICE
@@ -171,7 +164,6 @@ def test_a_compile_error_is_the_compilers_on_one_line(wire: Wire, source: str, p
         reply = wire.ask(*words)
         assert isinstance(reply, Error)
         assert reply.startswith("ERR ")
-        assert not reply.startswith("ERR  "), "leading spaces are dropped"
         assert part in reply
         assert wire.ask("EXISTS", "s") == 0
         assert wire.ask("PING") == b"PONG"
@@ -225,12 +217,8 @@ def twice(what: str) -> str:
     return f"ERR Already Encountered {what} scope in AI.SCRIPTEXECUTE command"
 
 
-# The specification has two texts for a count of KEYS that is none, and for one that is too large.
-KEYS_NUMBER = f"{KEYS_COUNT}|ERR Invalid or negative value found in number of KEYS"
-KEYS_MISMATCH = (
-    mismatch("keys")
-    + "|ERR Number of pre declared KEYS to be used in the command does not match the number of given arguments"
-)
+KEYS_NUMBER = "ERR Invalid or negative value found in number of KEYS"
+KEYS_MISMATCH = "ERR Number of pre declared KEYS to be used in the command does not match the number of given arguments"
 
 EXECUTE = [
     ("missing add INPUTS 1 a OUTPUTS 1 y", "ERR script key is empty"),
@@ -247,7 +235,7 @@ EXECUTE = [
     ("s add INPUTS 2 a b OUTPUTS 1 y OUTPUTS 1 y", twice("OUTPUTS")),
     ("s add INPUTS 2 a b ARGS 1 x OUTPUTS 1 y ARGS 1 x", twice("ARGS")),
     ("s add inputs 2 a b args 1 x outputs 1 y args 1 x", twice("ARGS")),
-    ("s add KEYS", "ERR Missing arguments after KEYS keyword|ERR Invalid arguments provided to AI.SCRIPTEXECUTE"),
+    ("s add KEYS", "ERR Missing arguments after KEYS keyword"),
     ("s add INPUTS", "ERR Invalid arguments provided to AI.SCRIPTEXECUTE"),
     ("s add INPUTS 2 a b OUTPUTS", "ERR Invalid arguments provided to AI.SCRIPTEXECUTE"),
     ("s add INPUTS 2 a b ARGS", "ERR Invalid arguments provided to AI.SCRIPTEXECUTE"),
@@ -295,7 +283,6 @@ EXECUTE = [
     ("s mixed INPUTS 1 a OUTPUTS 2 y z", "ERR Function returned non-tensor values"),
 ]  # fmt: skip
 
-NO_INPUTS = "ERR INPUTS not specified"
 INPUTS_TWICE = "ERR Already encountered an INPUTS section in SCRIPTRUN"
 OUTPUTS_TWICE = "ERR Already encountered an OUTPUTS keyword in SCRIPTRUN"
 TIMEOUT_TWICE = "ERR Already encountered an TIMEOUT section in SCRIPTRUN"
@@ -305,14 +292,11 @@ UNRECOGNISED = "ERR Unrecongnized parameter to SCRIPTRUN"
 
 RUN = [
     ("missing add INPUTS a b OUTPUTS y", "ERR script key is empty"),
-    ("old INPUTS a b OUTPUTS y", "ERR function name not specified"),
-    ("old add OUTPUTS y", NO_INPUTS),
-    ("old add TIMEOUT 1000", NO_INPUTS),
-    ("old add TIMEOUT 1000 OUTPUTS y", NO_INPUTS),
-    ("old add INPUTS a b INPUTS a b OUTPUTS y", INPUTS_TWICE),
+    ("old INPUTS a b OUTPUTS y", UNRECOGNISED),
+    ("old add INPUTS a b INPUTS a b OUTPUTS y", INPUTS_TWICE.replace("section", "keyword")),
     ("old add INPUTS a b OUTPUTS y INPUTS a b", INPUTS_TWICE),
     ("old add INPUTS a b OUTPUTS y OUTPUTS z", OUTPUTS_TWICE),
-    ("old add OUTPUTS y INPUTS a b OUTPUTS z", OUTPUTS_TWICE),
+    ("old add OUTPUTS y INPUTS a b OUTPUTS z", INPUTS_TWICE),
     ("old add TIMEOUT 1000 TIMEOUT 1000 INPUTS a b OUTPUTS y", TIMEOUT_TWICE),
     ("old add TIMEOUT 1000 INPUTS a b OUTPUTS y TIMEOUT 1000", TIMEOUT_TWICE),
     ("old addn INPUTS a $ b $ b OUTPUTS y", LIST_TWICE),
@@ -349,7 +333,7 @@ def stored(wire: Wire) -> Wire:
     + [(f"AI.SCRIPTRUN {line}", text) for line, text in RUN],
 )
 def test_text(stored: Wire, line: str, text: str) -> None:
-    assert stored.ask(*line.split()) in text.split("|")
+    assert stored.ask(*line.split()) == text
     assert stored.ask("EXISTS", "y", "z", "w") == 0
     assert stored.ask("PING") == b"PONG", "one reply to one command"
 
@@ -363,8 +347,7 @@ def test_text(stored: Wire, line: str, text: str) -> None:
         "AI.SCRIPTRUN old add INPUTS a OUTPUTS y",
         "AI.SCRIPTRUN old add INPUTS a b a OUTPUTS y",
         "AI.SCRIPTRUN old add INPUTS OUTPUTS y",
-        "AI.SCRIPTRUN old addn INPUTS a b $ b OUTPUTS y",
-        "AI.SCRIPTRUN old addn INPUTS $ b OUTPUTS y",
+        "AI.SCRIPTRUN old addn INPUTS $ OUTPUTS y",
     ],
 )
 def test_wrong_number_of_inputs(stored: Wire, line: str) -> None:
@@ -449,7 +432,7 @@ def test_error_texts_with_a_clients_own_bytes(stored: Wire, text: str) -> None:
         assert isinstance(reply, Error) and reply.startswith(start + shown), reply[:200]
         assert stored.ask("ECHO", "next") == b"next"
     reply = stored.ask(*store_command("n", text, ["f"]))
-    assert isinstance(reply, Error) and re.match("ERR expected .* but found '.*' here: File", reply), reply[:200]
+    assert isinstance(reply, Error) and re.match("ERR +expected .* but found '.*' here: +File", reply), reply[:200]
     assert stored.ask("ECHO", "next") == b"next"
 
 

@@ -44,7 +44,7 @@ def test_counters(stored: Wire) -> None:
 
 def test_errors_of_runs_are_counted_and_those_of_parsing_are_not(stored: Wire) -> None:
     failed = stored.ask(*execute("s", "fails", inputs=["x"], outputs=["y"]))
-    assert isinstance(failed, Error) and failed.startswith("ERR AssertionError: first line second line (line ")
+    assert isinstance(failed, Error) and failed.startswith("ERR AssertionError: first line    second line (line ")
     failed = stored.ask(*execute("s", "out_of_range", inputs=["x"], outputs=["y"]))
     assert isinstance(failed, Error) and failed.startswith("ERR list index out of range (line ")
     found = ai_info(stored, "s")

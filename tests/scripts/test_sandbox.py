@@ -227,7 +227,7 @@ def test_calls_of_a_script_out_of_a_saved_database(wire: Wire, folder: Path, ver
     samples.restore(wire, "s", Script(source, entry_points=("f",)), version)
     wire.ask("AI.TENSORSET", "x", "FLOAT", 1)
     reply = wire.ask(*execute("s", "f", inputs=["x"], outputs=["y"]))
-    assert isinstance(reply, Error) and reply.startswith("ERR object has no attribute save: ")
+    assert isinstance(reply, Error) and reply.startswith("ERR  object has no attribute save: ")
 
 
 # ---- what stands outside functions -----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ CPU_FIELDS = [
 def check_always_there(found: dict[str, dict[str, str]]) -> None:
     versions = found["versions"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", versions["RedisAI_version"])
-    assert versions["low_level_API_version"].isdigit()
+    assert versions["low_level_API_version"] == "0", "there is none"
     assert versions["rdb_version"] == "4"
     assert re.fullmatch(r"[0-9a-f]{7,40}|unknown", found["git"]["git_sha"])
     assert found["load_time_configs"].keys() == {
@@ -29,8 +29,14 @@ def check_always_there(found: dict[str, dict[str, str]]) -> None:
         "model_execution_timeout", "backend_memory_limit", "allow_file_ops", "model_chunk_size", "safe_start",
         "isolation", "isolation_memory_limit", "model_load_timeout",
     }  # fmt: skip
-    for field in CPU_FIELDS:
-        assert float(found["cpu"][field]) >= 0
+    assert list(found)[: len(SECTIONS)] == SECTIONS, "readers go by position"
+    assert list(found["cpu"])[: len(CPU_FIELDS)] == CPU_FIELDS
+    for value in found["cpu"].values():
+        assert re.fullmatch(r"\d+\.\d{6}", value), "seconds"
+
+
+def workers(device: str, count: int) -> list[str]:
+    return [f"queue_{device}_bthread_n{number}_used_cpu_total" for number in range(1, count + 1)]
 
 
 @pytest.mark.parametrize("which", ["MODULES", "EVERYTHING"])
@@ -38,6 +44,7 @@ def test_before_any_backend_and_model(start_server: StartServer, which: str) -> 
     with start_server().wire() as wire:
         found = module_sections(wire, which)
         check_always_there(found)
+        assert list(found["cpu"])[len(CPU_FIELDS) :] == workers("CPU", 1)
         assert found.get("backends_info", {}) == {}
         assert found["load_time_configs"] == {
             "threads_per_queue": "1", "inter_op_parallelism": "0", "intra_op_parallelism": "0",
@@ -65,6 +72,17 @@ def test_with_onnx_loaded_and_no_model(start_server: StartServer, how: str) -> N
         assert wire.ask("AI._MODELSCAN") == []
 
 
+def test_capacities(start_server: StartServer) -> None:
+    """CPU's queue always counts, also before it is there, and wherever it comes among the others."""
+    with start_server(options=["THREADS_PER_QUEUE", 3]).wire() as wire:
+        for queues, device in ((2, "CPU:1"), (2, "CPU"), (3, "CPU:2")):
+            assert wire.ask("AI.MODELSTORE", "m", "ONNX", device, "BLOB", models.onnx_add()) == b"OK"
+            found = module_sections(wire, "MODULES")
+            assert found["backends_info"]["onnxruntime_maximum_run_sessions_number"] == str(3 * queues)
+            assert list(found["cpu"])[len(CPU_FIELDS) :][:3] == workers("CPU", 3)
+            assert len(found["cpu"]) == len(CPU_FIELDS) + 3 * queues
+
+
 def test_with_models_of_both_backends(start_server: StartServer) -> None:
     with start_server(options=["THREADS_PER_QUEUE", 2]).wire() as wire:
         wire.ask("AI.MODELSTORE", "torch", "TORCH", "CPU", "BLOB", models.torch_module(models.Add))
@@ -77,13 +95,8 @@ def test_with_models_of_both_backends(start_server: StartServer) -> None:
             found = module_sections(wire, which)
             check_always_there(found)
             assert {"Torch_version", "onnxruntime_version"} <= found["backends_info"].keys()
-            workers = {name for name in found["cpu"] if name.startswith("queue_")}
-            numbers = (1, 2) if isolation() == "none" else (1,)  # a process has one figure for all its workers
-            assert workers == {
-                f"queue_{device}_bthread_n{i}_used_cpu_total" for device in ("CPU", "CPU:1") for i in numbers
-            }
-            for name in workers:
-                assert float(found["cpu"][name]) >= 0
+            assert list(found["cpu"])[len(CPU_FIELDS) :] == workers("CPU", 2) + workers("CPU:1", 2)
+            assert found["backends_info"]["onnxruntime_maximum_run_sessions_number"] == "4"
         wire.ask("FLUSHALL")
         check_always_there(module_sections(wire, "EVERYTHING"))
 

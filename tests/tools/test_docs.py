@@ -59,7 +59,7 @@ def cli() -> str:
 def ask(server: Server, command: str) -> str:
     words = [cli(), "--no-raw", "-p", str(server.port)]
     answer = subprocess.run(words, input=command, capture_output=True, text=True, timeout=60, check=True)
-    return answer.stdout.rstrip("\n")
+    return answer.stdout.rstrip()  # compilers' messages may end with spaces, which no page shows
 
 
 def program(page: str) -> str:

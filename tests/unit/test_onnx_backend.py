@@ -295,7 +295,7 @@ def test_figures() -> None:
     session.run([np.ones(1, np.float32)])
     del session
     after = registry.onnx_figures()
-    assert after is not None and after[:2] == (before[0] - len(blob), before[1] + 1) and after[2] >= 1
+    assert after == (before[0] - len(blob), before[1] + 1)
 
 
 LIMITED = """
@@ -311,7 +311,7 @@ def run(n):
     except RuntimeError as error:
         assert "Available memory" in str(error), error
 # The third fits only once the arena has handed back what the second left in it; the fourth does not fit at all.
-print([run(n) for n in (1000, 7_000_000, 8_000_000, 20_000_000, 1000)])
+print([run(n) for n in (1000, 7_000_000, 7_800_000, 20_000_000, 1000)])
 """
 
 
@@ -359,5 +359,6 @@ def test_weights_may_take_more_than_their_bytes(tmp_path: Path) -> None:
     command = [sys.executable, "-c", OVERDRAWN, str(tmp_path / "narrow"), str(tmp_path / "outer")]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     refused, limited, fits = answer.stdout.split("\n")[:1] + answer.stdout.strip().split("\n")[-2:]
-    assert refused == "the ONNX models take more memory than BACKEND_MEMORY_LIMIT allows, 2 MB", answer.stderr
+    exceeded = "Onnxruntime memory limit exceeded, memory allocation failed."
+    assert refused == f"Exception during initialization: {exceeded}" and exceeded in limited, answer.stderr
     assert limited.endswith("BACKEND_MEMORY_LIMIT sets how much there is") and fits == "(10, 10)"

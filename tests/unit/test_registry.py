@@ -87,7 +87,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         ),
         ("raise SystemExit('bye')", "bye"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
-        ("raise RuntimeError('one\\n   two')", "one two"),
+        ("raise RuntimeError('one\\n   two')", "one    two"),
         ("def load(", "'(' was never closed"),
         ("version = 3", "has no function version()"),
         ("def version(): return '1'", "has no function load()"),
@@ -119,7 +119,7 @@ def test_threads_leave_a_core_to_redis(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_errors_are_one_line() -> None:
-    assert one_line(ValueError("first\n   second\r\n\n third ")) == "first second  third"
+    assert one_line(ValueError("first\n   second\r\n\n\tthird ")) == "first    second   \tthird "
     assert one_line(MemoryError()) == "MemoryError"
 
 

@@ -83,13 +83,23 @@ def test_an_input_of_the_wrong_type_is_named(array: Any, given: str) -> None:
     session.run([ones(1, 2), ones(1, 2)])
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (2,), (1, 2, 1), ()])
+@pytest.mark.parametrize("shape", [(2, 3), (3,), (1, 3, 1), ()])
 def test_an_input_of_the_wrong_shape_is_named(shape: tuple[int, ...]) -> None:
     session = load("TFLITE", tf_models.tflite_two())
     given = re.escape(str(list(shape)))
-    with pytest.raises(ValueError, match=rf"^input 'y' has shape {given}, expected: \[-1, 2\], and the model cannot"):
+    text = rf"^Failed to resize input tensors: input 'y' has shape {given}, expected: \[-1, 2\], and the model cannot"
+    with pytest.raises(ValueError, match=text):
         session.run([ones(2, 2), ones(*shape)])
     session.run([ones(1, 2), ones(1, 2)])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2), (2,), (1, 2, 1)])
+def test_an_input_of_another_rank_with_the_same_elements(shape: tuple[int, ...]) -> None:
+    session = load("TFLITE", tf_models.tflite_two())
+    wanted = session.run([ones(1, 2), ones(1, 2) * 3])
+    for one, other in zip(session.run([ones(1, 2), ones(*shape) * 3]), wanted, strict=True):
+        assert one is not None and other is not None
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_model_that_cannot_be_resized() -> None:
@@ -107,7 +117,8 @@ def test_an_image_of_another_size() -> None:
     session = load("TFLITE", tflite(lambda x: tf_models.tensorflow().nn.relu(x), spec([1, 8, 8, 2])))
     for shape in ((1, 8, 9, 2), (1, 500, 500, 2), (1, 8, 8, 3)):
         with pytest.raises(
-            ValueError, match=r"^input 'x' has .* resized: only the 0th dimension and those of -1 may differ$"
+            ValueError,
+            match=r"^Failed to resize input tensors: input 'x' .* only the 0th dimension and those of -1 may differ$",
         ):
             session.run([ones(*shape)])
     for size in (1, 3, 1):
