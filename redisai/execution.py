@@ -44,13 +44,13 @@ class Batching:
         self.proven = False
         self.rows_seen = 0  # of the latest run whose outputs had as many rows as its inputs
 
-    def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
         outputs = self._session.run(inputs)
         if not self.proven and self.limits.batchsize > 1:
             self._learn(inputs, outputs)
         return outputs
 
-    def _learn(self, inputs: Sequence[Array], outputs: Sequence[Array | None]) -> None:
+    def _learn(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         rows = inputs[0].shape[0] if inputs and inputs[0].ndim else 0
         if not rows or any(array.ndim == 0 or array.shape[0] != rows for array in inputs):
             return
@@ -127,8 +127,7 @@ class ModelEntry:
                 return False
             names = self.outputs
             for index in range(noutputs):
-                array = outputs[index]
-                if array is not None and not set_output(op, index, array, names[index] if names else ""):
+                if not set_output(op, index, outputs[index], names[index] if names else ""):
                     return False
             return True
         finally:
@@ -178,25 +177,23 @@ class ModelEntry:
         else:
             names = self.outputs
             for index in range(noutputs):
-                output = outputs[index]
-                if output is not None:
-                    scatter(c_ops, ops, index, output, names[index] if names else "")
+                scatter(c_ops, ops, index, outputs[index], names[index] if names else "")
         self.duration = duration = perf_counter_ns() - begin
         lib.bridge_batch_ran(c_ops, len(ops), duration // 1000)
         return None
 
 
-def _check(outputs: Sequence[Array | None], noutputs: int, rows: int) -> None:
+def _check(outputs: Sequence[Array], noutputs: int, rows: int) -> None:
     if len(outputs) < noutputs:
         raise RuntimeError(OUTPUTS_MISMATCH.decode())
     if _odd_output(outputs[:noutputs], rows) is not None:
         raise RuntimeError("Model did not generate the expected batch size")
 
 
-def _odd_output(outputs: Sequence[Array | None], rows: int) -> tuple[int, Array] | None:
+def _odd_output(outputs: Sequence[Array], rows: int) -> tuple[int, Array] | None:
     """Index and array of the first output whose 0th dimension is not the batch."""
     for index, array in enumerate(outputs):
-        if array is not None and (array.ndim == 0 or array.shape[0] != rows):
+        if array.ndim == 0 or array.shape[0] != rows:
             return index, array
     return None
 

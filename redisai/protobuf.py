@@ -1,4 +1,5 @@
-"""Reads protobuf messages field by field, for backends that check a blob before the library reads it.
+"""Reads protobuf messages field by field, and writes fields: for backends that check or change a blob before the
+library reads it.
 
 The loader enters; no state.
 """
@@ -6,6 +7,7 @@ The loader enters; no state.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 
 class MalformedError(Exception):
@@ -35,6 +37,34 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise MalformedError
     if at > end:
         raise MalformedError
+
+
+def varints(message: memoryview) -> Iterator[int]:
+    """The numbers of a packed field."""
+    at = 0
+    while at < len(message):
+        value, at = _varint(message, at)
+        yield value
+
+
+Piece: TypeAlias = "bytes | memoryview"
+
+
+def field(number: int, value: int | Piece | list[Piece]) -> list[Piece]:
+    """A field, as pieces to be joined."""
+    if isinstance(value, int):
+        return [_as_varint(number << 3), _as_varint(value)]
+    pieces = value if isinstance(value, list) else [value]
+    return [_as_varint(number << 3 | 2), _as_varint(sum(map(len, pieces))), *pieces]
+
+
+def _as_varint(value: int) -> bytes:
+    data = bytearray()
+    while value > 127:
+        data.append(value & 127 | 128)
+        value >>= 7
+    data.append(value)
+    return bytes(data)
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:

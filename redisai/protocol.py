@@ -125,8 +125,8 @@ class Session(Protocol):
     @property
     def outputs(self) -> tuple[str, ...] | None: ...
 
-    def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
-        """Returns the model's outputs, with None for one that is not a tensor.
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        """Returns the model's outputs. Raises where one is no tensor: no output may be missing in silence.
 
         The inputs share memory with stored tensors. A session must not write to them, nor keep them after run().
         """
@@ -151,7 +151,7 @@ class Redis(Protocol):
 
     def call(self, words: Sequence[bytes]) -> Reply: ...
 
-    def run_model(self, key: bytes, inputs: Sequence[Array], noutputs: int) -> Sequence[Array | None]:
+    def run_model(self, key: bytes, inputs: Sequence[Array], noutputs: int) -> Sequence[Array]:
         """Runs a stored model in this thread. Inputs and outputs are those of Session.run."""
         ...
 

@@ -124,7 +124,7 @@ typedef struct Op {
     Runnable *runnable;
     uint64_t id;      /* runnable's */
     Tensor **inputs;  /* complete once the op is queued; the run holds the references */
-    Tensor **outputs; /* NULL until set; one that stays NULL is not saved (an ONNX sequence or map) */
+    Tensor **outputs; /* NULL until set; the op fails if one stays NULL */
     int32_t ninputs;
     int32_t noutputs;
     uint64_t batch_key; /* equal for ops that may share a batch: same model, types, and shapes except the 0th dimension.

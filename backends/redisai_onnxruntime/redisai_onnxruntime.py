@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,13 +18,14 @@ from redisai.protocol import Array, Definition, Direct, Settings
 from .c_api import allocator, api, cpu_memory, ffi, functions, made, version
 from .environment import is_overdrawn, new_session, shrink_arena
 from .external_data import refuse_external_data
-from .values import DTYPES, STRING, as_array, new_value, type_name
+from .values import DROP, DTYPES, KINDS, NO_ZIPMAP, SEQUENCE, STRING, TENSOR, as_array, new_value, no_tensor, type_name
 from .watchdog import Watchdog
+from .zipmaps import without_zipmaps
 
 __all__ = ["Session", "figures", "load", "version"]
 
 PARALLEL = 1  # of ExecutionMode
-TENSOR = 1  # of ONNXType
+OPTIONAL = 6  # of ONNXType
 NO_CUDA = "GPU requested but ONNX couldn't find CUDA"
 
 
@@ -46,7 +47,13 @@ def load(definition: Definition, settings: Settings) -> Session:
     too_large = f"the ONNX models take more memory than BACKEND_MEMORY_LIMIT allows, {limit} MB"
     if _blob_bytes.total + len(definition.blob) > limit << 20:
         raise MemoryError(too_large)
-    session = new_session(definition.blob, options, settings)
+    blob, classes = without_zipmaps(definition.blob)
+    try:
+        session = new_session(blob, options, settings)
+    except RuntimeError:
+        if not classes:
+            raise
+        session = new_session(definition.blob, options, settings)
     if is_overdrawn(session):
         shrink_arena(settings)
         if is_overdrawn(session):
@@ -141,34 +148,32 @@ class Session:
         self._session = session
         inputs = _nodes(session, api.SessionGetInputCount, api.SessionGetInputName, api.SessionGetInputTypeInfo)
         outputs = _nodes(session, api.SessionGetOutputCount, api.SessionGetOutputName, api.SessionGetOutputTypeInfo)
-        self.inputs = tuple(name for name, _ in inputs)
+        self.inputs = tuple(node.name for node in inputs)
         if len(set(self.inputs)) < len(inputs):  # the C API cuts a name at its first NUL
             raise ValueError("two inputs of the model have one name")
-        self.outputs = tuple(name for name, _ in outputs)
+        self.outputs = tuple(node.name for node in outputs)
+        self._outputs = outputs
         self._texts = [ffi.new("char[]", name.encode()) for name in self.inputs + self.outputs]
         self._input_names = ffi.new("const char *[]", self._texts[: len(inputs)])
         self._output_names = ffi.new("const char *[]", self._texts[len(inputs) :])
-        # Outputs of types that tensors cannot have. Refused before the run: the library would fail only after the run.
-        self._refused = next(((n, kind) for n, kind in outputs if kind is not None and kind not in DTYPES), None)
         self._hooks = RunHooks(settings)
         self.direct = None
-        if all(kind in DTYPES and kind != STRING for _, kind in (*inputs, *outputs)):
+        if all(node.kind == TENSOR and node.dtype in DTYPES and node.dtype != STRING for node in (*inputs, *outputs)):
             self.direct = Direct(
                 functions.__getitem__,
                 session,
                 cpu_memory,
                 self._input_names,
                 self._output_names,
-                [DTYPES[kind] for _, kind in inputs if kind is not None],
+                [DTYPES[node.dtype] for node in inputs],
                 len(outputs),
                 self._hooks.begin,
                 self._hooks.end,
             )
 
-    def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
-        if self._refused is not None:
-            name, kind = self._refused
-            raise TypeError(f"output '{name}' has type {type_name(kind)}, which tensors cannot have")
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        for output in self._outputs:  # before the run: afterwards it would have been in vain
+            output.refuse()
         arrays = [np.ascontiguousarray(array) if array.ndim else array for array in inputs]
         results = ffi.new("void *[]", len(self.outputs))
         values: list[Any] = []
@@ -179,8 +184,8 @@ class Session:
         finally:
             for value in values:
                 api.ReleaseValue(value)
-        held = [ffi.gc(result, api.ReleaseValue) if result else None for result in results]
-        return [None if value is None else as_array(value, arrays) for value in held]
+        held = [ffi.gc(result, api.ReleaseValue) for result in results]
+        return [as_array(node.name, node.dtype, value, arrays) for node, value in zip(self._outputs, held, strict=True)]
 
     def _run(self, values: list[Any], results: Any) -> None:
         inputs = (self._input_names, values, len(values))
@@ -201,8 +206,25 @@ class Session:
         raise RuntimeError(f"{error}; BACKEND_MEMORY_LIMIT sets how much there is")
 
 
-def _nodes(session: Any, get_count: Any, get_name: Any, get_type: Any) -> list[tuple[str, int | None]]:
-    """Name and element type of each input or output. The type is None for what is not a tensor."""
+class Node(NamedTuple):
+    """An input or output as the model declares it."""
+
+    name: str
+    kind: int  # of ONNXType
+    dtype: int  # the library's number of the elements' type; 0: they have none
+
+    def refuse(self) -> None:
+        """Raises if it is an output that cannot become a tensor."""
+        if self.kind in (TENSOR, SEQUENCE) and self.dtype:
+            if self.dtype not in DTYPES:
+                raise TypeError(f"output '{self.name}' has type {type_name(self.dtype)}, which tensors cannot have")
+        elif self.kind == SEQUENCE:
+            raise no_tensor(self.name, "a sequence of maps", NO_ZIPMAP)
+        elif self.kind != OPTIONAL:  # which may have a value
+            raise no_tensor(self.name, KINDS.get(self.kind, "of a type without name"), DROP)
+
+
+def _nodes(session: Any, get_count: Any, get_name: Any, get_type: Any) -> list[Node]:
     count = ffi.new("size_t *")
     get_count(session, count)
     nodes = []
@@ -211,17 +233,22 @@ def _nodes(session: Any, get_count: Any, get_name: Any, get_type: Any) -> list[t
         get_name(session, index, allocator, name)
         data = ffi.string(name[0])
         api.AllocatorFree(allocator, name[0])
-        text = data.decode()
         info = made(get_type, session, index, release=api.ReleaseTypeInfo)
-        nodes.append((text, _element_type(info)))
+        nodes.append(Node(data.decode(), *_type(info)))
     return nodes
 
 
-def _element_type(info: Any) -> int | None:
-    number, tensor = ffi.new("int *"), ffi.new("const void **")
+def _type(info: Any) -> tuple[int, int]:
+    """What it is, and the type of its elements."""
+    number, inner = ffi.new("int *"), ffi.new("const void **")
     api.GetOnnxTypeFromTypeInfo(info, number)
-    if number[0] != TENSOR:
-        return None
-    api.CastTypeInfoToTensorInfo(info, tensor)
-    api.GetTensorElementType(tensor[0], number)
-    return int(number[0])
+    kind = int(number[0])
+    if kind == SEQUENCE:
+        api.CastTypeInfoToSequenceTypeInfo(info, inner)
+        of_kind, dtype = _type(made(api.GetSequenceElementType, inner[0], release=api.ReleaseTypeInfo))
+        return kind, dtype if of_kind == TENSOR else 0
+    if kind != TENSOR:
+        return kind, 0
+    api.CastTypeInfoToTensorInfo(info, inner)
+    api.GetTensorElementType(inner[0], number)
+    return kind, int(number[0])

@@ -88,7 +88,7 @@ class Session:
         names = [lib.TF_DeviceListName(devices, i, status.c) for i in range(lib.TF_DeviceListCount(devices))]
         return [ffi.string(name).decode().partition("device:")[2] for name in names]
 
-    def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
         if self._refused is not None:
             name, number = self._refused
             raise TypeError(f"output '{name}' has type {type_name(number)}, which tensors cannot have")

@@ -67,7 +67,7 @@ class Session:
             if "unresolved custom op" in str(error) or not any(-1 in shape for shape in self._declared):
                 raise
 
-    def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
         for array, dtype, name in zip(inputs, self._dtypes, self.inputs, strict=True):
             if array.dtype != dtype:
                 raise TypeError(f"input '{name}' has type {_type(array.dtype)}, expected: {_type(dtype)}")

@@ -80,7 +80,7 @@ class Session:
             counts = [None if names is None else len(names) for names in (self.inputs, self.outputs)]
             self.direct = runner.of_model(module._c, self._copies, device, intra_op_threads(), *counts)
 
-    def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
         prepare_thread()
         device, copies = self._device, self._copies
         arguments = [to_tensor(array, device, copies) for array in inputs]

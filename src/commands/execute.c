@@ -73,7 +73,6 @@ void save_outputs(RedisModuleCtx *ctx, Run *run) {
     }
     for (const Save *save = run->saves; save < end; save++) {
         Tensor *tensor = run->slots[save->slot];
-        if (tensor == NULL) continue;
         key_set_value(ctx, save->key, TensorType, tensor_ref(tensor));
         tensor_replicate(ctx, save->key, tensor);
         key_notify(ctx, save->key, TENSOR_EVENT);
