@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from _redisai_bridge import lib
 
 from .batcher import Limits
+from .ports import explained, ports_of
 from .protocol import Session, one_line
 from .tensors import as_array, fail, gather, scatter, set_output
 
@@ -97,17 +98,24 @@ def timed_run(entry: Entry, direct: DirectRunner, ops: CData, count: int, until:
 
 
 class ModelEntry:
-    __slots__ = ("batching", "direct", "duration", "ninputs", "noutputs", "outputs", "run")
+    __slots__ = ("_run", "batching", "direct", "duration", "ninputs", "noutputs", "outputs", "ports")
 
     def __init__(self, session: Session, batching: Batching | None, direct: DirectRunner | None) -> None:
         inputs, outputs = session.inputs, session.outputs
-        self.run = session.run if batching is None else batching.run
+        self._run = session.run if batching is None else batching.run
+        self.ports = ports_of(session)[0]  # of the inputs
         self.batching = batching
         self.direct = direct
         self.outputs: Sequence[str] = outputs or ()
         self.ninputs = -1 if inputs is None else len(inputs)
         self.noutputs = -1 if outputs is None else len(outputs)
         self.duration = 0
+
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        try:
+            return self._run(inputs)
+        except Exception as error:
+            raise explained(error, self.ports, inputs) from error
 
     def execute(self, op: Op) -> bool:
         ninputs, noutputs = op.ninputs, op.noutputs

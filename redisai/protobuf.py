@@ -39,6 +39,16 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         raise MalformedError
 
 
+def messages(message: memoryview, *path: int) -> Iterator[memoryview]:
+    """The bytes of all fields at this path of numbers."""
+    for number, value in fields(message):
+        if number == path[0] and not isinstance(value, int):
+            if len(path) == 1:
+                yield value
+            else:
+                yield from messages(value, *path[1:])
+
+
 def varints(message: memoryview) -> Iterator[int]:
     """The numbers of a packed field."""
     at = 0

@@ -115,6 +115,16 @@ class Direct:
     end: Callable[[Any, int, str | None], Exception | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of a model, as far as the model declares it."""
+
+    name: str
+    dtype: str | None = None  # as commands call it; None: the model does not say, or tensors cannot have it
+    shape: tuple[int, ...] | None = None  # -1 for a dimension of any size; None: the model does not say
+    classes: tuple[str, ...] = ()  # what the columns of an output stand for
+
+
 class Session(Protocol):
     """A model ready to run. Several workers may run it at once."""
 
@@ -138,9 +148,10 @@ class Backend(Protocol):
 
     def load(self, definition: Definition, settings: Settings) -> Session: ...
 
-    # Three parts are optional. figures(), of ONNX, returns the three arguments of bridge_onnx_figures(). advice(), of
+    # Four parts are optional. figures(), of ONNX, returns the three arguments of bridge_onnx_figures(). advice(), of
     # TORCH, returns what the log says once the backend is loaded, or None. `direct`, of sessions of ONNX, TF, TORCH and
-    # of scripts, is a Direct or None.
+    # of scripts, is a Direct or None. `ports`, of sessions of models, is the Ports of its inputs and those of its
+    # outputs.
 
 
 Reply: TypeAlias = "bytes | int | float | list[Reply] | None"

@@ -71,6 +71,15 @@ typedef struct Names {
     char **names;
 } Names;
 
+/* What a session says of its model. The ports are the items of an array that a client gets, each a text: "[" and "]"
+ * begin and end an array, ":" begins a number, "$" a text; "_" is null. */
+typedef struct Declared {
+    Names inputs;
+    Names outputs;
+    Names input_ports;
+    Names output_ports;
+} Declared;
+
 #define KIND_MODEL 0
 #define KIND_SCRIPT 1
 
@@ -97,8 +106,7 @@ typedef struct Model {
     Piece *pieces;
     int64_t npieces;
     uint64_t blob_size;
-    Names declared_inputs; /* what the model itself declares; set by bridge_ready() */
-    Names declared_outputs;
+    Declared declared; /* set by bridge_ready() */
 } Model;
 
 typedef struct Script {
@@ -356,10 +364,9 @@ typedef struct Job {
  * first. */
 Job *bridge_next_job(void);
 
-/* JOB_LOAD: the runnable is compiled. Declares a model's inputs and outputs (none for scripts) and the queue of its
- * device. From now on its ops go there directly. */
-void bridge_ready(Runnable *runnable, struct Queue *queue, int ninputs, const char **inputs, int noutputs,
-                  const char **outputs);
+/* JOB_LOAD: the runnable is compiled. Sets what a model declares, which is copied (NULL for scripts), and the queue of
+ * its device. From now on its ops go there directly. */
+void bridge_ready(Runnable *runnable, struct Queue *queue, const Declared *declared);
 
 /* Finishes a job, with error NULL where it succeeded. The caller must not touch it again. */
 void bridge_finish_job(Job *job, const char *error);

@@ -13,14 +13,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from redisai.protocol import Array, Definition, Direct, Settings
+from redisai.dtypes import DTYPES as ROWS
+from redisai.protobuf import Piece
+from redisai.protocol import Array, Definition, Direct, Port, Settings
 
 from .c_api import allocator, api, cpu_memory, ffi, functions, made, version
 from .environment import is_overdrawn, new_session, shrink_arena
 from .external_data import refuse_external_data
-from .values import DROP, DTYPES, KINDS, NO_ZIPMAP, SEQUENCE, STRING, TENSOR, as_array, new_value, no_tensor, type_name
+from .scalars import scalar_names
+from .values import (
+    DROP,
+    DTYPES,
+    KINDS,
+    NO_ZIPMAP,
+    SEQUENCE,
+    STRING,
+    TENSOR,
+    as_array,
+    described,
+    new_value,
+    no_tensor,
+    type_name,
+)
 from .watchdog import Watchdog
-from .zipmaps import without_zipmaps
+from .zipmaps import Classes, without_zipmaps
 
 __all__ = ["Session", "figures", "load", "version"]
 
@@ -58,7 +74,7 @@ def load(definition: Definition, settings: Settings) -> Session:
         shrink_arena(settings)
         if is_overdrawn(session):
             raise MemoryError(too_large)
-    loaded = Session(session, settings)
+    loaded = Session(session, settings, blob, classes)
     _blob_bytes.count(loaded, len(definition.blob))
     return loaded
 
@@ -144,7 +160,7 @@ class RunHooks:
 
 
 class Session:
-    def __init__(self, session: Any, settings: Settings) -> None:
+    def __init__(self, session: Any, settings: Settings, blob: Piece, classes: Classes) -> None:
         self._session = session
         inputs = _nodes(session, api.SessionGetInputCount, api.SessionGetInputName, api.SessionGetInputTypeInfo)
         outputs = _nodes(session, api.SessionGetOutputCount, api.SessionGetOutputName, api.SessionGetOutputTypeInfo)
@@ -156,6 +172,8 @@ class Session:
         self._texts = [ffi.new("char[]", name.encode()) for name in self.inputs + self.outputs]
         self._input_names = ffi.new("const char *[]", self._texts[: len(inputs)])
         self._output_names = ffi.new("const char *[]", self._texts[len(inputs) :])
+        scalars = scalar_names(blob) if any(node.shape == () for node in (*inputs, *outputs)) else set()
+        self.ports = tuple([node.port(scalars, classes) for node in nodes] for nodes in (inputs, outputs))
         self._hooks = RunHooks(settings)
         self.direct = None
         if all(node.kind == TENSOR and node.dtype in DTYPES and node.dtype != STRING for node in (*inputs, *outputs)):
@@ -212,6 +230,14 @@ class Node(NamedTuple):
     name: str
     kind: int  # of ONNXType
     dtype: int  # the library's number of the elements' type; 0: they have none
+    shape: tuple[int, ...]  # of a tensor; () also where the model does not say
+
+    def port(self, scalars: set[str], classes: Classes) -> Port:
+        has_shape = self.kind == TENSOR and (self.shape or self.name in scalars)
+        names = {row.onnx: row.name for row in ROWS}
+        return Port(
+            self.name, names.get(self.dtype), self.shape if has_shape else None, classes=classes.get(self.name, ())
+        )
 
     def refuse(self) -> None:
         """Raises if it is an output that cannot become a tensor."""
@@ -238,17 +264,16 @@ def _nodes(session: Any, get_count: Any, get_name: Any, get_type: Any) -> list[N
     return nodes
 
 
-def _type(info: Any) -> tuple[int, int]:
-    """What it is, and the type of its elements."""
+def _type(info: Any) -> tuple[int, int, tuple[int, ...]]:
+    """What it is, the type of its elements, its shape."""
     number, inner = ffi.new("int *"), ffi.new("const void **")
     api.GetOnnxTypeFromTypeInfo(info, number)
     kind = int(number[0])
     if kind == SEQUENCE:
         api.CastTypeInfoToSequenceTypeInfo(info, inner)
-        of_kind, dtype = _type(made(api.GetSequenceElementType, inner[0], release=api.ReleaseTypeInfo))
-        return kind, dtype if of_kind == TENSOR else 0
+        of_kind, dtype, _ = _type(made(api.GetSequenceElementType, inner[0], release=api.ReleaseTypeInfo))
+        return kind, dtype if of_kind == TENSOR else 0, ()
     if kind != TENSOR:
-        return kind, 0
+        return kind, 0, ()
     api.CastTypeInfoToTensorInfo(info, inner)
-    api.GetTensorElementType(inner[0], number)
-    return kind, int(number[0])
+    return kind, *described(inner[0])

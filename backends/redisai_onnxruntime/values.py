@@ -99,16 +99,21 @@ def _describe(value: Any) -> tuple[int, tuple[int, ...], int]:
     """Element type, shape and number of elements."""
     info = made(api.GetTensorTypeAndShape, value)
     try:
-        number, size = ffi.new("int *"), ffi.new("size_t *")
-        api.GetTensorElementType(info, number)
-        api.GetDimensionsCount(info, size)
-        ndim = size[0]
-        shape = ffi.new("int64_t[]", ndim)
-        api.GetDimensions(info, shape, ndim)
-        api.GetTensorShapeElementCount(info, size)
-        return number[0], tuple(shape), size[0]
+        length = ffi.new("size_t *")
+        api.GetTensorShapeElementCount(info, length)
+        return *described(info), length[0]
     finally:
         api.ReleaseTensorTypeAndShapeInfo(info)
+
+
+def described(info: Any) -> tuple[int, tuple[int, ...]]:
+    """Element type and shape."""
+    number, size = ffi.new("int *"), ffi.new("size_t *")
+    api.GetTensorElementType(info, number)
+    api.GetDimensionsCount(info, size)
+    shape = ffi.new("int64_t[]", size[0])
+    api.GetDimensions(info, shape, size[0])
+    return number[0], tuple(shape)
 
 
 def _new_strings(array: Array) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from redisai.protobuf import MalformedError, Piece, field, fields, varints
+from redisai.protobuf import MalformedError, Piece, field, fields, messages, varints
 
 from .c_api import contains
 
@@ -91,12 +91,6 @@ def _labels(attribute: memoryview) -> Iterator[str]:
 
 def _value(value: memoryview) -> list[Piece]:
     """What a graph says of a value; a tensor in the place of a sequence of maps."""
-    if not _has(value, TYPE, SEQUENCE_TYPE, ELEMENT, MAP_TYPE):
+    if not any(True for _ in messages(value, TYPE, SEQUENCE_TYPE, ELEMENT, MAP_TYPE)):
         return [value]
     return [*field(NAME, dict(fields(value)).get(NAME, b"")), *field(TYPE, field(TENSOR_TYPE, field(ELEMENT, FLOAT)))]
-
-
-def _has(message: memoryview, *path: int) -> bool:
-    """Whether there is a message at this path of fields."""
-    inner = [value for number, value in fields(message) if number == path[0] and not isinstance(value, int)]
-    return any(len(path) == 1 or _has(value, *path[1:]) for value in inner)

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from redisai.protocol import Array, Definition, Settings
+from redisai.dtypes import DTYPES, NUMBERS
+from redisai.protocol import Array, Definition, Port, Settings
 
 try:
     import ai_edge_litert as library
@@ -55,6 +56,7 @@ class Session:
         self.inputs = tuple(str(tensor["name"]) for tensor in inputs)
         self.outputs = tuple(str(tensor["name"]) for tensor in outputs)
         self._dtypes = [OBJECT if tensor["dtype"] is np.bytes_ else np.dtype(tensor["dtype"]) for tensor in inputs]
+        self.ports = tuple([_port(tensor) for tensor in tensors] for tensors in (inputs, outputs))
         self._input_numbers = [tensor["index"] for tensor in inputs]
         self._output_numbers = [tensor["index"] for tensor in outputs]
         self._declared = [tensor["shape_signature"].tolist() for tensor in inputs]  # -1 for a dimension of any size
@@ -131,6 +133,12 @@ class Session:
 
 def _is(shape: Sequence[int], declared: list[int]) -> bool:
     return all(want in (-1, size) for size, want in zip(shape, declared, strict=True))
+
+
+def _port(tensor: Any) -> Port:
+    dtype = NUMBERS.get(OBJECT if tensor["dtype"] is np.bytes_ else np.dtype(tensor["dtype"]))
+    name = None if dtype is None else DTYPES[dtype].name
+    return Port(str(tensor["name"]), name, tuple(tensor["shape_signature"].tolist()))
 
 
 def _itemsize(tensor: Any) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.jit._recursive import wrap_cpp_module
 
-from redisai.protocol import Array, Definition, Settings
+from redisai.protocol import Array, Definition, Port, Settings
 
 from . import runner
 from .aliasing import Aliasing
@@ -20,6 +20,7 @@ from .guards import guard
 from .sandbox import on_large_stack
 from .tensors import find_device, flatten, intra_op_threads, prepare_thread, set_threads, to_array, to_tensor
 
+DTYPES = {"BoolType": "BOOL", "IntType": "INT64", "FloatType": "DOUBLE"}
 NUMBERS: dict[str, Callable[[Any], bool | int | float]] = {
     "BoolType": bool,
     "IntType": int,
@@ -70,6 +71,10 @@ class Session:
         optional = any(argument.has_default_value() for argument in arguments)
         self.inputs = None if optional else tuple(argument.name for argument in arguments)
         self.outputs = _unnamed_outputs(schema.returns)
+        self.ports = (
+            [Port(argument.name, DTYPES.get(_kind(argument.type))) for argument in arguments],
+            [Port(name) for name in self.outputs or ()],
+        )
         self._forward = module.forward
         self._device = device if device.type != "cpu" else None
         aliasing = Aliasing.of(module)

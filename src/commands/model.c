@@ -1,6 +1,7 @@
 /* model.c - AI.MODELSTORE, AI.MODELSET, AI.MODELGET, AI.MODELDEL, AI._MODELSCAN. Main thread only.
  *
  * The blob is the command's own argument, held: copying it would make every client wait. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "commands/commands.h"
@@ -171,13 +172,42 @@ static void reply_names(RedisModuleCtx *ctx, const char *field, const Names *nam
     for (int64_t i = 0; i < names->count; i++) RedisModule_ReplyWithCString(ctx, names->names[i]);
 }
 
+#define MAX_PORT_DEPTH 8
+
+/* Whatever the texts are, this is one array. */
+static void reply_ports(RedisModuleCtx *ctx, const Model *model, const char *field, const Names *ports) {
+    int64_t counts[MAX_PORT_DEPTH] = {0};
+    int depth = 0;
+    RedisModule_ReplyWithCString(ctx, field);
+    RedisModule_ReplyWithArray(ctx, REDISMODULE_POSTPONED_LEN);
+    for (int64_t i = 0; i < ports->count && runnable_is_ready(&model->base); i++) {
+        const char *text = ports->names[i];
+        counts[depth] += *text != ']';
+        if (*text == '[' && depth + 1 < MAX_PORT_DEPTH) {
+            RedisModule_ReplyWithArray(ctx, REDISMODULE_POSTPONED_LEN);
+            counts[++depth] = 0;
+        } else if (*text == ']') {
+            if (depth > 0) RedisModule_ReplySetArrayLength(ctx, counts[depth--]);
+        } else if (*text == ':') {
+            RedisModule_ReplyWithLongLong(ctx, strtoll(text + 1, NULL, 10));
+        } else if (*text == '$') {
+            RedisModule_ReplyWithCString(ctx, text + 1);
+        } else {
+            RedisModule_ReplyWithNull(ctx);
+        }
+    }
+    while (depth >= 0) RedisModule_ReplySetArrayLength(ctx, counts[depth--]);
+}
+
 static int modelget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     Model *model = find_runnable(ctx, argv[1], KIND_MODEL);
-    int meta, blob;
-    if (model == NULL || parse_reply_words(ctx, argv + 2, argc - 2, "BLOB", &meta, &blob) == -1) return REDISMODULE_OK;
+    int meta, blob, full = 0;
+    if (model == NULL || parse_reply_words(ctx, argv + 2, argc - 2, "BLOB", &meta, &blob, &full) == -1) {
+        return REDISMODULE_OK;
+    }
 
     if (meta) {
-        RedisModule_ReplyWithArray(ctx, blob ? 18 : 16);
+        RedisModule_ReplyWithArray(ctx, 16 + (full ? 4 : 0) + (blob ? 2 : 0));
         reply_text(ctx, "backend", backend_name(model->base.backend));
         reply_text(ctx, "device", model->base.device);
         RedisModule_ReplyWithCString(ctx, "tag");
@@ -187,6 +217,10 @@ static int modelget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int a
         reply_names(ctx, "inputs", model_inputs(model));
         reply_names(ctx, "outputs", model_outputs(model));
         reply_number(ctx, "minbatchtimeout", model->minbatchtimeout);
+        if (full) {
+            reply_ports(ctx, model, "input_details", &model->declared.input_ports);
+            reply_ports(ctx, model, "output_details", &model->declared.output_ports);
+        }
         if (blob) RedisModule_ReplyWithCString(ctx, "blob");
     }
     if (blob) reply_blob(ctx, model);
@@ -194,7 +228,7 @@ static int modelget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int a
 }
 
 COMMAND(modelget, .name = "AI.MODELGET", .flags = "readonly", .arity = -2, .keys = {{"key", KEY_READ}},
-        .syntax = "key [META] [BLOB]", .summary = "Returns a model's metadata and blob",
+        .syntax = "key [META [FULL]] [BLOB]", .summary = "Returns a model's metadata and blob",
         .complexity = "O(N) where N is the size of the blob");
 
 COMMAND_AS(modeldel, delete_runnable(ctx, argv, KIND_MODEL), .name = "AI.MODELDEL", .flags = "write", .arity = 2,

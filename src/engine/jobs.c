@@ -179,13 +179,10 @@ Job *bridge_next_job(void) {
     return &job->job;
 }
 
-void bridge_ready(Runnable *runnable, struct Queue *queue, int ninputs, const char **inputs, int noutputs,
-                  const char **outputs) {
+void bridge_ready(Runnable *runnable, struct Queue *queue, const Declared *declared) {
     if (runnable_is_ready(runnable)) return;
-    if (runnable->kind == KIND_MODEL) {
-        Model *model = (Model *)runnable;
-        for (int i = 0; i < ninputs; i++) names_append(&model->declared_inputs, RedisModule_Strdup(inputs[i]));
-        for (int i = 0; i < noutputs; i++) names_append(&model->declared_outputs, RedisModule_Strdup(outputs[i]));
+    for (int i = 0; i < DECLARED_LISTS && runnable->kind == KIND_MODEL && declared; i++) {
+        names_copy(declared_list(&((Model *)runnable)->declared, i), declared_list((Declared *)declared, i));
     }
     runnable_set_ready(runnable, queue);
 }

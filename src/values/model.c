@@ -19,8 +19,7 @@ static void destroy(Runnable *runnable) {
     RedisModule_Free(model->pieces);
     names_free(&model->inputs);
     names_free(&model->outputs);
-    names_free(&model->declared_inputs);
-    names_free(&model->declared_outputs);
+    declared_free(&model->declared);
     RedisModule_Free(model);
 }
 
@@ -51,11 +50,11 @@ void model_take_piece(Model *model, char *data, uint64_t size) {
 }
 
 const Names *model_inputs(const Model *model) {
-    return runnable_is_ready(&model->base) && model->declared_inputs.count ? &model->declared_inputs : &model->inputs;
+    return runnable_is_ready(&model->base) && model->declared.inputs.count ? &model->declared.inputs : &model->inputs;
 }
 
 const Names *model_outputs(const Model *model) {
-    return runnable_is_ready(&model->base) && model->declared_outputs.count ? &model->declared_outputs
+    return runnable_is_ready(&model->base) && model->declared.outputs.count ? &model->declared.outputs
                                                                             : &model->outputs;
 }
 
@@ -64,8 +63,8 @@ static int64_t known_count(const Model *model, const Names *declared, const Name
     return backend_row(model->base.backend)->takes_names ? given->count : -1;
 }
 
-int64_t model_input_count(const Model *model) { return known_count(model, &model->declared_inputs, &model->inputs); }
-int64_t model_output_count(const Model *model) { return known_count(model, &model->declared_outputs, &model->outputs); }
+int64_t model_input_count(const Model *model) { return known_count(model, &model->declared.inputs, &model->inputs); }
+int64_t model_output_count(const Model *model) { return known_count(model, &model->declared.outputs, &model->outputs); }
 
 static uint64_t chunk_size = MODEL_CHUNK_SIZE; /* main thread; the BGSAVE child reads it */
 
