@@ -48,7 +48,7 @@ class DirectRunner:
         struct.types = [lib.ANY_NUMBERS if dtype is None else NUMBERS[dtype] for dtype in dtypes]
 
     @classmethod
-    def of(cls, number: int, backend: str, session: object, label: str) -> DirectRunner | None:
+    def of(cls, number: int, backend: str, session: Any, label: str) -> DirectRunner | None:
         """The runner of a session; None where Python has to run the model."""
         direct: Direct | None = getattr(session, "direct", None)
         if direct is None or max(len(direct.dtypes or ()), direct.noutputs or 0) > DIRECT_MAX or not _ON:

@@ -6,6 +6,7 @@ model has proven fit for batches. Workers write that without a lock: it does not
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Protocol
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from _redisai_bridge import lib
 
 from .batcher import Limits
-from .ports import explained, ports_of
+from .ports import explained, least_inputs, ports_of
 from .protocol import Session, one_line
 from .tensors import as_array, fail, gather, scatter, set_output
 
@@ -98,16 +99,17 @@ def timed_run(entry: Entry, direct: DirectRunner, ops: CData, count: int, until:
 
 
 class ModelEntry:
-    __slots__ = ("_run", "batching", "direct", "duration", "ninputs", "noutputs", "outputs", "ports")
+    __slots__ = ("_run", "batching", "direct", "duration", "least", "most", "noutputs", "outputs", "ports")
 
     def __init__(self, session: Session, batching: Batching | None, direct: DirectRunner | None) -> None:
-        inputs, outputs = session.inputs, session.outputs
+        outputs = session.outputs
         self._run = session.run if batching is None else batching.run
         self.ports = ports_of(session)[0]  # of the inputs
         self.batching = batching
         self.direct = direct
         self.outputs: Sequence[str] = outputs or ()
-        self.ninputs = -1 if inputs is None else len(inputs)
+        self.least = least_inputs(session)
+        self.most = sys.maxsize if session.inputs is None else len(session.inputs)
         self.noutputs = -1 if outputs is None else len(outputs)
         self.duration = 0
 
@@ -119,7 +121,7 @@ class ModelEntry:
 
     def execute(self, op: Op) -> bool:
         ninputs, noutputs = op.ninputs, op.noutputs
-        if ninputs != self.ninputs and self.ninputs >= 0:
+        if not self.least <= ninputs <= self.most:
             lib.bridge_fail(op, INPUTS_MISMATCH)
             return False
         if noutputs != self.noutputs and self.noutputs >= 0:
@@ -161,7 +163,7 @@ class ModelEntry:
         """Executes begun ops as one. None: they now have outputs or errors. A text: they must be executed one by one.
         It says why the model may be unfit for batches, and is empty if the model is not the reason."""
         ninputs, noutputs = ops[0].ninputs, ops[0].noutputs
-        if self.ninputs not in (ninputs, -1) or self.noutputs not in (noutputs, -1):
+        if not self.least <= ninputs <= self.most or self.noutputs not in (noutputs, -1):
             return ""
         if len({op.noutputs for op in ops}) > 1:
             return ""

@@ -137,7 +137,7 @@ class Loader:
         from .batcher import Limits
         from .direct import DirectRunner
         from .execution import Batching, ModelEntry
-        from .ports import ports_of, texts_of
+        from .ports import least_inputs, ports_of, texts_of
 
         model: Model = ffi.cast("Model *", runnable)
         backend = self._registry.get(runnable.backend)
@@ -164,7 +164,10 @@ class Loader:
         self._entries[runnable.id] = ModelEntry(session, batching, direct)
         lists = [_c_texts(list(session.inputs or ())), _c_texts(list(session.outputs or ()))]
         lists += [_c_texts(texts_of(ports)) for ports in ports_of(session)]
-        lib.bridge_ready(runnable, pool.queue, ffi.new("Declared *", [(len(texts), names) for texts, names in lists]))
+        most = -1 if session.inputs is None else len(session.inputs)
+        counts = least_inputs(session), most, -1 if session.outputs is None else len(session.outputs)
+        declared = [(len(texts), names) for texts, names in lists]
+        lib.bridge_ready(runnable, pool.queue, ffi.new("Declared *", [*declared, *counts]))
 
     def _compile_script(self, runnable: Runnable) -> None:
         from .direct import DirectRunner

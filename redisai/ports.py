@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from .dtypes import DTYPES, NUMBERS
-from .protocol import Array, Port, one_line
+from .protocol import Array, Port, Session, one_line
 
 
-def ports_of(session: object) -> tuple[Sequence[Port], Sequence[Port]]:
+def ports_of(session: Session) -> tuple[Sequence[Port], Sequence[Port]]:
     """Those of the inputs, and those of the outputs."""
     found: tuple[Sequence[Port], Sequence[Port]] = getattr(session, "ports", ((), ()))
     return found
@@ -24,7 +24,14 @@ def _texts(port: Port) -> Iterator[str]:
     yield from ("_",) if port.shape is None else ("[", *[f":{size}" for size in port.shape], "]")
     if port.classes:
         yield from ("$classes", "[", *[f"${name}" for name in port.classes], "]")
+    if port.optional:
+        yield from ("$optional", ":1")
     yield "]"
+
+
+def least_inputs(session: Session) -> int:
+    """The number of inputs without which a run is refused; -1: the model does not say."""
+    return -1 if session.inputs is None else len(session.inputs) - sum(port.optional for port in ports_of(session)[0])
 
 
 def explained(error: BaseException, ports: Sequence[Port], inputs: Sequence[Array]) -> BaseException:

@@ -93,8 +93,9 @@ class OpRedis:
             entry = self._entries.get(model.base.id)
             if not isinstance(entry, ModelEntry):
                 _refuse("the model is not loaded")
-            if entry.ninputs not in (-1, len(inputs)):
-                _refuse(f"the model takes {entry.ninputs} inputs, {len(inputs)} were given")
+            if not entry.least <= len(inputs) <= entry.most:
+                counts = f"{entry.least}" if entry.least == entry.most else f"{entry.least} to {entry.most}"
+                _refuse(f"the model takes {counts} inputs, {len(inputs)} were given")
             begin = perf_counter_ns()
             try:
                 outputs = entry.run(inputs)

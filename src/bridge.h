@@ -78,6 +78,9 @@ typedef struct Declared {
     Names outputs;
     Names input_ports;
     Names output_ports;
+    int64_t least_inputs; /* how many inputs a run may have; -1: the model does not say, likewise for noutputs */
+    int64_t most_inputs;
+    int64_t noutputs;
 } Declared;
 
 #define KIND_MODEL 0

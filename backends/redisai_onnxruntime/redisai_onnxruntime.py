@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -162,8 +163,12 @@ class RunHooks:
 class Session:
     def __init__(self, session: Any, settings: Settings, blob: Piece, classes: Classes) -> None:
         self._session = session
-        inputs = _nodes(session, api.SessionGetInputCount, api.SessionGetInputName, api.SessionGetInputTypeInfo)
-        outputs = _nodes(session, api.SessionGetOutputCount, api.SessionGetOutputName, api.SessionGetOutputTypeInfo)
+        given = _nodes(session, "Input")
+        needed = [node for node in given if node.kind != OPTIONAL]
+        # What may be left out comes last: a run has the first so many.
+        optional = [node for node in given if node.kind == OPTIONAL] + _nodes(session, "OverridableInitializer")
+        inputs = needed + optional
+        outputs = _nodes(session, "Output")
         self.inputs = tuple(node.name for node in inputs)
         if len(set(self.inputs)) < len(inputs):  # the C API cuts a name at its first NUL
             raise ValueError("two inputs of the model have one name")
@@ -173,17 +178,18 @@ class Session:
         self._input_names = ffi.new("const char *[]", self._texts[: len(inputs)])
         self._output_names = ffi.new("const char *[]", self._texts[len(inputs) :])
         scalars = scalar_names(blob) if any(node.shape == () for node in (*inputs, *outputs)) else set()
-        self.ports = tuple([node.port(scalars, classes) for node in nodes] for nodes in (inputs, outputs))
+        ports = [[node.port(scalars, classes) for node in nodes] for nodes in (needed, optional, outputs)]
+        self.ports = ([*ports[0], *[replace(port, optional=True) for port in ports[1]]], ports[2])
         self._hooks = RunHooks(settings)
         self.direct = None
-        if all(node.kind == TENSOR and node.dtype in DTYPES and node.dtype != STRING for node in (*inputs, *outputs)):
+        if all(node.kind == TENSOR and node.dtype in DTYPES and node.dtype != STRING for node in (*needed, *outputs)):
             self.direct = Direct(
                 functions.__getitem__,
                 session,
                 cpu_memory,
                 self._input_names,
                 self._output_names,
-                [DTYPES[node.dtype] for node in inputs],
+                [DTYPES[node.dtype] for node in needed],
                 len(outputs),
                 self._hooks.begin,
                 self._hooks.end,
@@ -233,11 +239,11 @@ class Node(NamedTuple):
     shape: tuple[int, ...]  # of a tensor; () also where the model does not say
 
     def port(self, scalars: set[str], classes: Classes) -> Port:
-        has_shape = self.kind == TENSOR and (self.shape or self.name in scalars)
-        names = {row.onnx: row.name for row in ROWS}
-        return Port(
-            self.name, names.get(self.dtype), self.shape if has_shape else None, classes=classes.get(self.name, ())
-        )
+        labels = classes.get(self.name, ())
+        shape: tuple[int, ...] | None = self.shape
+        if self.kind != TENSOR or not (shape or self.name in scalars):
+            shape = (-1, len(labels)) if labels else None
+        return Port(self.name, {row.onnx: row.name for row in ROWS}.get(self.dtype), shape, labels)
 
     def refuse(self) -> None:
         """Raises if it is an output that cannot become a tensor."""
@@ -250,7 +256,8 @@ class Node(NamedTuple):
             raise no_tensor(self.name, KINDS.get(self.kind, "of a type without name"), DROP)
 
 
-def _nodes(session: Any, get_count: Any, get_name: Any, get_type: Any) -> list[Node]:
+def _nodes(session: Any, what: str) -> list[Node]:
+    get_count, get_name, get_type = [getattr(api, f"SessionGet{what}{part}") for part in ("Count", "Name", "TypeInfo")]
     count = ffi.new("size_t *")
     get_count(session, count)
     nodes = []

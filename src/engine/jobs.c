@@ -181,9 +181,7 @@ Job *bridge_next_job(void) {
 
 void bridge_ready(Runnable *runnable, struct Queue *queue, const Declared *declared) {
     if (runnable_is_ready(runnable)) return;
-    for (int i = 0; i < DECLARED_LISTS && runnable->kind == KIND_MODEL && declared; i++) {
-        names_copy(declared_list(&((Model *)runnable)->declared, i), declared_list((Declared *)declared, i));
-    }
+    if (runnable->kind == KIND_MODEL && declared) declared_copy(&((Model *)runnable)->declared, declared);
     runnable_set_ready(runnable, queue);
 }
 

@@ -182,6 +182,9 @@ static void job_done(LoaderJob *job) {
     write_text(&writer, job->error);
     Declared *declared = is_model ? &((Model *)runnable)->declared : &none;
     for (int i = 0; i < DECLARED_LISTS; i++) write_names(&writer, declared_list(declared, i));
+    write_number(&writer, declared->least_inputs);
+    write_number(&writer, declared->most_inputs);
+    write_number(&writer, declared->noutputs);
     for (int i = 0; backend_row(i); i++) {
         write_text(&writer, backend_version(i));
         write_text(&writer, backend_advice(i));

@@ -216,6 +216,9 @@ static void job_done(Process *process, Reader *reader) {
     char *error = read_text(reader);
     Declared declared = {0};
     for (int i = 0; i < DECLARED_LISTS; i++) read_names(reader, declared_list(&declared, i));
+    declared.least_inputs = read_number(reader);
+    declared.most_inputs = read_number(reader);
+    declared.noutputs = read_number(reader);
     for (int i = 0; backend_row(i); i++) {
         char *version = read_line(reader), *advice = read_line(reader);
         if (*version && !reader->failed) bridge_backend_loaded(i, version, advice);

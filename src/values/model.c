@@ -58,13 +58,18 @@ const Names *model_outputs(const Model *model) {
                                                                             : &model->outputs;
 }
 
-static int64_t known_count(const Model *model, const Names *declared, const Names *given) {
-    if (runnable_is_ready(&model->base) && declared->count) return declared->count;
-    return backend_row(model->base.backend)->takes_names ? given->count : -1;
+static Range range(const Model *model, int64_t least, int64_t most, const Names *given) {
+    if (runnable_is_ready(&model->base) && least >= 0) return (Range){least, most};
+    return backend_row(model->base.backend)->takes_names ? (Range){given->count, given->count} : (Range){0, INT64_MAX};
 }
 
-int64_t model_input_count(const Model *model) { return known_count(model, &model->declared.inputs, &model->inputs); }
-int64_t model_output_count(const Model *model) { return known_count(model, &model->declared.outputs, &model->outputs); }
+Range model_input_range(const Model *model) {
+    return range(model, model->declared.least_inputs, model->declared.most_inputs, &model->inputs);
+}
+
+Range model_output_range(const Model *model) {
+    return range(model, model->declared.noutputs, model->declared.noutputs, &model->outputs);
+}
 
 static uint64_t chunk_size = MODEL_CHUNK_SIZE; /* main thread; the BGSAVE child reads it */
 

@@ -36,6 +36,11 @@ Names *declared_list(Declared *declared, int index) {
     return lists[index];
 }
 
+void declared_copy(Declared *to, const Declared *from) {
+    *to = (Declared){.least_inputs = from->least_inputs, .most_inputs = from->most_inputs, .noutputs = from->noutputs};
+    for (int i = 0; i < DECLARED_LISTS; i++) names_copy(declared_list(to, i), declared_list((Declared *)from, i));
+}
+
 void declared_free(Declared *declared) {
     for (int i = 0; i < DECLARED_LISTS; i++) names_free(declared_list(declared, i));
 }

@@ -11,4 +11,5 @@ size_t names_memory(const Names *names); /* bytes */
 
 #define DECLARED_LISTS 4
 Names *declared_list(Declared *declared, int index); /* its lists, by number */
+void declared_copy(Declared *to, const Declared *from);
 void declared_free(Declared *declared);
