@@ -24,6 +24,8 @@ def _texts(port: Port) -> Iterator[str]:
     yield from ("_",) if port.shape is None else ("[", *[f":{size}" for size in port.shape], "]")
     if port.classes:
         yield from ("$classes", "[", *[f"${name}" for name in port.classes], "]")
+    if port.type:
+        yield from ("$type", f"${port.type}")
     if port.optional:
         yield from ("$optional", ":1")
     yield "]"
@@ -47,7 +49,7 @@ def explained(error: BaseException, ports: Sequence[Port], inputs: Sequence[Arra
 
 def _misfit(port: Port, array: Array) -> str | None:
     dtype = DTYPES[NUMBERS[array.dtype]].name if array.dtype in NUMBERS else str(array.dtype)
-    if port.dtype is not None and dtype != port.dtype:
+    if port.dtype is not None and not port.type and dtype != port.dtype:  # a number is made of any type
         return f"type {dtype}, expected: {port.dtype}"
     shape = port.shape
     if shape is None:

@@ -123,6 +123,7 @@ class Port:
     dtype: str | None = None  # as commands call it; None: the model does not say, or tensors cannot have it
     shape: tuple[int, ...] | None = None  # -1 for a dimension of any size; None: the model does not say
     classes: tuple[str, ...] = ()  # what the columns of an output stand for
+    type: str = ""  # TorchScript's, of an input that is not simply a tensor: "int", "List[Tensor]"
     optional: bool = False  # an input that a run may leave out, with all that follow it
 
 

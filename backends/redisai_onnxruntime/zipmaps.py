@@ -7,6 +7,7 @@ tensor is what we want, so an Identity takes the node's place. Its columns are i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import TypeAlias
 
 from redisai.protobuf import MalformedError, Piece, field, fields, messages, varints
@@ -23,6 +24,7 @@ INTS, STRINGS = 8, 9  # of an attribute
 NAME, TYPE = 1, 2  # of a value
 TENSOR_TYPE, SEQUENCE_TYPE, MAP_TYPE, ELEMENT = 1, 4, 5, 1  # of a type; of a sequence or tensor
 DOMAIN, VERSION = 1, 2  # of an import
+MAX_CLASSES = 1 << 16  # of a model; a blob may list more than memory has room for as texts
 FLOAT = 1  # the only type of scores that ZipMap takes
 SOME_VERSION = 13  # of the common operators, for models that import those of machine learning only
 
@@ -69,7 +71,10 @@ def _node(node: memoryview, classes: Classes) -> list[Piece]:
     texts = {number: bytes(value) for number, value in parts if number in (NODE_OP, NODE_DOMAIN, NODE_OUTPUT)}
     labels: list[str] = []
     if texts.get(NODE_OP) == b"ZipMap" and texts.get(NODE_DOMAIN) == b"ai.onnx.ml":
-        labels = [label for number, value in parts if number == NODE_ATTRIBUTE for label in _labels(value)]
+        all_labels = (label for number, value in parts if number == NODE_ATTRIBUTE for label in _labels(value))
+        room = MAX_CLASSES - sum(map(len, classes.values()))
+        labels = list(islice(all_labels, room + 1))
+        labels = [] if len(labels) > room else labels
     if not labels or NODE_OUTPUT not in texts:  # the library refuses a ZipMap without classes
         return [node]
     classes[texts[NODE_OUTPUT].decode(errors="replace")] = tuple(labels)

@@ -95,9 +95,9 @@ MODELS: dict[str, tuple[Model, list[Any]]] = {
         [
             [
                 port("x", None, None),
-                port("factor", "DOUBLE", None),
-                port("power", "INT64", None),
-                port("negate", "BOOL", None),
+                port("factor", "DOUBLE", None, type=b"float"),
+                port("power", "INT64", None, type=b"int"),
+                port("negate", "BOOL", None, type=b"bool"),
             ],
             [port("", None, None), port("", None, None)],
         ],

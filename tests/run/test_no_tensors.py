@@ -150,6 +150,14 @@ def test_maps_that_cannot_be_taken_out_are_refused(wire: Wire) -> None:
     assert wire.ask("AI.TENSORGET", "p", "VALUES") == [b"9"]
 
 
+def test_very_many_classes_are_refused(wire: Wire) -> None:
+    blob = models.onnx_classifier(*range(70000))
+    assert wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", blob) == b"OK"
+    wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 70000)
+    reply = run(wire, ["x"], ["c", "p"])
+    assert isinstance(reply, Error) and "output 'scores' is a sequence of maps" in reply
+
+
 @pytest.mark.parametrize("cut", [1, 10, 60, 200])
 def test_a_broken_classifier_gets_the_librarys_words(wire: Wire, cut: int) -> None:
     blob = models.onnx_classifier("z", "a")

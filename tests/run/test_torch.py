@@ -122,7 +122,7 @@ def test_an_output_of_a_type_without_a_name(wire: Wire, module: type, name: str)
     ("module", "text"),
     [
         (models.Raises, "ValueError: first line second line"),
-        (models.NotATensor, "Function returned non-tensor values"),
+        (models.NotATensor, "of them can be outputs"),
     ],
     ids=["Raises", "NotATensor"],
 )
