@@ -180,7 +180,7 @@ static void reply_ports(RedisModuleCtx *ctx, const Model *model, const char *fie
     int depth = 0;
     RedisModule_ReplyWithCString(ctx, field);
     RedisModule_ReplyWithArray(ctx, REDISMODULE_POSTPONED_LEN);
-    for (int64_t i = 0; i < ports->count && runnable_is_ready(&model->base); i++) {
+    for (int64_t i = 0; runnable_is_ready(&model->base) && i < ports->count; i++) {
         const char *text = ports->names[i];
         counts[depth] += *text != ']';
         if (*text == '[' && depth + 1 < MAX_PORT_DEPTH) {

@@ -25,6 +25,7 @@ static void destroy(Runnable *runnable) {
 
 Model *model_new(int backend) {
     Model *model = RedisModule_Calloc(1, sizeof(*model));
+    model->declared = (Declared){.least_inputs = -1, .most_inputs = -1, .noutputs = -1};
     runnable_init(&model->base, KIND_MODEL, backend, destroy);
     return model;
 }
@@ -58,18 +59,17 @@ const Names *model_outputs(const Model *model) {
                                                                             : &model->outputs;
 }
 
-static Range range(const Model *model, int64_t least, int64_t most, const Names *given) {
-    if (runnable_is_ready(&model->base) && least >= 0) return (Range){least, most};
+static Range range(const Model *model, const Names *given, int is_output) {
+    const Declared *declared = &model->declared; /* not to be read before the model is ready */
+    if (runnable_is_ready(&model->base) && (is_output ? declared->noutputs : declared->least_inputs) >= 0) {
+        return is_output ? (Range){declared->noutputs, declared->noutputs}
+                         : (Range){declared->least_inputs, declared->most_inputs};
+    }
     return backend_row(model->base.backend)->takes_names ? (Range){given->count, given->count} : (Range){0, INT64_MAX};
 }
 
-Range model_input_range(const Model *model) {
-    return range(model, model->declared.least_inputs, model->declared.most_inputs, &model->inputs);
-}
-
-Range model_output_range(const Model *model) {
-    return range(model, model->declared.noutputs, model->declared.noutputs, &model->outputs);
-}
+Range model_input_range(const Model *model) { return range(model, &model->inputs, 0); }
+Range model_output_range(const Model *model) { return range(model, &model->outputs, 1); }
 
 static uint64_t chunk_size = MODEL_CHUNK_SIZE; /* main thread; the BGSAVE child reads it */
 
