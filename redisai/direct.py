@@ -7,30 +7,32 @@ REDISAI_DIRECT=off in the environment leaves all runs to Python: tests run the s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from _redisai_bridge import ffi, lib
 
 from .dtypes import NUMBERS
+from .ports import explained, ports_of
 from .protocol import one_line
-from .tensors import fail
+from .tensors import as_array, fail
 
 if TYPE_CHECKING:
     from _redisai_bridge import CData
 
-    from .protocol import Direct
+    from .protocol import Direct, Port
 
 DIRECT_MAX: int = lib.DIRECT_MAX
 _ON = os.environ.get("REDISAI_DIRECT") != "off"
 
 
 class DirectRunner:
-    __slots__ = ("_api", "_direct", "_has_failed", "_label", "_struct")
+    __slots__ = ("_api", "_direct", "_has_failed", "_label", "_ports", "_struct")
 
-    def __init__(self, number: int, backend: str, direct: Direct, label: str) -> None:
-        """number is the backend's in C. label is for the log."""
+    def __init__(self, number: int, backend: str, direct: Direct, label: str, ports: Sequence[Port] = ()) -> None:
+        """number is the backend's in C. label is for the log. ports are the inputs."""
         self._label = label
+        self._ports = ports
         self._has_failed = False  # written without a lock: two workers at once may both log
         self._direct = direct
         self._api = api_of(backend, direct.function)
@@ -46,12 +48,12 @@ class DirectRunner:
         struct.types = [lib.ANY_NUMBERS if dtype is None else NUMBERS[dtype] for dtype in dtypes]
 
     @classmethod
-    def of(cls, number: int, backend: str, session: object, label: str) -> DirectRunner | None:
+    def of(cls, number: int, backend: str, session: Any, label: str) -> DirectRunner | None:
         """The runner of a session; None where Python has to run the model."""
         direct: Direct | None = getattr(session, "direct", None)
         if direct is None or max(len(direct.dtypes or ()), direct.noutputs or 0) > DIRECT_MAX or not _ON:
             return None
-        return cls(number, backend, direct, label)
+        return cls(number, backend, direct, label, ports_of(session)[0])
 
     def run(self, ops: CData, count: int, until: int) -> int:
         """Runs the first of count begun ops, like bridge_run_direct. Returns how many now have outputs or errors.
@@ -72,8 +74,10 @@ class DirectRunner:
                     raise
                 failure = other  # becomes the error of the failed op
             if failure is not None:
-                fail(ops[done], failure)
-                ops[done].is_direct = 1
+                op = ops[done]
+                inputs = [as_array(op.inputs[index]) for index in range(op.ninputs)]
+                fail(op, explained(failure, self._ports, inputs))
+                op.is_direct = 1
                 done += 1
         except BaseException as problem:
             self._log(problem)

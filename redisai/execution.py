@@ -6,6 +6,7 @@ model has proven fit for batches. Workers write that without a lock: it does not
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Protocol
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from _redisai_bridge import lib
 
 from .batcher import Limits
+from .ports import explained, least_inputs, ports_of
 from .protocol import Session, one_line
 from .tensors import as_array, fail, gather, scatter, set_output
 
@@ -45,13 +47,13 @@ class Batching:
         self.is_fixed = False  # it has failed for one op where only batches of BATCHSIZE rows are wanted
         self.rows_seen = 0  # of the latest run whose outputs had as many rows as its inputs
 
-    def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
         outputs = self._session.run(inputs)
         if not self.proven and self.limits.batchsize > 1:
             self._learn(inputs, outputs)
         return outputs
 
-    def _learn(self, inputs: Sequence[Array], outputs: Sequence[Array | None]) -> None:
+    def _learn(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         rows = inputs[0].shape[0] if inputs and inputs[0].ndim else 0
         if not rows or any(array.ndim == 0 or array.shape[0] != rows for array in inputs):
             return
@@ -98,21 +100,29 @@ def timed_run(entry: Entry, direct: DirectRunner, ops: CData, count: int, until:
 
 
 class ModelEntry:
-    __slots__ = ("batching", "direct", "duration", "ninputs", "noutputs", "outputs", "run")
+    __slots__ = ("_run", "batching", "direct", "duration", "least", "most", "noutputs", "outputs", "ports")
 
     def __init__(self, session: Session, batching: Batching | None, direct: DirectRunner | None) -> None:
-        inputs, outputs = session.inputs, session.outputs
-        self.run = session.run if batching is None else batching.run
+        outputs = session.outputs
+        self._run = session.run if batching is None else batching.run
+        self.ports = ports_of(session)[0]  # of the inputs
         self.batching = batching
         self.direct = direct
         self.outputs: Sequence[str] = outputs or ()
-        self.ninputs = -1 if inputs is None else len(inputs)
+        self.least = least_inputs(session)
+        self.most = sys.maxsize if session.inputs is None else len(session.inputs)
         self.noutputs = -1 if outputs is None else len(outputs)
         self.duration = 0
 
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        try:
+            return self._run(inputs)
+        except Exception as error:
+            raise explained(error, self.ports, inputs) from error
+
     def execute(self, op: Op) -> bool:
         ninputs, noutputs = op.ninputs, op.noutputs
-        if ninputs != self.ninputs and self.ninputs >= 0:
+        if not self.least <= ninputs <= self.most:
             lib.bridge_fail(op, INPUTS_MISMATCH)
             return False
         if noutputs != self.noutputs and self.noutputs >= 0:
@@ -128,8 +138,7 @@ class ModelEntry:
                 return False
             names = self.outputs
             for index in range(noutputs):
-                array = outputs[index]
-                if array is not None and not set_output(op, index, array, names[index] if names else ""):
+                if not set_output(op, index, outputs[index], names[index] if names else ""):
                     return False
             return True
         finally:
@@ -171,7 +180,7 @@ class ModelEntry:
         """Executes begun ops as one. None: they now have outputs or errors. A text: they must be executed one by one.
         It says why the model may be unfit for batches, and is empty if the model is not the reason."""
         ninputs, noutputs = ops[0].ninputs, ops[0].noutputs
-        if self.ninputs not in (ninputs, -1) or self.noutputs not in (noutputs, -1):
+        if not self.least <= ninputs <= self.most or self.noutputs not in (noutputs, -1):
             return ""
         if len({op.noutputs for op in ops}) > 1:
             return ""
@@ -199,25 +208,23 @@ class ModelEntry:
                 self.batching.proven = True
             names = self.outputs
             for index in range(noutputs):
-                output = outputs[index]
-                if output is not None:
-                    scatter(c_ops, ops, index, output, names[index] if names else "")
+                scatter(c_ops, ops, index, outputs[index], names[index] if names else "")
         self.duration = duration = perf_counter_ns() - begin
         lib.bridge_batch_ran(c_ops, len(ops), duration // 1000)
         return None
 
 
-def _check(outputs: Sequence[Array | None], noutputs: int, rows: int) -> None:
+def _check(outputs: Sequence[Array], noutputs: int, rows: int) -> None:
     if len(outputs) < noutputs:
         raise RuntimeError(OUTPUTS_MISMATCH.decode())
     if _odd_output(outputs[:noutputs], rows) is not None:
         raise RuntimeError("Model did not generate the expected batch size")
 
 
-def _odd_output(outputs: Sequence[Array | None], rows: int) -> tuple[int, Array] | None:
+def _odd_output(outputs: Sequence[Array], rows: int) -> tuple[int, Array] | None:
     """Index and array of the first output whose 0th dimension is not the batch."""
     for index, array in enumerate(outputs):
-        if array is not None and (array.ndim == 0 or array.shape[0] != rows):
+        if array.ndim == 0 or array.shape[0] != rows:
             return index, array
     return None
 

@@ -25,7 +25,7 @@ from .backends import KINDS, BackendError, Registry
 from .protocol import Backend, Definition, ScriptBackend, ScriptDefinition, Session, Settings, one_line
 
 if TYPE_CHECKING:
-    from _redisai_bridge import CNames, Job, Model, Runnable, Script
+    from _redisai_bridge import CData, CNames, Job, Model, Runnable, Script
 
     from .execution import Entry
     from .worker import WorkerPool
@@ -140,6 +140,7 @@ class Loader:
         from .batcher import Limits
         from .direct import DirectRunner
         from .execution import Batching, ModelEntry
+        from .ports import least_inputs, ports_of, texts_of
 
         model: Model = ffi.cast("Model *", runnable)
         backend = self._registry.get(runnable.backend)
@@ -164,8 +165,12 @@ class Loader:
             batching = Batching(session, limits, label, pool.apply_new_limits)
         direct = DirectRunner.of(runnable.backend, definition.backend, session, label)
         self._entries[runnable.id] = ModelEntry(session, batching, direct)
-        inputs, outputs = _c_names(session.inputs), _c_names(session.outputs)
-        lib.bridge_ready(runnable, pool.queue, len(inputs), inputs, len(outputs), outputs)
+        lists = [_c_texts(list(session.inputs or ())), _c_texts(list(session.outputs or ()))]
+        lists += [_c_texts(texts_of(ports)) for ports in ports_of(session)]
+        most = -1 if session.inputs is None else len(session.inputs)
+        counts = least_inputs(session), most, -1 if session.outputs is None else len(session.outputs)
+        declared = [(len(texts), names) for texts, names in lists]
+        lib.bridge_ready(runnable, pool.queue, ffi.new("Declared *", [*declared, *counts]))
 
     def _compile_script(self, runnable: Runnable) -> None:
         from .direct import DirectRunner
@@ -181,7 +186,7 @@ class Loader:
             session = cast(ScriptBackend, backend).load_script(definition, self._settings)
         direct = DirectRunner.of(runnable.backend, kind, session, f"{kind} script")
         self._entries[runnable.id] = ScriptEntry(session, self._entries, direct)
-        lib.bridge_ready(runnable, self._open_pool(definition.device).queue, 0, [], 0, [])
+        lib.bridge_ready(runnable, self._open_pool(definition.device).queue, ffi.NULL)
 
     def _open_pool(self, device: str) -> WorkerPool:
         from .worker import WorkerPool
@@ -251,9 +256,10 @@ def _names(names: CNames) -> tuple[str, ...]:
     return tuple(ffi.string(names.names[index]).decode(errors="replace") for index in range(names.count))
 
 
-def _c_names(names: tuple[str, ...] | None) -> list[object]:
-    """Names as an argument for C, which copies them; empty where the model does not declare any."""
-    return [ffi.new("char[]", name.encode()) for name in names or ()]
+def _c_texts(texts: list[str]) -> tuple[list[CData], CData]:
+    """Texts, and the array of them, for C, which copies them."""
+    c_texts = [ffi.new("char[]", text.encode()) for text in texts]
+    return c_texts, ffi.new("char *[]", c_texts)
 
 
 def backends_path() -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 Place: TypeAlias = tuple[int, int | memoryview | None, int, int]
+Piece: TypeAlias = bytes | memoryview
 
 
 class MalformedError(Exception):
@@ -48,10 +49,21 @@ def placed_fields(message: memoryview) -> Iterator[Place]:
         yield tag >> 3, value, begin, at
 
 
-def varints(packed: memoryview) -> Iterator[int]:
+def messages(message: memoryview, *path: int) -> Iterator[memoryview]:
+    """The bytes of all fields at this path of numbers."""
+    for number, value in fields(message):
+        if number == path[0] and not isinstance(value, int):
+            if len(path) == 1:
+                yield value
+            else:
+                yield from messages(value, *path[1:])
+
+
+def varints(message: memoryview) -> Iterator[int]:
+    """The numbers of a packed field."""
     at = 0
-    while at < len(packed):
-        value, at = _varint(packed, at)
+    while at < len(message):
+        value, at = _varint(message, at)
         yield value
 
 
@@ -60,9 +72,12 @@ def head(number: int, size: int) -> bytes:
     return _as_varint(number << 3 | 2) + _as_varint(size)
 
 
-def field(number: int, value: bytes) -> bytes:
-    """A field with a length."""
-    return head(number, len(value)) + value
+def field(number: int, value: int | Piece | list[Piece]) -> list[Piece]:
+    """A field, as pieces to be joined."""
+    if isinstance(value, int):
+        return [_as_varint(number << 3), _as_varint(value)]
+    pieces = value if isinstance(value, list) else [value]
+    return [head(number, sum(map(len, pieces))), *pieces]
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:

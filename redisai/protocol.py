@@ -117,6 +117,18 @@ class Direct:
     end: Callable[[Any, int, str | None], Exception | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of a model, as far as the model declares it."""
+
+    name: str
+    dtype: str | None = None  # as commands call it; None: the model does not say, or tensors cannot have it
+    shape: tuple[int, ...] | None = None  # -1 for a dimension of any size; None: the model does not say
+    classes: tuple[str, ...] = ()  # what the columns of an output stand for
+    type: str = ""  # TorchScript's, of an input that is not simply a tensor: "int", "List[Tensor]"
+    optional: bool = False  # an input that a run may leave out, with all that follow it
+
+
 class Session(Protocol):
     """A model ready to run. Several workers may run it at once."""
 
@@ -127,8 +139,8 @@ class Session(Protocol):
     @property
     def outputs(self) -> tuple[str, ...] | None: ...
 
-    def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
-        """Returns the model's outputs, with None for one that is not a tensor.
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        """Returns the model's outputs. Raises where one is no tensor: no output may be missing in silence.
 
         The inputs share memory with stored tensors. A session must not write to them, nor keep them after run().
         """
@@ -140,9 +152,10 @@ class Backend(Protocol):
 
     def load(self, definition: Definition, settings: Settings) -> Session: ...
 
-    # Three parts are optional. figures(), of ONNX, returns the two arguments of bridge_onnx_figures(). advice(), of
+    # Four parts are optional. figures(), of ONNX, returns the two arguments of bridge_onnx_figures(). advice(), of
     # TORCH, returns what the log says once the backend is loaded, or None. `direct`, of sessions of ONNX, TF, TORCH and
-    # of scripts, is a Direct or None.
+    # of scripts, is a Direct or None. `ports`, of sessions of models, is the Ports of its inputs and those of its
+    # outputs.
 
 
 Reply: TypeAlias = "bytes | int | float | list[Reply] | None"
@@ -153,7 +166,7 @@ class Redis(Protocol):
 
     def call(self, words: Sequence[bytes]) -> Reply: ...
 
-    def run_model(self, key: bytes, inputs: Sequence[Array], noutputs: int) -> Sequence[Array | None]:
+    def run_model(self, key: bytes, inputs: Sequence[Array], noutputs: int) -> Sequence[Array]:
         """Runs a stored model in this thread. Inputs and outputs are those of Session.run."""
         ...
 

@@ -79,7 +79,7 @@ class OpRedis:
         finally:
             lib.bridge_free_reply(reply)
 
-    def run_model(self, key: bytes, inputs: Sequence[Array], noutputs: int) -> Sequence[Array | None]:
+    def run_model(self, key: bytes, inputs: Sequence[Array], noutputs: int) -> Sequence[Array]:
         error = ffi.new("char **")
         name = ffi.new("Bytes *", (ffi.from_buffer(key), len(key)))
         model = lib.bridge_hold_model(self._op, name[0], error)
@@ -92,8 +92,9 @@ class OpRedis:
             entry = self._entries.get(model.base.id)
             if not isinstance(entry, ModelEntry):
                 _refuse("the model is not loaded")
-            if entry.ninputs not in (-1, len(inputs)):
-                _refuse(f"the model takes {entry.ninputs} inputs, {len(inputs)} were given")
+            if not entry.least <= len(inputs) <= entry.most:
+                counts = f"{entry.least}" if entry.least == entry.most else f"{entry.least} to {entry.most}"
+                _refuse(f"the model takes {counts} inputs, {len(inputs)} were given")
             begin = perf_counter_ns()
             try:
                 outputs = entry.run(inputs)
@@ -102,9 +103,8 @@ class OpRedis:
                 duration = nanoseconds // 1000
             if len(outputs) != noutputs:
                 _refuse(f"the model has {len(outputs)} outputs, {noutputs} were asked for")
-            first = outputs[0] if noutputs else None
-            if first is not None:
-                samples = first.shape[0] if first.ndim else 1
+            if noutputs:
+                samples = outputs[0].shape[0] if outputs[0].ndim else 1
             failed = 0
             return outputs
         finally:

@@ -71,6 +71,18 @@ typedef struct Names {
     char **names;
 } Names;
 
+/* What a session says of its model. The ports are the items of an array that a client gets, each a text: "[" and "]"
+ * begin and end an array, ":" begins a number, "$" a text; "_" is null. */
+typedef struct Declared {
+    Names inputs;
+    Names outputs;
+    Names input_ports;
+    Names output_ports;
+    int64_t least_inputs; /* how many inputs a run may have; -1: the model does not say, likewise for noutputs */
+    int64_t most_inputs;
+    int64_t noutputs;
+} Declared;
+
 #define KIND_MODEL 0
 #define KIND_SCRIPT 1
 
@@ -97,8 +109,7 @@ typedef struct Model {
     Piece *pieces;
     int64_t npieces;
     uint64_t blob_size;
-    Names declared_inputs; /* what the model itself declares; set by bridge_ready() */
-    Names declared_outputs;
+    Declared declared; /* set by bridge_ready() */
 } Model;
 
 typedef struct Script {
@@ -124,7 +135,7 @@ typedef struct Op {
     Runnable *runnable;
     uint64_t id;      /* runnable's */
     Tensor **inputs;  /* complete once the op is queued; the run holds the references */
-    Tensor **outputs; /* NULL until set; one that stays NULL is not saved (an ONNX sequence or map) */
+    Tensor **outputs; /* NULL until set; the op fails if one stays NULL */
     int32_t ninputs;
     int32_t noutputs;
     uint64_t batch_key; /* equal for ops that may share a batch: same model, types, and shapes except the 0th dimension.
@@ -355,10 +366,9 @@ typedef struct Job {
  * first. */
 Job *bridge_next_job(void);
 
-/* JOB_LOAD: the runnable is compiled. Declares a model's inputs and outputs (none for scripts) and the queue of its
- * device. From now on its ops go there directly. */
-void bridge_ready(Runnable *runnable, struct Queue *queue, int ninputs, const char **inputs, int noutputs,
-                  const char **outputs);
+/* JOB_LOAD: the runnable is compiled. Sets what a model declares, which is copied (NULL for scripts), and the queue of
+ * its device. From now on its ops go there directly. */
+void bridge_ready(Runnable *runnable, struct Queue *queue, const Declared *declared);
 
 /* Finishes a job, with error NULL where it succeeded. The caller must not touch it again. */
 void bridge_finish_job(Job *job, const char *error);

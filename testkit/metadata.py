@@ -38,7 +38,7 @@ COMMANDS = {
         "Stores a model (deprecated: use AI.MODELSTORE)",
         "TAG BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT INPUTS OUTPUTS BLOB",
     ),
-    "AI.MODELGET": Command(READ, -2, "1.0.0", "Returns a model's metadata and blob", "META BLOB"),
+    "AI.MODELGET": Command(READ, -2, "1.0.0", "Returns a model's metadata and blob", "META FULL BLOB"),
     "AI.MODELDEL": Command({"write"}, 2, "1.0.0", "Deletes a model"),
     "AI._MODELSCAN": Command(READ, 1, "1.0.0", "Returns the keys and tags of all models"),
     "AI.MODELEXECUTE": Command(

@@ -118,6 +118,36 @@ def onnx_sequence() -> bytes:
 
 
 @cache
+def onnx_ragged() -> bytes:
+    """a, b FLOAT [n] -> sequence (of a, and of a and b one after the other), sum."""
+    a, b = value("a", TensorProto.FLOAT, ["n"]), value("b", TensorProto.FLOAT, ["n"])
+    nodes = [
+        helper.make_node("Concat", ["a", "b"], ["both"], axis=0),
+        helper.make_node("SequenceConstruct", ["a", "both"], ["sequence"]),
+        helper.make_node("Add", ["a", "b"], ["sum"]),
+    ]
+    sequence = helper.make_tensor_sequence_value_info("sequence", TensorProto.FLOAT, None)
+    return onnx_model(nodes, [a, b], [sequence, value("sum", TensorProto.FLOAT, ["n"])])
+
+
+@cache
+def onnx_classifier(*classes: int | str) -> bytes:
+    """x FLOAT [n, classes] -> class, scores: x as maps from class to score, as exporters of classifiers write it."""
+    x = value("x", TensorProto.FLOAT, [None, len(classes)])
+    kind = "strings" if isinstance(classes[0], str) else "int64s"
+    labels: dict[str, Any] = {f"classlabels_{kind}": list(classes)}
+    nodes = [
+        helper.make_node("ArgMax", ["x"], ["class"], axis=1, keepdims=0),
+        helper.make_node("Identity", ["x"], ["probabilities"]),
+        helper.make_node("ZipMap", ["probabilities"], ["scores"], domain="ai.onnx.ml", **labels),
+    ]
+    key = TensorProto.STRING if kind == "strings" else TensorProto.INT64
+    maps = helper.make_map_type_proto(key, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    scores = helper.make_value_info("scores", helper.make_sequence_type_proto(maps))
+    return onnx_model(nodes, [x], [value("class", TensorProto.INT64, [None]), scores])
+
+
+@cache
 def onnx_many_inputs(count: int = 10) -> bytes:
     """x0 ... FLOAT [n] -> y, their sum."""
     inputs = [value(f"x{i}", TensorProto.FLOAT, ["n"]) for i in range(count)]
@@ -272,8 +302,8 @@ class Transposed(nn.Module):
 
 
 class NotATensor(nn.Module):
-    def forward(self, x: Tensor) -> int:
-        return x.size(0)
+    def forward(self, x: Tensor) -> str:
+        return str(x.size(0))
 
 
 class Spin(nn.Module):

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from redisai.protobuf import Piece
 from redisai.protocol import Settings
 
 from .c_api import api, ffi, made
 from .values import new_value
-from .weights import Bytes, Weight, give
+from .weights import Weight, give
 
 MB = 1_000_000  # bytes
 FATAL = 4  # the lowest level that is logged: the client gets its errors as replies, so the log need not have them
@@ -48,7 +49,7 @@ def environment(settings: Settings) -> Any:
     return made_environment
 
 
-def new_session(model: Bytes, options: Any, settings: Settings, weights: Sequence[Weight] = ()) -> Any:
+def new_session(model: Piece, options: Any, settings: Settings, weights: Sequence[Weight] = ()) -> Any:
     shared = environment(settings)  # first: give() fails without the log that comes with it
     api.SetSessionLogSeverityLevel(options, FATAL)
     api.DisablePerSessionThreads(options)

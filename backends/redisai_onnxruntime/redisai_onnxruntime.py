@@ -10,26 +10,43 @@ import os
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from redisai.protocol import Array, Definition, Direct, Settings
+from redisai.dtypes import DTYPES as ROWS
+from redisai.protobuf import Piece
+from redisai.protocol import Array, Definition, Direct, Port, Settings
 
 from .c_api import allocator, api, cpu_memory, ffi, functions, made, version
 from .custom_ops import new_session_with_custom_ops
 from .environment import MB, is_overdrawn, new_session, shrink_arena
 from .external_data import refuse_external_data
-from .values import DTYPES, NUMBERS, STRING, as_array, new_value, type_name
+from .scalars import scalar_names
+from .values import (
+    DROP,
+    DTYPES,
+    KINDS,
+    NO_ZIPMAP,
+    SEQUENCE,
+    STRING,
+    TENSOR,
+    as_array,
+    described,
+    new_value,
+    no_tensor,
+    type_name,
+)
 from .watchdog import Watchdog
 from .weights import divide
+from .zipmaps import Classes, without_zipmaps
 
 __all__ = ["Session", "figures", "load", "version"]
 
 EXCEEDED = "Onnxruntime memory limit exceeded, memory allocation failed."
 PARALLEL = 1  # of ExecutionMode
-TENSOR = 1  # of ONNXType
-NO_NAME = "Unexpected input data type"  # an error that does not name the input
+OPTIONAL = 6  # of ONNXType
 NO_CUDA = "GPU requested but ONNX couldn't find CUDA"
 
 
@@ -38,23 +55,29 @@ def load(definition: Definition, settings: Settings) -> Session:
         refuse_external_data(definition.blob)
     if _blob_bytes.total + len(definition.blob) > settings.memory_limit * MB:
         raise _too_large(settings)
-    session = _compile(definition, settings)
+    session, blob, classes = _compile(definition, settings)
     if is_overdrawn(session):
         shrink_arena(settings)
         if is_overdrawn(session):
             raise _too_large(settings)
-    loaded = Session(session, settings)
+    loaded = Session(session, settings, blob, classes)
     _blob_bytes.count(loaded, len(definition.blob))
     return loaded
 
 
-def _compile(definition: Definition, settings: Settings) -> Any:
-    """Whatever the library refuses without its weights, it gets once more as a whole: its errors are about that."""
-    model, weights = divide(definition.blob)
+def _compile(definition: Definition, settings: Settings) -> tuple[Any, Piece, Classes]:
+    """The session, what the library was given, and classes of outputs. Whatever the library refuses without weights or
+    ZipMaps, it gets once more as a whole: its errors are about that."""
+    blob, classes = without_zipmaps(definition.blob)
+    model, weights = divide(blob)
     if weights:
         with suppress(RuntimeError):
-            return new_session(model, _options(definition, settings), settings, weights)
-    return new_session_with_custom_ops(definition.blob, _options(definition, settings), settings)
+            return new_session(model, _options(definition, settings), settings, weights), blob, classes
+    if classes:
+        with suppress(RuntimeError):
+            return new_session_with_custom_ops(blob, _options(definition, settings), settings), blob, classes
+    whole = definition.blob
+    return new_session_with_custom_ops(whole, _options(definition, settings), settings), whole, {}
 
 
 def _options(definition: Definition, settings: Settings) -> Any:
@@ -158,39 +181,43 @@ class RunHooks:
 
 
 class Session:
-    def __init__(self, session: Any, settings: Settings) -> None:
+    def __init__(self, session: Any, settings: Settings, blob: Piece, classes: Classes) -> None:
         self._session = session
-        inputs = _nodes(session, api.SessionGetInputCount, api.SessionGetInputName, api.SessionGetInputTypeInfo)
-        outputs = _nodes(session, api.SessionGetOutputCount, api.SessionGetOutputName, api.SessionGetOutputTypeInfo)
-        self.inputs = tuple(name for name, _ in inputs)
+        given = _nodes(session, "Input")
+        needed = [node for node in given if node.kind != OPTIONAL]
+        # What may be left out comes last: a run has the first so many.
+        optional = [node for node in given if node.kind == OPTIONAL] + _nodes(session, "OverridableInitializer")
+        inputs = needed + optional
+        outputs = _nodes(session, "Output")
+        self.inputs = tuple(node.name for node in inputs)
         if len(set(self.inputs)) < len(inputs):  # the C API cuts a name at its first NUL
             raise ValueError("two inputs of the model have one name")
-        self.outputs = tuple(name for name, _ in outputs)
+        self.outputs = tuple(node.name for node in outputs)
+        self._outputs = outputs
         self._texts = [ffi.new("char[]", name.encode()) for name in self.inputs + self.outputs]
         self._input_names = ffi.new("const char *[]", self._texts[: len(inputs)])
         self._output_names = ffi.new("const char *[]", self._texts[len(inputs) :])
-        self._types = [kind for _, kind in inputs]
-        # Outputs of types that tensors cannot have. Refused before the run: the library would fail only after the run.
-        self._refused = next(((n, kind) for n, kind in outputs if kind is not None and kind not in DTYPES), None)
+        scalars = scalar_names(blob) if any(node.shape == () for node in (*inputs, *outputs)) else set()
+        ports = [[node.port(scalars, classes) for node in nodes] for nodes in (needed, optional, outputs)]
+        self.ports = ([*ports[0], *[replace(port, optional=True) for port in ports[1]]], ports[2])
         self._hooks = RunHooks(settings)
         self.direct = None
-        if all(kind in DTYPES and kind != STRING for _, kind in (*inputs, *outputs)):
+        if all(node.kind == TENSOR and node.dtype in DTYPES and node.dtype != STRING for node in (*needed, *outputs)):
             self.direct = Direct(
                 functions.__getitem__,
                 session,
                 cpu_memory,
                 self._input_names,
                 self._output_names,
-                [DTYPES[kind] for _, kind in inputs if kind is not None],
+                [DTYPES[node.dtype] for node in needed],
                 len(outputs),
                 self._hooks.begin,
                 self._hooks.end,
             )
 
-    def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
-        if self._refused is not None:
-            name, kind = self._refused
-            raise TypeError(f"output '{name}' has type {type_name(kind)}, which tensors cannot have")
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        for output in self._outputs:  # before the run: afterwards it would have been in vain
+            output.refuse()
         arrays = [np.ascontiguousarray(array) if array.ndim else array for array in inputs]
         results = ffi.new("void *[]", len(self.outputs))
         values: list[Any] = []
@@ -198,19 +225,11 @@ class Session:
             for array in arrays:
                 values.append(new_value(array))
             self._run(values, results)
-        except RuntimeError as error:
-            raise RuntimeError(str(error) + self._odd_input(arrays) * str(error).startswith(NO_NAME)) from None
         finally:
             for value in values:
                 api.ReleaseValue(value)
-        held = [ffi.gc(result, api.ReleaseValue) if result else None for result in results]
-        return [None if value is None else as_array(value, arrays) for value in held]
-
-    def _odd_input(self, arrays: Sequence[Array]) -> str:
-        """Which input has another type than the model declares: the library's text does not say that."""
-        pairs = zip(self.inputs, self._types, arrays, strict=True)
-        odd = next((name for name, kind, array in pairs if kind != NUMBERS.get(array.dtype)), None)
-        return "" if odd is None else f" (input '{odd}')"
+        held = [ffi.gc(result, api.ReleaseValue) for result in results]
+        return [as_array(node.name, node.dtype, value, arrays) for node, value in zip(self._outputs, held, strict=True)]
 
     def _run(self, values: list[Any], results: Any) -> None:
         inputs = (self._input_names, values, len(values))
@@ -231,8 +250,34 @@ class Session:
         raise RuntimeError(f"{error}; {EXCEEDED} BACKEND_MEMORY_LIMIT sets how much there is")
 
 
-def _nodes(session: Any, get_count: Any, get_name: Any, get_type: Any) -> list[tuple[str, int | None]]:
-    """Name and element type of each input or output. The type is None for what is not a tensor."""
+class Node(NamedTuple):
+    """An input or output as the model declares it."""
+
+    name: str
+    kind: int  # of ONNXType
+    dtype: int  # the library's number of the elements' type; 0: they have none
+    shape: tuple[int, ...]  # of a tensor; () also where the model does not say
+
+    def port(self, scalars: set[str], classes: Classes) -> Port:
+        labels = classes.get(self.name, ())
+        shape: tuple[int, ...] | None = self.shape
+        if self.kind != TENSOR or not (shape or self.name in scalars):
+            shape = (-1, len(labels)) if labels else None
+        return Port(self.name, {row.onnx: row.name for row in ROWS}.get(self.dtype), shape, labels)
+
+    def refuse(self) -> None:
+        """Raises if it is an output that cannot become a tensor."""
+        if self.kind in (TENSOR, SEQUENCE) and self.dtype:
+            if self.dtype not in DTYPES:
+                raise TypeError(f"output '{self.name}' has type {type_name(self.dtype)}, which tensors cannot have")
+        elif self.kind == SEQUENCE:
+            raise no_tensor(self.name, "a sequence of maps", NO_ZIPMAP)
+        elif self.kind != OPTIONAL:  # which may have a value
+            raise no_tensor(self.name, KINDS.get(self.kind, "of a type without name"), DROP)
+
+
+def _nodes(session: Any, what: str) -> list[Node]:
+    get_count, get_name, get_type = [getattr(api, f"SessionGet{what}{part}") for part in ("Count", "Name", "TypeInfo")]
     count = ffi.new("size_t *")
     get_count(session, count)
     nodes = []
@@ -241,17 +286,21 @@ def _nodes(session: Any, get_count: Any, get_name: Any, get_type: Any) -> list[t
         get_name(session, index, allocator, name)
         data = ffi.string(name[0])
         api.AllocatorFree(allocator, name[0])
-        text = data.decode()
         info = made(get_type, session, index, release=api.ReleaseTypeInfo)
-        nodes.append((text, _element_type(info)))
+        nodes.append(Node(data.decode(), *_type(info)))
     return nodes
 
 
-def _element_type(info: Any) -> int | None:
-    number, tensor = ffi.new("int *"), ffi.new("const void **")
+def _type(info: Any) -> tuple[int, int, tuple[int, ...]]:
+    """What it is, the type of its elements, its shape."""
+    number, inner = ffi.new("int *"), ffi.new("const void **")
     api.GetOnnxTypeFromTypeInfo(info, number)
-    if number[0] != TENSOR:
-        return None
-    api.CastTypeInfoToTensorInfo(info, tensor)
-    api.GetTensorElementType(tensor[0], number)
-    return int(number[0])
+    kind = int(number[0])
+    if kind == SEQUENCE:
+        api.CastTypeInfoToSequenceTypeInfo(info, inner)
+        of_kind, dtype, _ = _type(made(api.GetSequenceElementType, inner[0], release=api.ReleaseTypeInfo))
+        return kind, dtype if of_kind == TENSOR else 0, ()
+    if kind != TENSOR:
+        return kind, 0, ()
+    api.CastTypeInfoToTensorInfo(info, inner)
+    return kind, *described(inner[0])

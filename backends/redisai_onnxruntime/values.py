@@ -23,9 +23,19 @@ TYPES = {
     **{17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2", 20: "float8e5m2fnuz", 21: "uint4", 22: "int4"},
 }
 
+# The library's numbers of what a value may be.
+TENSOR, SEQUENCE = 1, 2
+KINDS = {0: "empty", SEQUENCE: "a sequence", 3: "a map", 4: "opaque", 5: "a sparse tensor", 6: "optional"}
+DROP = "leave it out of the outputs or make it a tensor"
+NO_ZIPMAP = "scikit-learn's classifiers need options={'zipmap': False} for skl2onnx, others zipmap=False"
+
 
 def type_name(number: int) -> str:
     return f"tensor({TYPES.get(number, f'number {number}')})"
+
+
+def no_tensor(name: str, what: str, way_out: str) -> TypeError:
+    return TypeError(f"output '{name}' is {what}, which no tensor can hold; {way_out}, and export the model again")
 
 
 def new_value(array: Array) -> Any:
@@ -42,20 +52,24 @@ def new_value(array: Array) -> Any:
     )
 
 
-def as_array(value: Any, inputs: Any) -> Array | None:
-    """A value as an array on its memory; None where it is not a tensor. The array keeps the value alive.
+def as_array(name: str, kind: int, value: Any, inputs: Any) -> Array:
+    """An output as an array on its memory, which it keeps alive. kind is the declared type of its elements.
 
-    It keeps the inputs alive too, because a model may return an input's memory as its output."""
-    flag = ffi.new("int *")
-    api.HasValue(value, flag)
-    if flag[0]:
-        api.IsTensor(value, flag)
-    if not flag[0]:
-        return None
+    It keeps the inputs alive too, because a model may return an input's memory as its output. The tensors of a sequence
+    are copied into one."""
+    number = ffi.new("int *")
+    if value:
+        api.HasValue(value, number)
+    if number[0]:
+        api.GetValueType(value, number)
+    if number[0] == SEQUENCE:
+        return _stacked(name, kind, value)
+    if number[0] != TENSOR:
+        raise no_tensor(name, KINDS.get(number[0], "of a type without name"), DROP)
     number, shape, length = _describe(value)
     dtype = DTYPES.get(number)
     if dtype is None:
-        raise TypeError(f"an output has type {type_name(number)}, which tensors cannot have")
+        raise TypeError(f"output '{name}' has type {type_name(number)}, which tensors cannot have")
     if number == STRING:
         return _strings(value, length).reshape(shape)
     size = length * dtype.itemsize
@@ -67,20 +81,39 @@ def as_array(value: Any, inputs: Any) -> Array | None:
     return array
 
 
+def _stacked(name: str, kind: int, sequence: Any) -> Array:
+    count = ffi.new("size_t *")
+    api.GetValueCount(sequence, count)
+    arrays: list[Array] = []
+    for index in range(count[0]):
+        part = as_array(name, kind, made(api.GetValue, sequence, index, allocator, release=api.ReleaseValue), None)
+        if arrays and (part.dtype, part.shape) != (arrays[0].dtype, arrays[0].shape):
+            shapes = f"{list(arrays[0].shape)} and {list(part.shape)}"
+            raise no_tensor(name, f"a sequence of tensors of different shapes, {shapes}", "pad or concatenate them")
+        arrays.append(part)
+    stacked: Array = np.stack(arrays) if arrays else np.empty(0, DTYPES[kind])
+    return stacked
+
+
 def _describe(value: Any) -> tuple[int, tuple[int, ...], int]:
     """Element type, shape and number of elements."""
     info = made(api.GetTensorTypeAndShape, value)
     try:
-        number, size = ffi.new("int *"), ffi.new("size_t *")
-        api.GetTensorElementType(info, number)
-        api.GetDimensionsCount(info, size)
-        ndim = size[0]
-        shape = ffi.new("int64_t[]", ndim)
-        api.GetDimensions(info, shape, ndim)
-        api.GetTensorShapeElementCount(info, size)
-        return number[0], tuple(shape), size[0]
+        length = ffi.new("size_t *")
+        api.GetTensorShapeElementCount(info, length)
+        return *described(info), length[0]
     finally:
         api.ReleaseTensorTypeAndShapeInfo(info)
+
+
+def described(info: Any) -> tuple[int, tuple[int, ...]]:
+    """Element type and shape."""
+    number, size = ffi.new("int *"), ffi.new("size_t *")
+    api.GetTensorElementType(info, number)
+    api.GetDimensionsCount(info, size)
+    shape = ffi.new("int64_t[]", size[0])
+    api.GetDimensions(info, shape, size[0])
+    return number[0], tuple(shape)
 
 
 def _new_strings(array: Array) -> Any:

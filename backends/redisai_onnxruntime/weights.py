@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from math import prod
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-from redisai.protobuf import MalformedError, Place, head, placed_fields, varints
+from redisai.protobuf import MalformedError, Piece, Place, head, placed_fields, varints
 
 from .c_api import api, cpu_memory, ffi, made
 from .external_data import DATA_LOCATION
@@ -27,8 +27,6 @@ DIMS, DATA_TYPE, NAME, RAW_DATA, DOC_STRING = 1, 2, 8, 9, 12  # of a tensor
 # library replaces the tensor by what it is given under its name, or refuses the model.
 APART = b"j\x1b\n\x08location\x12\x0f/dev/null/apartp\x01"
 
-Bytes: TypeAlias = bytes | memoryview
-
 
 class Weight(NamedTuple):
     name: bytes
@@ -37,7 +35,7 @@ class Weight(NamedTuple):
     data: memoryview  # of the blob
 
 
-def divide(blob: Bytes) -> tuple[Bytes, list[Weight]]:
+def divide(blob: Piece) -> tuple[Piece, list[Weight]]:
     """The model without its large weights, and the weights. The whole blob and none where that is of no use."""
     if len(blob) < LARGE:
         return blob, []
@@ -55,8 +53,8 @@ def divide(blob: Bytes) -> tuple[Bytes, list[Weight]]:
     return b"".join((model[:begin], head(GRAPH, sum(map(len, rest))), *rest, model[end:])), weights
 
 
-def _divide_graph(graph: memoryview) -> tuple[list[Bytes], list[Weight]]:
-    rest: list[Bytes] = []
+def _divide_graph(graph: memoryview) -> tuple[list[Piece], list[Weight]]:
+    rest: list[Piece] = []
     weights: list[Weight] = []
     names: set[bytes] = set()
     done = 0

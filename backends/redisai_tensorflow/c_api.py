@@ -45,6 +45,8 @@ ffi.cdef("""
     TF_Operation *TF_GraphOperationByName(TF_Graph *, const char *);
     int TF_OperationNumOutputs(TF_Operation *);
     int TF_OperationOutputType(TF_Output);
+    int TF_GraphGetTensorNumDims(TF_Graph *, TF_Output, TF_Status *);
+    void TF_GraphGetTensorShape(TF_Graph *, TF_Output, int64_t *, int, TF_Status *);
 
     TF_SessionOptions *TF_NewSessionOptions(void);
     void TF_DeleteSessionOptions(TF_SessionOptions *);

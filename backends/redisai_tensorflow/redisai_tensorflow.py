@@ -13,7 +13,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from redisai.protocol import Array, Definition, Direct, Settings
+from redisai.dtypes import DTYPES as ROWS
+from redisai.protocol import Array, Definition, Direct, Port, Settings
 
 from .c_api import Status, failure, ffi, function, lib
 from .graph_ops import check_operations, keeps_inputs
@@ -117,6 +118,10 @@ class Session:
         self._fetches = _ports(graph, self.outputs, 'Output node named "{}" not found in TF graph')
         self._types = [lib.TF_OperationOutputType(port) for port in self._feeds]
         types = [lib.TF_OperationOutputType(port) for port in self._fetches]
+        self.ports = (
+            _ports_of(graph, self.inputs, self._feeds, self._types),
+            _ports_of(graph, self.outputs, self._fetches, types),
+        )
         self._dtypes = [DTYPES.get(number, DTYPES[STRING]) for number in types]
         self._refused = next(((n, t) for n, t in zip(self.outputs, types, strict=True) if t not in DTYPES), None)
         options = ffi.gc(lib.TF_NewSessionOptions(), lib.TF_DeleteSessionOptions)
@@ -166,7 +171,7 @@ class Session:
         names = [lib.TF_DeviceListName(devices, i, status.c) for i in range(lib.TF_DeviceListCount(devices))]
         return [ffi.string(name).decode().partition("device:")[2] for name in names]
 
-    def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
         if self._refused is not None:
             name, number = self._refused
             raise TypeError(f"output '{name}' has type {type_name(number)}, which tensors cannot have")
@@ -231,6 +236,22 @@ def _import(definition: Definition) -> Any:
         lib.TF_GraphImportGraphDef(graph, blob, options, status.c)
         status.check()
     return graph
+
+
+def _ports_of(graph: Any, names: Sequence[str], ports: Any, types: Sequence[int]) -> list[Port]:
+    dtypes = {row.tf: row.name for row in ROWS}
+    found = zip(names, ports, types, strict=True)
+    return [Port(name, dtypes.get(number), _declared_shape(graph, port)) for name, port, number in found]
+
+
+def _declared_shape(graph: Any, port: Any) -> tuple[int, ...] | None:
+    with Status() as status:
+        ndim = lib.TF_GraphGetTensorNumDims(graph, port, status.c)
+        if lib.TF_GetCode(status.c) or ndim < 0:
+            return None
+        shape = ffi.new("int64_t[]", ndim)
+        lib.TF_GraphGetTensorShape(graph, port, shape, ndim, status.c)
+        return None if lib.TF_GetCode(status.c) else tuple(shape)
 
 
 def _ports(graph: Any, names: Sequence[str], missing: str) -> Any:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
 
-from redisai.protobuf import MalformedError, field, fields, placed_fields
+from redisai.protobuf import MalformedError, Piece, field, fields, placed_fields
 
 from .graph_ops import ATTRIBUTE, DTYPE, KEY, NAME, OPERATION, TENSOR, TYPE, VALUE, as_bytes, as_message
 from .tensors import DTYPES, STRING
@@ -74,7 +74,7 @@ def split(blob: bytes | memoryview, ports: Iterable[str]) -> tuple[bytes | memor
             variable, weight = _variable(message[node.start : node.end], name, scope + b"/%d" % len(weights))
         except MalformedError:  # or unusual: the library decides
             continue
-        pieces += [message[at : node.start], variable]
+        pieces += [message[at : node.start], *variable]
         weights.append(weight)
         at = node.end
     return (b"".join([*pieces, message[at:]]), weights) if weights else (blob, [])
@@ -143,7 +143,7 @@ def _node_of(port: bytes) -> bytes:
     return port.partition(b":")[0]
 
 
-def _variable(constant: memoryview, name: bytes, own: bytes) -> tuple[bytes, Weight]:
+def _variable(constant: memoryview, name: bytes, own: bytes) -> tuple[list[Piece], Weight]:
     """The nodes that stand for the field of a constant; own is the name of the variable."""
     device, attributes = b"", {}
     ((_, node),) = fields(constant)
@@ -174,7 +174,7 @@ def _variable(constant: memoryview, name: bytes, own: bytes) -> tuple[bytes, Wei
     of_type = _attribute(b"dtype", bytes([TYPE << 3, kind]))
     # Variables without this name would be one and the same.
     named = _attribute(b"shared_name", field(TEXT, own))
-    of_variable = of_type + _attribute(b"shape", field(SHAPE, bytes(dims))) + named
+    of_variable = of_type + _attribute(b"shape", field(SHAPE, dims)) + named
     # If the placeholder had a shape, TensorFlow would allocate a tensor of it while it optimises the assignment.
     nodes = (
         _node(own, b"VarHandleOp", [], device, of_variable)
@@ -194,10 +194,12 @@ def _parts(message: int | memoryview, *numbers: int) -> dict[int, int | memoryvi
     return parts
 
 
-def _node(name: bytes, operation: bytes, inputs: list[bytes], device: bytes, attributes: bytes) -> bytes:
-    body = field(NAME, name) + field(OPERATION, operation) + b"".join(field(INPUT, source) for source in inputs)
-    return field(NODE, body + field(DEVICE, device) + attributes)
+def _node(name: bytes, operation: bytes, inputs: list[bytes], device: bytes, attributes: list[Piece]) -> list[Piece]:
+    body = field(NAME, name) + field(OPERATION, operation) + field(DEVICE, device)
+    for source in inputs:
+        body += field(INPUT, source)
+    return field(NODE, body + attributes)
 
 
-def _attribute(name: bytes, value: bytes) -> bytes:
+def _attribute(name: bytes, value: Piece | list[Piece]) -> list[Piece]:
     return field(ATTRIBUTE, field(KEY, name) + field(VALUE, value))

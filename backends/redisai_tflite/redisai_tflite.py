@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from redisai.protocol import Array, Definition, Settings
+from redisai.dtypes import DTYPES, NUMBERS
+from redisai.protocol import Array, Definition, Port, Settings
 
 try:
     import ai_edge_litert as library
@@ -56,6 +57,7 @@ class Session:
         self.inputs = tuple(str(tensor["name"]) for tensor in inputs)
         self.outputs = tuple(str(tensor["name"]) for tensor in outputs)
         self._dtypes = [OBJECT if tensor["dtype"] is np.bytes_ else np.dtype(tensor["dtype"]) for tensor in inputs]
+        self.ports = tuple([_port(tensor) for tensor in tensors] for tensors in (inputs, outputs))
         self._input_numbers = [tensor["index"] for tensor in inputs]
         self._output_numbers = [tensor["index"] for tensor in outputs]
         self._declared = [tensor["shape_signature"].tolist() for tensor in inputs]  # -1 for a dimension of any size
@@ -69,7 +71,7 @@ class Session:
             if not any(-1 in shape for shape in self._declared):
                 raise
 
-    def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
         for array, dtype, name in zip(inputs, self._dtypes, self.inputs, strict=True):
             if array.dtype != dtype:
                 raise TypeError(f"input '{name}' has type {_type(array.dtype)}, expected: {_type(dtype)}")
@@ -165,6 +167,12 @@ def _fitted(array: Array, declared: list[int]) -> Array:
 
 def _is(shape: Sequence[int], declared: list[int]) -> bool:
     return all(want in (-1, size) for size, want in zip(shape, declared, strict=True))
+
+
+def _port(tensor: Any) -> Port:
+    dtype = NUMBERS.get(OBJECT if tensor["dtype"] is np.bytes_ else np.dtype(tensor["dtype"]))
+    name = None if dtype is None else DTYPES[dtype].name
+    return Port(str(tensor["name"]), name, tuple(tensor["shape_signature"].tolist()))
 
 
 def _itemsize(tensor: Any) -> int:

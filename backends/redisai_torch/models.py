@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import torch
 from torch.jit._recursive import wrap_cpp_module
 
-from redisai.protocol import Array, Definition, Settings
+from redisai.protocol import Array, Definition, Port, Settings
 
 from . import runner
 from .aliasing import Aliasing
@@ -19,14 +19,17 @@ from .archives import refuse_archive, refuse_depth, refuse_operators
 from .errors import explain
 from .guards import guard
 from .sandbox import on_large_stack
-from .tensors import find_device, flatten, intra_op_threads, prepare_thread, set_threads, to_array, to_tensor
-
-NUMBERS: dict[str, Callable[[Any], bool | int | float]] = {
-    "BoolType": bool,
-    "IntType": int,
-    "FloatType": float,
-    "NumberType": lambda number: number,
-}
+from .structures import (
+    NUMBERS,
+    Feed,
+    Parameters,
+    as_number,
+    flatten_result,
+    inner_kind,
+    output_names,
+    returns_tensors,
+)
+from .tensors import find_device, intra_op_threads, prepare_thread, set_threads, to_array, to_tensor
 
 
 def load(definition: Definition, settings: Settings) -> Session:
@@ -61,44 +64,38 @@ class Session:
         """graph: forward's inlined graph, which this changes."""
         schema = module.forward.schema
         arguments = schema.arguments[1:]  # without self
-        self._numbers: list[tuple[int, str, Callable[[Any], bool | int | float]]] = []
-        for index, argument in enumerate(arguments):
-            kind = _kind(argument.type)
-            if kind in NUMBERS:
-                self._numbers.append((index, argument.name, NUMBERS[kind]))
-            elif kind != "TensorType" and not argument.has_default_value():
-                raise TypeError(
-                    f"argument '{argument.name}' of forward is a {argument.type.annotation_str};"
-                    " only tensors and numbers can be given"
-                )
-        optional = any(argument.has_default_value() for argument in arguments)
-        self.inputs = None if optional else tuple(argument.name for argument in arguments)
-        self.outputs = _unnamed_outputs(schema.returns)
+        self._parameters = parameters = Parameters(arguments)
+        self._is_fast = parameters.is_plain and not parameters.has_none
+        self._numbers = [
+            (index, argument.name, NUMBERS[kind])
+            for index, argument in enumerate(arguments)
+            if (kind := inner_kind(argument.type)) in NUMBERS
+        ]
+        self.inputs = None if parameters.varies else tuple(port.name for port in parameters.ports)
+        self.outputs = output_names(schema.returns, graph)
+        self.ports = (parameters.ports, [Port(name) for name in self.outputs or ()])
         self._forward = module.forward
         self._device = device if device.type != "cpu" else None
         aliasing = Aliasing.of(module, graph)
-        self._copies = aliasing.inputs_written
+        self._copies = aliasing.inputs_written or not parameters.is_plain  # the analysis does not look into containers
         self._lock = threading.Lock() if aliasing.stateful else None
         self.direct = None
-        if not aliasing.stateful:
-            counts = [None if names is None else len(names) for names in (self.inputs, self.outputs)]
-            self.direct = runner.of_model(module._c, self._copies, device, intra_op_threads(), *counts)
+        if not aliasing.stateful and parameters.is_plain and returns_tensors(schema.returns[0].type):
+            ninputs = None if any(port.optional for port in parameters.ports) else len(parameters.ports)
+            noutputs = None if self.outputs is None else len(self.outputs)
+            self.direct = runner.of_model(module._c, self._copies, device, intra_op_threads(), ninputs, noutputs)
 
-    def run(self, inputs: Sequence[Array]) -> Sequence[Array | None]:
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
         prepare_thread()
-        device, copies = self._device, self._copies
-        arguments = [to_tensor(array, device, copies) for array in inputs]
-        for index, name, number in self._numbers:
-            if index < len(arguments):
-                arguments[index] = _number(arguments[index], name, number)
+        arguments = self._arguments(inputs)
         if self._lock is None:
             result = self._call(arguments)
             if isinstance(result, torch.Tensor):
                 return [to_array(0, result)]
-            return [to_array(index, tensor) for index, tensor in enumerate(flatten(result))]
+            return [to_array(index, tensor) for index, tensor in enumerate(flatten_result(result))]
         with self._lock:  # held until the outputs are copied: they may share memory with the model's state
             outputs = self._call(arguments)
-            return [to_array(index, tensor).copy() for index, tensor in enumerate(flatten(outputs))]
+            return [to_array(index, tensor).copy() for index, tensor in enumerate(flatten_result(outputs))]
 
     def _call(self, arguments: Sequence[Any]) -> Any:
         try:
@@ -106,23 +103,12 @@ class Session:
         except Exception as error:
             raise RuntimeError(explain(error)) from None
 
-
-def _kind(type_: Any) -> str:
-    """TorchScript's name of a type; for an optional type, the name of the type inside."""
-    kind = str(type_.kind())
-    return str(type_.getElementType().kind()) if kind == "OptionalType" else kind
-
-
-def _unnamed_outputs(returns: Sequence[Any]) -> tuple[str, ...] | None:
-    """An empty name for each tensor that forward returns; None where only a run can tell how many there are."""
-    if len(returns) != 1:
-        return None
-    result = returns[0].type
-    types = result.elements() if result.kind() == "TupleType" else [result]
-    return ("",) * len(types) if all(type_.kind() == "TensorType" for type_ in types) else None
-
-
-def _number(tensor: torch.Tensor, name: str, number: Callable[[Any], bool | int | float]) -> bool | int | float:
-    if tensor.numel() != 1:
-        raise ValueError(f"argument '{name}' of forward is a number: a tensor of one element is needed")
-    return number(tensor.item())
+    def _arguments(self, inputs: Sequence[Array]) -> list[Any]:
+        device, copies = self._device, self._copies
+        if not self._is_fast:
+            return self._parameters.arguments(Feed(inputs, device, copies))
+        arguments = [to_tensor(array, device, copies) for array in inputs]
+        for index, name, number in self._numbers:
+            if index < len(arguments):
+                arguments[index] = as_number(arguments[index], name, number)
+        return arguments

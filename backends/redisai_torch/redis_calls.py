@@ -154,11 +154,10 @@ def _run_model(key: str, numbers: list[list[int]], inputs: list[torch.Tensor], o
         raise
 
 
-def _output(index: int, array: Array | None, device: torch.device | None) -> torch.Tensor:
+def _output(index: int, array: Array, device: torch.device | None) -> torch.Tensor:
     """An output as a tensor, copied: a script may write to it, and it may be an input or a weight of the model."""
-    if array is None or array.dtype.kind in "OSU":
-        kind = "nothing" if array is None else array.dtype
-        raise TypeError(f"redisAI.model_execute: output {index} of the model is no tensor of numbers: {kind}")
+    if array.dtype.kind in "OSU":
+        raise TypeError(f"redisAI.model_execute: output {index} of the model is no tensor of numbers: {array.dtype}")
     tensor: torch.Tensor = to_tensor(np.array(array, order="C"), device, False)
     return tensor
 

@@ -11,8 +11,6 @@ static int first_failure(const Run *run) {
         const Step *step = &run->steps[i];
         int state = step->op >= 0 ? op_status(&run->ops[step->op]) : OP_DONE;
         if (step->kind == STEP_RUN && state == OP_FAILED) return i;
-        /* A model's output need not be a tensor (an ONNX sequence or map). */
-        if (step->kind == STEP_GET && state == OP_DONE && run->slots[step->slot] == NULL) return i;
     }
     return run->nsteps;
 }
@@ -25,10 +23,8 @@ static void reply_step(RedisModuleCtx *ctx, const Run *run, const Step *step) {
         RedisModule_ReplyWithSimpleString(ctx, "NA");
     } else if (step->kind != STEP_GET) {
         reply_ok(ctx);
-    } else if (run->slots[step->slot]) {
-        tensor_reply(ctx, run->slots[step->slot], step->format);
     } else {
-        reply_error(ctx, NO_TENSOR);
+        tensor_reply(ctx, run->slots[step->slot], step->format);
     }
 }
 

@@ -1,6 +1,7 @@
 /* model.c - AI.MODELSTORE, AI.MODELSET, AI.MODELGET, AI.MODELDEL, AI._MODELSCAN. Main thread only.
  *
  * The blob is the command's own argument, held: copying it would make every client wait. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "commands/commands.h"
@@ -205,9 +206,36 @@ static void reply_names(RedisModuleCtx *ctx, const char *field, const Names *nam
     for (int64_t i = 0; i < names->count; i++) RedisModule_ReplyWithCString(ctx, names->names[i]);
 }
 
-static int reply_model(RedisModuleCtx *ctx, const Model *model, int meta, int blob) {
+#define MAX_PORT_DEPTH 8
+
+/* Whatever the texts are, this is one array. */
+static void reply_ports(RedisModuleCtx *ctx, const Model *model, const char *field, const Names *ports) {
+    int64_t counts[MAX_PORT_DEPTH] = {0};
+    int depth = 0;
+    RedisModule_ReplyWithCString(ctx, field);
+    RedisModule_ReplyWithArray(ctx, REDISMODULE_POSTPONED_LEN);
+    for (int64_t i = 0; runnable_is_ready(&model->base) && i < ports->count; i++) {
+        const char *text = ports->names[i];
+        counts[depth] += *text != ']';
+        if (*text == '[' && depth + 1 < MAX_PORT_DEPTH) {
+            RedisModule_ReplyWithArray(ctx, REDISMODULE_POSTPONED_LEN);
+            counts[++depth] = 0;
+        } else if (*text == ']') {
+            if (depth > 0) RedisModule_ReplySetArrayLength(ctx, counts[depth--]);
+        } else if (*text == ':') {
+            RedisModule_ReplyWithLongLong(ctx, strtoll(text + 1, NULL, 10));
+        } else if (*text == '$') {
+            RedisModule_ReplyWithCString(ctx, text + 1);
+        } else {
+            RedisModule_ReplyWithNull(ctx);
+        }
+    }
+    while (depth >= 0) RedisModule_ReplySetArrayLength(ctx, counts[depth--]);
+}
+
+static int reply_model(RedisModuleCtx *ctx, const Model *model, int meta, int blob, int full) {
     if (meta) {
-        RedisModule_ReplyWithArray(ctx, blob ? 18 : 16);
+        RedisModule_ReplyWithArray(ctx, 16 + (full ? 4 : 0) + (blob ? 2 : 0));
         reply_text(ctx, "backend", backend_name(model->base.backend));
         reply_text(ctx, "device", model->base.device);
         RedisModule_ReplyWithCString(ctx, "tag");
@@ -217,6 +245,10 @@ static int reply_model(RedisModuleCtx *ctx, const Model *model, int meta, int bl
         reply_names(ctx, "inputs", model_inputs(model));
         reply_names(ctx, "outputs", model_outputs(model));
         reply_number(ctx, "minbatchtimeout", model->minbatchtimeout);
+        if (full) {
+            reply_ports(ctx, model, "input_details", &model->declared.input_ports);
+            reply_ports(ctx, model, "output_details", &model->declared.output_ports);
+        }
         if (blob) RedisModule_ReplyWithCString(ctx, "blob");
     }
     if (blob) reply_blob(ctx, model);
@@ -226,29 +258,32 @@ static int reply_model(RedisModuleCtx *ctx, const Model *model, int meta, int bl
 /* Also where it cannot be compiled. */
 static int reply_compiled(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     const JobWaiter *waiter = RedisModule_GetBlockedClientPrivateData(ctx);
-    int meta, blob;
-    parse_reply_words(ctx, waiter->argv + 2, waiter->argc - 2, "BLOB", &meta, &blob);
-    return reply_model(ctx, (const Model *)waiter->job->job.runnable, meta, blob);
+    int meta, blob, full;
+    parse_reply_words(ctx, waiter->argv + 2, waiter->argc - 2, "BLOB", &meta, &blob, &full);
+    return reply_model(ctx, (const Model *)waiter->job->job.runnable, meta, blob, full);
 }
 
 /* Right after a load, and on a replica, the loader may not have come to the model. It tells the names. */
-static int is_lacking_names(RedisModuleCtx *ctx, const Model *model) {
-    if (runnable_is_ready(&model->base) || backend_row(model->base.backend)->takes_names || safe_start()) return 0;
+static int is_lacking_names(RedisModuleCtx *ctx, const Model *model, int full) {
+    int are_given = backend_row(model->base.backend)->takes_names && !full;
+    if (runnable_is_ready(&model->base) || are_given || safe_start()) return 0;
     return wait_mode(ctx) == WAIT_BLOCK;
 }
 
 static int modelget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     Model *model = find_runnable(ctx, argv[1], KIND_MODEL);
-    int meta, blob;
-    if (model == NULL || parse_reply_words(ctx, argv + 2, argc - 2, "BLOB", &meta, &blob) == -1) return REDISMODULE_OK;
-    if (!meta || !is_lacking_names(ctx, model)) return reply_model(ctx, model, meta, blob);
+    int meta, blob, full;
+    if (model == NULL || parse_reply_words(ctx, argv + 2, argc - 2, "BLOB", &meta, &blob, &full) == -1) {
+        return REDISMODULE_OK;
+    }
+    if (!meta || !is_lacking_names(ctx, model, full)) return reply_model(ctx, model, meta, blob, full);
     LoaderJob *job = job_new(JOB_LOAD, runnable_ref(&model->base));
     job->is_urgent = 1;
     return block_on_job(ctx, argv, argc, job, reply_compiled, NULL);
 }
 
 COMMAND(modelget, .name = "AI.MODELGET", .flags = "readonly", .arity = -2, .most_words = 4, .keys = {{"key", KEY_READ}},
-        .syntax = "key [META] [BLOB]", .summary = "Returns a model's metadata and blob",
+        .syntax = "key [META | FULL] [BLOB]", .summary = "Returns a model's metadata and blob",
         .complexity = "O(N) where N is the size of the blob");
 
 COMMAND_AS(modeldel, delete_runnable(ctx, argv, KIND_MODEL), .name = "AI.MODELDEL", .flags = "write", .arity = 2,

@@ -4,16 +4,16 @@
 #include "redis/command.h"
 #include "values/model.h"
 
-typedef int64_t CountOf(const Model *model); /* -1: not known */
+typedef Range RangeOf(const Model *model);
 
-static int check_count(RunParser *p, const char *section, CountOf *count_of, int64_t given) {
-    int64_t known = p->runnable ? count_of((const Model *)p->runnable) : -1;
-    if (known < 0 || known == given) return 0;
+static int check_count(RunParser *p, const char *section, RangeOf *range_of, int64_t given) {
+    Range range = p->runnable ? range_of((const Model *)p->runnable) : (Range){0, INT64_MAX};
+    if (given >= range.least && given <= range.most) return 0;
     return parse_error(p->ctx, "Number of keys given as %s here does not match model definition", section);
 }
 
 /* `INPUTS count key ...`, or the same with OUTPUTS. */
-static int parse_counted_keys(RunParser *p, const char *section, const char *noun, const char *title, CountOf *count_of,
+static int parse_counted_keys(RunParser *p, const char *section, const char *noun, const char *title, RangeOf *range_of,
                               int *first, int *count) {
     long long number;
     if (!at_word(p, section)) return parse_error(p->ctx, "%s not specified", section);
@@ -21,9 +21,14 @@ static int parse_counted_keys(RunParser *p, const char *section, const char *nou
     if (p->at == p->argc || RedisModule_StringToLongLong(p->argv[p->at], &number) == REDISMODULE_ERR) {
         return parse_error(p->ctx, "Invalid argument for %s_count", noun);
     }
-    if (number <= 0) return parse_error(p->ctx, "%s count must be a positive integer", title);
+    /* There are models without inputs. */
+    int may_be_0 = range_of == model_input_range &&
+                   (p->runnable == NULL || model_input_range((const Model *)p->runnable).least == 0);
+    if (number < 0 || (number == 0 && !may_be_0)) {
+        return parse_error(p->ctx, "%s count must be a positive integer", title);
+    }
     p->at++;
-    if (check_count(p, section, count_of, number) == -1) return -1;
+    if (check_count(p, section, range_of, number) == -1) return -1;
     if (number > p->argc - p->at) {
         return parse_error(
             p->ctx, "number of %s keys to AI.MODELEXECUTE command does not match the number of given arguments", noun);
@@ -37,8 +42,8 @@ static int parse_counted_keys(RunParser *p, const char *section, const char *nou
 /* key INPUTS n input ... OUTPUTS n output ... [TIMEOUT t] */
 static int parse_modelexecute(RunParser *p) {
     ArgPositions *pos = &p->positions;
-    if (parse_counted_keys(p, "INPUTS", "input", "Input", model_input_count, &pos->input, &pos->ninputs) == -1 ||
-        parse_counted_keys(p, "OUTPUTS", "output", "Output", model_output_count, &pos->output, &pos->noutputs) == -1) {
+    if (parse_counted_keys(p, "INPUTS", "input", "Input", model_input_range, &pos->input, &pos->ninputs) == -1 ||
+        parse_counted_keys(p, "OUTPUTS", "output", "Output", model_output_range, &pos->output, &pos->noutputs) == -1) {
         return -1;
     }
     if (at_word(p, "TIMEOUT") && parse_timeout(p, "No value provided for TIMEOUT", 1) == -1) return -1;
@@ -57,8 +62,8 @@ static int parse_modelrun(RunParser *p) {
     pos->output = p->at + 1;
     pos->noutputs = p->at < p->argc ? p->argc - pos->output : 0;
     p->at = p->argc;
-    if (check_count(p, "INPUTS", model_input_count, pos->ninputs) == -1) return -1;
-    return check_count(p, "OUTPUTS", model_output_count, pos->noutputs);
+    if (check_count(p, "INPUTS", model_input_range, pos->ninputs) == -1) return -1;
+    return check_count(p, "OUTPUTS", model_output_range, pos->noutputs);
 }
 
 COMMAND_AS(

@@ -71,7 +71,7 @@ COMMAND_AS(scriptset, store(ctx, argv, argc, 0), .name = "AI.SCRIPTSET", .flags 
 static int scriptget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     Script *script = find_runnable(ctx, argv[1], KIND_SCRIPT);
     int meta, source;
-    if (script == NULL || parse_reply_words(ctx, argv + 2, argc - 2, "SOURCE", &meta, &source) == -1)
+    if (script == NULL || parse_reply_words(ctx, argv + 2, argc - 2, "SOURCE", &meta, &source, NULL) == -1)
         return REDISMODULE_OK;
 
     if (meta) {

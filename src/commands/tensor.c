@@ -91,11 +91,10 @@ static Tensor *tensor_from_argument(RedisModuleCtx *ctx, int dtype, int ndim, co
 }
 
 /* The dimensions from argv[*at] on, up to BLOB, VALUES or the end. */
-static int parse_shape(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, long long min_dim, int *at,
-                       int64_t *shape, int *ndim) {
+static int parse_shape(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int *at, int64_t *shape, int *ndim) {
     for (; *at < argc && !arg_is(argv[*at], "BLOB") && !arg_is(argv[*at], "VALUES"); (*at)++) {
         long long dim;
-        if (RedisModule_StringToLongLong(argv[*at], &dim) == REDISMODULE_ERR || dim < min_dim) {
+        if (RedisModule_StringToLongLong(argv[*at], &dim) == REDISMODULE_ERR || dim < 0) {
             return parse_error(ctx, "invalid or negative value found in tensor shape");
         }
         if (*ndim == TENSOR_MAX_DIMS) return parse_error(ctx, "tensor has more than %d dimensions", TENSOR_MAX_DIMS);
@@ -110,12 +109,11 @@ int tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Tensor
     int dtype = dtype_from_name(name, name_len);
     if (dtype == -1) return parse_error(ctx, "invalid data type");
 
-    /* Clients cannot set an empty tensor. But models give them, and those come back from the AOF and the master. What
-     * these send was accepted once, so no limit holds for it either. */
+    /* What the AOF and the master send was accepted once, so no limit holds for it. */
     int is_accepted = wait_mode(ctx) == WAIT_NOT;
     int64_t shape[TENSOR_MAX_DIMS];
     int ndim = 0, at = 1;
-    if (parse_shape(ctx, argv, argc, is_accepted ? 0 : 1, &at, shape, &ndim) == -1) return -1;
+    if (parse_shape(ctx, argv, argc, &at, shape, &ndim) == -1) return -1;
 
     int64_t length;
     uint64_t size;

@@ -179,14 +179,9 @@ Job *bridge_next_job(void) {
     return &job->job;
 }
 
-void bridge_ready(Runnable *runnable, struct Queue *queue, int ninputs, const char **inputs, int noutputs,
-                  const char **outputs) {
+void bridge_ready(Runnable *runnable, struct Queue *queue, const Declared *declared) {
     if (runnable_is_ready(runnable)) return;
-    if (runnable->kind == KIND_MODEL) {
-        Model *model = (Model *)runnable;
-        for (int i = 0; i < ninputs; i++) names_append(&model->declared_inputs, RedisModule_Strdup(inputs[i]));
-        for (int i = 0; i < noutputs; i++) names_append(&model->declared_outputs, RedisModule_Strdup(outputs[i]));
-    }
+    if (runnable->kind == KIND_MODEL && declared) declared_copy(&((Model *)runnable)->declared, declared);
     runnable_set_ready(runnable, queue);
 }
 

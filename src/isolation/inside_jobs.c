@@ -23,6 +23,7 @@
 #include "run/script_calls.h"
 #include "values/backend.h"
 #include "values/model.h"
+#include "values/names.h"
 #include "values/script.h"
 
 static char device[16];
@@ -175,12 +176,15 @@ static void forget_blob(Model *model) {
 static void job_done(LoaderJob *job) {
     Runnable *runnable = job->job.runnable;
     int is_model = runnable && runnable->kind == KIND_MODEL;
-    static const Names none;
+    static Declared none;
     Writer writer = {0};
     write_number(&writer, job->error != NULL);
     write_text(&writer, job->error);
-    write_names(&writer, is_model ? &((Model *)runnable)->declared_inputs : &none);
-    write_names(&writer, is_model ? &((Model *)runnable)->declared_outputs : &none);
+    Declared *declared = is_model ? &((Model *)runnable)->declared : &none;
+    for (int i = 0; i < DECLARED_LISTS; i++) write_names(&writer, declared_list(declared, i));
+    write_number(&writer, declared->least_inputs);
+    write_number(&writer, declared->most_inputs);
+    write_number(&writer, declared->noutputs);
     for (int i = 0; backend_row(i); i++) {
         write_text(&writer, backend_version(i));
         write_text(&writer, backend_advice(i));

@@ -16,6 +16,7 @@
 #include "run/script_calls.h"
 #include "values/backend.h"
 #include "values/model.h"
+#include "values/names.h"
 #include "values/script.h"
 
 #define MAX_MESSAGE (1ULL << 30) /* of those that a process sends: a command of a script */
@@ -214,9 +215,11 @@ static void job_done(Process *process, Reader *reader) {
     if (process->job == NULL) return;
     int failed = read_number(reader) != 0;
     char *error = read_text(reader);
-    Names inputs = {0}, outputs = {0};
-    read_names(reader, &inputs);
-    read_names(reader, &outputs);
+    Declared declared = {0};
+    for (int i = 0; i < DECLARED_LISTS; i++) read_names(reader, declared_list(&declared, i));
+    declared.least_inputs = read_number(reader);
+    declared.most_inputs = read_number(reader);
+    declared.noutputs = read_number(reader);
     for (int i = 0; backend_row(i); i++) {
         char *version = read_line(reader), *advice = read_line(reader);
         if (*version && !reader->failed) bridge_backend_loaded(i, version, advice);
@@ -235,15 +238,9 @@ static void job_done(Process *process, Reader *reader) {
     }
     if (runnable && !failed) {
         carrier_note_compiled(process, runnable);
-        if (carrier_is_own(process, runnable)) {
-            bridge_ready(runnable, process->queue, (int)inputs.count, (const char **)inputs.names, (int)outputs.count,
-                         (const char **)outputs.names);
-        }
+        if (carrier_is_own(process, runnable)) bridge_ready(runnable, process->queue, &declared);
     }
-    for (int64_t i = 0; i < inputs.count; i++) RedisModule_Free(inputs.names[i]);
-    for (int64_t i = 0; i < outputs.count; i++) RedisModule_Free(outputs.names[i]);
-    RedisModule_Free(inputs.names);
-    RedisModule_Free(outputs.names);
+    declared_free(&declared);
     finish_job(process, failed ? error : NULL);
     RedisModule_Free(error);
 }

@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#define REDISMODULE_POSTPONED_LEN -1
 #define REDISMODULE_OK 0
 #define REDISMODULE_ERR 1
 #define REDISMODULE_APIVER_1 1
@@ -258,6 +259,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(int, ReplyWithDouble, (RedisModuleCtx *, double))                                                         \
     FUNCTION(int, ReplyWithBigNumber, (RedisModuleCtx *, const char *, size_t))                                        \
     FUNCTION(int, ReplyWithNull, (RedisModuleCtx *))                                                                   \
+    FUNCTION(void, ReplySetArrayLength, (RedisModuleCtx *, long))                                                      \
     FUNCTION(int, ReplyWithArray, (RedisModuleCtx *, long))                                                            \
     FUNCTION(int, ReplyWithCString, (RedisModuleCtx *, const char *))                                                  \
     FUNCTION(int, ReplyWithStringBuffer, (RedisModuleCtx *, const char *, size_t))                                     \

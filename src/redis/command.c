@@ -88,13 +88,16 @@ void reply_text(RedisModuleCtx *ctx, const char *field, const char *text) {
 }
 
 int parse_reply_words(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const char *data, int *wants_meta,
-                      int *wants_data) {
+                      int *wants_data, int *wants_full) {
     *wants_meta = *wants_data = argc == 0;
+    if (wants_full) *wants_full = 0;
     for (int i = 0; i < argc; i++) {
         int *wanted = arg_is(argv[i], "META") ? wants_meta : arg_is(argv[i], data) ? wants_data : NULL;
+        if (arg_is(argv[i], "FULL")) wanted = wants_full;
         if (wanted == NULL) return parse_error(ctx, "Invalid argument: %s", arg_text(argv[i]));
         *wanted = 1;
     }
+    if (wants_full && *wants_full) *wants_meta = 1;
     return 0;
 }
 

@@ -30,9 +30,10 @@ void reply_number(RedisModuleCtx *ctx, const char *field, int64_t number); /* a 
 void reply_text(RedisModuleCtx *ctx, const char *field, const char *text); /* the same */
 
 /* Reads the words that follow a key and say what to reply: META, and `data`, the word for the value itself. Without
- * any, both are wanted. -1 after replying an error. */
+ * any, both are wanted. wants_full: whether FULL is there, which is META and more; NULL: there is no such word. -1
+ * after replying an error. */
 int parse_reply_words(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const char *data, int *wants_meta,
-                      int *wants_data);
+                      int *wants_data, int *wants_full);
 
 /* Handlers return this after they have replied an error instead of setting key argv[1]. While an AOF loads, and on the
  * link to a master, nobody reads errors: then the log tells what is lost. */

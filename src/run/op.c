@@ -8,7 +8,6 @@
 #include "run/queue.h"
 #include "run/run.h"
 #include "values/runnable.h"
-#include "values/tensor.h"
 
 static int move(Op *op, int32_t from, int32_t to) {
     return __atomic_compare_exchange_n(&op->state->status, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
@@ -126,17 +125,11 @@ static void count_op(const Op *op) {
                                                           .failed = state->error != NULL});
 }
 
-/* The last input of this op has come. Returns whether it is to be run. */
-static int is_ready(Op *op) {
-    for (int i = 0; i < op->ninputs; i++) {
-        if (op->inputs[i]) continue;
-        /* The op that should give it gave no tensor (an ONNX sequence or map). */
-        bridge_fail(op, NO_TENSOR);
-        __atomic_store_n(&op->state->status, OP_FAILED, __ATOMIC_SEQ_CST);
-        fail_run(op->run);
-        return 0;
+/* Else its client would read what the key of an output holds since an earlier run. */
+static void check_outputs(Op *op) {
+    for (int i = 0; i < op->noutputs; i++) {
+        if (op->outputs[i] == NULL) bridge_fail(op, "the run gave no tensor for one of the outputs");
     }
-    return 1;
 }
 
 /* Gives the outputs of an op to the ops that wait for them. An op that now has all its inputs is put into ready. It is
@@ -152,10 +145,8 @@ static int pass_outputs(Op *op, Op **ready, int max) {
             Op *user = &run->ops[use->op];
             next = use->next;
             user->inputs[use->input] = op->outputs[i];
-            if (__atomic_sub_fetch(&user->state->waits_for, 1, __ATOMIC_ACQ_REL) != 0 || run_has_failed(run) ||
-                !run_is_waiting(run) || !is_ready(user)) {
-                continue;
-            }
+            int waits = __atomic_sub_fetch(&user->state->waits_for, 1, __ATOMIC_ACQ_REL) != 0;
+            if (waits || run_has_failed(run) || !run_is_waiting(run)) continue;
             op_queue(user, now);
             if (count < max && user->rows == 0 && runnable_is_ready(user->runnable)) {
                 ready[count++] = user;
@@ -169,6 +160,7 @@ static int pass_outputs(Op *op, Op **ready, int max) {
 
 static int finish(Op *op, Op **ready, int max) {
     Run *run = op->run;
+    check_outputs(op);
     int failed = op->state->error != NULL;
     int nready = 0;
     if (op->duration >= 0) count_op(op);

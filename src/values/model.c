@@ -19,13 +19,13 @@ static void destroy(Runnable *runnable) {
     RedisModule_Free(model->pieces);
     names_free(&model->inputs);
     names_free(&model->outputs);
-    names_free(&model->declared_inputs);
-    names_free(&model->declared_outputs);
+    declared_free(&model->declared);
     RedisModule_Free(model);
 }
 
 Model *model_new(int backend) {
     Model *model = RedisModule_Calloc(1, sizeof(*model));
+    model->declared = (Declared){.least_inputs = -1, .most_inputs = -1, .noutputs = -1};
     runnable_init(&model->base, KIND_MODEL, backend, destroy);
     return model;
 }
@@ -51,21 +51,25 @@ void model_take_piece(Model *model, char *data, uint64_t size) {
 }
 
 const Names *model_inputs(const Model *model) {
-    return runnable_is_ready(&model->base) && model->declared_inputs.count ? &model->declared_inputs : &model->inputs;
+    return runnable_is_ready(&model->base) && model->declared.inputs.count ? &model->declared.inputs : &model->inputs;
 }
 
 const Names *model_outputs(const Model *model) {
-    return runnable_is_ready(&model->base) && model->declared_outputs.count ? &model->declared_outputs
+    return runnable_is_ready(&model->base) && model->declared.outputs.count ? &model->declared.outputs
                                                                             : &model->outputs;
 }
 
-static int64_t known_count(const Model *model, const Names *declared, const Names *given) {
-    if (runnable_is_ready(&model->base) && declared->count) return declared->count;
-    return backend_row(model->base.backend)->takes_names ? given->count : -1;
+static Range range(const Model *model, const Names *given, int is_output) {
+    const Declared *declared = &model->declared; /* not to be read before the model is ready */
+    if (runnable_is_ready(&model->base) && (is_output ? declared->noutputs : declared->least_inputs) >= 0) {
+        return is_output ? (Range){declared->noutputs, declared->noutputs}
+                         : (Range){declared->least_inputs, declared->most_inputs};
+    }
+    return backend_row(model->base.backend)->takes_names ? (Range){given->count, given->count} : (Range){0, INT64_MAX};
 }
 
-int64_t model_input_count(const Model *model) { return known_count(model, &model->declared_inputs, &model->inputs); }
-int64_t model_output_count(const Model *model) { return known_count(model, &model->declared_outputs, &model->outputs); }
+Range model_input_range(const Model *model) { return range(model, &model->inputs, 0); }
+Range model_output_range(const Model *model) { return range(model, &model->outputs, 1); }
 
 static uint64_t chunk_size = MODEL_CHUNK_SIZE; /* main thread; the BGSAVE child reads it */
 

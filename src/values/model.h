@@ -13,9 +13,13 @@ void model_take_piece(Model *model, char *data, uint64_t size);
 const Names *model_inputs(const Model *model);
 const Names *model_outputs(const Model *model);
 
-/* -1: not known (yet). */
-int64_t model_input_count(const Model *model);
-int64_t model_output_count(const Model *model);
+/* How many inputs or outputs a run may have. Where that is not known (yet), any number. */
+typedef struct Range {
+    int64_t least;
+    int64_t most;
+} Range;
+Range model_input_range(const Model *model);
+Range model_output_range(const Model *model);
 
 #define MODEL_CHUNK_SIZE (511LL * 1024 * 1024) /* bytes, until the option of this name is set */
 void model_set_chunk_size(int64_t size);

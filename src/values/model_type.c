@@ -141,8 +141,9 @@ static size_t mem_usage(const void *value) {
     const Model *model = value;
     size_t total = runnable_memory(&model->base) + RedisModule_MallocSize(model->pieces) +
                    names_memory(&model->inputs) + names_memory(&model->outputs);
-    if (runnable_is_ready(&model->base))
-        total += names_memory(&model->declared_inputs) + names_memory(&model->declared_outputs);
+    for (int i = 0; i < DECLARED_LISTS && runnable_is_ready(&model->base); i++) {
+        total += names_memory(declared_list((Declared *)&model->declared, i));
+    }
     for (int64_t i = 0; i < model->npieces; i++) {
         Piece *piece = &model->pieces[i];
         if (piece->owner == NULL) {
@@ -199,8 +200,7 @@ static int defrag(RedisModuleDefragCtx *ctx, RedisModuleString *key, void **valu
     }
     names_defrag(ctx, &model->inputs);
     names_defrag(ctx, &model->outputs);
-    names_defrag(ctx, &model->declared_inputs);
-    names_defrag(ctx, &model->declared_outputs);
+    for (int i = 0; i < DECLARED_LISTS; i++) names_defrag(ctx, declared_list(&model->declared, i));
     return 0;
 }
 

@@ -134,7 +134,7 @@ def test_runs_that_fail(wire: Wire) -> None:
     wire.ask("AI.TENSORSET", "x", "INT64", 1, 2)
     for _ in range(3):
         reply = wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y")
-        assert isinstance(reply, Error) and reply.startswith("ERR Unexpected input data type.")
+        assert isinstance(reply, Error) and reply.startswith("ERR input 'a' has type INT64, expected: FLOAT: ")
     found = full_ai_info(wire)
     assert (found["calls"], found["samples"], found["errors"]) == (3, 0, 3)
 

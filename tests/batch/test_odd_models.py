@@ -440,18 +440,31 @@ def test_outputs_that_are_views(wire: Wire, clients: Clients) -> None:
     assert full_ai_info(wire)["executions"] == 4
 
 
-def test_an_output_that_is_no_tensor(wire: Wire, clients: Clients) -> None:
-    """Cannot be divided, so these are run one by one."""
+def test_sequences_are_not_divided(wire: Wire, clients: Clients) -> None:
+    """Their 0th dimension is not the batch, so these are run one by one."""
     store(wire, "m", Model("ONNX", models.onnx_sequence()), *batching(8, 3))
-    wire.ask("AI.TENSORSET", "x", "FLOAT", 1, "VALUES", 3)
+    feeds = [[floats(*[[i]] * rows)[:, 0]] * 2 for i, rows in ((1, 1), (2, 3), (3, 1))]
     for _ in range(2):
-        wires = [clients.wire() for _ in range(3)]
-        for i, connection in enumerate(wires):
-            connection.send("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 2, f"s{i}", f"y{i}")
-        assert [connection.read() for connection in wires] == [b"OK"] * 3
-        for i in range(3):
-            assert same([read(wire, f"y{i}")], np.array([6], np.float32))
-            assert wire.ask("EXISTS", f"s{i}") == 0
+        for outcome, (x, _) in zip(together(clients, *feeds, outputs=2), feeds, strict=True):
+            assert same(outcome, np.stack([x, x]), x + x)
+
+
+def test_an_output_that_is_no_tensor(wire: Wire, clients: Clients) -> None:
+    store(wire, "m", Model("ONNX", models.onnx_ragged()), *batching(8, 3))
+    x = np.array([3], np.float32)
+    for _ in range(2):
+        for outcome in together(clients, *[[x, x]] * 3, outputs=2):
+            assert isinstance(outcome, Error) and "output 'sequence'" in outcome
+
+
+def test_a_classifiers_scores_are_divided(wire: Wire, clients: Clients) -> None:
+    store(wire, "m", Model("ONNX", models.onnx_classifier(5, -3)), *batching(8, 6))
+    feeds = [[np.arange(rows * 2, dtype=np.float32).reshape(rows, 2) + rows] for rows in (1, 3, 2)]
+    for _ in range(4):
+        for outcome, (x,) in zip(together(clients, *feeds, outputs=2), feeds, strict=True):
+            assert same(outcome, x.argmax(1), x)
+    found = full_ai_info(wire)
+    assert found["executions"] < 12, "some ran as one"
 
 
 def test_large_tensors(wire: Wire, clients: Clients) -> None:

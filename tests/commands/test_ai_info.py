@@ -54,7 +54,7 @@ def test_errors_of_runs_are_counted_and_those_of_parsing_are_not(stored: Wire) -
     assert run(stored, 1) == b"OK"
     stored.ask("AI.TENSORSET", "bad", "INT64", 1, 2)
     failed = stored.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "bad", "bad", "OUTPUTS", 1, "y")
-    assert isinstance(failed, Error) and failed.startswith("ERR Unexpected input data type.")
+    assert isinstance(failed, Error) and failed.startswith("ERR input 'a' has type INT64, expected: FLOAT: ")
     assert ai_info(stored)["errors"] == 1
     for inputs, text in (
         ("1 x", "ERR Number of keys given as INPUTS here does not match model definition"),

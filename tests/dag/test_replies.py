@@ -186,26 +186,26 @@ def test_pipelined(stored: Wire) -> None:
 
 
 def test_an_output_that_is_no_tensor(wire: Wire) -> None:
-    """As outside DAGs: the op is OK and no key is made. Whoever needs that tensor is told so."""
-    wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_sequence())
-    wire.ask("AI.MODELSTORE", "add", "ONNX", "CPU", "BLOB", models.onnx_add((None,)))
+    """Its op fails, and no key keeps an old value in silence."""
+    wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_ragged())
     wire.ask("AI.TENSORSET", "a", "FLOAT", 2, "VALUES", 1, 2)
     run = "|> AI.MODELEXECUTE m INPUTS 2 a a OUTPUTS 2 sequence sum"
-    check(ask(wire, f"AI.DAGEXECUTE LOAD 1 a PERSIST 2 sequence sum {run}"), [OK])
-    assert values(wire, "sum") == [b"2", b"4"]
-    assert wire.ask("EXISTS", "sequence") == 0
+    reply = ask(wire, f"AI.DAGEXECUTE LOAD 1 a PERSIST 2 sequence sum {run} |> AI.TENSORGET sum VALUES")
+    assert "output 'sequence' is a sequence" in str(reply[0])
+    check(reply[1:], [NA])
+    assert wire.ask("EXISTS", "sequence", "sum") == 0
 
-    wire.ask("DEL", "sum")
-    reply = ask(wire, f"AI.DAGEXECUTE LOAD 1 a {run} |> AI.TENSORGET sum VALUES |> AI.TENSORGET sequence")
-    check(reply[:2], [OK, [b"2", b"4"]])
-    assert dags.is_error(reply[2]), reply
-    reply = ask(
-        wire, f"AI.DAGEXECUTE LOAD 1 a PERSIST 1 z {run} |> AI.MODELEXECUTE add INPUTS 2 a sequence OUTPUTS 1 z"
-    )
-    check(reply[:1], [OK])
-    assert dags.is_error(reply[1]), reply
-    assert wire.ask("PING") == b"PONG"
-    assert wire.ask("EXISTS", "sum", "sequence", "z") == 0
+
+def test_a_sequence_is_the_next_ops_input(wire: Wire) -> None:
+    wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_sequence())
+    wire.ask("AI.MODELSTORE", "add", "ONNX", "CPU", "BLOB", models.onnx_add((None, None)))
+    wire.ask("AI.TENSORSET", "a", "FLOAT", 2, "VALUES", 1, 2)
+    run = "|> AI.MODELEXECUTE m INPUTS 2 a a OUTPUTS 2 sequence sum"
+    twice = "|> AI.MODELEXECUTE add INPUTS 2 sequence sequence OUTPUTS 1 z"
+    reply = ask(wire, f"AI.DAGEXECUTE LOAD 1 a PERSIST 2 sequence z {run} {twice} |> AI.TENSORGET sum VALUES")
+    check(reply, [OK, OK, [b"2", b"4"]])
+    assert wire.ask("AI.TENSORGET", "sequence", "META", "VALUES")[3:] == [[2, 2], b"values", [b"1", b"2", b"1", b"2"]]
+    assert values(wire, "z") == [b"2", b"4", b"2", b"4"]
 
 
 # ---- keys of another type --------------------------------------------------------------------------------------------

@@ -223,7 +223,7 @@ def test_an_error_after_a_run_is_logged_too(start_server: StartServer, tmp_path:
         for _ in range(3):
             assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y") == b"OK"
             assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"2", b"4"]
-        assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "bad", "x", "OUTPUTS", 1, "y") == "ERR no end"
+        assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "bad", "x", "OUTPUTS", 1, "y").endswith("no end")
         check_path(server, direct=4)
     assert server.log().count("ONNX model: the direct path failed") == 1
 

@@ -126,16 +126,6 @@ def test_an_output_of_a_type_without_a_name(server: Server, wire: Wire, kind: in
 
 
 @both_paths
-def test_an_output_that_is_no_tensor_is_not_stored(server: Server, wire: Wire) -> None:
-    wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_sequence())
-    wire.ask("AI.TENSORSET", "x", "FLOAT", 2, "VALUES", 1, 2)
-    assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 2, "seq", "sum") == b"OK"
-    assert wire.ask("EXISTS", "seq") == 0
-    assert wire.ask("AI.TENSORGET", "sum", "VALUES") == [b"2", b"4"]
-    check_path(server, python=1)
-
-
-@both_paths
 @pytest.mark.parametrize(
     ("dtype", "shape", "word"),
     [("INT64", [1, 2], "float"), ("DOUBLE", [1, 2], "float"), ("STRING", [1, 2], "float"), ("BOOL", [1, 2], "float"),

@@ -128,7 +128,12 @@ def test_an_output_of_a_type_without_a_name(server: Server, wire: Wire, output: 
     [
         ("INT64", [1, 2], "ERR input 'b' has type int64, expected: float32"),
         ("STRING", [1, 2], "ERR input 'b' has type string, expected: float32"),
-        ("FLOAT", [1, 3], "ERR Incompatible shapes: [1,2] vs. [1,3] \t [[{{node mul}}]]"),
+        (
+            "FLOAT",
+            [1, 3],
+            "ERR input 'b' has shape [1, 3], expected: [-1, 2]: Incompatible shapes: [1,2] vs. [1,3]"
+            " \t [[{{node mul}}]]",
+        ),
     ],
 )
 def test_an_input_that_does_not_fit(server: Server, wire: Wire, dtype: str, shape: list[int], text: str) -> None:

@@ -123,8 +123,8 @@ def test_an_output_of_a_type_without_a_name(wire: Wire, module: type, name: str)
 @pytest.mark.parametrize(
     ("module", "text"),
     [
-        (models.Raises, r"first line    second line \(line \d+ of models\.py, in forward\)"),
-        (models.NotATensor, "Function returned non-tensor values"),
+        (models.Raises, r"first line +second line \(line \d+ of models\.py, in forward\)"),
+        (models.NotATensor, ".*of them can be outputs"),
     ],
     ids=["Raises", "NotATensor"],
 )

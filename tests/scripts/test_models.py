@@ -148,10 +148,18 @@ def test_inputs_that_the_model_refuses(stored: Wire, backend: str) -> None:
 
 
 def test_an_output_that_is_no_tensor(stored: Wire) -> None:
-    """An ONNX sequence has no place in a list of tensors."""
-    assert stored.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_sequence()) == b"OK"
+    assert stored.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_ragged()) == b"OK"
     stored.ask("AI.TENSORSET", "x", "FLOAT", 1)
-    failure(stored, *execute("s", "counted", ["m"], ["x", "x"], [2], ["y", "z"]))
+    error = failure(stored, *execute("s", "counted", ["m"], ["x", "x"], [2], ["y", "z"]))
+    assert "output 'sequence' is a sequence of tensors of different shapes" in error
+    assert stored.ask("EXISTS", "y", "z") == 0
+
+
+def test_a_classifier_gives_its_scores(stored: Wire) -> None:
+    assert stored.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_classifier("z", "a")) == b"OK"
+    stored.ask("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", 0.25, 0.75)
+    assert stored.ask(*execute("s", "counted", ["m"], ["x"], [2], ["y", "z"])) == b"OK"
+    assert stored.ask("AI.TENSORGET", "z", "VALUES") == [b"0.25", b"0.75"]
 
 
 def test_what_the_user_may_not_read(server: Server, stored: Wire) -> None:

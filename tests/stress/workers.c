@@ -427,7 +427,7 @@ static const char *load(Runnable *runnable) {
     pthread_mutex_lock(&counting.mutex);
     counting.counts.loads++;
     pthread_mutex_unlock(&counting.mutex);
-    bridge_ready(runnable, open_queue(runnable->device), 0, NULL, 0, NULL);
+    bridge_ready(runnable, open_queue(runnable->device), NULL);
     return NULL;
 }
 

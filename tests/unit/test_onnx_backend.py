@@ -86,15 +86,21 @@ def test_booleans() -> None:
     assert y is not None and y.dtype == np.bool_ and y.tolist() == [False, True]
 
 
-def test_an_output_that_is_no_tensor_is_none() -> None:
-    nodes = [
-        helper.make_node("SplitToSequence", ["x"], ["parts"], keepdims=0),
-        helper.make_node("Identity", ["x"], ["y"]),
-    ]
-    outputs = [helper.make_tensor_sequence_value_info("parts", FLOAT, None), info("y", FLOAT, [2])]
-    parts, y = load("ONNX", model(graph(nodes, [info("x", FLOAT, [2])], outputs))).run([np.ones(2, np.float32)])
-    assert parts is None
-    np.testing.assert_array_equal(y, [1, 1])
+@pytest.mark.parametrize(
+    ("array", "kind"), [(np.array([[1, 2]], np.float32), FLOAT), (np.array(["é".encode(), b""], object), STRING)]
+)
+def test_a_sequence_is_stacked(array: Any, kind: int) -> None:
+    node = helper.make_node("SequenceConstruct", ["x", "x"], ["parts"])
+    outputs = [helper.make_tensor_sequence_value_info("parts", kind, None)]
+    (parts,) = load("ONNX", model(graph([node], [info("x", kind, array.shape)], outputs))).run([array])
+    np.testing.assert_array_equal(parts, np.stack([array, array]))
+
+
+def test_an_empty_sequence_has_the_declared_type() -> None:
+    node = helper.make_node("SequenceEmpty", [], ["parts"], dtype=TensorProto.INT32)
+    outputs = [helper.make_tensor_sequence_value_info("parts", TensorProto.INT32, None)]
+    (parts,) = load("ONNX", model(graph([node], [], outputs))).run([])
+    assert parts.dtype == np.int32 and parts.shape == (0,)
 
 
 @pytest.mark.parametrize("kind", ["FLOAT8E4M3FN", "INT4"])
