@@ -283,7 +283,7 @@ static int modelget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int a
 }
 
 COMMAND(modelget, .name = "AI.MODELGET", .flags = "readonly", .arity = -2, .most_words = 4, .keys = {{"key", KEY_READ}},
-        .syntax = "key [META | FULL] [BLOB]", .summary = "Returns a model's metadata and blob",
+        .syntax = "key [metadata: META | FULL] [BLOB]", .summary = "Returns a model's metadata and blob",
         .complexity = "O(N) where N is the size of the blob");
 
 COMMAND_AS(modeldel, delete_runnable(ctx, argv, KIND_MODEL), .name = "AI.MODELDEL", .flags = "write", .arity = 2,
