@@ -154,7 +154,7 @@ def test_a_model_that_cannot_be_compiled_has_none(wire: Wire) -> None:
     [
         ("DOUBLE", [1, 2], "input 'b' has type DOUBLE, expected: FLOAT: Unexpected input data type."),
         ("STRING", [1, 2], "input 'b' has type STRING, expected: FLOAT: Unexpected input data type."),
-        ("FLOAT", [1, 3], "Got invalid dimensions for input: b for the following indices index: 1 Got: 3 Expected: 2"),
+        ("FLOAT", [1, 3], "Got invalid dimensions for input: b for the following indices  index: 1 Got: 3 Expected: 2"),
         ("FLOAT", [2], "Invalid rank for input: b Got: 1 Expected: 2"),
     ],
 )
