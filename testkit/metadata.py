@@ -42,7 +42,7 @@ COMMANDS = {
     "AI.MODELDEL": Command({"write"}, 2, "1.0.0", "Deletes a model"),
     "AI._MODELSCAN": Command(READ, 1, "1.0.0", "Returns the keys and tags of all models"),
     "AI.MODELEXECUTE": Command(
-        WRITE, -8, "1.2.0", "Runs a model on tensors and stores its outputs", "INPUTS OUTPUTS TIMEOUT"
+        WRITE, -7, "1.2.0", "Runs a model on tensors and stores its outputs", "INPUTS OUTPUTS TIMEOUT"
     ),
     "AI.MODELRUN": Command(
         WRITE,

@@ -68,7 +68,7 @@ static int parse_modelrun(RunParser *p) {
 
 COMMAND_AS(
     modelexecute, execute(ctx, argv, argc, &modelexecute_grammar), .name = "AI.MODELEXECUTE",
-    .flags = "write deny-oom getkeys-api", .arity = -8, .since = "1.2.0",
+    .flags = "write deny-oom getkeys-api", .arity = -7, .since = "1.2.0",
     .keys = {{"key", KEY_READ}, {"input", KEY_READ, "INPUTS"}, {"output", KEY_WRITE, "OUTPUTS"}},
     .syntax =
         "key INPUTS input_count input [input ...] OUTPUTS output_count output [output ...] [TIMEOUT milliseconds]",

@@ -122,7 +122,7 @@ WORDS: dict[str, tuple[int, int | None]] = {
     "AI.SCRIPTGET": (2, 4),
     "AI.MODELDEL": (2, 2),
     "AI.SCRIPTDEL": (2, 2),
-    "AI.MODELEXECUTE": (8, None),
+    "AI.MODELEXECUTE": (7, None),  # there are models without inputs
     "AI.MODELRUN": (6, None),
     "AI.SCRIPTSTORE": (8, None),
     "AI.SCRIPTSET": (5, 7),

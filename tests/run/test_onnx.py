@@ -179,21 +179,3 @@ def test_many_runs_down_one_connection(server: Server, wire: Wire) -> None:
     for i in range(200):
         assert [wire.read(), wire.read(), wire.read()] == [b"OK", b"OK", [b"%d" % (2 * i)] * 2]
     check_path(server, direct=200)
-
-
-@both_paths
-def test_errors_of_inputs_name_the_input(wire: Wire) -> None:
-    wire.ask_ok("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add())
-    wire.ask_ok("AI.TENSORSET", "good", "FLOAT", 1, 2)
-    wire.ask_ok("AI.TENSORSET", "double", "DOUBLE", 1, 2)
-    wire.ask_ok("AI.TENSORSET", "vector", "FLOAT", 2)
-    wire.ask_ok("AI.TENSORSET", "wide", "FLOAT", 1, 3)
-    types = "Unexpected input data type. Actual: (tensor(double)) , expected: (tensor(float))"
-    for first, second, text in (
-        ("good", "double", f"{types} (input 'b')"),
-        ("double", "good", f"{types} (input 'a')"),
-        ("good", "vector", "Invalid rank for input: b "),
-        ("good", "wide", "Got invalid dimensions for input: b "),
-    ):
-        reply = wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, first, second, "OUTPUTS", 1, "y")
-        assert isinstance(reply, Error) and reply.startswith(f"ERR {text}")
