@@ -206,10 +206,9 @@ class RedisAI(_Steps):
         trip; in a pipeline, give it. Raises redis.ResponseError if the run fails, TimedOut after timeout_ms.
         """
         if outputs is None:
-            # A server that has just loaded its data knows the outputs only when the model is compiled again.
             return self._then(
                 self.model_get(key),
-                lambda model: self.run(key, *inputs, outputs=len(model["outputs"]) or 1, timeout_ms=timeout_ms),
+                lambda model: self.run(key, *inputs, outputs=_outputs_of(model), timeout_ms=timeout_ms),
             )
         dag = self.dag(routing=key, timeout_ms=timeout_ms, read_only=True)
         names = [f"in{i}" for i in range(len(inputs))], [f"out{i}" for i in range(outputs)]
@@ -341,3 +340,9 @@ class Dag(_Steps):
             if isinstance(reply, Exception):
                 raise reply
         return [_array(reply) for reply, parse in zip(replies, self._parse, strict=True) if parse is _array]
+
+
+def _outputs_of(model: dict[str, Any]) -> int:
+    if not model["outputs"]:
+        raise ValueError("the model does not say how many outputs it has: give outputs")
+    return len(model["outputs"])

@@ -100,13 +100,25 @@ def timed_run(entry: Entry, direct: DirectRunner, ops: CData, count: int, until:
 
 
 class ModelEntry:
-    __slots__ = ("_run", "batching", "direct", "duration", "least", "most", "noutputs", "outputs", "ports")
+    __slots__ = (
+        "_run",
+        "batching",
+        "direct",
+        "duration",
+        "is_stateful",
+        "least",
+        "most",
+        "noutputs",
+        "outputs",
+        "ports",
+    )
 
     def __init__(self, session: Session, batching: Batching | None, direct: DirectRunner | None) -> None:
         outputs = session.outputs
         self._run = session.run if batching is None else batching.run
         self.ports = ports_of(session)[0]  # of the inputs
         self.batching = batching
+        self.is_stateful: bool = getattr(session, "is_stateful", False)
         self.direct = direct
         self.outputs: Sequence[str] = outputs or ()
         self.least = least_inputs(session)
@@ -118,7 +130,10 @@ class ModelEntry:
         try:
             return self._run(inputs)
         except Exception as error:
-            raise explained(error, self.ports, inputs) from error
+            better = explained(error, self.ports, inputs)
+            if better is error:  # an error that is its own cause would keep the inputs until the next collection
+                raise
+            raise better from error
 
     def execute(self, op: Op) -> bool:
         ninputs, noutputs = op.ninputs, op.noutputs
@@ -162,7 +177,7 @@ class ModelEntry:
             return True
         rows, limits = sum([op.rows for op in ops]), batching.limits
         if rows == limits.batchsize == limits.minbatchsize:
-            if not batching.is_fixed and batching.rows_seen in (0, rows):
+            if not batching.is_fixed and batching.rows_seen in (0, rows) and not self.is_stateful:
                 self._try_alone(ops[0])
             if batching.is_fixed:
                 return True

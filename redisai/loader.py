@@ -11,6 +11,7 @@ may be taken under it, and is a leaf.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Iterator
@@ -232,9 +233,10 @@ def _loaded_session(backend: Backend, definition: Definition, settings: Settings
         raise RuntimeError(text) from error.__cause__
 
 
+@functools.cache  # an engine process leaves the folder for which relative paths hold
 def onnx_custom_ops() -> tuple[str, ...]:
     paths = lib.bridge_onnx_custom_ops()
-    return tuple(filter(None, _text(paths).split(":"))) if paths else ()
+    return tuple(os.path.abspath(path) for path in _text(paths).split(":") if path) if paths else ()
 
 
 def _device(runnable: Runnable) -> str:

@@ -39,9 +39,9 @@ def least_inputs(session: Session) -> int:
 def explained(error: BaseException, ports: Sequence[Port], inputs: Sequence[Array]) -> BaseException:
     """The error of a run. It begins with the first input that is not what the model declares, if the library's own text
     does not name it."""
+    text = one_line(error)
     for port, array in zip(ports, inputs, strict=False):
         misfit = _misfit(port, array)
-        text = one_line(error)
         if misfit and f"input '{port.name}'" not in text and f"input: {port.name} " not in text:
             return RuntimeError(f"input '{port.name}' has {misfit}: {text}")
     return error

@@ -152,10 +152,10 @@ class Backend(Protocol):
 
     def load(self, definition: Definition, settings: Settings) -> Session: ...
 
-    # Four parts are optional. figures(), of ONNX, returns the two arguments of bridge_onnx_figures(). advice(), of
+    # Five parts are optional. figures(), of ONNX, returns the two arguments of bridge_onnx_figures(). advice(), of
     # TORCH, returns what the log says once the backend is loaded, or None. `direct`, of sessions of ONNX, TF, TORCH and
     # of scripts, is a Direct or None. `ports`, of sessions of models, is the Ports of its inputs and those of its
-    # outputs.
+    # outputs. `is_stateful`, of the same, is True where a run may change what later runs give.
 
 
 Reply: TypeAlias = "bytes | int | float | list[Reply] | None"

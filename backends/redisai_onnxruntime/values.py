@@ -91,6 +91,8 @@ def _stacked(name: str, kind: int, sequence: Any) -> Array:
             shapes = f"{list(arrays[0].shape)} and {list(part.shape)}"
             raise no_tensor(name, f"a sequence of tensors of different shapes, {shapes}", "pad or concatenate them")
         arrays.append(part)
+    if not arrays and kind not in DTYPES:
+        raise no_tensor(name, "an empty sequence of an unknown type", DROP)
     stacked: Array = np.stack(arrays) if arrays else np.empty(0, DTYPES[kind])
     return stacked
 

@@ -10,14 +10,13 @@ from itertools import islice
 from math import prod
 from typing import Any, NamedTuple
 
-from redisai.protobuf import MalformedError, Piece, Place, head, placed_fields, varints
+from redisai.protobuf import MalformedError, Piece, few_places, head, placed_fields, varints
 
 from .c_api import api, cpu_memory, ffi, made
 from .external_data import DATA_LOCATION
 from .values import DTYPES, STRING
 
 LARGE = 64 << 10  # bytes of a weight that is worth the trouble
-MAX_FIELDS = 100_000  # of the model, and of its graph: they take 0.1 s, and hardly any model has more
 MAX_DIMS = 64
 
 GRAPH = 7  # field of the model
@@ -41,7 +40,7 @@ def divide(blob: Piece) -> tuple[Piece, list[Weight]]:
         return blob, []
     model = memoryview(blob)
     try:
-        graphs = [place for place in _places(model) if place[0] == GRAPH]
+        graphs = [place for place in few_places(model) if place[0] == GRAPH]
         if len(graphs) != 1:  # the library would merge them
             return blob, []
         _, graph, begin, end = graphs[0]
@@ -58,7 +57,7 @@ def _divide_graph(graph: memoryview) -> tuple[list[Piece], list[Weight]]:
     weights: list[Weight] = []
     names: set[bytes] = set()
     done = 0
-    for number, value, begin, end in _places(graph):
+    for number, value, begin, end in few_places(graph):
         if number == SPARSE:
             return [], []
         found = _weight(value) if number == INITIALIZER and isinstance(value, memoryview) else None
@@ -103,13 +102,6 @@ def _weight(tensor: memoryview) -> tuple[Weight, memoryview, memoryview] | None:
     if not text or b"\0" in text:  # the C API cuts a name at its first NUL
         return None
     return Weight(text, kind, shape, data), tensor[:at], tensor[until:]
-
-
-def _places(message: memoryview) -> list[Place]:
-    places = list(islice(placed_fields(message), MAX_FIELDS + 1))
-    if len(places) > MAX_FIELDS:
-        raise MalformedError
-    return places
 
 
 def give(options: Any, weights: Sequence[Weight]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TypeAlias
 
-from redisai.protobuf import MalformedError, Piece, field, fields, messages, varints
+from redisai.protobuf import MalformedError, Piece, few_fields, field, fields, messages, varints
 
 from .c_api import contains
 
@@ -37,7 +37,7 @@ def without_zipmaps(blob: Piece) -> tuple[Piece, Classes]:
     pieces: list[Piece] = []
     has_identity = False
     try:
-        for number, value in fields(memoryview(blob)):
+        for number, value in few_fields(memoryview(blob)):
             if number == GRAPH and not isinstance(value, int):
                 pieces += field(GRAPH, _graph(value, classes))
                 continue
@@ -55,7 +55,7 @@ def without_zipmaps(blob: Piece) -> tuple[Piece, Classes]:
 
 def _graph(graph: memoryview, classes: Classes) -> list[Piece]:
     pieces: list[Piece] = []
-    for number, value in fields(graph):
+    for number, value in few_fields(graph):
         if number == NODE and not isinstance(value, int):
             pieces += field(NODE, _node(value, classes))
         elif number in (OUTPUT, VALUE_INFO) and not isinstance(value, int):
@@ -67,7 +67,7 @@ def _graph(graph: memoryview, classes: Classes) -> list[Piece]:
 
 def _node(node: memoryview, classes: Classes) -> list[Piece]:
     """The node; an Identity in the place of a ZipMap."""
-    parts = [(number, value) for number, value in fields(node) if not isinstance(value, int)]
+    parts = [(number, value) for number, value in few_fields(node) if not isinstance(value, int)]
     texts = {number: bytes(value) for number, value in parts if number in (NODE_OP, NODE_DOMAIN, NODE_OUTPUT)}
     labels: list[str] = []
     if texts.get(NODE_OP) == b"ZipMap" and texts.get(NODE_DOMAIN) == b"ai.onnx.ml":

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from redisai.dtypes import DTYPES as ROWS
+from redisai.protobuf import MalformedError
 from redisai.protocol import Array, Definition, Direct, Port, Settings
 
 from .c_api import Status, failure, ffi, function, lib
@@ -32,7 +33,10 @@ def version() -> str:
 def load(definition: Definition, settings: Settings) -> Session:
     _limit_memory(settings.memory_limit)
     operations = check_operations(definition.blob, bool(settings.allow_file_ops))
-    first = fillers(definition.blob, operations, definition.inputs, definition.outputs)
+    try:
+        first = fillers(definition.blob, operations, definition.inputs, definition.outputs)
+    except MalformedError:
+        raise ValueError("Invalid GraphDef") from None
     copies = keeps_inputs(operations)
     if definition.gpu is None and operations.isdisjoint(("VarHandleOp", "_VarHandlesOp")):  # else names might clash
         graph, weights = split(definition.blob, (*definition.inputs, *definition.outputs, *first))
@@ -113,7 +117,7 @@ class Session:
         self._explainer = explainer
         self.inputs, self.outputs = definition.inputs, definition.outputs
         self._graph = graph
-        self._copies = copies
+        self._copies = self.is_stateful = copies
         self._feeds = _ports(graph, self.inputs, 'Input node named "{}" not found in TF graph.')
         self._fetches = _ports(graph, self.outputs, 'Output node named "{}" not found in TF graph')
         self._types = [lib.TF_OperationOutputType(port) for port in self._feeds]

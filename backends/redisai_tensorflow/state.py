@@ -49,8 +49,9 @@ def fillers(blob: bytes | memoryview, operations: set[str], inputs: Iterable[str
     for node in needed:
         for name in node.inputs:
             consumers.setdefault(name, []).append(node)
+    reads: dict[str, list[bool]] = {}  # by consumer: it is costly to look into the functions that it calls
     for node in needed:
-        if node.operation in VARIABLES and _is_read(consumers.get(node.name, ()), functions):
+        if node.operation in VARIABLES and _is_read(consumers.get(node.name, ()), functions, reads):
             raise ValueError(f"node '{node.name}' of the graph is a variable without a value: {FREEZE}")
         if node.operation == "Placeholder" and node.type == RESOURCE:
             raise ValueError(f"node '{node.name}' of the graph takes a variable or table from outside: {FREEZE}")
@@ -74,10 +75,15 @@ def _has_resources(operations: set[str]) -> bool:
     return not operations.isdisjoint({"ReadVariableOp", "ResourceGather", "LookupTableFindV2"})
 
 
-def _is_read(consumers: Iterable[Node], functions: dict[str, list[Node]]) -> bool:
+def _is_read(consumers: Iterable[Node], functions: dict[str, list[Node]], known: dict[str, list[bool]]) -> bool:
     """Whether a variable that these nodes use is read for certain, and gets no value from any of them."""
-    used = [inner for node in consumers for inner in _inside(node, functions)]
-    return bool(used) and not any(UNCLEAR.match(node.operation) for node in used)
+    unclear: list[bool] = []
+    for node in consumers:
+        if node.name not in known:
+            inside = [UNCLEAR.match(inner.operation) is not None for inner in _inside(node, functions)]
+            known[node.name] = [any(inside)] if inside else []
+        unclear += known[node.name]
+    return bool(unclear) and not any(unclear)
 
 
 def _inside(node: Node, functions: dict[str, list[Node]]) -> list[Node]:

@@ -78,6 +78,7 @@ class Session:
         self._device = device if device.type != "cpu" else None
         aliasing = Aliasing.of(module, graph)
         self._copies = aliasing.inputs_written or not parameters.is_plain  # the analysis does not look into containers
+        self.is_stateful = aliasing.stateful
         self._lock = threading.Lock() if aliasing.stateful else None
         self.direct = None
         if not aliasing.stateful and parameters.is_plain and returns_tensors(schema.returns[0].type):

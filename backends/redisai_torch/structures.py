@@ -63,6 +63,20 @@ class Parameter(NamedTuple):
     default: Any
 
 
+# Of the type of an argument or result, each counted as often as it occurs. A few lines can nest types so that there are
+# more of them than memory has room for.
+MAX_PARTS = 4096
+
+
+class TooManyPartsError(Exception):
+    pass
+
+
+def _count(parts: Iterator[int]) -> None:
+    if next(parts, None) is None:
+        raise TooManyPartsError
+
+
 class Parameters:
     """The parameters of forward, without self."""
 
@@ -102,8 +116,9 @@ def _parameter(argument: Any) -> Parameter:
     has_default = argument.has_default_value()
     may_miss = has_default or type_.kind() == "OptionalType"
     try:
-        ports, take, varies = _taken(type_.getElementType() if type_.kind() == "OptionalType" else type_, argument.name)
-    except TypeError:
+        inner = type_.getElementType() if type_.kind() == "OptionalType" else type_
+        ports, take, varies = _taken(inner, argument.name, iter(range(MAX_PARTS)))
+    except (TypeError, TooManyPartsError):
         if not has_default:
             raise TypeError(
                 f"argument '{argument.name}' of forward is a {type_.annotation_str}; only tensors, numbers, strings,"
@@ -119,8 +134,9 @@ def inner_kind(type_: Any) -> str:
     return str(type_.getElementType().kind()) if kind == "OptionalType" else kind
 
 
-def _taken(type_: Any, name: str) -> tuple[list[Port], Take, bool]:
+def _taken(type_: Any, name: str, parts: Iterator[int]) -> tuple[list[Port], Take, bool]:
     """The inputs of a value of this type, what makes it of them, and whether their number varies."""
+    _count(parts)
     kind, text = str(type_.kind()), str(type_.annotation_str)
     port = Port(name, DTYPES.get(kind), type="" if kind == "TensorType" else text)
     if kind == "TensorType":
@@ -130,10 +146,10 @@ def _taken(type_: Any, name: str) -> tuple[list[Port], Take, bool]:
     if kind == "StringType":
         return [port], lambda feed, _: _text(feed.array(), name), False
     if kind == "TupleType":
-        parts = [_taken(inner, f"{name}.{index}") for index, inner in enumerate(type_.elements())]
-        if not any(varies for _, _, varies in parts):
-            takes = [take for _, take, _ in parts]
-            return [port for ports, _, _ in parts for port in ports], lambda feed, _: _tuple(feed, takes), False
+        taken = [_taken(inner, f"{name}.{index}", parts) for index, inner in enumerate(type_.elements())]
+        if not any(varies for _, _, varies in taken):
+            takes = [take for _, take, _ in taken]
+            return [port for ports, _, _ in taken for port in ports], lambda feed, _: _tuple(feed, takes), False
     if text == "List[Tensor]":
         return [port], lambda feed, count: [feed.tensor() for _ in range(count)], True
     if text == "Dict[str, Tensor]":
@@ -179,20 +195,25 @@ def output_names(returns: Sequence[Any], graph: Any) -> tuple[str, ...] | None:
     graph: forward's inlined graph.
     Raises TypeError if forward returns what no tensors can hold."""
     (result,) = returns
-    if not _is_returnable(result.type):
-        raise TypeError(
-            f"forward returns a {result.type.annotation_str}; only tensors, numbers, None, and lists, tuples and dicts"
-            " of them can be outputs"
-        )
-    names = _names(result.type, next(iter(graph.outputs())), "")
+    try:
+        if not _is_returnable(result.type, iter(range(MAX_PARTS))):
+            raise TypeError(
+                f"forward returns a {result.type.annotation_str}; only tensors, numbers, None, and lists, tuples and"
+                " dicts of them can be outputs"
+            )
+        names = _names(result.type, next(iter(graph.outputs())), "", iter(range(MAX_PARTS)))
+    except TooManyPartsError:
+        raise TypeError(f"forward returns more than {MAX_PARTS} values: return fewer, or stack them") from None
     return None if names is None else tuple(names)
 
 
-def _is_returnable(type_: Any) -> bool:
+def _is_returnable(type_: Any, parts: Iterator[int]) -> bool:
+    _count(parts)
     kind = str(type_.kind())
     if kind == "DictType":
-        return _is_returnable(type_.getValueType())
-    return kind in RETURNABLE or (kind in CONTAINERS and all(map(_is_returnable, type_.containedTypes())))
+        return _is_returnable(type_.getValueType(), parts)
+    inner = type_.containedTypes() if kind in CONTAINERS else []
+    return kind in RETURNABLE or (kind in CONTAINERS and all(_is_returnable(each, parts) for each in inner))
 
 
 def returns_tensors(type_: Any) -> bool:
@@ -203,8 +224,9 @@ def returns_tensors(type_: Any) -> bool:
     )
 
 
-def _names(type_: Any, value: Any, path: str) -> list[str] | None:
+def _names(type_: Any, value: Any, path: str, budget: Iterator[int]) -> list[str] | None:
     """value: where the graph makes it; None where that is not known."""
+    _count(budget)
     kind = str(type_.kind())
     node = None if value is None else value.node()
     if kind in ("TensorType", *NUMBERS):
@@ -217,12 +239,13 @@ def _names(type_: Any, value: Any, path: str) -> list[str] | None:
             list(node.inputs()) if node is not None and node.kind() == "prim::TupleConstruct" else [None] * len(types)
         )
         parts = zip(types, made, _fields(type_), strict=False)
-        return _joined([_names(inner, part, _under(path, field)) for inner, part, field in parts])
+        return _joined([_names(inner, part, _under(path, field), budget) for inner, part, field in parts])
     if kind == "DictType" and node is not None and node.kind() == "prim::DictConstruct":
         keys, values = list(node.inputs())[::2], list(node.inputs())[1::2]
         if all(key.node().kind() == "prim::Constant" for key in keys) and _is_final(value):
             items = dict(zip([str(key.toIValue()) for key in keys], values, strict=True))
-            return _joined([_names(type_.getValueType(), item, _under(path, key)) for key, item in items.items()])
+            inner = type_.getValueType()
+            return _joined([_names(inner, item, _under(path, key), budget) for key, item in items.items()])
     return None
 
 

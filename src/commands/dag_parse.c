@@ -42,7 +42,7 @@ typedef struct Sections {
     int load, nload;
     int persist, npersist;
     int routing;
-    Tensor **loaded; /* the tensors of LOAD. The keyspace holds them: no key expires within a command */
+    Tensor **loaded; /* references to the tensors of LOAD; NULL behind the last one that was found */
 } Sections;
 
 static int are_unique(RedisModuleString **keys, int count) {
@@ -60,10 +60,11 @@ static int check_keys(RunParser *p, Sections *s, int is_load) {
         if (are_unique(p->argv + s->persist, s->npersist)) return 0;
         return parse_error(p->ctx, "PERSIST keys must be unique");
     }
-    s->loaded = RedisModule_Alloc(s->nload * sizeof(*s->loaded));
+    s->loaded = RedisModule_Calloc(s->nload, sizeof(*s->loaded));
     for (int i = 0; i < s->nload; i++) {
-        s->loaded[i] = lookup_value(p->ctx, p->argv[s->load + i], TensorType, NO_TENSOR);
-        if (s->loaded[i] == NULL) return -1;
+        Tensor *tensor = lookup_value(p->ctx, p->argv[s->load + i], TensorType, NO_TENSOR);
+        if (tensor == NULL) return -1;
+        s->loaded[i] = tensor_ref(tensor);
     }
     return 0;
 }
@@ -301,6 +302,7 @@ Run *dag_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const Da
     RunParser p = {.ctx = ctx, .argv = argv, .argc = argc, .at = 1};
     Run *run = parse_sections(&p, dag, &s, &count) == -1 ? NULL : parse_commands(&p, dag, &s, count);
     *timeout = p.positions.timeout > 0 ? p.positions.timeout : 0;
+    for (int i = 0; s.loaded && i < s.nload && s.loaded[i]; i++) tensor_unref(s.loaded[i]);
     RedisModule_Free(s.loaded);
     return run;
 }

@@ -18,8 +18,10 @@ static int kill_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
     const Runnable *runnable = type == ModelType || type == ScriptType ? RedisModule_ModuleTypeGetValue(key) : NULL;
     uint64_t id = runnable ? runnable->id : 0;
     if (key) RedisModule_CloseKey(key);
-    int killed = id && isolation_kill(id);
-    if (kill_stores(ctx, argv[1], isolation_kill) || killed) return reply_ok(ctx);
+    int killed = id ? isolation_kill(id) : 0;
+    if (killed == 0) killed = kill_stores(ctx, argv[1], isolation_kill);
+    if (killed < 0) return reply_error(ctx, "another AI.KILL ends the process of this device just now; try again");
+    if (killed) return reply_ok(ctx);
     if (id == 0) return reply_error(ctx, "no model or script at this key");
     return RedisModule_ReplyWithError(ctx, "NOTBUSY Nothing runs this model or script right now.");
 }

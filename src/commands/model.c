@@ -266,7 +266,8 @@ static int reply_compiled(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
 /* Right after a load, and on a replica, the loader may not have come to the model. It tells the names. */
 static int is_lacking_names(RedisModuleCtx *ctx, const Model *model, int full) {
     int are_given = backend_row(model->base.backend)->takes_names && !full;
-    if (runnable_is_ready(&model->base) || are_given || safe_start()) return 0;
+    int has_failed = __atomic_load_n(&model->base.state->has_failed, __ATOMIC_RELAXED);
+    if (runnable_is_ready(&model->base) || has_failed || are_given || safe_start()) return 0;
     return wait_mode(ctx) == WAIT_BLOCK;
 }
 

@@ -85,12 +85,12 @@ typedef struct Search {
 static void kill_store(void *data, const Waiter *waiter) {
     Search *search = data;
     const JobWaiter *store = (const JobWaiter *)waiter;
-    if (waiter->write != write_compiled || waiter->db != search->db) return;
+    if (waiter->write != write_compiled || waiter->db != search->db || search->killed) return;
     size_t size, theirs;
     const char *key = RedisModule_StringPtrLen(search->key, &size);
     const char *stored = RedisModule_StringPtrLen(store->argv[1], &theirs);
     if (size != theirs || memcmp(key, stored, size)) return;
-    if (search->kill(store->job->job.runnable->id)) search->killed++;
+    search->killed = search->kill(store->job->job.runnable->id);
 }
 
 int kill_stores(RedisModuleCtx *ctx, const RedisModuleString *key, int (*kill)(uint64_t id)) {

@@ -9,8 +9,8 @@ void *find_runnable(RedisModuleCtx *ctx, RedisModuleString *name, int kind);
 /* Compiles it and makes it the value of argv[1], whose type has been checked; takes the reference over and replies. */
 int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runnable *runnable);
 
-/* Calls kill for each model or script that a client is storing at this key just now. Returns how often it returned 1.
- */
+/* Calls kill for models and scripts that clients are storing at this key just now, until one call does not return 0.
+ * Returns what it returned. */
 int kill_stores(RedisModuleCtx *ctx, const RedisModuleString *key, int (*kill)(uint64_t id));
 
 /* Deletes the model or script at argv[1], and replies. */

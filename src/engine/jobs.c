@@ -192,6 +192,7 @@ void bridge_finish_job(Job *python_part, const char *error) {
     if (job->job.kind == JOB_LOAD && runnable->kind == KIND_MODEL && ((Model *)runnable)->blob_size >= LARGE_BLOB) {
         allocator_release();
     }
+    if (job->job.kind == JOB_LOAD) __atomic_store_n(&runnable->state->has_failed, error != NULL, __ATOMIC_RELAXED);
     if (error) job->error = RedisModule_Strdup(error);
     if (job->finished) {
         job->finished(job);

@@ -8,7 +8,7 @@
 int isolation_start(RedisModuleCtx *ctx);
 
 /* Ends the process that runs or compiles this runnable now. Other models of its device run again on the next. Returns 0
- * where none does. */
+ * where none does, -1 where a process is about to be ended for another. */
 int isolation_kill(uint64_t id);
 
 typedef struct ProcessFigures {

@@ -21,7 +21,8 @@
 
 #define MAX_MESSAGE (1ULL << 30) /* of those that a process sends: a command of a script */
 #define MAX_LINE 1000
-#define MAX_LINES 100  /* in the log, by a process; what comes later is lost, or it could fill the disk */
+#define MAX_LINES 100 /* in the log, by a process in an hour; others are left out, or they could fill the disk */
+#define HOUR_NS 3600000000000LL
 #define MAX_HELD 4096  /* models that scripts of one device hold */
 #define STALL_MS 10000 /* a process that takes no bytes for so long, or sends a message for so long, is ended */
 
@@ -410,10 +411,16 @@ static void ready(Process *process, Reader *reader) {
 }
 
 static void log_line(Process *process, Reader *reader) {
-    if (++process->lines > MAX_LINES) return;
+    int64_t now = monotonic_ns();
+    if (now - process->first_line > HOUR_NS) {
+        process->first_line = now;
+        process->lines = 0;
+    }
+    if (process->lines == MAX_LINES) return;
+    process->lines++;
     char *level = read_line(reader), *text = read_line(reader);
     RedisModule_Log(log_context, strcmp(level, "warning") ? "notice" : "warning", "%.1000s%s", text,
-                    process->lines == MAX_LINES ? " (the last line of this engine process)" : "");
+                    process->lines == MAX_LINES ? " (more lines of this engine process are left out for an hour)" : "");
     RedisModule_Free(level);
     RedisModule_Free(text);
 }

@@ -393,10 +393,11 @@ int isolation_kill(uint64_t id) {
         Process *process = table.processes[i];
         if (!carrier_runs(process, id)) continue;
         pthread_mutex_lock(&process->mutex);
-        process->to_kill = id;
+        int is_free = process->to_kill == 0 || process->to_kill == id;
+        if (is_free) process->to_kill = id;
         pthread_mutex_unlock(&process->mutex);
         process_wake_carrier(process);
-        killed = 1;
+        killed = is_free ? 1 : -1;
     }
     return killed;
 }

@@ -82,10 +82,11 @@ typedef struct Process {
     int64_t job_since;       /* ns */
     struct RemoteCall *held; /* models that scripts hold */
     int nheld;
-    int lines;      /* that it has written into the log */
-    int imported;   /* how many of the imports of all processes it has */
-    int failures;   /* starts in a row that have failed */
-    int is_settled; /* under table.mutex: the first start has succeeded or failed */
+    int lines;          /* that it has written into the log since the first of this hour */
+    int64_t first_line; /* ns */
+    int imported;       /* how many of the imports of all processes it has */
+    int failures;       /* starts in a row that have failed */
+    int is_settled;     /* under table.mutex: the first start has succeeded or failed */
     Death death;
 } Process;
 

@@ -75,6 +75,11 @@ int log_lost_value(RedisModuleCtx *ctx, RedisModuleString **argv) {
     return REDISMODULE_OK;
 }
 
+int refuse_arity(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    reply_wrong_arity(ctx, argv);
+    return argc > 1 ? log_lost_value(ctx, argv) : REDISMODULE_OK;
+}
+
 int reply_ok(RedisModuleCtx *ctx) { return RedisModule_ReplyWithSimpleString(ctx, "OK"); }
 
 void reply_number(RedisModuleCtx *ctx, const char *field, int64_t number) {

@@ -39,6 +39,9 @@ int parse_reply_words(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, c
  * link to a master, nobody reads errors: then the log tells what is lost. */
 int log_lost_value(RedisModuleCtx *ctx, RedisModuleString **argv);
 
+/* A command has too few words, or too many. */
+int refuse_arity(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+
 /* The value of a key; it stays the keyspace's. NULL after replying an error: WRONGTYPE for another type, `missing`
  * where the key does not exist. */
 void *lookup_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, const char *missing);

@@ -45,7 +45,7 @@ typedef struct Command {
 #define COMMAND(id, ...)                                                                                               \
     static const Command id;                                                                                           \
     static int id##_checked(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {                                 \
-        if (argc < abs(id.arity) || (id.most_words && argc > id.most_words)) return reply_wrong_arity(ctx, argv);      \
+        if (argc < abs(id.arity) || (id.most_words && argc > id.most_words)) return refuse_arity(ctx, argv, argc);     \
         return id##_command(ctx, argv, argc);                                                                          \
     }                                                                                                                  \
     static const Command id = {.handler = id##_checked, __VA_ARGS__}

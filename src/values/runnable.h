@@ -18,6 +18,7 @@ typedef struct RunnableState {
     void (*destroy)(Runnable *runnable); /* frees the Model or Script and what only it has */
     Stats stats;
     int64_t compiled_by; /* atomic: the start of the engine process of its device that has compiled it (isolation/) */
+    int32_t has_failed;  /* atomic: the loader could not compile it */
     int64_t died;        /* the start of the last engine process that ended under it, as it was counted (isolation/) */
     _Alignas(8) char label[RUNNABLE_LABEL]; /* `model=<key>,tag=<tag>`, cut and printable; for people only */
 } RunnableState;

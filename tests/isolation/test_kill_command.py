@@ -126,9 +126,11 @@ def test_a_model_that_is_compiled_for_a_run(python_models: Server, wire: Wire) -
     file = python_models.folder / "compiles for ever"
     wire.ask_ok("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", once % str(file).encode())
     file.touch()
-    os.kill(engine(wire).pid, signal.SIGKILL)
-    engine_is_up(wire)
+    before = engine(wire).pid
+    os.kill(before, signal.SIGKILL)
+    wait_for(lambda: engine_is_up(wire).pid != before)
     for _ in range(4):
+        engine_is_up(wire)  # else what the last one was compiling would count
         with python_models.wire() as busy:
             busy.send("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y")
             wait_until_compiles(wire, "m")

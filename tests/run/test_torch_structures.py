@@ -310,6 +310,17 @@ def test_a_traced_model_that_returns_a_dict(server: Server, stored: Wire) -> Non
     check_path(server, python=1)
 
 
+def test_more_outputs_than_memory_has_room_for(wire: Wire) -> None:
+    """2 to the power of 40, by a dict of dicts of dicts."""
+    lines = ["d0 = {'a': x, 'b': x}", *[f"d{n + 1} = {{'a': d{n}, 'b': d{n}}}" for n in range(39)], "return d39"]
+    module: Any = type("Nested", (torch.jit.ScriptModule,), {})()
+    module.define("def forward(self, x):\n    " + "\n    ".join(lines) + "\n")
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer)
+    reply = wire.ask("AI.MODELSTORE", "m", "TORCH", "CPU", "BLOB", buffer.getvalue())
+    assert reply == Error("ERR forward returns more than 4096 values: return fewer, or stack them")
+
+
 # ---- elsewhere -------------------------------------------------------------------------------------------------------
 
 
