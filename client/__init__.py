@@ -206,6 +206,8 @@ class RedisAI(_Steps):
         trip; in a pipeline, give it. Raises redis.ResponseError if the run fails, TimedOut after timeout_ms.
         """
         if outputs is None:
+            if hasattr(self.client, "execute"):  # only pipelines have it
+                raise TypeError("in a pipeline, give outputs")
             return self._then(
                 self.model_get(key),
                 lambda model: self.run(key, *inputs, outputs=_outputs_of(model), timeout_ms=timeout_ms),

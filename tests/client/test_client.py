@@ -270,6 +270,8 @@ def test_pipeline(ai: RedisAI, r: Client) -> None:
     with r.pipeline(transaction=False) as pipeline:
         queue(RedisAI(pipeline))
         check_queued(pipeline.execute(raise_on_error=False))
+        with pytest.raises(TypeError, match="in a pipeline, give outputs"):
+            RedisAI(pipeline).run("m", X, X)
 
 
 def test_asyncio_pipeline(ai: RedisAI, server: Server) -> None:

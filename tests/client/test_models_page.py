@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from testkit import tf_models
+from testkit import tf_models, vision
 from testkit.server import Server
 from tests.tools.test_docs import ROOT, blocks, cli
 
@@ -26,6 +26,12 @@ def programs() -> list[tuple[str, str]]:
     sections = (ROOT / PAGE).read_text().split("\n## ")
     pairs = [(section.partition("\n")[0], section) for section in sections]
     return [(name, text) for name, section in pairs for text in re.findall(r"```python\n(.*?)```", section, re.DOTALL)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _torchvision(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """transformers imports it where it is installed."""
+    vision.make_stand_ins(tmp_path_factory.mktemp("stand-ins"))
 
 
 @pytest.mark.parametrize(("section", "program"), programs(), ids=[name for name, _ in programs()])

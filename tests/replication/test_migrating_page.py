@@ -73,6 +73,8 @@ def test_by_replication(start_server: StartServer) -> None:
     with old.wire() as wire:
         fill(wire)
     starting, comparing, trying, switching, ending = commands("By replication")
+    folder, starting = starting.splitlines()  # the test's own is new, too
+    assert folder == "mkdir -p ~/redisai-data && cd ~/redisai-data"
     assert starting.startswith(f"{SERVER}--port 6380 ")
     new = start_server(*starting.removeprefix(f"{SERVER}--port 6380 ").replace("6379", str(old.port)).split())
     compared = shell(comparing, old, new).splitlines()
