@@ -58,10 +58,15 @@ def _refuse_above_limit(size: int, limit: int) -> None:
 def _open(definition: Definition, settings: Settings, copies: bool, weights: list[Weight], first: list[str]) -> Session:
     graph = _import(definition)
     size = len(definition.blob) + sum(len(weight.data) for weight in weights)
-    values = [_value(weight) for weight in weights]
     in_order = definition.gpu is None and settings.inter_op_parallelism <= 1
     in_order = in_order and (copies or size < LARGE)
     definition = replace(definition, blob=b"")  # which does not outlive this call
+
+    @functools.cache
+    def values() -> list[Value]:
+        made = [_value(weight) for weight in weights]
+        weights.clear()  # their data does not outlive the load
+        return made
 
     def session(in_order: bool, explainer: Callable[[], Session] | None = None) -> Session:
         config = _config(definition, settings, in_order)
@@ -110,7 +115,7 @@ class Session:
         definition: Definition,
         config: bytes,
         copies: bool,
-        values: list[Value],
+        values: Callable[[], list[Value]],  # called once there is a session: only then the limit of memory holds
         first: list[str],  # operations that fill tables
         explainer: Callable[[], Session] | None = None,
     ) -> None:
@@ -143,10 +148,11 @@ class Session:
                 lib.TF_DeleteTensor(tensor)
             if "Expects arg[" not in status.message():
                 status.check()
-            if values:
-                feeds = _ports(graph, [value.placeholder for value in values], "")
-                tensors = [value.tensor for value in values]
-                self._run_first([value.assignment for value in values], status, feeds, tensors)
+            given = values()
+            if given:
+                feeds = _ports(graph, [value.placeholder for value in given], "")
+                tensors = [value.tensor for value in given]
+                self._run_first([value.assignment for value in given], status, feeds, tensors)
             if first:
                 self._run_first(first, status)
         self.direct = None

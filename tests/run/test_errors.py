@@ -119,7 +119,7 @@ def test_an_input_of_another_type(stored: Wire, line: str) -> None:
     "words",
     [
         ["AI.MODELEXECUTE"],
-        ["AI.MODELEXECUTE", "add", "INPUTS", "2", "a", "b", "OUTPUTS"],
+        ["AI.MODELEXECUTE", "add", "INPUTS", "2", "a", "b"],
         ["AI.MODELRUN"],
         ["AI.MODELRUN", "add", "INPUTS", "a", "OUTPUTS"],
     ],

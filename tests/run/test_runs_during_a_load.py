@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -30,17 +31,10 @@ class Deep(nn.Module):
         return x
 
 
-def longest_run(server: Server, wire: Wire, blob: bytes) -> float:
-    """Seconds, while the blob is stored."""
-
-    def store() -> None:
-        with server.wire() as storing:
-            storing.ask_ok("AI.MODELSTORE", "deep", "TORCH", "CPU", "BLOB", blob)
-
-    thread = threading.Thread(target=store)
+def longest_run(wire: Wire, goes_on: Callable[[], bool]) -> float:
+    """Seconds, of runs one after another."""
     longest, runs = 0.0, 0
-    thread.start()
-    while thread.is_alive():
+    while goes_on():
         begin = time.perf_counter()
         wire.ask_ok("AI.MODELEXECUTE", "m", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
         longest = max(longest, time.perf_counter() - begin)
@@ -49,10 +43,26 @@ def longest_run(server: Server, wire: Wire, blob: bytes) -> float:
     return longest
 
 
+def added_by_a_load(server: Server, wire: Wire, blob: bytes) -> float:
+    """Seconds by which the longest run is longer while the blob is stored. A machine that is busy with other tests has
+    long runs without that, too."""
+
+    def store() -> None:
+        with server.wire() as storing:
+            storing.ask_ok("AI.MODELSTORE", "deep", "TORCH", "CPU", "BLOB", blob)
+
+    thread = threading.Thread(target=store)
+    begin = time.monotonic()
+    thread.start()
+    longest = longest_run(wire, thread.is_alive)
+    end = time.monotonic()
+    return longest - longest_run(wire, lambda: time.monotonic() < 2 * end - begin)
+
+
 @both_paths
 def test_they_do_not_wait(server: Server, wire: Wire) -> None:
     blob = models.torch_blob(torch.jit.trace(Deep().eval(), torch.ones(1, 4)))
     wire.ask_ok("AI.TENSORSET", "x", "FLOAT", 1, 2)
     wire.ask_ok("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_identity("FLOAT", (1, 2)))
-    # A machine that is busy with other tests adds to one of them, but hardly to all.
-    assert any(longest_run(server, wire, blob) < LONGEST_S for _ in range(8))
+    # The first one imports the library.
+    assert any(added_by_a_load(server, wire, blob) < LONGEST_S for _ in range(8))
