@@ -28,6 +28,7 @@
 
 #define MAX_PROCESSES 64
 #define TICK_MS 100 /* how often the carrier looks at ops that run */
+#define START_S 30  /* for a process to be up */
 #define MAX_IMPORTS 64
 #define MAX_FAILURES 3 /* starts in a row; then jobs fail instead of waiting */
 #define MAX_PAUSE_S 10
@@ -241,12 +242,19 @@ static void wait_for_anything(Process *process, int is_watching, int *has_messag
     *has_ended = !*has_message && (fds[1].revents & (POLLHUP | POLLERR)) != 0;
 }
 
+/* Python may hang where it gets too little memory, and nobody else would notice. */
+static void end_late_start(Process *process) {
+    int is_late = process->state == PROCESS_STARTING && monotonic_ns() - process->started > START_S * 1000000000LL;
+    if (is_late) process_end(process, DIED, "it has not started within 30 s");
+}
+
 static void run_process(Process *process) {
-    int has_message = 0, has_ended = 0, is_watching = 0;
+    int has_message = 0, has_ended = 0, is_watching = 1;
     start(process);
     while (!has_ended && process->death.reason[0] == '\0') {
         wait_for_anything(process, is_watching, &has_message, &has_ended);
         if (has_message && messages_take(process)) has_ended = 1;
+        end_late_start(process);
         if (has_ended || process->state != PROCESS_UP) continue;
         if (!process->is_settled) settle(process);
         messages_send(process);
