@@ -85,13 +85,13 @@ def varints(message: memoryview) -> Iterator[int]:
 
 def head(number: int, size: int) -> bytes:
     """What comes before the bytes of a field with a length."""
-    return _as_varint(number << 3 | 2) + _as_varint(size)
+    return as_varint(number << 3 | 2) + as_varint(size)
 
 
 def field(number: int, value: int | Piece | list[Piece]) -> list[Piece]:
     """A field, as pieces to be joined."""
     if isinstance(value, int):
-        return [_as_varint(number << 3), _as_varint(value)]
+        return [as_varint(number << 3), as_varint(value)]
     pieces = value if isinstance(value, list) else [value]
     return [head(number, sum(map(len, pieces))), *pieces]
 
@@ -108,6 +108,6 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
     raise MalformedError
 
 
-def _as_varint(value: int) -> bytes:
+def as_varint(value: int) -> bytes:
     low, high = value & 127, value >> 7
-    return bytes([low | 128]) + _as_varint(high) if high else bytes([low])
+    return bytes([low | 128]) + as_varint(high) if high else bytes([low])

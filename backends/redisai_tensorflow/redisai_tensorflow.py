@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from redisai.dtypes import DTYPES as ROWS
-from redisai.protobuf import MalformedError
+from redisai.protobuf import MalformedError, as_varint
 from redisai.protocol import Array, Definition, Direct, Port, Settings
 
 from .c_api import Status, failure, ffi, function, lib
@@ -280,7 +280,7 @@ def _ports(graph: Any, names: Sequence[str], missing: str) -> Any:
 def _config(definition: Definition, settings: Settings, in_order: bool) -> bytes:
     """A serialised ConfigProto. Each field is a tag, whose upper bits are the field's number, and a value."""
     config = b"\x38\x01"  # allow_soft_placement: graphs name the devices they were trained on
-    config += b"\x10" + _varint(settings.intra_op_threads) + b"\x28" + _varint(settings.inter_op_parallelism or 1)
+    config += b"\x10" + as_varint(settings.intra_op_threads) + b"\x28" + as_varint(settings.inter_op_parallelism or 1)
     config += (
         b"\x0a\x07\x0a\x03GPU\x10\x00" if definition.gpu is None else b"\x32\x02\x20\x01"
     )  # device_count, allow_growth
@@ -289,15 +289,7 @@ def _config(definition: Definition, settings: Settings, in_order: bool) -> bytes
     experimental = b"\x48\x01\x60\x01\x70\x01"
     if in_order:
         experimental += b"\x1a\x18SINGLE_THREADED_EXECUTOR"
-    return config + b"\x82\x01" + _varint(len(experimental)) + experimental
-
-
-def _varint(number: int) -> bytes:
-    encoded = b""
-    while number > 127:
-        encoded += bytes([number & 127 | 128])
-        number >>= 7
-    return encoded + bytes([number])
+    return config + b"\x82\x01" + as_varint(len(experimental)) + experimental
 
 
 def _delete_session(session: Any) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from redisai.protobuf import fields
+from redisai.protobuf import fields, messages
 
 INIT = "init_all_tables"  # the name that TensorFlow gives to the operation that fills all tables
 FREEZE = "freeze the graph first, with convert_variables_to_constants_v2() of TensorFlow"
@@ -114,13 +114,13 @@ def _ancestors(nodes: dict[str, Node], outputs: Iterable[str], fed: set[str]) ->
 
 
 def _read(graph: memoryview) -> tuple[dict[str, Node], dict[str, list[Node]]]:
-    nodes = {node.name: node for node in map(_node, _parts(graph, GRAPH_NODE))}
+    nodes = {node.name: node for node in map(_node, messages(graph, GRAPH_NODE))}
     functions = {}
-    for library in _parts(graph, GRAPH_LIBRARY):
-        for function in _parts(library, LIBRARY_FUNCTION):
-            signature = next(_parts(function, FUNCTION_SIGNATURE), memoryview(b""))
+    for library in messages(graph, GRAPH_LIBRARY):
+        for function in messages(library, LIBRARY_FUNCTION):
+            signature = next(messages(function, FUNCTION_SIGNATURE), memoryview(b""))
             name = next(_texts(signature, SIGNATURE_NAME), "")
-            functions[name] = [_node(node) for node in _parts(function, FUNCTION_NODE)]
+            functions[name] = [_node(node) for node in messages(function, FUNCTION_NODE)]
     return nodes, functions
 
 
@@ -136,19 +136,16 @@ def _node(message: memoryview) -> Node:
         elif number == INPUT:
             node.inputs.append(_text(value).lstrip("^").partition(":")[0])
         elif number == ATTRIBUTE:
-            for attribute in _parts(value, VALUE):
-                node.functions += [name for function in _parts(attribute, FUNCTION) for name in _texts(function, NAME)]
+            for attribute in messages(value, VALUE):
+                for function in messages(attribute, FUNCTION):
+                    node.functions += _texts(function, NAME)
                 if next(_texts(value, KEY), "") == "dtype":
                     node.type = next((kind for n, kind in fields(attribute) if n == TYPE and isinstance(kind, int)), 0)
     return node
 
 
-def _parts(message: memoryview, number: int) -> Iterator[memoryview]:
-    return (value for found, value in fields(message) if found == number and isinstance(value, memoryview))
-
-
 def _texts(message: memoryview, number: int) -> Iterator[str]:
-    return map(_text, _parts(message, number))
+    return map(_text, messages(message, number))
 
 
 def _text(value: memoryview) -> str:
