@@ -8,6 +8,7 @@ inputs are gathered into one array and outputs are scattered among the ops; C do
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,11 +55,12 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -> Array:
 
 
 def _strings(tensor: Tensor) -> Array:
-    data = bytes(_buffer(tensor.data, tensor.size)) if tensor.size else b""
-    array = np.empty(tensor.length, object)
-    for index in range(tensor.length):
-        start = tensor.offsets[index]
-        array[index] = data[start : data.index(b"\0", start)]
+    """Elements of any bytes: a NUL follows each, and may be inside."""
+    length = tensor.length
+    data = _buffer(tensor.data, tensor.size)
+    starts = [*_unpack(tensor.offsets, length), tensor.size] if length else [0]
+    array = np.empty(length, object)
+    array[:] = [data[start : end - 1] for start, end in pairwise(starts)]
     return array
 
 
@@ -111,23 +113,24 @@ def set_output(op: Op, index: int, array: Array, name: str) -> bool:
     """Gives one output to C, in 0.6 us plus the copy. False: C refused it, and has failed the op."""
     shape = array.shape
     number = NUMBERS.get(array.dtype, _STRING)
+    offsets = ffi.NULL
     if number == _STRING:
-        array = _join(index, array, name)
+        array, starts = _join(index, array, name)
+        offsets = ffi.cast("uint64_t *", _from_buffer(starts))
     elif not array.flags.c_contiguous:
         # A model may expand one element to any size. C would refuse the result, but only after the copy below.
         if array.nbytes > lib.bridge_max_tensor_bytes():
             raise MemoryError(f"output {index} of {array.nbytes} bytes exceeds the limit for one tensor")
         array = np.ascontiguousarray(array)
-    return _set_output(op, index, number, len(shape), shape, _from_buffer(array), array.nbytes) == 0
+    return _set_output(op, index, number, len(shape), shape, _from_buffer(array), array.nbytes, offsets) == 0
 
 
-def _join(index: int, array: Array, name: str) -> Array:
-    """The elements of an array of strings as C holds them, each followed by a NUL."""
+def _join(index: int, array: Array, name: str) -> tuple[Array, Array]:
+    """The elements of an array of strings as C holds them, each followed by a NUL, and where each starts."""
     label = f"output '{name}'" if name else f"output {index}"
     items: list[Any] = array.ravel().tolist() if array.dtype.kind in "OSU" else [None]
     if not all(isinstance(item, (bytes, str)) for item in items):
         raise TypeError(f"{label} has type {array.dtype}, which tensors cannot have")
     elements = [item if isinstance(item, bytes) else item.encode() for item in items]
-    if any(b"\0" in element for element in elements):
-        raise ValueError(f"{label} has a string that contains a null character")
-    return np.frombuffer(b"".join(element + b"\0" for element in elements), np.uint8)
+    starts = np.fromiter(accumulate((len(element) + 1 for element in elements), initial=0), np.uint64)
+    return np.frombuffer(b"".join(element + b"\0" for element in elements), np.uint8), starts

@@ -51,9 +51,9 @@ const Backend *bridge_backend(int number);
 typedef struct Tensor {
     int64_t length;    /* number of elements, the product of shape; 1 for rank 0, may be 0 for outputs */
     uint64_t size;     /* bytes of data */
-    char *data;        /* C order; STRING: NUL-terminated strings one after another. Aligned to 64 bytes unless owner */
+    char *data;        /* C order; STRING: elements of any bytes, a NUL behind each. Aligned to 64 bytes unless owner */
     int64_t *shape;    /* ndim dimensions */
-    uint64_t *offsets; /* STRING: length byte offsets into data; NULL for every other type */
+    uint64_t *offsets; /* STRING: where each element starts in data; NULL for every other type */
     struct RedisModuleString *owner; /* of a large tensor: the string that data lies in, unaligned; else NULL */
     int32_t dtype;                   /* number of its Dtype */
     int32_t ndim;
@@ -227,10 +227,11 @@ int bridge_begin_ops(Op **ops, int n);
  * it. bridge_begin_ops and bridge_run_direct do it themselves. */
 void bridge_note_op(const Op *op);
 
-/* Copies one output: data holds size bytes in C order; shape holds ndim dimensions. For STRING, data is the
- * NUL-terminated strings one after another. Returns 0, or -1 after failing the op with a message that says why
+/* Copies one output: data holds size bytes in C order; shape holds ndim dimensions; offsets, where each element of a
+ * STRING starts, as a Tensor has them; else NULL. Returns 0, or -1 after failing the op with a message that says why
  * (index out of range, sizes that do not agree, no memory). */
-int bridge_set_output(Op *op, int index, int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size);
+int bridge_set_output(Op *op, int index, int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size,
+                      const uint64_t *offsets);
 
 /* Concatenates input `input` of n ops with one batch key into size bytes, the sum of their sizes. Not for STRING.
  * Returns 0, or -1 where the ops do not fit together: then they must run one by one. */

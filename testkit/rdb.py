@@ -35,7 +35,7 @@ def tensor_fields(tensor: Tensor, version: int) -> list[Field]:
         offsets: list[Field] = []
         if tensor.dtype == "STRING":
             offset = 0
-            for text in tensor.data.split(b"\0")[:-1]:
+            for text in tensor.elements or tensor.data.split(b"\0")[:-1]:
                 offsets.append(offset)
                 offset += len(text) + 1
         return [code, bits, len(tensor.shape), *tensor.shape, tensor.data, *offsets]

@@ -13,7 +13,7 @@ import numpy as np
 from testkit import models, rdb
 from testkit.dtypes import DTYPES, NUMBERS
 from testkit.values import Model, Script, Tensor, Value
-from testkit.wire import Wire
+from testkit.wire import Wire, Word
 
 # Two elements of each of ten dtypes. tests/commands/test_dtypes.py covers all of them.
 ELEMENTS = {
@@ -29,10 +29,13 @@ ELEMENTS = {
     "STRING": "ein W\u00f6rt\0\0".encode(),
 }
 
+ANY_BYTES = (b"a\0b", b"", b"\0", b"\xff\0\0")
+
 TENSORS = {
     **{name: Tensor(name, (2, 3), (np.arange(6) * 3 + 1).astype(DTYPES[name].numpy).tobytes()) for name in NUMBERS},
     "BOOL": Tensor("BOOL", (3, 1), b"\1\0\1"),
     "STRING": Tensor("STRING", (2, 2), "one\0\0drei\0vi\u0113r\0".encode()),
+    "any bytes": Tensor("STRING", (2, 2), b"".join(element + b"\0" for element in ANY_BYTES), ANY_BYTES),
     "one element": Tensor("DOUBLE", (1,), np.float64(0.1).tobytes()),
     "eight dimensions": Tensor("INT16", (1, 2, 1, 3, 1, 2, 1, 1), np.arange(12, dtype="<i2").tobytes()),
     # Redis saves a short string of digits as a number, and a long dull one compressed
@@ -86,13 +89,23 @@ def model_meta(model: Model) -> list[Any]:
     ]
 
 
+def data_words(tensor: Tensor) -> tuple[Word, ...]:
+    """The words of AI.TENSORSET after the shape."""
+    return ("RAW", *tensor.elements) if tensor.elements else ("BLOB", tensor.data)
+
+
+def get_words(tensor: Tensor) -> tuple[str, str]:
+    """The words of AI.TENSORGET after the key for which it answers tensor_reply()."""
+    return "META", "RAW" if tensor.elements else "BLOB"
+
+
 def tensor_reply(tensor: Tensor) -> list[Any]:
-    """The answer to AI.TENSORGET META BLOB."""
-    return [b"dtype", tensor.dtype.encode(), b"shape", list(tensor.shape), b"blob", tensor.data]
+    data = [b"values", list(tensor.elements)] if tensor.elements else [b"blob", tensor.data]
+    return [b"dtype", tensor.dtype.encode(), b"shape", list(tensor.shape), *data]
 
 
 def store_tensor(wire: Wire, key: str, tensor: Tensor) -> None:
-    assert wire.ask("AI.TENSORSET", key, tensor.dtype, *tensor.shape, "BLOB", tensor.data) == b"OK"
+    assert wire.ask("AI.TENSORSET", key, tensor.dtype, *tensor.shape, *data_words(tensor)) == b"OK"
 
 
 def restore(wire: Wire, key: str, value: Value, version: int = 4) -> None:
@@ -111,13 +124,15 @@ def fill(wire: Wire) -> None:
     for name, script in SCRIPTS.items():
         restore(wire, name, script)
     run_all(wire)
-    # outputs that no TENSORSET of a client could have made: of rank 0, and without elements
+    # odd outputs: of rank 0, without elements, and with any bytes
     assert wire.ask("AI.TENSORSET", "ramp", "FLOAT", 3, "VALUES", 1, 2, 4) == b"OK"
     assert wire.ask("AI.TENSORSET", "nothing", "FLOAT", 3) == b"OK"
     assert wire.ask("AI.MODELSTORE", "total", "ONNX", "CPU", "BLOB", models.onnx_total()) == b"OK"
     assert wire.ask("AI.MODELSTORE", "nonzero", "ONNX", "CPU", "BLOB", models.onnx_nonzero()) == b"OK"
     assert wire.ask("AI.MODELEXECUTE", "total", "INPUTS", 1, "ramp", "OUTPUTS", 1, "rank 0") == b"OK"
     assert wire.ask("AI.MODELEXECUTE", "nonzero", "INPUTS", 1, "nothing", "OUTPUTS", 1, "empty") == b"OK"
+    assert wire.ask("AI.MODELSTORE", "same", "ONNX", "CPU", "BLOB", models.onnx_identity("STRING", ("n", "m"))) == b"OK"
+    assert wire.ask("AI.MODELEXECUTE", "same", "INPUTS", 1, "any bytes", "OUTPUTS", 1, "any bytes out") == b"OK"
     check_odd_outputs(wire)
 
 
@@ -125,6 +140,7 @@ def check_odd_outputs(wire: Wire) -> None:
     rank0 = [b"dtype", b"FLOAT", b"shape", [], b"blob", np.float32(7).tobytes()]
     assert wire.ask("AI.TENSORGET", "rank 0", "META", "BLOB") == rank0
     assert wire.ask("AI.TENSORGET", "empty", "META", "BLOB") == [b"dtype", b"INT64", b"shape", [1, 0], b"blob", b""]
+    assert wire.ask("AI.TENSORGET", "any bytes out", "META", "RAW") == tensor_reply(TENSORS["any bytes"])
 
 
 def check_run(wire: Wire, key: str, output: str = "sum") -> None:
@@ -184,7 +200,7 @@ def contents_of(wire: Wire, key: str | bytes) -> tuple[bytes, Any, bytes]:
     """Everything that can be read of a key, so that it can be compared."""
     kind = bytes(wire.ask("TYPE", key))
     if kind == b"AI_TENSOR":
-        content = wire.ask("AI.TENSORGET", key, "META", "BLOB")
+        content = wire.ask("AI.TENSORGET", key, "META", "RAW")
     elif kind == b"AI__MODEL":
         content = wire.ask("AI.MODELGET", key, "META", "BLOB")
     else:
@@ -205,7 +221,7 @@ def check_filled(wire: Wire, before: dict[bytes, Any]) -> None:
     for key, content in before.items():
         assert after[key] == content, key
     for name, tensor in TENSORS.items():
-        assert wire.ask("AI.TENSORGET", name, "META", "BLOB") == tensor_reply(tensor)
+        assert wire.ask("AI.TENSORGET", name, *get_words(tensor)) == tensor_reply(tensor)
     for name, model in MODELS.items():
         assert wire.ask("AI.MODELGET", name, "META", "BLOB") == [*model_meta(model), b"blob", model.blob]
     for name, script in SCRIPTS.items():

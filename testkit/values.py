@@ -11,7 +11,8 @@ from testkit.wire import Word
 class Tensor:
     dtype: str
     shape: tuple[int, ...]
-    data: bytes  # STRING: NUL-terminated strings one after another
+    data: bytes  # STRING: elements one after another, each with a NUL behind it
+    elements: tuple[bytes, ...] = ()  # of a STRING, if one has a NUL inside: RAW brings it then, not BLOB
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ ffi.cdef("""
     void *memmem(const void *, size_t, const void *, size_t);
 """)
 
-VERSION = 14  # of the API: ONNX Runtime 1.14 and later
+VERSION = 15  # of the API: ONNX Runtime 1.15 and later
 
 # Most functions return a status, which is NULL for success.
 STATUS = "void *(*)"
@@ -61,7 +61,6 @@ FUNCTIONS = {
         f"{STATUS}(const void *, void *, size_t, const int64_t *, size_t, int, void **)",
     ),
     "GetTensorMutableData": (51, f"{STATUS}(void *, void **)"),
-    "FillStringTensor": (52, f"{STATUS}(void *, const char *const *, size_t)"),
     "GetStringTensorDataLength": (53, f"{STATUS}(const void *, size_t *)"),
     "GetStringTensorContent": (54, f"{STATUS}(const void *, void *, size_t, size_t *, size_t)"),
     "CastTypeInfoToTensorInfo": (55, f"{STATUS}(const void *, const void **)"),
@@ -109,6 +108,7 @@ FUNCTIONS = {
     "UpdateCUDAProviderOptions": (206, f"{STATUS}(void *, const char *const *, const char *const *, size_t)"),
     "ReleaseCUDAProviderOptions": (208, RELEASE),
     "AddExternalInitializers": (210, f"{STATUS}(void *, const char *const *, const void *const *, size_t)"),
+    "GetResizedStringTensorElementBuffer": (252, f"{STATUS}(void *, size_t, size_t, char **)"),
 }
 
 

@@ -119,15 +119,15 @@ def described(info: Any) -> tuple[int, tuple[int, ...]]:
 
 
 def _new_strings(array: Array) -> Any:
-    """Refuses strings that are not UTF-8, as ONNX strings have to be."""
-    items = [item if isinstance(item, bytes) else item.encode() for item in array.ravel().tolist()]
-    for item in items:
-        item.decode()
+    """Elements of any bytes: an operator that needs UTF-8 says so itself."""
     shape = array.shape
     value = made(api.CreateTensorAsOrtValue, allocator, shape, len(shape), STRING)
+    where = ffi.new("char **")
     try:
-        texts = [ffi.new("char[]", item) for item in items]
-        api.FillStringTensor(value, texts, len(texts))
+        for index, item in enumerate(array.ravel().tolist()):
+            data = item if isinstance(item, bytes) else item.encode()
+            api.GetResizedStringTensorElementBuffer(value, index, len(data), where)
+            ffi.memmove(where[0], data, len(data))
     except BaseException:
         api.ReleaseValue(value)
         raise

@@ -161,18 +161,18 @@ def _tuple(feed: Feed, takes: Sequence[Take]) -> tuple[Any, ...]:
     return tuple([take(feed, 0) for take in takes])
 
 
-def _dict(feed: Feed, name: str) -> dict[str, Any]:
+def _dict(feed: Feed, name: str) -> dict[bytes, Any]:
     keys = feed.array()
     if keys.dtype != object:
         raise TypeError(f"argument '{name}' of forward is a Dict[str, Tensor]: a STRING tensor of its keys comes first")
-    return {key.decode(): feed.tensor() for key in keys.ravel().tolist()}
+    return {key: feed.tensor() for key in keys.ravel().tolist()}  # the library takes bytes for its str
 
 
-def _text(array: Array, name: str) -> str:
+def _text(array: Array, name: str) -> bytes:
     if array.dtype != object or array.size != 1:
         raise TypeError(f"argument '{name}' of forward is a str: a STRING tensor of one element is needed")
     text: bytes = array.item()
-    return text.decode()
+    return text
 
 
 def as_number(tensor: Any, name: str, number: Callable[[Any], bool | int | float]) -> bool | int | float:

@@ -15,7 +15,6 @@ int commands_register(RedisModuleCtx *ctx) {
         size_t size = strlen(backends);
         snprintf(backends + size, sizeof(backends) - size, "%s %s", i ? " |" : "", backend_name(i));
     }
-    tensor_words_init();
     if (RedisModule_AddACLCategory) RedisModule_AddACLCategory(ctx, COMMAND_CATEGORY); /* another module may have it */
     for (size_t i = 0; i < sizeof(families) / sizeof(families[0]); i++) {
         if (command_table_register(ctx, families[i], backends) == REDISMODULE_ERR) return REDISMODULE_ERR;

@@ -8,8 +8,6 @@ extern const Command *const tensor_commands[], *const model_commands[], *const m
 extern const Command *const script_commands[], *const script_run_commands[], *const dag_commands[];
 extern const Command *const info_commands[], *const config_commands[], *const kill_commands[];
 
-void tensor_words_init(void); /* at load */
-
 int info_register(RedisModuleCtx *ctx); /* at load: the module's sections of INFO */
 
 /* At load: all commands. */

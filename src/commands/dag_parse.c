@@ -12,14 +12,27 @@
 #define PIPE "|>"
 #define UNEXPECTED "Invalid DAG command. Unexpected argument:  %s"
 
-/* The words of the next command, after the pipe at which p is. p moves to the next pipe or the end. The word after BLOB
- * in AI.TENSORSET is data, never a pipe, even if it has the same two bytes. */
+/* How many elements a tensor of these dimensions has; 0: those are none. */
+static int64_t count_elements(RedisModuleString **dims, int ndim) {
+    long long dim, count = 1;
+    for (int i = 0; i < ndim; i++) {
+        if (RedisModule_StringToLongLong(dims[i], &dim) == REDISMODULE_ERR || dim < 0) return 0;
+        if (__builtin_mul_overflow(count, dim, &count)) return INT64_MAX;
+    }
+    return count;
+}
+
+/* The words of the next command, after the pipe at which p is. p moves to the next pipe or the end. In AI.TENSORSET,
+ * the word after BLOB and the elements after RAW are data, never a pipe, even if they have the same two bytes. */
 static RunParser next_command(RunParser *p) {
     RunParser command = {.ctx = p->ctx, .argv = p->argv + ++p->at, .in_dag = 1};
     int data = at_word(p, "AI.TENSORSET") ? p->at + 3 : p->argc; /* after the command, the name and the type */
     while (p->at < p->argc && !at_word(p, PIPE)) {
-        if (p->at >= data && at_word(p, "VALUES")) data = p->argc;
-        p->at += p->at >= data && at_word(p, "BLOB") && p->at + 1 < p->argc ? 2 : 1;
+        int64_t skipped = 0, left = p->argc - p->at - 1;
+        if (p->at >= data && at_word(p, "BLOB")) skipped = 1;
+        if (p->at >= data && at_word(p, "RAW")) skipped = count_elements(p->argv + data, p->at - data);
+        if (p->at >= data && (at_word(p, "VALUES") || at_word(p, "RAW"))) data = p->argc;
+        p->at += 1 + (int)(skipped < left ? skipped : left);
     }
     command.argc = (int)(p->argv + p->at - command.argv);
     return command;

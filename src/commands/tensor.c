@@ -8,6 +8,7 @@
 #include "redis/event_loop.h"
 #include "values/tensor.h"
 
+#define NO_BLOB "an element of the tensor contains a null character, at which BLOB ends elements; use VALUES or RAW"
 #define NO_MEMORY "not enough memory for a tensor of %llu bytes"
 
 static int fill_numbers(Tensor *tensor, RedisModuleString **values) {
@@ -20,18 +21,18 @@ static int fill_numbers(Tensor *tensor, RedisModuleString **values) {
     return 0;
 }
 
-/* One NUL at the end of a value is its terminator. */
-static const char *string_value(const RedisModuleString *value, size_t *len) {
+/* One NUL at the end of a value is its terminator, unless it is raw. */
+static const char *string_value(const RedisModuleString *value, int is_raw, size_t *len) {
     const char *text = RedisModule_StringPtrLen(value, len);
-    if (*len && text[*len - 1] == '\0') --*len;
+    if (!is_raw && *len && text[*len - 1] == '\0') --*len;
     return text;
 }
 
-static void fill_strings(Tensor *tensor, RedisModuleString **values) {
+static void fill_strings(Tensor *tensor, RedisModuleString **values, int is_raw) {
     uint64_t at = 0;
     for (int64_t i = 0; i < tensor->length; i++) {
         size_t len;
-        const char *text = string_value(values[i], &len);
+        const char *text = string_value(values[i], is_raw, &len);
         tensor->offsets[i] = at;
         memcpy(tensor->data + at, text, len);
         tensor->data[at + len] = '\0';
@@ -40,21 +41,21 @@ static void fill_strings(Tensor *tensor, RedisModuleString **values) {
 }
 
 static int tensor_from_values(RedisModuleCtx *ctx, int dtype, int ndim, const int64_t *shape, int64_t length,
-                              uint64_t size, RedisModuleString **values, int count, Tensor **tensor) {
+                              uint64_t size, int is_raw, RedisModuleString **values, int count, Tensor **tensor) {
     if (length != count) return parse_error(ctx, "wrong number of values was given in 'AI.TENSORSET' command");
     if (dtype_is_string(dtype)) {
         size = 0;
         for (int i = 0; i < count; i++) {
             size_t len;
-            const char *text = string_value(values[i], &len);
-            if (memchr(text, '\0', len)) return parse_error(ctx, "C-string value contains null character");
+            const char *text = string_value(values[i], is_raw, &len);
+            if (!is_raw && memchr(text, '\0', len)) return parse_error(ctx, "C-string value contains null character");
             size += len + 1;
         }
     }
     Tensor *made = tensor_new(dtype, ndim, shape, length, size, 0);
     if (made == NULL) return parse_error(ctx, NO_MEMORY, (unsigned long long)size);
     if (made->offsets) {
-        fill_strings(made, values);
+        fill_strings(made, values, is_raw);
     } else if (fill_numbers(made, values) == -1) {
         tensor_unref(made);
         return parse_error(ctx, "invalid value");
@@ -69,7 +70,7 @@ static Tensor *lenient_bools(int dtype, int ndim, const int64_t *shape, const ch
                              const char **error) {
     char *bools = RedisModule_Alloc(size + 1);
     for (size_t i = 0; i < size; i++) bools[i] = data[i] != 0;
-    Tensor *tensor = tensor_from_data(dtype, ndim, shape, bools, size, error);
+    Tensor *tensor = tensor_from_data(dtype, ndim, shape, bools, size, NULL, error);
     RedisModule_Free(bools);
     return tensor;
 }
@@ -85,14 +86,18 @@ static Tensor *tensor_from_argument(RedisModuleCtx *ctx, int dtype, int ndim, co
     if (dtype_is_bool(dtype) && wait_mode(ctx) == WAIT_NOT) {
         return lenient_bools(dtype, ndim, shape, data, size, error);
     }
-    if (size < TENSOR_LARGE || outlives) return tensor_from_data(dtype, ndim, shape, data, size, error);
+    if (size < TENSOR_LARGE || outlives) return tensor_from_data(dtype, ndim, shape, data, size, NULL, error);
     RedisModule_TrimStringAllocation(arg);
-    return tensor_from_string(dtype, ndim, shape, RedisModule_HoldString(NULL, arg), error);
+    return tensor_from_string(dtype, ndim, shape, RedisModule_HoldString(NULL, arg), NULL, error);
 }
 
-/* The dimensions from argv[*at] on, up to BLOB, VALUES or the end. */
+static int begins_data(const RedisModuleString *word) {
+    return arg_is(word, "BLOB") || arg_is(word, "VALUES") || arg_is(word, "RAW");
+}
+
+/* The dimensions from argv[*at] on, up to BLOB, VALUES, RAW or the end. */
 static int parse_shape(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int *at, int64_t *shape, int *ndim) {
-    for (; *at < argc && !arg_is(argv[*at], "BLOB") && !arg_is(argv[*at], "VALUES"); (*at)++) {
+    for (; *at < argc && !begins_data(argv[*at]); (*at)++) {
         long long dim;
         if (RedisModule_StringToLongLong(argv[*at], &dim) == REDISMODULE_ERR || dim < 0) {
             return parse_error(ctx, "invalid or negative value found in tensor shape");
@@ -128,8 +133,12 @@ int tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Tensor
         *tensor = tensor_new(dtype, ndim, shape, length, size, 1);
         return *tensor ? 0 : parse_error(ctx, NO_MEMORY, (unsigned long long)size);
     }
-    if (arg_is(argv[at], "VALUES")) {
-        return tensor_from_values(ctx, dtype, ndim, shape, length, size, argv + at + 1, argc - at - 1, tensor);
+    int is_raw = arg_is(argv[at], "RAW");
+    if (is_raw && !dtype_is_string(dtype)) {
+        return parse_error(ctx, "RAW is for STRING tensors only, use BLOB or VALUES");
+    }
+    if (is_raw || arg_is(argv[at], "VALUES")) {
+        return tensor_from_values(ctx, dtype, ndim, shape, length, size, is_raw, argv + at + 1, argc - at - 1, tensor);
     }
     if (at + 2 != argc) {
         return parse_error(ctx, "a single binary string should come after the BLOB argument in 'AI.TENSORSET' command");
@@ -150,25 +159,17 @@ static int tensorset_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
     return reply_ok(ctx);
 }
 
-COMMAND(tensorset, .name = "AI.TENSORSET", .flags = "write deny-oom", .arity = -4, .keys = {{"key", KEY_WRITE}},
-        .syntax = "key type dimension [dimension ...] [data: BLOB blob | VALUES value [value ...]]",
-        .summary = "Stores a tensor", .complexity = "O(N) where N is the size of the tensor");
-
-/* Words that every replicated tensor has, made at load. */
-static RedisModuleString **type_words, *blob_word; /* type_words: by dtype */
+COMMAND(
+    tensorset, .name = "AI.TENSORSET", .flags = "write deny-oom", .arity = -4, .keys = {{"key", KEY_WRITE}},
+    .syntax =
+        "key type dimension [dimension ...] [data: BLOB blob | VALUES value [value ...] | RAW element [element ...]]",
+    .summary = "Stores a tensor", .complexity = "O(N) where N is the size of the tensor");
 
 void tensor_replicate(RedisModuleCtx *ctx, RedisModuleString *key, const Tensor *tensor) {
-    RedisModuleString *shape[TENSOR_MAX_DIMS];
-    RedisModuleString *type = type_words[tensor->dtype];
-    size_t ndim = tensor->ndim;
-    for (size_t i = 0; i < ndim; i++) shape[i] = RedisModule_CreateStringFromLongLong(NULL, tensor->shape[i]);
-    if (tensor->owner) {
-        RedisModule_Replicate(ctx, "AI.TENSORSET", "ssvss", key, type, shape, ndim, blob_word, tensor->owner);
-    } else {
-        RedisModule_Replicate(ctx, "AI.TENSORSET", "ssvsb", key, type, shape, ndim, blob_word, tensor->data,
-                              (size_t)tensor->size);
-    }
-    for (size_t i = 0; i < ndim; i++) RedisModule_FreeString(NULL, shape[i]);
+    size_t count;
+    RedisModuleString **words = tensor_words(tensor, &count);
+    RedisModule_Replicate(ctx, "AI.TENSORSET", "sv", key, words, count);
+    tensor_free_words(words, count);
     event_loop_note_written(tensor->size);
 }
 
@@ -183,16 +184,42 @@ int tensor_parse_format(RedisModuleCtx *ctx, RedisModuleString **argv, int argc,
             format->blob = 1;
         } else if (arg_is(argv[i], "VALUES")) {
             format->values = 1;
+        } else if (arg_is(argv[i], "RAW")) {
+            format->raw = 1;
         } else {
             return parse_error(ctx, "unsupported data format");
         }
     }
     if (format->blob && format->values) return parse_error(ctx, "both BLOB and VALUES specified");
+    if (format->raw && (format->blob || format->values)) {
+        return parse_error(ctx, "both %s and RAW specified", format->blob ? "BLOB" : "VALUES");
+    }
     if (argc == 0) *format = (TensorFormat){.meta = 1, .blob = 1};
     return 0;
 }
 
+static void reply_values(RedisModuleCtx *ctx, const Tensor *tensor) {
+    RedisModule_ReplyWithArray(ctx, tensor->length);
+    const DtypeRow *row = dtype_row(tensor->dtype);
+    if (tensor->offsets == NULL) {
+        row->reply(row, ctx, tensor->data, tensor->length);
+        return;
+    }
+    for (int64_t i = 0; i < tensor->length; i++) {
+        Bytes element = tensor_element(tensor, i);
+        RedisModule_ReplyWithStringBuffer(ctx, element.data, element.size);
+    }
+}
+
 void tensor_reply(RedisModuleCtx *ctx, const Tensor *tensor, TensorFormat format) {
+    if (format.raw) {
+        format.values = tensor->offsets != NULL;
+        format.blob = tensor->offsets == NULL;
+    }
+    if (format.blob && tensor_has_inner_nuls(tensor)) {
+        reply_error(ctx, NO_BLOB);
+        return;
+    }
     if (format.meta) {
         RedisModule_ReplyWithArray(ctx, format.blob || format.values ? 6 : 4);
         reply_text(ctx, "dtype", bridge_dtype(tensor->dtype)->name);
@@ -203,11 +230,7 @@ void tensor_reply(RedisModuleCtx *ctx, const Tensor *tensor, TensorFormat format
         if (format.values) RedisModule_ReplyWithCString(ctx, "values");
     }
     if (format.blob) RedisModule_ReplyWithStringBuffer(ctx, tensor->data, tensor->size);
-    if (format.values) {
-        const DtypeRow *row = dtype_row(tensor->dtype);
-        RedisModule_ReplyWithArray(ctx, tensor->length);
-        row->reply(row, ctx, tensor->data, tensor->length);
-    }
+    if (format.values) reply_values(ctx, tensor);
 }
 
 static int tensorget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
@@ -219,16 +242,7 @@ static int tensorget_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
 }
 
 COMMAND(tensorget, .name = "AI.TENSORGET", .flags = "readonly", .arity = -2, .most_words = 4,
-        .keys = {{"key", KEY_READ}}, .syntax = "key [META] [format: BLOB | VALUES]",
+        .keys = {{"key", KEY_READ}}, .syntax = "key [META] [format: BLOB | VALUES | RAW]",
         .summary = "Returns a tensor's metadata and data", .complexity = "O(N) where N is the size of the tensor");
-
-void tensor_words_init(void) {
-    for (int i = 0; bridge_dtype(i); i++) {
-        const char *name = bridge_dtype(i)->name;
-        type_words = RedisModule_Realloc(type_words, (i + 1) * sizeof(*type_words));
-        type_words[i] = RedisModule_CreateString(NULL, name, strlen(name));
-    }
-    blob_word = RedisModule_CreateString(NULL, "BLOB", 4);
-}
 
 const Command *const tensor_commands[] = {&tensorset, &tensorget, NULL};

@@ -3,14 +3,16 @@
 
 #include "values/tensor.h"
 
-/* Parses `type dimension ... [BLOB blob | VALUES value ...]` and makes the tensor; -1 after replying an error. */
+/* Parses `type dimension ... [BLOB blob | VALUES value ... | RAW element ...]` and makes the tensor; -1 after replying
+ * an error. */
 int tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Tensor **tensor);
 
 typedef struct TensorFormat {
     int meta, blob, values;
+    int raw; /* values of a STRING, else blob */
 } TensorFormat;
 
-/* Parses `[META] [BLOB | VALUES]`; -1 after replying an error. */
+/* Parses `[META] [BLOB | VALUES | RAW]`; -1 after replying an error. */
 int tensor_parse_format(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, TensorFormat *format);
 void tensor_reply(RedisModuleCtx *ctx, const Tensor *tensor, TensorFormat format);
 

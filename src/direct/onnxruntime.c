@@ -21,7 +21,7 @@ static void *set_output(const OnnxApi *api, Op *op, int index, void *value) {
     if (status) return status;
     int dtype = dtype_from_library(type, BACKEND_ONNX);
     uint64_t size = dtype < 0 ? 0 : length * dtype_size(dtype);
-    bridge_set_output(op, index, dtype, (int)ndim, shape, data, size);
+    bridge_set_output(op, index, dtype, (int)ndim, shape, data, size, NULL);
     return NULL;
 }
 

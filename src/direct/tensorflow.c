@@ -11,7 +11,7 @@ static void set_output(const TfApi *api, Op *op, int index, const void *tensor) 
     int ndim = api->TF_NumDims(tensor);
     for (int i = 0; i < ndim && i < TENSOR_MAX_DIMS; i++) shape[i] = api->TF_Dim(tensor, i);
     bridge_set_output(op, index, dtype_from_library(api->TF_TensorType(tensor), BACKEND_TF), ndim, shape,
-                      api->TF_TensorData(tensor), api->TF_TensorByteSize(tensor));
+                      api->TF_TensorData(tensor), api->TF_TensorByteSize(tensor), NULL);
 }
 
 char *tf_run(const Direct *direct, Op *op, const void *options) {

@@ -8,7 +8,7 @@ static void set_outputs(const TorchApi *api, Op *op, const void *outputs) {
         TorchTensor tensor;
         api->redisai_torch_get(outputs, i, &tensor);
         bridge_set_output(op, i, dtype_from_library((int)tensor.type, BACKEND_TORCH), (int)tensor.ndim, tensor.shape,
-                          tensor.data, tensor.size);
+                          tensor.data, tensor.size, NULL);
     }
 }
 

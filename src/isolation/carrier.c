@@ -55,9 +55,13 @@ int carrier_is_own(const Process *process, const Runnable *runnable) {
 
 /* ---- to the process ---------------------------------------------------------------------------------------------- */
 
+/* In a request, a STRING's data has its offsets behind it. */
+static uint64_t offsets_bytes(const Tensor *tensor) { return tensor->offsets ? tensor->length * sizeof(uint64_t) : 0; }
+static uint64_t tensor_bytes(const Tensor *tensor) { return align64(tensor->size) + align64(offsets_bytes(tensor)); }
+
 static uint64_t input_bytes(const Op *op) {
     uint64_t size = 0;
-    for (int i = 0; i < op->ninputs; i++) size += align64(op->inputs[i]->size);
+    for (int i = 0; i < op->ninputs; i++) size += tensor_bytes(op->inputs[i]);
     return size;
 }
 
@@ -80,7 +84,7 @@ static void write_request(Writer *writer, const Op *op) {
         for (int d = 0; d < tensor->ndim; d++) write_number(writer, tensor->shape[d]);
         write_number(writer, (int64_t)offset);
         write_number(writer, (int64_t)tensor->size);
-        offset += align64(tensor->size);
+        offset += tensor_bytes(tensor);
     }
     if (op->runnable->kind != KIND_SCRIPT) return;
     write_text(writer, op->function);
@@ -115,8 +119,10 @@ static void copy_inputs(Process *process, uint32_t index) {
     const Op *op = ticket->op;
     char *at = servers_stretch(process->shared) + ticket->request + ticket->size - input_bytes(op);
     for (int i = 0; i < op->ninputs; i++) {
-        memcpy(at, op->inputs[i]->data, op->inputs[i]->size);
-        at += align64(op->inputs[i]->size);
+        const Tensor *tensor = op->inputs[i];
+        memcpy(at, tensor->data, tensor->size);
+        if (tensor->offsets) memcpy(at + align64(tensor->size), tensor->offsets, offsets_bytes(tensor));
+        at += tensor_bytes(tensor);
     }
 }
 
@@ -210,6 +216,7 @@ typedef struct Output {
     int dtype, ndim;
     int64_t shape[TENSOR_MAX_DIMS];
     uint64_t offset, size;
+    uint64_t strings, strings_size; /* where a STRING's offsets are */
 } Output;
 
 /* 0: the output is no tensor, or what was read makes no sense. */
@@ -221,20 +228,35 @@ static int read_output(Reader *reader, Output *output) {
     for (int i = 0; i < output->ndim && !reader->failed; i++) output->shape[i] = read_number(reader);
     output->offset = (uint64_t)read_number(reader);
     output->size = (uint64_t)read_number(reader);
+    output->strings = (uint64_t)read_number(reader);
+    output->strings_size = 0;
     if (output->offset > STRETCH || output->size > STRETCH - output->offset) reader->failed = 1;
+    if (reader->failed || !dtype_row(output->dtype) || !dtype_is_string(output->dtype)) return !reader->failed;
+    int64_t length;
+    uint64_t least;
+    if (tensor_measure(output->dtype, output->ndim, output->shape, &length, &least) == -1) reader->failed = 1;
+    if (!reader->failed && least <= output->size) output->strings_size = least * sizeof(uint64_t);
+    if (output->strings > STRETCH || output->strings_size > STRETCH - output->strings) reader->failed = 1;
     return !reader->failed;
 }
 
 /* Strings and booleans are checked: so from a copy that the process cannot change meanwhile. */
 static void set_output(Process *process, Op *op, int index, const Output *output) {
-    const char *data = process_stretch(process->shared) + output->offset;
-    int is_checked = dtype_row(output->dtype) && (dtype_is_string(output->dtype) || dtype_is_bool(output->dtype));
+    const char *stretch = process_stretch(process->shared), *data = stretch + output->offset;
+    int is_string = dtype_row(output->dtype) && dtype_is_string(output->dtype);
+    int is_checked = is_string || (dtype_row(output->dtype) && dtype_is_bool(output->dtype));
     char *copy = NULL;
+    uint64_t *offsets = NULL;
     if (is_checked && output->size <= bridge_max_tensor_bytes()) {
         copy = RedisModule_Alloc(output->size + 1);
         memcpy(copy, data, output->size);
+        if (is_string) {
+            offsets = RedisModule_Alloc(output->strings_size + 1);
+            memcpy(offsets, stretch + output->strings, output->strings_size);
+        }
     }
-    bridge_set_output(op, index, output->dtype, output->ndim, output->shape, copy ? copy : data, output->size);
+    bridge_set_output(op, index, output->dtype, output->ndim, output->shape, copy ? copy : data, output->size, offsets);
+    RedisModule_Free(offsets);
     RedisModule_Free(copy);
 }
 
@@ -251,7 +273,7 @@ static uint64_t output_bytes(Reader reader, const Op *op) {
     uint64_t size = 0;
     Output output;
     for (int i = 0; i < op->noutputs; i++) {
-        if (read_output(&reader, &output)) size += output.size;
+        if (read_output(&reader, &output)) size += output.size + output.strings_size;
     }
     return size;
 }

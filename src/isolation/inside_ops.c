@@ -54,7 +54,8 @@ static Tensor *read_tensor(Reader *reader, const char *data) {
     int dtype = (int)read_number(reader), ndim = (int)read_number(reader);
     for (int i = 0; i < ndim; i++) shape[i] = read_number(reader);
     uint64_t offset = (uint64_t)read_number(reader), size = (uint64_t)read_number(reader);
-    return tensor_view(dtype, ndim, shape, data + offset, size);
+    uint64_t *offsets = dtype_is_string(dtype) ? (uint64_t *)(data + offset + align64(size)) : NULL;
+    return tensor_view(dtype, ndim, shape, data + offset, size, offsets);
 }
 
 static Op *read_op(Slot *slot) {
@@ -166,6 +167,7 @@ static void write_output(Writer *writer, const Tensor *tensor) {
     for (int i = 0; i < tensor->ndim; i++) write_number(writer, tensor->shape[i]);
     write_number(writer, (int64_t)inside_offset(tensor->data));
     write_number(writer, (int64_t)tensor->size);
+    write_number(writer, tensor->offsets ? (int64_t)inside_offset(tensor->offsets) : 0);
 }
 
 static void write_result(Writer *writer, const Op *op) {

@@ -56,7 +56,7 @@ int bridge_scatter(Op **ops, int n, int output, int dtype, int ndim, const int64
     const char *at = data;
     for (int i = 0; i < n; i++) {
         part[0] = ops[i]->rows;
-        bridge_set_output(ops[i], output, dtype, ndim, part, at, row * ops[i]->rows);
+        bridge_set_output(ops[i], output, dtype, ndim, part, at, row * ops[i]->rows, NULL);
         at += row * ops[i]->rows;
     }
     return 0;

@@ -6,16 +6,18 @@ void bridge_fail(Op *op, const char *message) {
     if (op->state->error == NULL) op->state->error = RedisModule_Strdup(message);
 }
 
-int bridge_set_output(Op *op, int index, int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size) {
+int bridge_set_output(Op *op, int index, int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size,
+                      const uint64_t *offsets) {
     const char *error = "output has an impossible index, type or number of dimensions";
     if (size > bridge_max_tensor_bytes()) {
         error = "output exceeds the limit for one tensor (proto-max-bulk-len)";
     } else if (ndim > TENSOR_MAX_DIMS) {
         error = "an output has more than 64 dimensions";
     } else if (index >= 0 && index < op->noutputs && ndim >= 0 && dtype_row(dtype)) {
-        Tensor *tensor = size < TENSOR_LARGE ? tensor_from_data(dtype, ndim, shape, data, size, &error)
-                                             : tensor_from_string(dtype, ndim, shape,
-                                                                  RedisModule_CreateString(NULL, data, size), &error);
+        Tensor *tensor =
+            size < TENSOR_LARGE
+                ? tensor_from_data(dtype, ndim, shape, data, size, offsets, &error)
+                : tensor_from_string(dtype, ndim, shape, RedisModule_CreateString(NULL, data, size), offsets, &error);
         if (tensor) {
             if (op->outputs[index]) tensor_unref(op->outputs[index]);
             op->outputs[index] = tensor;

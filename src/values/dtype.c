@@ -128,15 +128,6 @@ static void reply_real(const DtypeRow *row, RedisModuleCtx *ctx, const char *dat
     for (int64_t i = 0; i < length; i++) RedisModule_ReplyWithDouble(ctx, load_real(row, data, i));
 }
 
-/* ---- strings ----------------------------------------------------------------------------------------------------- */
-
-static void reply_strings(const DtypeRow *row, RedisModuleCtx *ctx, const char *data, int64_t length) {
-    for (int64_t i = 0; i < length; i++) {
-        RedisModule_ReplyWithCString(ctx, data);
-        data += strlen(data) + 1;
-    }
-}
-
 /* ---- the table --------------------------------------------------------------------------------------------------- */
 
 static const DtypeRow dtypes[] = {
@@ -150,7 +141,7 @@ static const DtypeRow dtypes[] = {
     {{"UINT8", CODE_UINT, 8, 2, 4, 0}, parse_unsigned, reply_unsigned, 0},
     {{"UINT16", CODE_UINT, 16, 4, 17, 27}, parse_unsigned, reply_unsigned, 0},
     {{"BOOL", CODE_BOOL, 8, 9, 10, 11}, parse_unsigned, reply_unsigned, 0},
-    {{"STRING", CODE_STRING, 8, 8, 7, -1}, NULL, reply_strings, 0},
+    {{"STRING", CODE_STRING, 8, 8, 7, -1}, NULL, NULL, 0},
     {{"FLOAT16", CODE_FLOAT, 16, 10, 19, 5}, parse_real, reply_real, 5},
     {{"BFLOAT16", CODE_BFLOAT, 16, 16, 14, 15}, parse_real, reply_real, 8},
     {{"UINT32", CODE_UINT, 32, 12, 22, 28}, parse_unsigned, reply_unsigned, 0},

@@ -8,8 +8,8 @@
 
 typedef struct DtypeRow {
     Dtype python; /* the part that Python reads: name, code, bits, onnx, tf */
-    /* Writes an element that VALUES gives as text; -1: it is none of this type. NULL for STRING, whose elements have
-     * any size. */
+    /* Writes an element that VALUES gives as text; -1: it is none of this type. NULL, like the next, for STRING, whose
+     * elements have any size. */
     int (*parse)(const struct DtypeRow *row, const RedisModuleString *text, char *element);
     /* Replies length elements, which need not be aligned. */
     void (*reply)(const struct DtypeRow *row, RedisModuleCtx *ctx, const char *data, int64_t length);

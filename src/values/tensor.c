@@ -121,6 +121,16 @@ static int find_strings(const char *data, uint64_t size, int64_t length, uint64_
     return at == size ? 0 : -1;
 }
 
+/* The same for strings that start where given says: whatever ends before the next one has a NUL there. */
+static int copy_offsets(const char *data, uint64_t size, int64_t length, const uint64_t *given, uint64_t *offsets) {
+    for (int64_t i = 0; i < length; i++) {
+        uint64_t end = i + 1 < length ? given[i + 1] : size;
+        if (given[i] >= end || end > size || data[end - 1] != '\0') return -1;
+        offsets[i] = given[i];
+    }
+    return (length ? offsets[0] : size) == 0 ? 0 : -1;
+}
+
 /* What is wrong with data for this type and shape, or NULL. */
 static const char *check_data(int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size,
                               int64_t *length) {
@@ -135,7 +145,7 @@ static const char *check_data(int dtype, int ndim, const int64_t *shape, const v
 
 /* Takes over owner, the string that data lies in; NULL: copies data. On error owner stays the caller's. */
 static Tensor *make(int dtype, int ndim, const int64_t *shape, const char *data, uint64_t size,
-                    RedisModuleString *owner, const char **error) {
+                    RedisModuleString *owner, const uint64_t *offsets, const char **error) {
     int64_t length;
     *error = check_data(dtype, ndim, shape, data, size, &length);
     if (*error) return NULL;
@@ -144,9 +154,12 @@ static Tensor *make(int dtype, int ndim, const int64_t *shape, const char *data,
         *error = "not enough memory for the tensor";
         return NULL;
     }
-    if (tensor->offsets && find_strings(data, size, length, tensor->offsets) == -1) {
+    int found = 0;
+    if (tensor->offsets && offsets) found = copy_offsets(data, size, length, offsets, tensor->offsets);
+    if (tensor->offsets && !offsets) found = find_strings(data, size, length, tensor->offsets);
+    if (found == -1) {
         tensor_unref(tensor);
-        *error = STRINGS_MISMATCH;
+        *error = offsets ? "string offsets do not match the strings" : STRINGS_MISMATCH;
         return NULL;
     }
     if (owner) {
@@ -160,31 +173,45 @@ static Tensor *make(int dtype, int ndim, const int64_t *shape, const char *data,
 }
 
 Tensor *tensor_from_data(int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size,
-                         const char **error) {
-    return make(dtype, ndim, shape, data, size, NULL, error);
+                         const uint64_t *offsets, const char **error) {
+    return make(dtype, ndim, shape, data, size, NULL, offsets, error);
 }
 
-Tensor *tensor_from_string(int dtype, int ndim, const int64_t *shape, RedisModuleString *owner, const char **error) {
+Tensor *tensor_from_string(int dtype, int ndim, const int64_t *shape, RedisModuleString *owner, const uint64_t *offsets,
+                           const char **error) {
     size_t size;
     const char *data = RedisModule_StringPtrLen(owner, &size);
-    Tensor *tensor = make(dtype, ndim, shape, data, size, owner, error);
+    Tensor *tensor = make(dtype, ndim, shape, data, size, owner, offsets, error);
     if (tensor == NULL) RedisModule_FreeString(NULL, owner);
     return tensor;
 }
 
-Tensor *tensor_view(int dtype, int ndim, const int64_t *shape, const char *data, uint64_t size) {
+Tensor *tensor_view(int dtype, int ndim, const int64_t *shape, const char *data, uint64_t size, uint64_t *offsets) {
     int64_t length;
     uint64_t least;
     if (tensor_measure(dtype, ndim, shape, &length, &least) == -1) length = 0; /* cannot be: it was measured before */
-    uint64_t offsets = dtype_is_string(dtype) ? length * sizeof(uint64_t) : 0;
-    Counted *counted = RedisModule_Alloc(sizeof(Counted) + ndim * sizeof(int64_t) + offsets);
+    Counted *counted = RedisModule_Alloc(sizeof(Counted) + ndim * sizeof(int64_t));
     Tensor *tensor = &counted->tensor;
     *counted = (Counted){.tensor = {.length = length, .size = size, .dtype = dtype, .ndim = ndim}, .refs = 1};
     place(tensor);
     tensor->data = (char *)data;
+    tensor->offsets = offsets;
     if (ndim) memcpy(tensor->shape, shape, ndim * sizeof(int64_t));
-    if (tensor->offsets) find_strings(data, size, length, tensor->offsets);
     return tensor;
+}
+
+Bytes tensor_element(const Tensor *tensor, int64_t index) {
+    uint64_t start = tensor->offsets[index];
+    uint64_t end = index + 1 < tensor->length ? tensor->offsets[index + 1] : tensor->size;
+    return (Bytes){.data = tensor->data + start, .size = end - start - 1};
+}
+
+int tensor_has_inner_nuls(const Tensor *tensor) {
+    for (int64_t i = 0; tensor->offsets && i < tensor->length; i++) {
+        Bytes element = tensor_element(tensor, i);
+        if (memchr(element.data, '\0', element.size)) return 1;
+    }
+    return 0;
 }
 
 Tensor *tensor_ref(Tensor *tensor) {

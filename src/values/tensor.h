@@ -26,13 +26,14 @@ uint64_t tensor_max_bytes(RedisModuleCtx *ctx, uint64_t size);
  * zeroed set, the data is zeros and STRING offsets are those of empty strings. */
 Tensor *tensor_new(int dtype, int ndim, const int64_t *shape, int64_t length, uint64_t size, int zeroed);
 
-/* A tensor with a copy of data. NULL with *error set (a constant text) where data and shape do not agree. */
+/* A tensor with a copy of data. offsets: where each element of a STRING starts; NULL: data is C strings. Returns NULL
+ * with *error set (a constant text) where data, offsets and shape do not agree. */
 Tensor *tensor_from_data(int dtype, int ndim, const int64_t *shape, const void *data, uint64_t size,
-                         const char **error);
+                         const uint64_t *offsets, const char **error);
 
-/* A tensor whose data (aligned to 64 bytes, right for this type and shape) stays where it is, longer than the tensor.
- */
-Tensor *tensor_view(int dtype, int ndim, const int64_t *shape, const char *data, uint64_t size);
+/* A tensor whose data (aligned to 64 bytes, right for this type and shape) and offsets stay where they are, longer than
+ * the tensor. */
+Tensor *tensor_view(int dtype, int ndim, const int64_t *shape, const char *data, uint64_t size, uint64_t *offsets);
 
 /* Data of this many bytes stays in a Redis string. Copying it into fresh memory, 8 ms for 16 MB, would make every
  * client wait, at TENSORSET and when an output is replicated; workers copy it to where libraries want it instead. */
@@ -40,7 +41,14 @@ Tensor *tensor_view(int dtype, int ndim, const int64_t *shape, const char *data,
 
 /* A tensor whose data stays in owner, a reference that is taken over, also on error. The string's count of references
  * is not atomic: whoever shares the string must be done with it before another thread can see the tensor. */
-Tensor *tensor_from_string(int dtype, int ndim, const int64_t *shape, RedisModuleString *owner, const char **error);
+Tensor *tensor_from_string(int dtype, int ndim, const int64_t *shape, RedisModuleString *owner, const uint64_t *offsets,
+                           const char **error);
+
+/* An element of a STRING tensor. */
+Bytes tensor_element(const Tensor *tensor, int64_t index);
+
+/* Whether an element of a STRING tensor has a NUL inside: then data alone does not tell where the elements end. */
+int tensor_has_inner_nuls(const Tensor *tensor);
 
 Tensor *tensor_ref(Tensor *tensor);
 void tensor_unref(Tensor *tensor);
@@ -52,3 +60,8 @@ Tensor *tensor_defrag(RedisModuleDefragCtx *ctx, Tensor *tensor);
 /* The datatype (values/tensor_type.c). */
 extern RedisModuleType *TensorType;
 int tensor_type_register(RedisModuleCtx *ctx);
+
+/* The words of AI.TENSORSET behind the key: with RAW where an element has a NUL inside, else with BLOB. Main thread,
+ * and the BGSAVE child. */
+RedisModuleString **tensor_words(const Tensor *tensor, size_t *count);
+void tensor_free_words(RedisModuleString **words, size_t count);

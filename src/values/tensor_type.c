@@ -10,6 +10,17 @@ RedisModuleType *TensorType;
 
 static void *corrupt(RedisModuleIO *io, const char *reason) { return rdb_corrupt(io, "tensor", reason); }
 
+/* A u per element. The array grows as they arrive: a broken shape allocates nothing. */
+static uint64_t *load_offsets(RedisModuleIO *io, int64_t length) {
+    int64_t room = 16;
+    uint64_t *offsets = RedisModule_Alloc(room * sizeof(*offsets));
+    for (int64_t i = 0; i < length && !RedisModule_IsIOError(io); i++) {
+        if (i == room) offsets = RedisModule_Realloc(offsets, (room *= 2) * sizeof(*offsets));
+        offsets[i] = RedisModule_LoadUnsigned(io);
+    }
+    return offsets;
+}
+
 static void *load_data(RedisModuleIO *io, int dtype, int ndim, const int64_t *shape, uint64_t start) {
     size_t size;
     char *data = RedisModule_LoadStringBuffer(io, &size);
@@ -23,9 +34,17 @@ static void *load_data(RedisModuleIO *io, int dtype, int ndim, const int64_t *sh
     /* Deployed servers did not check a BOOL blob's last byte: what they saved must load all the same. */
     for (size_t i = 0; dtype_is_bool(dtype) && i < size; i++) data[i] = data[i] != 0;
 
+    uint64_t *offsets = NULL;
+    if (dtype_is_string(dtype) && tensor_measure(dtype, ndim, shape, &length, &expected) == 0 && expected <= size) {
+        offsets = load_offsets(io, length);
+    }
+
     const char *error = "byte offset beyond the data";
     Tensor *tensor = NULL;
-    if (start <= size) tensor = tensor_from_data(dtype, ndim, shape, data + start, size - start, &error);
+    if (start <= size && !RedisModule_IsIOError(io)) {
+        tensor = tensor_from_data(dtype, ndim, shape, data + start, size - start, offsets, &error);
+    }
+    RedisModule_Free(offsets);
     RedisModule_Free(data);
     return tensor ? tensor : corrupt(io, error);
 }
@@ -43,16 +62,7 @@ static void *load_version_4(RedisModuleIO *io) {
     for (int i = 0; i < ndim; i++) shape[i] = RedisModule_LoadSigned(io);
     if (RedisModule_IsIOError(io)) return corrupt(io, "no shape");
 
-    Tensor *tensor = load_data(io, dtype, (int)ndim, shape, 0);
-    if (tensor == NULL || tensor->offsets == NULL) return tensor;
-    for (int64_t i = 0; i < tensor->length; i++) {
-        uint64_t offset = RedisModule_LoadUnsigned(io);
-        if (RedisModule_IsIOError(io) || offset != tensor->offsets[i]) {
-            tensor_unref(tensor);
-            return corrupt(io, "string offsets do not match the strings");
-        }
-    }
-    return tensor;
+    return load_data(io, dtype, (int)ndim, shape, 0);
 }
 
 /* u device type, u device id, u bits, u code, u lanes, u ndim, u dims, u strides (in elements), u byte offset, buffer
@@ -104,13 +114,46 @@ static void tensor_rdb_save(RedisModuleIO *io, void *value) {
     for (int64_t i = 0; i < tensor->length; i++) RedisModule_SaveUnsigned(io, tensor->offsets[i]);
 }
 
+/* Words that every replicated tensor has, made at load. */
+static RedisModuleString **type_words, *blob_word, *raw_word; /* type_words: by dtype */
+
+static void make_words(void) {
+    for (int i = 0; bridge_dtype(i); i++) {
+        const char *name = bridge_dtype(i)->name;
+        type_words = RedisModule_Realloc(type_words, (i + 1) * sizeof(*type_words));
+        type_words[i] = RedisModule_CreateString(NULL, name, strlen(name));
+    }
+    blob_word = RedisModule_CreateString(NULL, "BLOB", 4);
+    raw_word = RedisModule_CreateString(NULL, "RAW", 3);
+}
+
+RedisModuleString **tensor_words(const Tensor *tensor, size_t *count) {
+    int is_raw = tensor_has_inner_nuls(tensor);
+    *count = 2 + tensor->ndim + (is_raw ? tensor->length : 1);
+    RedisModuleString **words = RedisModule_Alloc(*count * sizeof(*words)), **at = words;
+    *at++ = RedisModule_HoldString(NULL, type_words[tensor->dtype]);
+    for (int i = 0; i < tensor->ndim; i++) *at++ = RedisModule_CreateStringFromLongLong(NULL, tensor->shape[i]);
+    *at++ = RedisModule_HoldString(NULL, is_raw ? raw_word : blob_word);
+    for (int64_t i = 0; is_raw && i < tensor->length; i++) {
+        Bytes element = tensor_element(tensor, i);
+        *at++ = RedisModule_CreateString(NULL, element.data, element.size);
+    }
+    if (is_raw) return words;
+    *at = tensor->owner ? RedisModule_HoldString(NULL, tensor->owner)
+                        : RedisModule_CreateString(NULL, tensor->data, tensor->size);
+    return words;
+}
+
+void tensor_free_words(RedisModuleString **words, size_t count) {
+    for (size_t i = 0; i < count; i++) RedisModule_FreeString(NULL, words[i]);
+    RedisModule_Free(words);
+}
+
 static void tensor_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *value) {
-    Tensor *tensor = value;
-    RedisModuleString *shape[TENSOR_MAX_DIMS];
-    for (int i = 0; i < tensor->ndim; i++) shape[i] = RedisModule_CreateStringFromLongLong(NULL, tensor->shape[i]);
-    RedisModule_EmitAOF(io, "AI.TENSORSET", "scvcb", key, bridge_dtype(tensor->dtype)->name, shape,
-                        (size_t)tensor->ndim, "BLOB", tensor->data, (size_t)tensor->size);
-    for (int i = 0; i < tensor->ndim; i++) RedisModule_FreeString(NULL, shape[i]);
+    size_t count;
+    RedisModuleString **words = tensor_words(value, &count);
+    RedisModule_EmitAOF(io, "AI.TENSORSET", "sv", key, words, count);
+    tensor_free_words(words, count);
 }
 
 static size_t tensor_mem_usage(const void *value) {
@@ -124,6 +167,9 @@ static void tensor_digest(RedisModuleDigest *digest, void *value) {
     RedisModule_DigestAddLongLong(digest, tensor->dtype);
     for (int i = 0; i < tensor->ndim; i++) RedisModule_DigestAddLongLong(digest, tensor->shape[i]);
     RedisModule_DigestAddStringBuffer(digest, tensor->data, tensor->size);
+    if (tensor_has_inner_nuls(tensor)) {
+        for (int64_t i = 0; i < tensor->length; i++) RedisModule_DigestAddLongLong(digest, tensor->offsets[i]);
+    }
     RedisModule_DigestEndSequence(digest);
 }
 
@@ -158,6 +204,7 @@ int tensor_type_register(RedisModuleCtx *ctx) {
         .copy = tensor_copy,
         .defrag = tensor_defrag_value,
     };
+    make_words();
     TensorType = RedisModule_CreateDataType(ctx, "AI_TENSOR", RDB_ENCODING_VERSION, &methods);
     return TensorType ? REDISMODULE_OK : REDISMODULE_ERR;
 }

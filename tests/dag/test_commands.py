@@ -270,19 +270,20 @@ def test_every_type_goes_through(wire: Wire, dtype: str) -> None:
     words += [
         tensor.dtype,
         *tensor.shape,
-        "BLOB",
-        tensor.data,
+        *samples.data_words(tensor),
         "|>",
         "AI.TENSORGET",
         "loaded",
+        *samples.get_words(tensor),
         "|>",
         "AI.TENSORGET",
         "set",
+        *samples.get_words(tensor),
     ]
     reply = samples.tensor_reply(tensor)
     check(wire.ask(*words), [OK, reply, reply])
     for key in ("loaded", "set"):
-        assert wire.ask("AI.TENSORGET", key, "META", "BLOB") == reply
+        assert wire.ask("AI.TENSORGET", key, *samples.get_words(tensor)) == reply
 
 
 @pytest.mark.parametrize(("dtype", "shape"), [("INT16", [1]), ("UINT8", [2]), ("INT8", [1, 2])])

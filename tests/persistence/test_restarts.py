@@ -82,7 +82,8 @@ def test_a_rewrite_tells_everything(start_server: StartServer) -> None:
     told = told_by(server)
     for name, tensor in samples.TENSORS.items():
         shape = [b"%d" % dim for dim in tensor.shape]
-        assert told[name] == [b"AI.TENSORSET", name.encode(), tensor.dtype.encode(), *shape, b"BLOB", tensor.data]
+        words = [b"RAW", *tensor.elements] if tensor.elements else [b"BLOB", tensor.data]
+        assert told[name] == [b"AI.TENSORSET", name.encode(), tensor.dtype.encode(), *shape, *words]
     for name, model in samples.MODELS.items():
         command = told[name]
         blob = command.index(b"BLOB")

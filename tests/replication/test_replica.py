@@ -49,7 +49,7 @@ def test_the_stream_brings_everything(master: Server, replica: Server) -> None:
         counts = command_counts(wire)
         assert "ai.modelexecute" not in counts
         assert counts["ai.tensorset"] > len(samples.TENSORS)
-        assert counts["ai.modelstore"] == len(samples.RUNNABLE) + 2
+        assert counts["ai.modelstore"] == len(samples.RUNNABLE) + 3
         assert b"master_link_status:up" in wire.ask("INFO", "replication")
         refused = wire.ask("AI.MODELEXECUTE", "onnx", "INPUTS", 2, "left", "right", "OUTPUTS", 1, "o")
         assert refused == Error("READONLY You can't write against a read only replica.")
