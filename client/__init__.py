@@ -88,32 +88,34 @@ def _joined(reply: bytes | list[bytes]) -> bytes:
 def _string(element: object) -> bytes:
     if not isinstance(element, str | bytes):
         raise TypeError(f"{element!r} is neither str nor bytes: no element of a STRING tensor")
-    data = element.encode(errors="surrogateescape") if isinstance(element, str) else element
-    if b"\0" in data:
-        raise ValueError(f"{element!r} contains a NUL, at which elements of STRING tensors end")
-    return data + b"\0"
+    return element.encode(errors="surrogateescape") if isinstance(element, str) else element
 
 
-def _dtype_and_blob(array: Array) -> tuple[str, bytes]:
+def _tensor_words(value: npt.ArrayLike) -> list[Word]:
+    """The words of AI.TENSORSET behind the key."""
+    array = np.asarray(value)
+    if array.dtype.kind in "SU" and not isinstance(value, np.ndarray):
+        array = np.asarray(value, object)  # NumPy's own strings have no NULs at the end
     if array.dtype.kind in "OSU":
-        return "STRING", b"".join(map(_string, array.ravel().tolist()))
+        return ["STRING", *array.shape, "RAW", *map(_string, array.ravel().tolist())]
     if array.dtype.name not in _NAMES:
         raise TypeError(f"no tensor has the dtype {array.dtype}; choose one of {', '.join(_NAMES)}, or strings")
-    return _NAMES[array.dtype.name], array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    blob = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return [_NAMES[array.dtype.name], *array.shape, "BLOB", blob]
 
 
 def _array(reply: Any) -> Array:
-    """What AI.TENSORGET META BLOB returned, as an array that may be written to."""
+    """What AI.TENSORGET META RAW returned, as an array that may be written to."""
     fields = {_plain(name): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
-    name, shape, blob = _plain(fields["dtype"]), tuple(fields["shape"]), fields["blob"]
+    name, shape = _plain(fields["dtype"]), tuple(fields["shape"])
     array: Array
     if name == "STRING":
-        array = np.empty(blob.count(b"\0"), object)
-        array[:] = _plain(blob.split(b"\0")[:-1])
+        array = np.empty(len(fields["values"]), object)
+        array[:] = _plain(fields["values"])
     else:
         if name == "BFLOAT16":
             import ml_dtypes  # noqa: F401 - tells NumPy of bfloat16
-        array = np.frombuffer(blob, np.dtype(DTYPES[name]).newbyteorder("<")).copy()
+        array = np.frombuffer(fields["blob"], np.dtype(DTYPES[name]).newbyteorder("<")).copy()
     array = array.reshape(shape)
     return array
 
@@ -141,18 +143,16 @@ class _Steps:
         """Makes a tensor of an array, or of what NumPy takes for one, of any shape. Returns True.
 
         The dtype follows from the array's: FLOAT of float32, DOUBLE of float64 (which Python's floats are), STRING of
-        str and bytes, and so on (DTYPES). Raises TypeError for others, ValueError for strings with a NUL.
+        str and bytes, and so on (DTYPES). Raises TypeError for others.
         """
-        array = np.asarray(value)
-        dtype, blob = _dtype_and_blob(array)
-        return self._ask(_ok, "AI.TENSORSET", key, dtype, *array.shape, "BLOB", blob)
+        return self._ask(_ok, "AI.TENSORSET", key, *_tensor_words(value))
 
     def tensor_get(self, key: Key) -> Reply:
         """Returns a tensor as an array of its shape and dtype (DTYPES); STRING elements as str, with surrogateescape.
 
         Raises redis.ResponseError if there is no tensor.
         """
-        return self._ask(_array, "AI.TENSORGET", key, "META", "BLOB")
+        return self._ask(_array, "AI.TENSORGET", key, "META", "RAW")
 
     def model_execute(self, key: Key, inputs: Keys, outputs: Keys, *, timeout_ms: int | None = None) -> Reply:
         """Runs a model on the tensors of some keys and saves its outputs under others. Returns True.

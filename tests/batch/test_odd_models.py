@@ -36,16 +36,16 @@ def floats(*rows: Sequence[float]) -> Array:
 
 def write(wire: Wire, key: str, array: Array) -> None:
     if array.dtype == object:
-        words: list[Word] = ["STRING", *array.shape, "VALUES", *array.ravel()]
+        words: list[Word] = ["STRING", *array.shape, "RAW", *array.ravel()]
     else:
         words = [NAMES[array.dtype], *array.shape, "BLOB", array.tobytes()]
     assert wire.ask("AI.TENSORSET", key, *words) == b"OK"
 
 
 def read(wire: Wire, key: str) -> Array:
-    _, dtype, _, shape, _, data = wire.ask("AI.TENSORGET", key)
+    _, dtype, _, shape, _, data = wire.ask("AI.TENSORGET", key, "META", "RAW")
     if dtype == b"STRING":
-        return np.array(data.split(b"\0")[:-1], object).reshape(shape)
+        return np.array(data, object).reshape(shape)
     return np.frombuffer(data, DTYPES[dtype]).reshape(shape)
 
 
@@ -386,9 +386,10 @@ def test_every_type(wire: Wire, clients: Clients, backend: str, dtype: str) -> N
     for _ in range(3):
         if dtype == "STRING":
             words = np.array(
-                [b"", b"a", b"zwei", b"vier" * 100, "drei\u00df".encode(), b"", b"x" * 23, b"y" * 24, b"z"]
+                [b"", b"a\0", b"zwei", b"vier" * 100, "drei\u00df".encode(), b"\0", b"x" * 23, b"\0y" * 12, b"z"],
+                object,
             )
-            feeds = [[np.resize(np.roll(words.astype(object), i), (i, 3))] for i in (1, 3, 2)]
+            feeds = [[np.resize(np.roll(words, i), (i, 3))] for i in (1, 3, 2)]
         else:
             kind = np.dtype(tf_models.TF_TYPES[dtype])
             feeds = [

@@ -52,6 +52,7 @@ def test_tree_of_arguments(server: Server) -> None:
         ("chunk", "string", "BLOB", "multiple", []),
     ]
     data: list[Any] = [("blob", "string", "BLOB", "", []), ("value", "string", "VALUES", "multiple", [])]
+    data.append(("element", "string", "RAW", "multiple", []))
     assert tree(docs(server, "AI.TENSORSET")[b"arguments"])[2:] == [
         ("dimension", "integer", "", "multiple", []),
         ("data", "oneof", "", "optional", data),
