@@ -123,6 +123,7 @@ def payloads() -> tuple[bytes, ...]:
     values: list[Value] = [
         samples.TENSORS["FLOAT"],
         samples.TENSORS["STRING"],
+        samples.TENSORS["any bytes"],
         Tensor("INT64", (), bytes(8)),
         Tensor("FLOAT", (2, 0, 3), b""),
         samples.ONNX,
@@ -190,7 +191,9 @@ class Grammar:
         return (*words, *self.data(dtype, count))
 
     def data(self, dtype: str, count: int) -> Words:
-        how = self.draw(st.sampled_from(["", "VALUES", "BLOB", "BLOB"]))
+        how = self.draw(st.sampled_from(["", "VALUES", "BLOB", "BLOB", "RAW"]))
+        if how == "RAW" and count <= 6:
+            return (how, *[one_of(self.draw, ("", b"a\0b", b"\0", "|>", "BLOB")) for _ in range(count)])
         if how == "VALUES" and count <= 6:
             values = ("a", "", "long" * 9, 7) if dtype == "STRING" else (0, 1, 0, 1, 5, -3, "1.5", "1e300", 300, "x")
             return (how, *[one_of(self.draw, values) for _ in range(count)])
@@ -202,7 +205,7 @@ class Grammar:
 
     def tensorget(self, key: Word) -> Words:
         words = self.draw(
-            st.sampled_from([(), ("META",), ("BLOB",), ("VALUES",), ("META", "VALUES"), ("META", "BLOB")])
+            st.sampled_from([(), ("META",), ("BLOB",), ("VALUES",), ("META", "VALUES"), ("META", "BLOB"), ("RAW",)])
         )
         return ("AI.TENSORGET", key, *words)
 

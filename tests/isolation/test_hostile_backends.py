@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from testkit.dtypes import DTYPES
 from testkit.isolation import ADD, ENDED, SET_ASIDE, Pings, bystander, check_add, engine, engine_is_up, store_add
 from testkit.server import Server
 from testkit.waiting import wait_for
@@ -136,6 +137,7 @@ LIES = {
     "others' deaths": "struct.pack_into('<Q', memory(), DYING, 1); os._exit(1)",
     "all that runs": "scribble(RUNNING, SUBMISSIONS, 1)",
 }
+STRING = list(DTYPES).index("STRING")
 # A result that is nearly right, for each slot: word by word something else.
 RESULTS = {
     f"{name} of {number}": (
@@ -143,11 +145,11 @@ RESULTS = {
         "    stretch = HEADER // 4096 * 4096 + 4096 + (64 << 30)\n"
         "    at = stretch + (1 << 29)\n"
         "    begun = time.monotonic_ns()\n"
-        "    words = [1, begun, 5, 0, 0, 0, 0, 0, 1, 0, 1, 2, 1 << 29, 8]\n"
+        f"    words = [1, begun, 5, 0, 0, 0, 0, 0, 1, {STRING if 'string' in name else 0}, 1, 2, 1 << 29, 8, 1 << 29]\n"
         f"    words[{position}] = {number}\n"
         "    head = struct.pack('<7q', *words[:7]) + text(b'')[:0]\n"
         "    result = struct.pack('<6q', *words[:6]) + struct.pack('<q', words[6]) + b'\\0' "
-        "+ struct.pack('<6q', *words[8:14])\n"
+        "+ struct.pack('<7q', *words[8:15])\n"
         "    shared[at:at + len(result)] = result\n"
         "    for slot in range(8):\n"
         "        struct.pack_into('<QQ', shared, SLOTS + 48 * slot + 24, 1 << 29, len(result))\n"
@@ -174,6 +176,14 @@ RESULTS = {
         ("offset", 12, 2**36 - 4),
         ("bytes", 13, 2**35),
         ("bytes", 13, -8),
+        ("dtype of strings", 9, STRING),
+        ("size of strings", 11, 2**36),
+        ("size of strings", 11, 2**61),
+        ("bytes of strings", 13, 2**35),
+        ("bytes of strings", 13, 0),
+        ("offsets of strings", 14, 2**63 - 1),
+        ("offsets of strings", 14, 2**36 - 4),
+        ("offsets of strings", 14, -8),
     )
 }
 SCRIBBLES = {

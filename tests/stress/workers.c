@@ -125,7 +125,7 @@ static int run_op(Worker *worker, Op *op, const Session *session) {
     for (int64_t i = 0; i < first->length; i++) sums[i] += session->added;
     int failed = 0;
     for (int k = 0; k < op->noutputs && !failed; k++) {
-        failed = bridge_set_output(op, k, int64(), 2, first->shape, sums, first->length * sizeof(*sums));
+        failed = bridge_set_output(op, k, int64(), 2, first->shape, sums, first->length * sizeof(*sums), NULL);
         for (int64_t i = 0; i < first->length; i++) sums[i]++;
     }
     free(sums);
