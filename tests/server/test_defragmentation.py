@@ -65,7 +65,7 @@ def shape(number: int) -> list[int]:
 def fill(wire: Wire) -> None:
     for number in range(COUNT):
         wire.send("AI.TENSORSET", f"t:{number}", "FLOAT", *shape(number), "BLOB", values(number).tobytes())
-        wire.send("AI.TENSORSET", f"s:{number}", "STRING", 2, "VALUES", f"some words {number}", "")
+        wire.send("AI.TENSORSET", f"s:{number}", "STRING", 2, "RAW", f"some\0words {number}", "")
         assert wire.read() == wire.read() == b"OK"
     for number in range(100):
         assert wire.ask("AI.MODELSTORE", f"m:{number}", "ONNX", "CPU", "TAG", number, "BLOB", ADD) == b"OK"
@@ -111,7 +111,7 @@ def run_things(server: Server) -> Callable[[int], None]:
         assert ask("AI.TENSORGET", "run", "BLOB") == wanted
         dag = f"AI.DAGEXECUTE_RO LOAD 1 {key} |> AI.MODELEXECUTE {model} INPUTS 2 {key} {key} OUTPUTS 1 x"
         assert ask(*dag.split(), "|>", "AI.TENSORGET", "x", "BLOB") == [b"OK", wanted]
-        assert ask("AI.TENSORGET", f"s:{text}", "VALUES") == [f"some words {text}".encode(), b""]
+        assert ask("AI.TENSORGET", f"s:{text}", "VALUES") == [f"some\0words {text}".encode(), b""]
         assert ask("AI.TENSORGET", key, "META") == [b"dtype", b"FLOAT", b"shape", shape(tensor)]
 
     return run
