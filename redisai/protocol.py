@@ -110,11 +110,9 @@ class Direct:
     outputs: Any
     dtypes: Sequence[numpy.dtype[Any] | None] | None  # of the inputs; None: any numbers; no list: any inputs
     noutputs: int | None  # None: any number of them
-    # Called before and after one or more runs in a row. begin() returns the library's options for them, or None. end()
-    # gets these options, the number of runs, and the library's error text if the last run failed. It returns the
-    # exception for that run, or None: then Session.run() tries it again.
-    begin: Callable[[], Any]
-    end: Callable[[Any, int, str | None], Exception | None]
+    # Called with the library's error text after a run has failed. Returns the exception for that run, or None: then
+    # Session.run() tries it again.
+    explain: Callable[[str], Exception | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,8 +165,7 @@ class Session:
                 self._fetches,
                 [DTYPES[number] for number in self._types],
                 len(types),
-                lambda: None,
-                lambda options, runs, error: failure(error) if error is not None and explainer is None else None,
+                lambda error: failure(error) if explainer is None else None,
             )
 
     def _run_first(self, nodes: list[str], status: Status, feeds: Any = ffi.NULL, tensors: Sequence[Any] = ()) -> None:

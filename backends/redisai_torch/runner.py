@@ -109,8 +109,7 @@ def _direct(
         None,
         dtypes,
         noutputs,
-        lambda: None,
-        lambda *_: None,
+        lambda _: None,
     )
 
 

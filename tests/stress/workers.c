@@ -356,7 +356,7 @@ static void *worker_main(void *data) {
     for (;;) {
         int most = 1 + below(&worker->random, TAKE_PLAIN);
         memset(&taken, 0xAA, sizeof(taken));
-        bridge_take_ops(batcher->queue, worker->index, &taken, most, worker->nnext == 0);
+        queue_take(batcher->queue, worker->index, &taken, most, worker->nnext == 0);
         CHECK(taken.nplain >= 0 && taken.nplain <= most && taken.nbatched >= 0 && taken.nbatched <= TAKE_BATCHED);
 
         Op *plain[TAKE_PLAIN + MAX_LANE];
@@ -427,7 +427,7 @@ static const char *load(Runnable *runnable) {
     pthread_mutex_lock(&counting.mutex);
     counting.counts.loads++;
     pthread_mutex_unlock(&counting.mutex);
-    bridge_ready(runnable, open_queue(runnable->device), NULL);
+    bridge_ready(runnable, open_queue(runnable->device), NULL, NULL);
     return NULL;
 }
 

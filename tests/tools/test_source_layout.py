@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "src").rglob("*.c"), *(ROOT / "src").rglob("*.h")])
-MAX_LINES = 11725
+MAX_LINES = 11950
 MAX_FUNCTION_LINES = 60
 
 
