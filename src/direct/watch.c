@@ -7,15 +7,15 @@
 
 #include "direct/direct.h"
 #include "engine/options.h"
-#include "redis/api.h"
 #include "redis/clock.h"
 
-/* One of a worker, and never freed: workers do not end. */
+/* One of each worker. Workers do not end. */
 typedef struct Watched {
     void *options;
     void *(*terminate)(void *options);
     int64_t deadline; /* 0: it runs nothing */
     int is_ended;
+    int is_known; /* it is in the list */
     struct Watched *next;
 } Watched;
 
@@ -27,7 +27,7 @@ static struct {
     int is_idle;
 } watch = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
-static _Thread_local Watched *mine;
+static _Thread_local Watched mine;
 
 /* Ends what has passed its deadline. Returns the first deadline of the others; 0: there are none. */
 static int64_t end_overdue(int64_t now) {
@@ -69,15 +69,15 @@ void watch_begin(void *options, void *(*terminate)(void *options)) {
     int64_t deadline = monotonic_ns() + model_execution_timeout() * 1000000;
     pthread_mutex_lock(&watch.mutex);
     if (!watch.is_started) start();
-    if (mine == NULL) {
-        mine = RedisModule_Calloc(1, sizeof(*mine));
-        mine->next = watch.first;
-        watch.first = mine;
+    if (!mine.is_known) {
+        mine.is_known = 1;
+        mine.next = watch.first;
+        watch.first = &mine;
     }
-    mine->options = options;
-    mine->terminate = terminate;
-    mine->is_ended = 0;
-    mine->deadline = deadline;
+    mine.options = options;
+    mine.terminate = terminate;
+    mine.is_ended = 0;
+    mine.deadline = deadline;
     int wakes = watch.is_idle;
     watch.is_idle = 0;
     pthread_mutex_unlock(&watch.mutex);
@@ -86,8 +86,8 @@ void watch_begin(void *options, void *(*terminate)(void *options)) {
 
 int watch_end(void) {
     pthread_mutex_lock(&watch.mutex);
-    mine->deadline = 0;
-    int is_ended = mine->is_ended;
+    mine.deadline = 0;
+    int is_ended = mine.is_ended;
     pthread_mutex_unlock(&watch.mutex);
     return is_ended;
 }
