@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # STRING tensors are arrays of dtype object that hold bytes.
 Array: TypeAlias = "numpy.typing.NDArray[Any]"
 
+MB = 1_000_000  # bytes, in options and texts; of deployed servers, too
+
 
 class _OnDevice:
     """A definition that was stored for a device."""
@@ -80,7 +82,7 @@ class Settings:
     @property
     def memory_limit(self) -> int:
         """MB that a library may allocate."""
-        limit = self.backend_memory_limit or _machine_memory() >> 21  # half of it
+        limit = self.backend_memory_limit or _machine_memory() // (2 * MB)
         return min(limit, self.isolation_memory_limit or limit)
 
 

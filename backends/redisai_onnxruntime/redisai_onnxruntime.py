@@ -17,11 +17,11 @@ import numpy as np
 
 from redisai.dtypes import DTYPES as ROWS
 from redisai.protobuf import Piece
-from redisai.protocol import Array, Definition, Direct, Port, Settings
+from redisai.protocol import MB, Array, Definition, Direct, Port, Settings
 
 from .c_api import allocator, api, cpu_memory, ffi, functions, made, version
 from .custom_ops import new_session_with_custom_ops
-from .environment import MB, is_overdrawn, new_session, shrink_arena
+from .environment import is_overdrawn, new_session, shrink_arena
 from .external_data import refuse_external_data
 from .scalars import scalar_names
 from .values import (
