@@ -175,7 +175,7 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
 
-def main() -> int:
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.split("\n\n")[0])
     parser.add_argument("--parts", type=names, default=PARTS, help=f"which: {','.join(PARTS)} (default all)")
     parser.add_argument("--cases", type=names, default=(), help="names of cases, or their beginnings: linear,fraud-dag")
@@ -186,6 +186,11 @@ def main() -> int:
     parser.add_argument("--other", type=Path, help="path of another module: only compares ours with it, case by case")
     parser.add_argument("--other-server", default="", help="the redis-server for --other (default: the same as ours)")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
+    return parser
+
+
+def main() -> int:
+    parser = arguments()
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")

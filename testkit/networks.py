@@ -131,7 +131,7 @@ def doubled() -> Network:
     import torch
 
     class Doubled(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> Any:
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x * 2
 
     x = random(1, MLP[0])
@@ -143,7 +143,7 @@ def added() -> Network:
     import torch
 
     class Added(torch.nn.Module):
-        def forward(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             return x + y
 
     x = random(1, MLP[0])
@@ -159,8 +159,9 @@ def mlp_between() -> tuple[Network, Network]:
             super().__init__()
             self.model = model
 
-        def forward(self, x: torch.Tensor) -> Any:
-            return self.model(x * 2) * 2
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.model(x * 2)
+            return y * 2
 
     x, two = random(1, MLP[0]), np.float32(2)
     alone = dense("TORCH", MLP, (("x", x * two),))
@@ -244,8 +245,9 @@ def dense_torch(layers: Layers, operations: list[str], inputs: int) -> bytes:
             super().__init__()
             self.network = network
 
-        def forward(self, transaction: torch.Tensor, reference: torch.Tensor) -> Any:
-            return self.network(transaction)
+        def forward(self, transaction: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.network(transaction)  # a result of Any would run from Python
+            return y
 
     modules: list[torch.nn.Module] = []
     for (weights, bias), operation in zip(layers, operations, strict=True):

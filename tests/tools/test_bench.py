@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -11,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from bench import loops
-from bench.main import flat, main
+from bench import loops, rivals
+from bench.main import PARTS, arguments, flat, main
 from bench.report import LATENCY_SHARES, Goal, Plan, Report
 from bench.throughput import BATCHSIZE
 from testkit.load import build_load
@@ -189,6 +190,25 @@ def test_what_other_needs(words: tuple[str, ...], reason: str) -> None:
     done = bench(*words)
     assert done.returncode == 2
     assert reason in done.stderr
+
+
+PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")))
+
+
+def test_the_pages_name_commands_that_measure_something() -> None:
+    """Other tests run every part and every case."""
+    named = "\n".join((ROOT / page).read_text() for page in PAGES)
+    commands = re.findall(r"(?<!\w)\./scripts/bench((?: --[a-z-]+(?: [\w./,-]+)?)*)", " ".join(named.split()))
+    assert len(commands) > 15
+    known = {case.name for case in loops.cases()} | {"beside-storing"}
+    for words in commands:
+        options = arguments().parse_args(words.split())
+        assert set(options.parts) <= set(PARTS)
+        assert all(any(name.startswith(case) for name in known) for case in options.cases), words
+    for table in re.findall(r"^\| .*?\| case \|\n(.*?)\n\n|^\| case \| what it runs \|\n(.*?)\n\n", named, re.M | re.S):
+        cases = re.findall(r"`([a-z][a-z0-9-]+)`", "".join(table))
+        assert set(cases) - known <= {f"rival-{rival.name}" for rival in rivals.RIVALS}
+        assert len(cases) >= 8
 
 
 def test_bench_names_its_cases_when_asked_for_another(tmp_path: Path) -> None:
