@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from bench import throughput
-from bench.harness import ROOT, alternate, median_of
+from bench.harness import ROOT, alternate, median_of, ratios
 from bench.mobilenet import mobilenet
 from bench.report import Goal, Plan, Report
 from testkit import networks
@@ -163,9 +163,9 @@ def measure(on: Server, name: str, traffic: Traffic, plan: Plan) -> dict[str, An
     ours, others = alternate(
         plan.repeat, partial(gets, on, inference, plan.seconds), partial(gets, on, elsewhere, plan.seconds)
     )
-    ratios = [a["p99_us"] / b["p99_us"] for (a, _), (b, _) in zip(ours, others, strict=True)]
+    times = ratios([result for result, _ in ours], [result for result, _ in others], "p99_us")
     row = {"case": name, "connections": CONNECTIONS, **summary(name, ours), "busy": summary(name, others)}
-    row |= {"burn_us": burn_us, "ratio": median(ratios), "ratio_max": max(ratios)}
+    row |= {"burn_us": burn_us, "ratio": median(times), "ratio_max": max(times)}
     show(name, row)
     show(f"  {burn_us:.1f} us and a SET elsewhere", row["busy"])
     return row

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.harness import alternate, median_of, ratios
 from bench.library_loop import Library, library
 from bench.mobilenet import BACKENDS, mobilenet
 from bench.report import Goal, Plan, Report
@@ -149,24 +151,17 @@ def measure(
         if (reply := wire.read()) != b"OK":
             raise RuntimeError(reply)
     counts = (batch, 2 * batch)
-    library_rates: list[float] = []
-    results: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
-    for number in range(repeat):
-        order = [*counts, 0][:: 1 if number % 2 == 0 else -1]  # 0: the library
-        for count in order:
-            if count:
-                results[count].append(served(on, name, model, count, batch, seconds))
-            else:
-                library_rates.append(direct.rate(batch, seconds))
-    for count in counts:
-        shares = [mine["requests_per_s"] / rate for mine, rate in zip(results[count], library_rates, strict=True)]
+    sides = [partial(served, on, name, model, count, batch, seconds) for count in counts]
+    *results, loop = alternate(repeat, *sides, partial(direct.result, batch, seconds))
+    for count, ours in zip(counts, results, strict=True):
+        shares = ratios(ours, loop)
         yield {
             "case": name,
             "batch": batch,
             "threads": threads,
             "connections": count,
-            **{key: median(result[key] for result in results[count]) for key in results[count][0]},
-            "library_per_s": median(library_rates),
+            **{key: median(result[key] for result in ours) for key in ours[0]},
+            "library_per_s": median_of(loop)["requests_per_s"],
             "share": median(shares),
             "share_min": min(shares),
             "share_max": max(shares),

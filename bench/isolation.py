@@ -15,9 +15,9 @@ from typing import Any
 
 from bench import throughput
 from bench.beside import loaded
-from bench.harness import alternate, median_of
+from bench.harness import alternate, median_of, ratios, row, served
 from bench.mobilenet import mobilenet
-from bench.report import Goal, Plan, Report
+from bench.report import Goal, Plan, Report, show, show_titles
 from testkit import networks
 from testkit.engines import engine_pids
 from testkit.load import GET, SET, Result, Traffic, run_load
@@ -78,20 +78,15 @@ def measure(case: Case, plan: Plan) -> Iterator[dict[str, Any]]:
     model = case.build()
     with fresh_server(case.workers, "process") as ours, fresh_server(case.workers) as embedded:
         traffic = [throughput.prepare(on, case.name, model) for on in (ours, embedded)]
-        much = case.connections, plan.seconds, min(WARMUP, plan.seconds / 2)
-        isolated, plain = alternate(
-            plan.repeat,
-            partial(run_load, ours, traffic[0], *much),
-            partial(run_load, embedded, traffic[1], *much),
-        )
+        much = case.connections, plan.seconds
+        isolated, plain = alternate(plan.repeat, served(ours, traffic[0], *much), served(embedded, traffic[1], *much))
         for on in (ours, embedded):
             throughput.output_of(on, case.name, model)
-        pairs = list(zip(isolated, plain, strict=True))
-        row: dict[str, Any] = {"case": case.name, "connections": case.connections, "workers": case.workers}
-        row |= {**median_of(isolated), "embedded": median_of(plain)}
-        row["share"] = median(a["requests_per_s"] / b["requests_per_s"] for a, b in pairs)
-        row["extra_us"] = median(a["p50_us"] - b["p50_us"] for a, b in pairs)
-        yield row
+        extra = median(a["p50_us"] - b["p50_us"] for a, b in zip(isolated, plain, strict=True))
+        yield row(case.name, "embedded", case.connections, isolated, plain) | {
+            "workers": case.workers,
+            "extra_us": extra,
+        }
         if case.connections == MANY and case.name in BESIDE:
             for on in (ours, embedded):
                 throughput.send(on, SET.request)
@@ -100,7 +95,7 @@ def measure(case: Case, plan: Plan) -> Iterator[dict[str, Any]]:
                 partial(get_beside, ours, traffic[0], plan.seconds),
                 partial(get_beside, embedded, traffic[1], plan.seconds),
             )
-            ratio = median(a["p99_us"] / b["p99_us"] for a, b in zip(*gets, strict=True))
+            ratio = median(ratios(gets[0], gets[1], "p99_us"))
             yield {
                 "case": f"get-beside-{case.name}",
                 "p99_us": median_of(gets[0])["p99_us"],
@@ -113,33 +108,31 @@ def measure(case: Case, plan: Plan) -> Iterator[dict[str, Any]]:
 
 def judge(rows: list[dict[str, Any]]) -> Iterator[Goal]:
     shares = {(case.name, case.connections): case.share for case in CASES}
-    for row in rows:
-        name = row["case"]
+    for each in rows:
+        name = each["case"]
         if name == "idle":
-            yield Goal("cores that an idle server with an engine process uses", row["cores"], 0.002, at_most=True)
-        elif "ratio" in row:
-            yield Goal(f"{name}: p99 to that of the embedded mode", row["ratio"], MAX_GET, at_most=True)
-        elif row["connections"] == 1 and not shares[name, 1]:
-            yield Goal(f"{name}, one connection: more than embedded, us", row["extra_us"], MAX_EXTRA_US, at_most=True)
+            yield Goal("cores that an idle server with an engine process uses", each["cores"], 0.002, at_most=True)
+        elif "ratio" in each:
+            yield Goal(f"{name}: p99 to that of the embedded mode", each["ratio"], MAX_GET, at_most=True)
+        elif each["connections"] == 1 and not shares[name, 1]:
+            yield Goal(f"{name}, one connection: more than embedded, us", each["extra_us"], MAX_EXTRA_US, at_most=True)
         else:
-            text = f"{name}, {throughput.count(row['connections'])}: rate to that of the embedded mode"
-            yield Goal(text, row["share"], shares[name, row["connections"]])
+            text = f"{name}, {throughput.count(each['connections'])}: rate to that of the embedded mode"
+            yield Goal(text, each["share"], shares[name, each["connections"]])
 
 
 def run(plan: Plan) -> Report:
     report = Report()
+    show_titles()
     for case in CASES:
         if not plan.wants(case.name) or (plan.quick and case.name != "linear-onnx"):
             continue
-        for row in measure(case, plan):
-            report.rows.append(row)
-            print(
-                "  ".join(
-                    f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
-                    for key, value in row.items()
-                    if not isinstance(value, dict)
-                ),
-                flush=True,
-            )
+        for each in measure(case, plan):
+            report.rows.append(each)
+            if "plain" in each:
+                show(each)
+            else:
+                numbers = (f"{name} {value:.3f}" for name, value in each.items() if name != "case")
+                print(each["case"], *numbers, sep="  ", flush=True)
     report.goals += judge(report.rows)
     return report

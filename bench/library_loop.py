@@ -115,6 +115,10 @@ class Library:
             raise RuntimeError("the library's process has ended")
         return float(line)
 
+    def result(self, batch: int, seconds: float) -> dict[str, Any]:
+        """The same as a side of a comparison."""
+        return {"requests_per_s": self.rate(batch, seconds)}
+
 
 @contextmanager
 def library(model: Network, threads: int = 1) -> Iterator[Library]:

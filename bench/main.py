@@ -27,7 +27,7 @@ from testkit.load import build_load
 from testkit.process import watch_others
 from testkit.server import fresh_server
 
-PARTS = ("throughput", "beside", "images", "isolation", "rivals", "growth")
+PARTS = ("throughput", "loops", "beside", "images", "isolation", "rivals", "growth")
 WIDTH = 120  # columns of the JSON
 DIGITS = 9
 BACKENDS = {"ONNX": "onnxruntime", "TORCH": "torch", "TF": "tensorflow", "TFLITE": "tflite"}
@@ -121,6 +121,7 @@ def text(figures: dict[str, Any]) -> str:
     about, plan = figures["machine"], figures["plan"]
     lines = ["# What scripts/bench measured", ""]
     lines += [f"- {titled(name)}: {cell(value)}" for name, value in about.items()]
+    lines += [f"- the other: {plan['other']}"] if plan.get("other") else []
     lines += [f"- every pair measured {plan['repeat']} times, alternating; {plan['seconds']:g} s each time", ""]
     goals = [each for part in figures["parts"].values() for each in part["goals"]]
     if goals:
@@ -174,7 +175,7 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
 
-def main() -> int:
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.split("\n\n")[0])
     parser.add_argument("--parts", type=names, default=PARTS, help=f"which: {','.join(PARTS)} (default all)")
     parser.add_argument("--cases", type=names, default=(), help="names of cases, or their beginnings: linear,fraud-dag")
@@ -182,15 +183,30 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="for each measurement (default 1, quick 0.2)")
     parser.add_argument("--repeat", type=int, help="times that each pair is measured (default 5, quick 1)")
     parser.add_argument("--json", type=Path, help="file of the figures; the table and the pictures go beside it")
+    parser.add_argument("--other", type=Path, help="path of another module: only compares ours with it, case by case")
+    parser.add_argument("--other-server", default="", help="the redis-server for --other (default: the same as ours)")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
+    return parser
+
+
+def main() -> int:
+    parser = arguments()
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if options.other:
+        if options.parts != PARTS:
+            parser.error("--other compares by itself: leave out --parts, and choose by --cases")
+        if not options.other.is_file():
+            parser.error(f"--other: {options.other} is not there")
+        options.parts = ("loops",)
     plan = Plan(
         seconds=options.seconds or (0.2 if options.quick else 1.0),
         repeat=options.repeat or (1 if options.quick else 5),
         quick=options.quick,
         wanted=options.cases,
+        other=str(options.other.resolve()) if options.other else "",
+        other_server=options.other_server,
     )
     # Only a run of everything replaces the figures that the README shows.
     whole = options.parts == PARTS and not options.quick and not options.cases
@@ -211,9 +227,9 @@ def main() -> int:
         figures["plan"]["minutes"] = round((time.monotonic() - start) / 60, 1)
         write(figures, path)
     if not figures["parts"]:
-        from bench.throughput import cases
+        from bench.loops import cases
 
-        sys.exit(f"no such case; {PARTS[0]} has {', '.join(case.name for case in cases())}")
+        sys.exit(f"no such case; there are {', '.join(case.name for case in cases())}")
 
     goals = [
         Goal(**{key: value for key, value in each.items() if key != "reached"}) for each in every(figures, "goals")

@@ -19,9 +19,9 @@ from functools import partial
 from importlib.util import find_spec
 from statistics import median
 
-from bench.harness import ROOT, alternate, median_of
+from bench.harness import ROOT, alternate, ratios, row, served
 from bench.library_loop import library
-from bench.report import Goal, Plan, Report
+from bench.report import Goal, Plan, Report, show, show_titles
 from bench.throughput import dag_pair
 from testkit import networks
 from testkit.load import Result, Traffic, build_load, run_load
@@ -93,63 +93,29 @@ def post(body: bytes, answer: bytes) -> Traffic:
 # ---- measuring -------------------------------------------------------------------------------------------------------
 
 
-def ratio(ours: list[Result], theirs: list[Result], number: str) -> float:
-    return float(median(a[number] / b[number] for a, b in zip(ours, theirs, strict=True)))
-
-
 def beside_service(plan: Plan, rival: Rival, on: Server, ours: Traffic, theirs: Traffic) -> Iterator[Result]:
     with serve(rival, on) as service:
         run_load(service, theirs, JUDGED, 0.2, 0.2)  # the first requests open connections to Redis
         for connections in (JUDGED,) if plan.quick else CONNECTIONS:
-            much = connections, plan.seconds, min(0.3, plan.seconds / 2)
-            results = alternate(
-                plan.repeat, partial(run_load, on, ours, *much), partial(run_load, service, theirs, *much)
-            )
-            yield {
-                "case": f"rival-{rival.name}",
-                "against": rival.title,
-                "connections": connections,
-                **median_of(results[0]),
-                "plain": median_of(results[1]),
-                "share": ratio(*results, "requests_per_s"),
-                "p50_share": ratio(*results, "p50_us"),
-            }
+            much = connections, plan.seconds
+            sides = alternate(plan.repeat, served(on, ours, *much), served(service, theirs, *much))
+            measured = row(f"rival-{rival.name}", rival.title, connections, sides[0], sides[1])
+            yield measured | {"p50_share": median(ratios(sides[0], sides[1], "p50_us"))}
 
 
 def beside_loop(plan: Plan, on: Server, ours: Traffic) -> Result:
     """Compares rates only: a loop has no waiting clients, so no latencies."""
     with library(networks.fraud("ONNX")) as loop:
-        results = alternate(
-            plan.repeat,
-            partial(run_load, on, ours, JUDGED, plan.seconds, min(0.3, plan.seconds / 2)),
-            lambda: {"requests_per_s": loop.rate(1, plan.seconds)},
-        )
-    rates = {"requests_per_s": median(result["requests_per_s"] for result in results[1])}
-    share = ratio(*results, "requests_per_s")
-    return {
-        "case": LOOP,
-        "against": "a loop",
-        "connections": JUDGED,
-        **median_of(results[0]),
-        "plain": rates,
-        "share": share,
-    }
+        looped = partial(loop.result, 1, plan.seconds)
+        sides = alternate(plan.repeat, served(on, ours, JUDGED, plan.seconds), looped)
+    return row(LOOP, "a loop", JUDGED, sides[0], sides[1])
 
 
-def show(row: Result) -> None:
-    p50 = f", p50 {row['p50_us']:.0f} us to {row['plain']['p50_us']:.0f} us" if "p50_share" in row else ""
-    print(
-        f"{row['case']:<15}  at {row['connections']:>2}: {row['requests_per_s']:.0f}/s to "
-        f"{row['plain']['requests_per_s']:.0f}/s, {row['share']:.2f} times{p50}",
-        flush=True,
-    )
-
-
-def judge(row: Result) -> Iterator[Goal]:
-    if row["connections"] == JUDGED and "p50_share" in row:
-        text = f"the credit-card case as a DAG, {JUDGED} connections, beside {row['against']}: "
-        yield Goal(f"{text}times its throughput", row["share"], TIMES)
-        yield Goal(f"{text}share of its p50", row["p50_share"], P50_RATIO, at_most=True)
+def judge(measured: Result) -> Iterator[Goal]:
+    if measured["connections"] == JUDGED and "p50_share" in measured:
+        text = f"the credit-card case as a DAG, {JUDGED} connections, beside {measured['against']}: "
+        yield Goal(f"{text}times its throughput", measured["share"], TIMES)
+        yield Goal(f"{text}share of its p50", measured["p50_share"], P50_RATIO, at_most=True)
 
 
 def rows(plan: Plan, report: Report) -> Iterator[Result]:
@@ -175,8 +141,9 @@ def rows(plan: Plan, report: Report) -> Iterator[Result]:
 def run(plan: Plan) -> Report:
     build_load()
     report = Report()
-    for row in rows(plan, report):
-        show(row)
-        report.rows.append(row)
-        report.goals += judge(row)
+    show_titles()
+    for measured in rows(plan, report):
+        show(measured)
+        report.rows.append(measured)
+        report.goals += judge(measured)
     return report

@@ -6,17 +6,16 @@ What counts is the median of the ratios of neighbouring runs: a change in the ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from statistics import median
 
 import numpy as np
 
-from bench.harness import alternate, median_of
-from bench.report import Goal, Plan, Report
+from bench.harness import alternate, ratios, row, served
+from bench.report import Goal, Plan, Report, show, show_titles
 from testkit import networks
-from testkit.load import GET, SET, Result, Traffic, bulk, dag, execution, run_load, tensorset
+from testkit.load import GET, SET, Result, Traffic, bulk, dag, execution, tensorset
 from testkit.server import Server, fresh_server
 from testkit.wire import Word, encode
 
@@ -55,6 +54,10 @@ class Case:
     against: str
     prepare: Callable[[Server], Pair]
     connections: tuple[int, ...] = CONNECTIONS
+    loop: Callable[[], networks.Network] | None = None  # what a library runs in a loop to do the same: bench/loops.py
+    batch: int = 1  # the most requests that run together
+    workers: int = 1  # that bench/loops.py starts
+    busy: bool = False  # bench/loops.py measures it beside a process that keeps a core busy
 
 
 @dataclass(slots=True, frozen=True)
@@ -213,7 +216,8 @@ def cases() -> Iterator[Case]:
         yield Case(f"tensorset-{label}", f"SET {label}", partial(tensorset_pair, size), few)
         yield Case(f"tensorget-{label}", f"GET {label}", partial(tensorget_pair, size), few)
     for name, build, options in runs():
-        yield Case(name, "SET", partial(run_pair, name, build, options))
+        batch = BATCHSIZE if options else 1
+        yield Case(name, "SET", partial(run_pair, name, build, options), loop=build, batch=batch)
     for backend in BACKENDS:
         name = f"fraud-dag-{backend.lower()}"
         yield Case(name, "SET", partial(dag_pair, name, backend, ()))
@@ -223,8 +227,8 @@ def cases() -> Iterator[Case]:
         yield Case(name, "unbatched", partial(batched_pair, name, backend), (1, 50))
 
 
-def chosen(plan: Plan) -> list[Case]:
-    return [case for case in cases() if plan.wants(case.name) and (plan.wanted or not plan.quick or case.name in QUICK)]
+def chosen(plan: Plan, of: Iterable[Case], quick: Sequence[str]) -> list[Case]:
+    return [case for case in of if plan.wants(case.name) and (plan.wanted or not plan.quick or case.name in quick)]
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
@@ -236,52 +240,13 @@ def is_drawn(case: Case, connections: int) -> bool:
 
 
 def measure(on: Server, case: Case, pair: Pair, connections: int, seconds: float, repeat: int) -> Result:
-    much = connections, seconds, min(0.3, seconds / 2)
-    measured, plain = alternate(
-        repeat, partial(run_load, on, pair.measured, *much), partial(run_load, on, pair.plain, *much)
-    )
+    much = connections, seconds
+    ours, plain = alternate(repeat, served(on, pair.measured, *much), served(on, pair.plain, *much))
     if pair.check:
         pair.check()
-    shares = [a["requests_per_s"] / b["requests_per_s"] for a, b in zip(measured, plain, strict=True)]
-    return {
-        "case": case.name,
-        "against": case.against,
-        "connections": connections,
-        **median_of(measured, is_drawn(case, connections)),
-        "plain": median_of(plain),
-        "share": median(shares),
-        "share_min": min(shares),
-        "share_max": max(shares),
-    }
-
-
-COLUMNS = (
-    ("case", "<20"),
-    ("conns", ">5"),
-    ("req/s", ">7"),
-    ("p50 us", ">8"),
-    ("p99 us", ">8"),
-    ("max us", ">8"),
-    ("against", "<9"),
-    ("req/s", ">7"),
-    ("p50 us", ">8"),
-    ("p99 us", ">8"),
-    ("share", ">6"),
-    ("from-to", ">11"),
-)
-
-
-def line(cells: Iterable[str]) -> str:
-    return "  ".join(f"{cell:{layout}}" for cell, (_, layout) in zip(cells, COLUMNS, strict=True))
-
-
-def text(row: Result) -> str:
-    plain = row["plain"]
-    cells = [row["case"], str(row["connections"])]
-    cells += [f"{row[name]:.0f}" for name in ("requests_per_s", "p50_us", "p99_us", "max_us")]
-    cells += [row["against"], *(f"{plain[name]:.0f}" for name in ("requests_per_s", "p50_us", "p99_us"))]
-    cells += [f"{row['share']:.3f}", f"{row['share_min']:.2f}-{row['share_max']:.2f}"]
-    return line(cells)
+    shares = ratios(ours, plain)
+    measured = row(case.name, case.against, connections, ours, plain, is_drawn(case, connections))
+    return measured | {"share_min": min(shares), "share_max": max(shares)}
 
 
 def judge(rows: list[Result]) -> Iterator[Goal]:
@@ -297,12 +262,12 @@ def judge(rows: list[Result]) -> Iterator[Goal]:
 
 
 def run(plan: Plan) -> Report:
-    report, wanted = Report(), chosen(plan)
+    report, wanted = Report(), chosen(plan, cases(), QUICK)
     if not wanted:
         return report
     aims = {(target.case, target.connections) for target in TARGETS}
     with fresh_server() as on:
-        print(line(title for title, _ in COLUMNS), flush=True)
+        show_titles()
         for case in wanted:
             pair = case.prepare(on)
             for connections in case.connections:
@@ -315,6 +280,6 @@ def run(plan: Plan) -> Report:
                 if judged and connections == 1:  # the core that the worker stays on matters: many short runs
                     seconds, repeat = seconds / 3, repeat * 3
                 report.rows.append(measure(on, case, pair, connections, seconds, repeat))
-                print(text(report.rows[-1]), flush=True)
+                show(report.rows[-1])
     report.goals += judge(report.rows)
     return report

@@ -1,6 +1,7 @@
-"""Runs models and scripts without Python, through the C API of their library (src/direct/). Workers enter run().
+"""Has C run models and scripts without Python, through the C API of their library (src/direct/).
 
-The loader makes a DirectRunner for each session that offers a Direct (protocol.py). The model's entry holds it.
+The loader makes a DirectRunner for each session that offers a Direct (protocol.py). The model's entry holds it. Workers
+enter limit_to() and settle().
 REDISAI_DIRECT=off in the environment leaves all runs to Python: tests run the same models both ways.
 """
 
@@ -14,11 +15,10 @@ from _redisai_bridge import ffi, lib
 
 from .dtypes import NUMBERS
 from .ports import explained, ports_of
-from .protocol import one_line
 from .tensors import as_array, fail
 
 if TYPE_CHECKING:
-    from _redisai_bridge import CData
+    from _redisai_bridge import CData, Op
 
     from .protocol import Direct, Port
 
@@ -27,16 +27,14 @@ _ON = os.environ.get("REDISAI_DIRECT") != "off"
 
 
 class DirectRunner:
-    __slots__ = ("_api", "_direct", "_has_failed", "_label", "_ports", "_struct")
+    __slots__ = ("_api", "_direct", "_ports", "struct")
 
-    def __init__(self, number: int, backend: str, direct: Direct, label: str, ports: Sequence[Port] = ()) -> None:
-        """number is the backend's in C. label is for the log. ports are the inputs."""
-        self._label = label
+    def __init__(self, number: int, backend: str, direct: Direct, ports: Sequence[Port] = ()) -> None:
+        """number is the backend's in C. ports are the inputs."""
         self._ports = ports
-        self._has_failed = False  # written without a lock: two workers at once may both log
         self._direct = direct
         self._api = api_of(backend, direct.function)
-        self._struct = struct = ffi.new("Direct *")
+        self.struct = struct = ffi.new("Direct *")
         struct.backend = number
         struct.api = _pointer(self._api)
         struct.session = _pointer(direct.session)
@@ -46,50 +44,30 @@ class DirectRunner:
         struct.ninputs = lib.ANY_COUNT if direct.dtypes is None else len(dtypes)
         struct.noutputs = lib.ANY_COUNT if direct.noutputs is None else direct.noutputs
         struct.types = [lib.ANY_NUMBERS if dtype is None else NUMBERS[dtype] for dtype in dtypes]
+        struct.rows = lib.ANY_ROWS
 
     @classmethod
-    def of(cls, number: int, backend: str, session: Any, label: str) -> DirectRunner | None:
+    def of(cls, number: int, backend: str, session: Any) -> DirectRunner | None:
         """The runner of a session; None where Python has to run the model."""
         direct: Direct | None = getattr(session, "direct", None)
         if direct is None or max(len(direct.dtypes or ()), direct.noutputs or 0) > DIRECT_MAX or not _ON:
             return None
-        return cls(number, backend, direct, label, ports_of(session)[0])
+        return cls(number, backend, direct, ports_of(session)[0])
 
-    def run(self, ops: CData, count: int, until: int) -> int:
-        """Runs the first of count begun ops, like bridge_run_direct. Returns how many now have outputs or errors.
+    def limit_to(self, rows: int) -> None:
+        """C runs only ops with so many rows from now on, or with any (ANY_ROWS)."""
+        self.struct.rows = rows
 
-        Raises nothing. The first error around a run is logged, and Python runs the ops that are not done."""
-        done = 0
-        try:
-            direct = self._direct
-            error = ffi.new("char **")
-            options = direct.begin()
-            done = lib.bridge_run_direct(self._struct, ops, count, until, _pointer(options), error)
-            failure: BaseException | None
-            try:
-                text = _take(error) if error[0] else None
-                failure = direct.end(options, done + (text is not None), text)
-            except BaseException as other:
-                if not error[0]:
-                    raise
-                failure = other  # becomes the error of the failed op
-            if failure is not None:
-                op = ops[done]
-                inputs = [as_array(op.inputs[index]) for index in range(op.ninputs)]
-                fail(op, explained(failure, self._ports, inputs))
-                op.is_direct = 1
-                done += 1
-        except BaseException as problem:
-            self._log(problem)
-        return done
-
-    def _log(self, problem: BaseException) -> None:
-        if self._has_failed:
-            return
-        self._has_failed = True
-        reason = f"{type(problem).__name__}: {one_line(problem)}"
-        text = f"{self._label}: the direct path failed, Python takes over (logged once): {reason}"
-        lib.bridge_log(b"warning", text.encode(errors="replace"))
+    def settle(self, op: Op, error: CData) -> bool:
+        """Gives an op that has failed in C its error, whose text this frees. Returns False where Python must run it."""
+        text = ffi.string(error).decode(errors="replace")
+        lib.bridge_free(error)
+        failure = self._direct.explain(text)
+        if failure is None:
+            return False
+        fail(op, explained(failure, self._ports, [as_array(op.inputs[index]) for index in range(op.ninputs)]))
+        op.is_direct = 1
+        return True
 
 
 def api_of(backend: str, function: Callable[[str], Any]) -> CData:
@@ -115,14 +93,6 @@ def _declaration(kind: Any) -> str:
     if kind.kind == "pointer":
         return "void *" if kind.item.kind == "struct" else f"{_declaration(kind.item)} *"
     return str(kind.cname)
-
-
-def _take(error: CData) -> str:
-    """The text of an error, which is freed: error[0] dangles from now on, and may only be compared with NULL."""
-    try:
-        return str(ffi.string(error[0]).decode(errors="replace"))
-    finally:
-        lib.bridge_free(error[0])
 
 
 def _pointer(theirs: Any) -> CData:

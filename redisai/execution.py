@@ -32,20 +32,30 @@ class Batching:
     """Runs the session of a model with BATCHSIZE, and learns from the runs whether the model can be batched.
 
     Some models accept one batch size only. In others, the 0th dimension of an output is not the batch. Only runs show
-    that. So the engine batches with care until runs with different numbers of rows have succeeded.
+    that. So the engine batches with care until runs with different numbers of rows have succeeded. Until then C may run
+    only what teaches nothing new.
     """
 
-    __slots__ = ("_label", "_on_disable", "_session", "is_fixed", "limits", "proven", "rows_seen")
+    __slots__ = ("_direct", "_label", "_on_disable", "_session", "is_fixed", "limits", "proven", "rows_seen")
 
-    def __init__(self, session: Session, limits: Limits, label: str, on_disable: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        direct: DirectRunner | None,
+        limits: Limits,
+        label: str,
+        on_disable: Callable[[], None],
+    ) -> None:
         """label names the model in the log. Any worker may call on_disable, once it has disabled batching."""
         self._session = session
+        self._direct = direct
         self._label = label
         self._on_disable = on_disable
         self.limits = limits
         self.proven = False
         self.is_fixed = False  # it has failed for one op where only batches of BATCHSIZE rows are wanted
         self.rows_seen = 0  # of the latest run whose outputs had as many rows as its inputs
+        self._limit_direct(0)
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
         outputs = self._session.run(inputs)
@@ -62,8 +72,18 @@ class Batching:
             self.disable(f"the shape of output {odd[0]} is {list(odd[1].shape)} for a batch of {rows}")
             return
         if self.rows_seen and self.rows_seen != rows:
-            self.proven = True
+            self.prove()
+        elif not self.proven:  # another worker may have just proven it
+            self._limit_direct(rows)
         self.rows_seen = rows
+
+    def prove(self) -> None:
+        self.proven = True
+        self._limit_direct(lib.ANY_ROWS)
+
+    def _limit_direct(self, rows: int) -> None:
+        if self._direct is not None:
+            self._direct.limit_to(rows)
 
     def disable(self, reason: str) -> None:
         """Ends batching for this model."""
@@ -78,25 +98,12 @@ class Batching:
 class Entry(Protocol):
     """A compiled model or script in the loader's table."""
 
-    duration: int  # ns, of its latest run
+    duration: int  # ns, of its latest run in Python
     direct: DirectRunner | None
-
-    def run_direct(self, ops: CData, count: int, until: int) -> int:
-        """Runs the first of count begun ops without Python, as long as that is possible and `until` (ns) has not
-        passed. Returns how many are done."""
-        ...
 
     def execute(self, op: Op) -> bool:
         """Executes a begun op. Returns False or raises where it failed. Keeps no reference to the op either way."""
         ...
-
-
-def timed_run(entry: Entry, direct: DirectRunner, ops: CData, count: int, until: int) -> int:
-    begin = perf_counter_ns()
-    done = direct.run(ops, count, until)
-    if done:
-        entry.duration = (perf_counter_ns() - begin) // done
-    return done
 
 
 class ModelEntry:
@@ -160,13 +167,6 @@ class ModelEntry:
             self.duration = duration = perf_counter_ns() - begin
             op.duration = duration // 1000
 
-    def run_direct(self, ops: CData, count: int, until: int) -> int:
-        direct, batching = self.direct, self.batching
-        # Batching learns nothing from direct runs. So Python runs an op that may still prove the model.
-        if direct is None or not (batching is None or batching.proven or batching.rows_seen == ops[0].rows):
-            return 0
-        return timed_run(self, direct, ops, count, until)
-
     def may_batch(self, ops: Sequence[Op]) -> bool:
         """Whether to try these ops as one batch. Until the model is proven, only a batch with a new number of rows is
         tried: no other would prove anything."""
@@ -220,7 +220,7 @@ class ModelEntry:
                 fail(op, failure)
         else:
             if self.batching is not None and self.batching.is_fixed:
-                self.batching.proven = True
+                self.batching.prove()
             names = self.outputs
             for index in range(noutputs):
                 scatter(c_ops, ops, index, outputs[index], names[index] if names else "")
@@ -249,9 +249,6 @@ class MissingEntry:
 
     duration = 0
     direct: DirectRunner | None = None
-
-    def run_direct(self, ops: CData, count: int, until: int) -> int:
-        return 0
 
     def execute(self, op: Op) -> bool:
         lib.bridge_fail(op, b"the model or script is not loaded")

@@ -28,6 +28,7 @@ from .protocol import Backend, Definition, ScriptBackend, ScriptDefinition, Sess
 if TYPE_CHECKING:
     from _redisai_bridge import CData, CNames, Job, Model, Runnable, Script
 
+    from .direct import DirectRunner
     from .execution import Entry
     from .worker import WorkerPool
 
@@ -158,20 +159,20 @@ class Loader:
         pool = self._open_pool(definition.device)
         tag = ffi.unpack(runnable.tag, runnable.tag_size).decode(errors="replace") if runnable.tag_size else ""
         label = f"{definition.backend} model {tag!r}" if tag else f"{definition.backend} model"
+        direct = DirectRunner.of(runnable.backend, definition.backend, session)
         batching = None
         if model.batchsize > 1:
             minbatchsize = min(model.minbatchsize, model.batchsize)
             timeout = min(model.minbatchtimeout, MAX_TIMEOUT_MS) * 1_000_000
             limits = Limits(model.batchsize, minbatchsize, timeout)
-            batching = Batching(session, limits, label, pool.apply_new_limits)
-        direct = DirectRunner.of(runnable.backend, definition.backend, session, label)
+            batching = Batching(session, direct, limits, label, pool.apply_new_limits)
         self._entries[runnable.id] = ModelEntry(session, batching, direct)
         lists = [_c_texts(list(session.inputs or ())), _c_texts(list(session.outputs or ()))]
         lists += [_c_texts(texts_of(ports)) for ports in ports_of(session)]
         most = -1 if session.inputs is None else len(session.inputs)
         counts = least_inputs(session), most, -1 if session.outputs is None else len(session.outputs)
         declared = [(len(texts), names) for texts, names in lists]
-        lib.bridge_ready(runnable, pool.queue, ffi.new("Declared *", [*declared, *counts]))
+        lib.bridge_ready(runnable, pool.queue, ffi.new("Declared *", [*declared, *counts]), _struct(direct))
 
     def _compile_script(self, runnable: Runnable) -> None:
         from .direct import DirectRunner
@@ -185,9 +186,9 @@ class Loader:
         definition = ScriptDefinition(_device(runnable), ffi.string(script.source), _names(script.entry_points))
         with self._library_compiles():
             session = cast(ScriptBackend, backend).load_script(definition, self._settings)
-        direct = DirectRunner.of(runnable.backend, kind, session, f"{kind} script")
+        direct = DirectRunner.of(runnable.backend, kind, session)
         self._entries[runnable.id] = ScriptEntry(session, self._entries, direct)
-        lib.bridge_ready(runnable, self._open_pool(definition.device).queue, ffi.NULL)
+        lib.bridge_ready(runnable, self._open_pool(definition.device).queue, ffi.NULL, _struct(direct))
 
     def _open_pool(self, device: str) -> WorkerPool:
         from .worker import WorkerPool
@@ -237,6 +238,11 @@ def _loaded_session(backend: Backend, definition: Definition, settings: Settings
 def onnx_custom_ops() -> tuple[str, ...]:
     paths = lib.bridge_onnx_custom_ops()
     return tuple(os.path.abspath(path) for path in _text(paths).split(":") if path) if paths else ()
+
+
+def _struct(direct: DirectRunner | None) -> CData:
+    struct: CData = ffi.NULL if direct is None else direct.struct
+    return struct
 
 
 def _device(runnable: Runnable) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # STRING tensors are arrays of dtype object that hold bytes.
 Array: TypeAlias = "numpy.typing.NDArray[Any]"
 
+MB = 1_000_000  # bytes, in options and texts; of deployed servers, too
+
 
 class _OnDevice:
     """A definition that was stored for a device."""
@@ -80,7 +82,7 @@ class Settings:
     @property
     def memory_limit(self) -> int:
         """MB that a library may allocate."""
-        limit = self.backend_memory_limit or _machine_memory() >> 21  # half of it
+        limit = self.backend_memory_limit or _machine_memory() // (2 * MB)
         return min(limit, self.isolation_memory_limit or limit)
 
 
@@ -110,11 +112,9 @@ class Direct:
     outputs: Any
     dtypes: Sequence[numpy.dtype[Any] | None] | None  # of the inputs; None: any numbers; no list: any inputs
     noutputs: int | None  # None: any number of them
-    # Called before and after one or more runs in a row. begin() returns the library's options for them, or None. end()
-    # gets these options, the number of runs, and the library's error text if the last run failed. It returns the
-    # exception for that run, or None: then Session.run() tries it again.
-    begin: Callable[[], Any]
-    end: Callable[[Any, int, str | None], Exception | None]
+    # Called with the library's error text after a run has failed. Returns the exception for that run, or None: then
+    # Session.run() tries it again.
+    explain: Callable[[str], Exception | None]
 
 
 @dataclass(frozen=True, slots=True)

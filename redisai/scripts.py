@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from _redisai_bridge import ffi, lib
 
-from .execution import ModelEntry, timed_run
+from .execution import ModelEntry
 from .protocol import Call
 from .tensors import as_array, set_output
 
 if TYPE_CHECKING:
-    from _redisai_bridge import CBytes, CData, CReply, Op
+    from _redisai_bridge import CBytes, CReply, Op
 
     from .direct import DirectRunner
     from .execution import Entry
@@ -52,10 +52,6 @@ class ScriptEntry:
         finally:
             self.duration = duration = perf_counter_ns() - begin
             op.duration = duration // 1000
-
-    def run_direct(self, ops: CData, count: int, until: int) -> int:
-        """Like ModelEntry.run_direct."""
-        return 0 if self.direct is None else timed_run(self, self.direct, ops, count, until)
 
 
 def _words(words: CBytes, count: int) -> list[bytes]:

@@ -1,8 +1,9 @@
 """The worker loop: takes ops from a device's queue, runs their models and scripts, returns them to C.
 
 Each worker is a Python thread; each queue has THREADS_PER_QUEUE of them. All read the loader's table of entries, the
-compiled models and scripts. The workers of one queue share its batcher. For an op with one input and one output that
-runs alone, the engine adds 2.5 to 2.8 us to the backend's run().
+compiled models and scripts. The workers of one queue share its batcher. What C can run alone is run in bridge_work(),
+which returns once there is something for Python. For an op with one input and one output that runs alone here, the
+engine adds 2.5 to 2.8 us to the backend's run().
 """
 
 from __future__ import annotations
@@ -24,19 +25,18 @@ from .tensors import fail
 if TYPE_CHECKING:
     from _redisai_bridge import CData, Op, Queue
 
-# A return to C costs 2 us, so a worker returns several ops at once. It takes about CHUNK_NS of work at once, and keeps
-# no finished op longer than that. Ops slower than SLOW_OP_NS are returned after SLOW_RETURN_NS, so that replies do not
+# A return to C costs 2 us, so a worker returns several ops at once. It keeps no finished op longer than CHUNK_NS, the
+# work that it takes at once. Ops slower than SLOW_OP_NS are returned after SLOW_RETURN_NS, so that replies do not
 # arrive in bursts, which keep other clients from the event loop.
-CHUNK_NS = 200_000
+CHUNK_NS: int = lib.CHUNK_NS
 SLOW_OP_NS = 15_000
 SLOW_RETURN_NS = 50_000
 REPORT_INTERVAL_NS = 100_000_000
 PAST_NS = 1  # a deadline that has passed already
-READY_CAPACITY = 64  # ops that become ready as others are finished; C pushes further ones to their queues
-TAKE_PLAIN: int = lib.TAKE_PLAIN
+READY_OPS: int = lib.READY_OPS  # at most so many become ready at once; C pushes further ones to their queues
 
 _is_awaited, _note_op = lib.bridge_is_awaited, lib.bridge_note_op
-_take_ops, _begin_ops, _finish_ops = lib.bridge_take_ops, lib.bridge_begin_ops, lib.bridge_finish_ops
+_work, _begin_ops, _finish_ops = lib.bridge_work, lib.bridge_begin_ops, lib.bridge_finish_ops
 _MISSING = MissingEntry()
 
 Entries: TypeAlias = Mapping[int, Entry]
@@ -110,10 +110,9 @@ class Worker:
         self._queue = pool.queue
         self._entries = pool.entries
         self._taken = ffi.new("Taken *")
-        self._plain = self._taken.plain
-        self._ready = ffi.new("Op *[]", READY_CAPACITY)
+        self._taken.op_ns = CHUNK_NS
+        self._ready = self._taken.ready
         self._kept: list[Op] = []  # ready ops that this worker runs next
-        self._expected_ns = CHUNK_NS  # of the next op: the time of the slowest recent one
         self._next_report = 0
         self._drops = 0  # of the pool, when this worker last looked
 
@@ -128,17 +127,15 @@ class Worker:
                 lib.bridge_log(b"warning", text.encode(errors="replace"))
 
     def _iterate(self, wait: int) -> int:
-        """Runs one chunk of plain ops and one batch. Returns 1 if nothing is left here: the next iteration then waits.
-
-        A chunk is about CHUNK_NS of work: a larger one would take work from the queue's other workers."""
+        """Runs a chunk of plain ops and one batch. Returns 1 if nothing is left here: the next iteration then waits."""
         if self._drops != self._pool.drops:
             # A client may delete a model as soon as it has its answer. Until now this worker held the model, so the
             # loader's figures may have counted it.
             self._drops = self._pool.drops
             self._report(perf_counter_ns())
-        max_plain = max(1, min(TAKE_PLAIN, CHUNK_NS // self._expected_ns))
         taken = self._taken
-        _take_ops(self._queue, self._index, taken, max_plain, wait)
+        _work(self._queue, self._index, taken, wait)
+        self._settle()
         count = taken.nplain
         may_batch = not wait or taken.nbatched or taken.deadline_passed or taken.sweep
         if may_batch:
@@ -147,17 +144,55 @@ class Worker:
                 return 0 if self._kept else 1
             self._fill_batcher()
         if self._kept:
-            ops, self._kept = self._kept[:max_plain], self._kept[max_plain:]
+            ops, self._kept = self._kept, []
             self._run_chunk(ffi.new("Op *[]", ops), len(ops))
         if count:
-            self._run_chunk(self._plain, count)
+            self._run_chunk(taken.plain, count)
         more = may_batch and self._run_batch()
         return 0 if more or self._kept else 1
 
     # ---- ops that run alone ----
 
     def _run_chunk(self, ops: CData, count: int) -> None:
-        """Runs ops one by one, and returns the finished ones together at the end of the chunk. It returns them earlier
+        """Runs ops one by one, without Python where that is possible."""
+        done = 0
+        while done < count:
+            ran = 0
+            if self._entries.get(ops[done].id, _MISSING).direct is not None:
+                ran = lib.bridge_run_ops(self._queue, self._taken, ops + done, count - done)
+                self._settle()
+            if not ran:
+                ran = self._count_pythons(ops + done, count - done)
+                self._run_here(ops + done, ran)
+            done += ran
+
+    def _count_pythons(self, ops: CData, count: int) -> int:
+        """How many of these ops, from the first on, are Python's. The first is, C could not run it."""
+        entries = self._entries
+        for index in range(1, count):
+            if entries.get(ops[index].id, _MISSING).direct is not None:
+                return index
+        return count
+
+    def _settle(self) -> None:
+        """Deals with what C has left of the ops that it ran: those that became ready, and one that failed."""
+        taken = self._taken
+        if taken.nready:
+            count, taken.nready = taken.nready, 0
+            self._place(count)
+        op = taken.failed
+        if op:
+            taken.failed = ffi.NULL
+            entry = self._entries.get(op.id, _MISSING)
+            try:
+                if entry.direct is None or not entry.direct.settle(op, taken.error):
+                    entry.execute(op)
+            except BaseException as error:
+                fail(op, error)
+            self._finish(ffi.new("Op *[]", [op]), 1)
+
+    def _run_here(self, ops: CData, count: int) -> None:
+        """Runs ops in Python, and returns the finished ones together at the end of the chunk. It returns them earlier
         where the oldest has waited longer than the limit, or where the next op's model is known to take longer."""
         returned = 0
         count = _begin_ops(ops, count)
@@ -165,36 +200,29 @@ class Worker:
             entries = self._entries
             slowest = 1
             begin = oldest = perf_counter_ns()
-            done = 0
-            while done < count:
+            for done in range(count):
                 op = ops[done]
                 entry = entries.get(op.id, _MISSING)
                 limit = CHUNK_NS if entry.duration < SLOW_OP_NS else SLOW_RETURN_NS
                 if done > returned and entry.duration > limit:
                     first, returned = returned, done
                     self._finish(ops + first, done - first)
-                ran = 0
-                if entry.direct is not None:
-                    ran = entry.run_direct(ops + done, count - done, (oldest if done > returned else begin) + limit)
-                if not ran:
-                    ran = 1
-                    if slowest <= CHUNK_NS or _is_awaited(op):  # after a slow op the client may have given up
-                        if done:
-                            _note_op(op)
-                        try:
-                            entry.execute(op)
-                        except BaseException as error:
-                            fail(op, error)
+                if slowest <= CHUNK_NS or _is_awaited(op):  # after a slow op the client may have given up
+                    if done:
+                        _note_op(op)
+                    try:
+                        entry.execute(op)
+                    except BaseException as error:
+                        fail(op, error)
                 end = perf_counter_ns()
-                slowest = max(slowest, (end - begin) // ran)
+                slowest = max(slowest, end - begin)
                 if done == returned:
-                    oldest = end if ran == 1 else begin
-                done += ran
+                    oldest = end
                 if end - oldest > limit:
-                    first, returned = returned, done
-                    self._finish(ops + first, done - first)
+                    first, returned = returned, done + 1
+                    self._finish(ops + first, returned - first)
                 begin = end
-            self._expected_ns = max(slowest, self._expected_ns * 3 // 4)
+            self._taken.op_ns = max(slowest, self._taken.op_ns * 3 // 4)
             if begin > self._next_report:
                 self._report(begin)
         except BaseException as error:
@@ -205,7 +233,7 @@ class Worker:
 
     def _finish(self, ops: CData, count: int) -> None:
         """Returns ops to C. Must not raise: callers could neither return the ops again nor drop them."""
-        nready = _finish_ops(ops, count, self._ready, READY_CAPACITY)
+        nready = _finish_ops(ops, count, self._ready, READY_OPS)
         if nready:
             self._place(nready)
 

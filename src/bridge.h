@@ -95,7 +95,8 @@ typedef struct Runnable {
     char *device;    /* as the client gave it, in any case */
     char *tag;
     uint64_t tag_size;
-    struct Queue *queue;         /* where its ops go; set by bridge_ready() */
+    struct Queue *queue;         /* where its ops go; set by bridge_ready(), like the next */
+    struct Direct *direct;       /* how C runs it; NULL: Python does */
     struct RunnableState *state; /* C's own part (values/runnable.h) */
 } Runnable;
 
@@ -193,23 +194,35 @@ uint64_t bridge_max_tensor_bytes(void);
 
 #define TAKE_PLAIN 32
 #define TAKE_BATCHED 256
+#define READY_OPS 64
+#define CHUNK_NS 200000 /* of work that a worker takes at once: more would keep it from the queue's other workers */
 
-/* What a worker takes from its queue. */
+/* What a worker has to do. */
 typedef struct Taken {
     Op *plain[TAKE_PLAIN];     /* run alone */
     Op *batched[TAKE_BATCHED]; /* may run with others: rows is not 0 */
+    Op *ready[READY_OPS];      /* as bridge_finish_ops gave them */
+    Op *failed;                /* has begun, and failed in the library when C ran it; NULL: none */
+    char *error;               /* the library's text about that; free it with bridge_free */
+    int64_t op_ns;             /* what the next op takes: as long as the slowest recent one. The caller keeps it, too */
     int32_t nplain;
     int32_t nbatched;
+    int32_t nready;
     int32_t deadline_passed; /* the deadline set by bridge_set_deadline() */
     int32_t sweep;           /* many batched ops that were taken earlier, and have not begun, are unwanted now */
 } Taken;
 
-/* Takes the ops for batches (up to TAKE_BATCHED) and up to max_plain (1 .. TAKE_PLAIN) others, in the order in which
- * they came. With wait set, waits until taken holds something. worker (0 .. threads_per_queue - 1) is for CPU
- * accounting. */
-void bridge_take_ops(struct Queue *queue, int worker, Taken *taken, int max_plain, int wait);
+/* Takes the ops for batches, up to TAKE_BATCHED, and others that take about CHUNK_NS, in the order in which they came.
+ * With wait set, waits for something to do. What C can do is done (bridge_run_ops) unless there is something for the
+ * batcher, which comes first. With wait set, goes on until Python has something to do. worker
+ * (0 .. threads_per_queue - 1) is for CPU accounting. */
+void bridge_work(struct Queue *queue, int worker, Taken *taken, int wait);
 
-/* One worker of the queue returns from bridge_take_ops at this deadline (ns of the monotonic clock; in the past: at
+/* Runs ops without Python, and finishes them, from the first on as far as C can (Runnable.direct). Returns how many:
+ * the caller must not touch these again. In taken are the ops that became ready, and the one that failed. */
+int bridge_run_ops(struct Queue *queue, Taken *taken, Op **ops, int n);
+
+/* One worker of the queue returns from bridge_work at this deadline (ns of the monotonic clock; in the past: at
  * once; 0: no deadline). A queue has one deadline. */
 void bridge_set_deadline(struct Queue *queue, int64_t deadline);
 
@@ -224,7 +237,7 @@ int bridge_sweep_ops(Op **ops, int n);
 int bridge_begin_ops(Op **ops, int n);
 
 /* The worker goes on with this op, one after the first of those that it has begun together: INFO and crash reports name
- * it. bridge_begin_ops and bridge_run_direct do it themselves. */
+ * it. bridge_begin_ops does it itself. */
 void bridge_note_op(const Op *op);
 
 /* Copies one output: data holds size bytes in C order; shape holds ndim dimensions; offsets, where each element of a
@@ -279,6 +292,9 @@ typedef struct OnnxApi {
     void (*ReleaseTensorTypeAndShapeInfo)(void *info);
     void (*ReleaseValue)(void *value);
     void (*ReleaseStatus)(void *status);
+    void *(*CreateRunOptions)(void **options);
+    void (*ReleaseRunOptions)(void *options);
+    void *(*RunOptionsSetTerminate)(void *options);
 } OnnxApi;
 
 typedef struct TfApi {
@@ -327,10 +343,12 @@ typedef struct TorchApi {
 
 #define ANY_COUNT -1
 #define ANY_NUMBERS -1
+#define ANY_ROWS -1
 
 #define DIRECT_MAX 8 /* inputs, and outputs; models with more are run by Python */
 
-/* A compiled model or script that takes and gives numbers only. Python keeps alive all that this points to. */
+/* A compiled model or script that takes and gives numbers only. Python keeps it alive, with all that it points to,
+ * until the JOB_DROP of the runnable. */
 typedef struct Direct {
     const void *api; /* the functions of the backend's library: OnnxApi, TfApi, TorchApi */
     void *session;
@@ -341,14 +359,9 @@ typedef struct Direct {
     int32_t ninputs;     /* or ANY_COUNT, up to DIRECT_MAX; noutputs likewise */
     int32_t noutputs;
     int32_t types[DIRECT_MAX]; /* of each input: number of its Dtype, or ANY_NUMBERS */
+    int64_t rows;              /* C runs only ops with so many rows, or ANY_ROWS; Python may change it at any time */
+    int64_t duration;          /* atomic: ns of the latest run, for C */
 } Direct;
-
-/* Runs n begun ops one by one. Stops before an op of another model, or with an input of the wrong type or one that
- * has to be copied. After the first op, also stops once `until` (ns of the monotonic clock) has come. Returns how many
- * are done, with those whose client has gone meanwhile: give them to bridge_finish_ops. If the next op has failed in
- * the library, *error is the library's text; free it with bridge_free. options: OrtRunOptions for ONNX; else
- * NULL. */
-int bridge_run_direct(const Direct *direct, Op **ops, int n, int64_t until, const void *options, char **error);
 
 /* ---- jobs of the loader ------------------------------------------------------------------------------------------ */
 
@@ -367,9 +380,9 @@ typedef struct Job {
  * first. */
 Job *bridge_next_job(void);
 
-/* JOB_LOAD: the runnable is compiled. Sets what a model declares, which is copied (NULL for scripts), and the queue of
- * its device. From now on its ops go there directly. */
-void bridge_ready(Runnable *runnable, struct Queue *queue, const Declared *declared);
+/* JOB_LOAD: the runnable is compiled. Sets what a model declares, which is copied (NULL for scripts), the queue of its
+ * device, and how C runs it (NULL: Python does). From now on its ops go there directly. */
+void bridge_ready(Runnable *runnable, struct Queue *queue, const Declared *declared, struct Direct *direct);
 
 /* Finishes a job, with error NULL where it succeeded. The caller must not touch it again. */
 void bridge_finish_job(Job *job, const char *error);

@@ -78,6 +78,16 @@ def onnx_model(nodes: list[onnx.NodeProto], weights: dict[str, Floats], rows: in
     return Network("ONNX", blob, feeds=(("x", feed),), output=answers[0])  # type: ignore[index]
 
 
+CNN = {
+    "w1": random(8, 1, 5, 5, scale=0.2),
+    "b1": random(8, scale=0.1),
+    "w2": random(16, 8, 5, 5, scale=0.1),
+    "b2": random(16, scale=0.1),
+    "w3": random(256, 10, scale=0.1),
+    "b3": random(10, scale=0.1),
+}
+
+
 def linear(rows: int | str = 1) -> Network:
     """The least that a model can be: four floats in, one out. rows: a name lets it run in batches."""
     nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"])]
@@ -97,15 +107,7 @@ def cnn(rows: int | str = 1) -> Network:
         node("Flatten", ["p2"], ["f"]),
         node("Gemm", ["f", "w3", "b3"], ["y"]),
     ]
-    weights = {
-        "w1": random(8, 1, 5, 5, scale=0.2),
-        "b1": random(8, scale=0.1),
-        "w2": random(16, 8, 5, 5, scale=0.1),
-        "b2": random(16, scale=0.1),
-        "w3": random(256, 10, scale=0.1),
-        "b3": random(10, scale=0.1),
-    }
-    return onnx_model(nodes, weights, rows, random(1, 1, 28, 28))
+    return onnx_model(nodes, CNN, rows, random(1, 1, 28, 28))
 
 
 def large(megabytes: int) -> bytes:
@@ -122,6 +124,66 @@ def torchscript(network: Any) -> bytes:
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(torch.jit.script(network.eval()), blob)
     return blob.getvalue()
+
+
+def doubled() -> Network:
+    """What a script may do: its input times two."""
+    import torch
+
+    class Doubled(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+    x = random(1, MLP[0])
+    return Network("TORCH", torchscript(Doubled()), feeds=(("x", x),), output=x * np.float32(2))
+
+
+def added() -> Network:
+    """The sum of two tensors."""
+    import torch
+
+    class Added(torch.nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x + y
+
+    x = random(1, MLP[0])
+    return Network("TORCH", torchscript(Added()), feeds=(("x", x), ("y", x[:, ::-1].copy())), output=x + x[:, ::-1])
+
+
+def mlp_between() -> tuple[Network, Network]:
+    """The MLP with its input and its output times two, in one model; and the MLP alone, fed with twice the input."""
+    import torch
+
+    class Between(torch.nn.Module):
+        def __init__(self, model: Any) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.model(x * 2)
+            return y * 2
+
+    x, two = random(1, MLP[0]), np.float32(2)
+    alone = dense("TORCH", MLP, (("x", x * two),))
+    inner: Any = torch.jit.load(io.BytesIO(alone.blob))  # type: ignore[no-untyped-call]
+    whole = Network("TORCH", torchscript(Between(inner)), feeds=(("x", x),), output=alone.output * two)
+    return whole, alone
+
+
+def cnn_torch() -> Network:
+    """cnn() in TORCH."""
+    import torch
+    from torch.nn import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential
+
+    convolutions, last = (Conv2d(1, 8, 5, padding=2), Conv2d(8, 16, 5, padding=2)), Linear(256, 10)
+    pools = MaxPool2d(2), MaxPool2d(3)
+    for number, layer in enumerate((*convolutions, last), 1):
+        weights = CNN[f"w{number}"]
+        layer.weight.data = torch.from_numpy(weights.T.copy() if layer is last else weights)
+        layer.bias.data = torch.from_numpy(CNN[f"b{number}"])
+    steps = [step for conv, pool in zip(convolutions, pools, strict=True) for step in (conv, ReLU(), pool)]
+    onnx = cnn()
+    return Network("TORCH", torchscript(Sequential(*steps, Flatten(), last)), feeds=onnx.feeds, output=onnx.output)
 
 
 def perceptron(backend: str) -> Network:
@@ -183,8 +245,9 @@ def dense_torch(layers: Layers, operations: list[str], inputs: int) -> bytes:
             super().__init__()
             self.network = network
 
-        def forward(self, transaction: torch.Tensor, reference: torch.Tensor) -> Any:
-            return self.network(transaction)
+        def forward(self, transaction: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.network(transaction)  # a result of Any would run from Python
+            return y
 
     modules: list[torch.nn.Module] = []
     for (weights, bias), operation in zip(layers, operations, strict=True):

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 
 from redisai.protobuf import Piece
-from redisai.protocol import Settings
+from redisai.protocol import MB, Settings
 
 from .c_api import api, ffi, made
 from .values import new_value
 from .weights import Weight, give
 
-MB = 1_000_000  # bytes
 FATAL = 4  # the lowest level that is logged: the client gets its errors as replies, so the log need not have them
 ARENA_ALLOCATOR = 1  # of OrtAllocatorType
 

@@ -17,11 +17,11 @@ import numpy as np
 
 from redisai.dtypes import DTYPES as ROWS
 from redisai.protobuf import Piece
-from redisai.protocol import Array, Definition, Direct, Port, Settings
+from redisai.protocol import MB, Array, Definition, Direct, Port, Settings
 
 from .c_api import allocator, api, cpu_memory, ffi, functions, made, version
 from .custom_ops import new_session_with_custom_ops
-from .environment import MB, is_overdrawn, new_session, shrink_arena
+from .environment import is_overdrawn, new_session, shrink_arena
 from .external_data import refuse_external_data
 from .scalars import scalar_names
 from .values import (
@@ -128,7 +128,7 @@ def _providers() -> list[str]:
 
 
 def figures() -> tuple[int, int]:
-    """Bytes of the loaded models, and runs so far.
+    """Bytes of the loaded models, and runs in Python so far.
 
     The library's C API says nothing about its allocators, so we count bytes of blobs ourselves.
     """
@@ -154,7 +154,7 @@ _watchdogs: dict[int, Watchdog] = {}  # by timeout: one in a server, several in 
 
 
 class RunHooks:
-    """Called before and after one or more runs of a session in a row."""
+    """Called before and after a run of a session in Python."""
 
     def __init__(self, settings: Settings) -> None:
         timeout = settings.model_execution_timeout
@@ -162,22 +162,23 @@ class RunHooks:
         self._settings = settings
 
     def begin(self) -> Any:
-        """Returns the options for the runs."""
+        """Returns the options for the run."""
         options = made(api.CreateRunOptions, release=api.ReleaseRunOptions)
         self._watchdog.begin(options)
         return options
 
-    def end(self, options: Any, runs: int = 1, error: str | None = None) -> Exception | None:
-        """error: the library's text, if the last run failed. Returns the exception to raise, or None: run it again."""
-        was_ended = self._watchdog.end(options, runs)
-        if error is None:
-            return None
-        if "Available memory" in error:
-            shrink_arena(self._settings)
-            return None
-        if was_ended:
+    def end(self, options: Any, error: str | None) -> Exception | None:
+        """error: the library's text, if the run failed. Returns the exception to raise, or None: run it again."""
+        if self._watchdog.end(options) and error is not None:
             error += f" (the run took more than MODEL_EXECUTION_TIMEOUT, {self._watchdog.timeout} ms)"
-        return RuntimeError(error)
+        return None if error is None else self.explain(error)
+
+    def explain(self, error: str) -> Exception | None:
+        """The exception for a run that has failed, also in C; None: run it again."""
+        if "Available memory" not in error:
+            return RuntimeError(error)
+        shrink_arena(self._settings)
+        return None
 
 
 class Session:
@@ -211,8 +212,7 @@ class Session:
                 self._output_names,
                 [DTYPES[node.dtype] for node in needed],
                 len(outputs),
-                self._hooks.begin,
-                self._hooks.end,
+                self._hooks.explain,
             )
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
@@ -242,7 +242,7 @@ class Session:
             except RuntimeError as failure:
                 error = str(failure)
             finally:
-                outcome = self._hooks.end(options, 1, error)
+                outcome = self._hooks.end(options, error)
             if error is None:
                 return
             if outcome is not None:

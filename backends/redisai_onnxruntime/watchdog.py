@@ -1,4 +1,7 @@
-"""Ends runs of ONNX Runtime that take longer than MODEL_EXECUTION_TIMEOUT. Workers enter; it owns one thread."""
+"""Ends runs of ONNX Runtime in Python that take longer than MODEL_EXECUTION_TIMEOUT. Workers enter; it owns one thread.
+
+src/direct/watch.c does the same for runs in C.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +35,9 @@ class Watchdog:
         if self._idle:
             self._wake.set()
 
-    def end(self, options: Any, runs: int = 1) -> bool:
-        """runs: how many ran with these options, in a row. Returns whether the watchdog has ended the last."""
-        self.runs += runs
+    def end(self, options: Any) -> bool:
+        """Returns whether the watchdog has ended the run."""
+        self.runs += 1
         return self._running.pop(options, None) is None
 
     def _watch(self) -> None:

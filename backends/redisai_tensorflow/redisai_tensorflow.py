@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from redisai.dtypes import DTYPES as ROWS
 from redisai.protobuf import MalformedError, as_varint
-from redisai.protocol import Array, Definition, Direct, Port, Settings
+from redisai.protocol import MB, Array, Definition, Direct, Port, Settings
 
 from .c_api import Status, failure, ffi, function, lib
 from .graph_ops import check_operations, keeps_inputs
@@ -49,9 +49,9 @@ def load(definition: Definition, settings: Settings) -> Session:
 
 def _refuse_above_limit(size: int, limit: int) -> None:
     """The library would wait 10 s for memory."""
-    if size > limit << 20:
+    if size > limit * MB:
         raise MemoryError(
-            f"the model's weights take {size >> 20} MB, more than BACKEND_MEMORY_LIMIT allows, {limit} MB"
+            f"the model's weights take {-(-size // MB)} MB, more than BACKEND_MEMORY_LIMIT allows, {limit} MB"
         )
 
 
@@ -165,8 +165,7 @@ class Session:
                 self._fetches,
                 [DTYPES[number] for number in self._types],
                 len(types),
-                lambda: None,
-                lambda options, runs, error: failure(error) if error is not None and explainer is None else None,
+                lambda error: failure(error) if explainer is None else None,
             )
 
     def _run_first(self, nodes: list[str], status: Status, feeds: Any = ffi.NULL, tensors: Sequence[Any] = ()) -> None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from redisai.dtypes import DTYPES, NUMBERS
-from redisai.protocol import Array, Definition, Port, Settings
+from redisai.protocol import MB, Array, Definition, Port, Settings
 
 try:
     import ai_edge_litert as library
@@ -117,9 +117,9 @@ class Session:
         size = sum(
             math.prod(tensor["shape"].tolist()) * _itemsize(tensor) for tensor in interpreter.get_tensor_details()
         )
-        if size > self._limit << 20:  # nothing has written to this memory so far
+        if size > self._limit * MB:  # nothing has written to this memory so far
             raise MemoryError(
-                f"the model's tensors take {size >> 20} MB, more than BACKEND_MEMORY_LIMIT allows, {self._limit} MB"
+                f"the model's tensors take {-(-size // MB)} MB, more than BACKEND_MEMORY_LIMIT allows, {self._limit} MB"
             )
 
     def _resized(self, interpreter: Any, shapes: list[tuple[int, ...]]) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,10 @@ MAX_CODE_BYTES = 64 << 20
 MAX_FUNCTIONS = 10_000  # they call one another, and the compiler recurses
 STRING = re.compile(rb'"(?:[^"\\\n]|\\[^\n])*"')
 ODD = re.compile(rb"['\\#]|\"\"\s*\"")  # could hide something; outside of strings, the library writes none of them
+# A search holds Python's lock, for which other models' runs may wait. So the text is searched in pieces of about this
+# many bytes. A piece ends where nothing that is searched for can go on: behind a line without comment that ends so.
+PIECE_BYTES = 1 << 16
+PIECE_END = re.compile(rb"\n[^#\n]*[)\]]\n")
 FLATBUFFER = b"PTMF"
 
 
@@ -122,47 +126,68 @@ def _size(reader: Any, name: str) -> int:
 def _refuse_code(reader: Any, names: list[str]) -> None:
     """Refuses code that loading must not run, or that would overflow even a large stack."""
     size = 0
-    code: list[bytes] = []
+    code: list[list[bytes]] = []  # the pieces of each record
     for name in names:
         size += _size(reader, name)
         if size > MAX_CODE_BYTES:
             raise ValueError(f"the model has more than {MAX_CODE_BYTES} bytes of code")
-        code.append(reader.get_record(name))
-    text = b"\n".join(code)
-    _refuse_text(text)
-    for part in code:
-        _refuse_nesting(part)
-    functions = len(re.findall(rb"\bdef\b", text))
+        code.append(list(_pieces(reader.get_record(name))))
+    pieces = [piece for record in code for piece in record]
+    _refuse_text(pieces)
+    for record in code:
+        _refuse_nesting(record)
+    functions = sum(len(re.findall(rb"\bdef\b", piece)) for piece in pieces)
     if functions > MAX_FUNCTIONS:
         raise ValueError(f"the model is too large: it has {functions} functions, more than {MAX_FUNCTIONS}")
-    provide(text)
+    provide(pieces)
 
 
-def _refuse_text(text: bytes) -> None:
-    searched = text
-    bare = STRING.sub(b'""', text)
-    if not ODD.search(bare):
-        searched = bare if SELF.search(bare) else OF_SELF.sub(b"self", bare)
-    found = TEXT_DENIED.search(searched)
-    if found is None and (b"__setstate__" in text or b"Interface" in text):
-        found = TEXT_DENIED_STRICTLY.search(searched)
+def _pieces(text: bytes) -> Iterator[bytes]:
+    begin = 0
+    while found := PIECE_END.search(text, begin + PIECE_BYTES):
+        yield text[begin : found.end()]
+        begin = found.end()
+    yield text[begin:]
+
+
+def _first(pattern: re.Pattern[bytes], pieces: Iterable[bytes]) -> re.Match[bytes] | None:
+    for piece in pieces:  # map() would keep Python's lock for all of them
+        if found := pattern.search(piece):
+            return found
+    return None
+
+
+def _without_strings(pieces: Sequence[bytes]) -> list[bytes] | None:
+    """None: something may be hidden."""
+    bare = [STRING.sub(b'""', piece) for piece in pieces]
+    return None if _first(ODD, bare) else bare
+
+
+def _refuse_text(pieces: Sequence[bytes]) -> None:
+    searched = pieces
+    bare = _without_strings(pieces)
+    if bare is not None:
+        searched = bare if _first(SELF, bare) else [OF_SELF.sub(b"self", piece) for piece in bare]
+    found = _first(TEXT_DENIED, searched)
+    if found is None and any(b"__setstate__" in piece or b"Interface" in piece for piece in pieces):
+        found = _first(TEXT_DENIED_STRICTLY, searched)
     if found is not None:
         name = next(group for group in found.groups() if group).decode()
         namespace = "prim" if found.lastindex == 2 else "aten"
         raise ValueError(f"{namespace}::{name} cannot be used in a model")
-    odd = OPS.search(searched) or GETATTR.search(text)
+    odd = _first(OPS, searched) or _first(GETATTR, pieces)
     if odd is not None:
         operator = re.match(rb"ops\.(\w+)\.(\w+)", odd.string[odd.start() :])
         name = b"%b::%b, an operator of another library (ops)," % operator.groups() if operator else odd[0]
         raise ValueError(f"{name.decode()} cannot be used in a model in this form")
 
 
-def _refuse_nesting(code: bytes) -> None:
+def _refuse_nesting(pieces: Sequence[bytes]) -> None:
     """Limits how deep a statement nests, by counting its operators. Traced functions are long, so it counts for each
     statement, not for each function."""
-    code = STRING.sub(b'""', code)
+    bare = _without_strings(pieces)
     # A bracket may be hidden. Then all the code counts as one statement.
-    lines = [code] if ODD.search(code) else code.split(b"\n")
+    lines = [b"".join(pieces)] if bare is None else [line for piece in bare for line in piece.split(b"\n")]
     count = depth = 0
     for line in lines:
         count += len(NESTING.findall(line))
@@ -171,8 +196,10 @@ def _refuse_nesting(code: bytes) -> None:
             raise ValueError(f"a statement of the model is too large: it has more than {MAX_NESTING} operators")
         if depth == 0:
             count = 0
-    indents = [len(indent) for indent in re.findall(rb"^[ \t\f\r]*(?=\w)", code, re.MULTILINE)]
-    if max(indents, default=0) > 2 * MAX_BLOCKS or len(re.findall(rb"\belif\b", code)) > MAX_BLOCKS:
+    code = pieces if bare is None else bare
+    indents = [len(indent) for piece in code for indent in re.findall(rb"^[ \t\f\r]*(?=\w)", piece, re.MULTILINE)]
+    branches = sum(len(re.findall(rb"\belif\b", piece)) for piece in code)
+    if max(indents, default=0) > 2 * MAX_BLOCKS or branches > MAX_BLOCKS:
         raise ValueError(f"the model is too deep: it nests more than {MAX_BLOCKS} blocks")
 
 

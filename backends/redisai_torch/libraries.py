@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -17,9 +18,9 @@ from redisai.protocol import one_line
 OPERATOR = re.compile(rb"\bops\.torchvision\.(\w+)")
 
 
-def provide(code: bytes) -> None:
+def provide(code: Iterable[bytes]) -> None:
     """Loads what the code of a model needs."""
-    found = OPERATOR.search(code)
+    found = next((found for piece in code if (found := OPERATOR.search(piece))), None)
     if found is None or hasattr(torch.ops.torchvision, "nms"):
         return
     needs = f"the model needs the package torchvision, for torchvision::{found[1].decode()}"

@@ -12,7 +12,7 @@ from typing import Any
 import cffi
 import torch
 
-from redisai.protocol import Direct, one_line
+from redisai.protocol import MB, Direct, one_line
 
 from .build_runner import library_path
 
@@ -73,7 +73,7 @@ def inlined_graph(module: Any) -> Any:
 def limit_memory(megabytes: int) -> None:
     """Of all tensors on the CPU. Without the runner there is no limit."""
     if _lib is not None:
-        _operators.limit_memory(megabytes << 20)
+        _operators.limit_memory(megabytes * MB)
 
 
 def of_model(
@@ -109,8 +109,7 @@ def _direct(
         None,
         dtypes,
         noutputs,
-        lambda: None,
-        lambda *_: None,
+        lambda _: None,
     )
 
 

@@ -1,14 +1,21 @@
 /* direct.c - runs of models by the C API of their library, without Python (bridge.h): what all libraries share.
  *
- * Workers enter, without the GIL; no locks, no state. A worker's own part of a run of a tiny model takes 1 us here and
- * 5 us in Python, and the workers of several queues do not wait for each other. Numbers go in, numbers come out, there
- * are no errors: Python runs or explains everything else. */
+ * Workers enter, without the GIL; no locks, no state. Numbers go in, numbers come out, there are no errors: Python runs
+ * or explains everything else. A worker that finds only such ops stays in C. So it needs no lock of Python's, whatever
+ * the loader does meanwhile, and the workers of several queues do not wait for each other. */
 #include "direct/direct.h"
 
+#include <string.h>
+
+#include "engine/options.h"
 #include "engine/running.h"
 #include "redis/clock.h"
+#include "run/queue.h"
 #include "run/state.h"
 #include "values/tensor.h"
+
+#define RETURN_NS                                                                                                      \
+    50000 /* no finished op is kept longer; ops of a chunk are returned together, which wakes Redis once */
 
 static DirectRun *run_of(int backend) {
     switch (backend) {
@@ -25,33 +32,96 @@ static int has_type(const Tensor *tensor, int wanted) {
     return wanted == ANY_NUMBERS ? !dtype_is_string(tensor->dtype) : tensor->dtype == wanted;
 }
 
-static int fits(const Direct *direct, const Op *op) {
-    if (!has_count(op->ninputs, direct->ninputs) || !has_count(op->noutputs, direct->noutputs)) return 0;
+/* How C runs the op; NULL: Python must. Large tensors are not aligned, so they have to be copied. */
+static Direct *direct_of(const Op *op) {
+    Direct *direct = op->runnable->direct;
+    if (direct == NULL || run_of(direct->backend) == NULL) return NULL;
+    int64_t rows = __atomic_load_n(&direct->rows, __ATOMIC_RELAXED);
+    if (rows != ANY_ROWS && rows != op->rows) return NULL;
+    if (!has_count(op->ninputs, direct->ninputs) || !has_count(op->noutputs, direct->noutputs)) return NULL;
     for (int i = 0; i < op->ninputs; i++) {
-        if (!has_type(op->inputs[i], direct->types[i]) || op->inputs[i]->owner) return 0;
+        if (!has_type(op->inputs[i], direct->types[i]) || op->inputs[i]->owner) return NULL;
     }
-    return 1;
+    return direct;
 }
 
-int bridge_run_direct(const Direct *direct, Op **ops, int n, int64_t until, const void *options, char **error) {
-    DirectRun *run = run_of(direct->backend);
-    if (run == NULL) return 0;
+static void finish(Taken *taken, Op **ops, int n) {
+    taken->nready += bridge_finish_ops(ops, n, taken->ready + taken->nready, READY_OPS - taken->nready);
+}
 
-    uint64_t id = ops[0]->id;
-    int64_t begin = monotonic_ns();
-    int done = 0;
-    while (done < n && ops[done]->id == id && fits(direct, ops[done]) && (done == 0 || begin < until)) {
-        Op *op = ops[done];
-        if (bridge_is_awaited(op)) { /* the ops before it may have taken long */
-            running_begin(op->runnable, op->function, begin);
-            *error = run(direct, op, options);
-            int64_t end = monotonic_ns();
-            op->duration = (end - begin) / 1000;
-            op->is_direct = *error == NULL; /* else Python decides whether that error is the op's */
-            begin = end;
-            if (*error) break;
+int bridge_run_ops(Queue *queue, Taken *taken, Op **ops, int n) {
+    Op *done[TAKE_PLAIN];
+    int next = 0, ndone = 0;
+    int64_t oldest = 0, slowest = 1;
+    taken->failed = NULL;
+    while (next < n) {
+        Op *op = ops[next];
+        Direct *direct = direct_of(op);
+        if (direct == NULL) break;
+        next++;
+        if (ndone && __atomic_load_n(&direct->duration, __ATOMIC_RELAXED) > RETURN_NS) {
+            finish(taken, done, ndone);
+            ndone = 0;
         }
-        done++;
+        if (!bridge_begin_ops(&op, 1)) continue;
+        taken->error = run_of(direct->backend)(direct, op);
+        int64_t end = monotonic_ns(), duration = end - op->state->begun;
+        __atomic_store_n(&direct->duration, duration, __ATOMIC_RELAXED);
+        if (duration > slowest) slowest = duration;
+        op->duration = duration / 1000;
+        op->is_direct = taken->error == NULL; /* else Python decides whether that error is the op's */
+        if (taken->error) {
+            taken->failed = op;
+            break;
+        }
+        if (ndone == 0) oldest = end;
+        done[ndone++] = op;
+        if (ndone == TAKE_PLAIN || end - oldest > RETURN_NS) {
+            finish(taken, done, ndone);
+            ndone = 0;
+        }
     }
-    return done;
+    finish(taken, done, ndone);
+    if (next) taken->op_ns = slowest > taken->op_ns * 3 / 4 ? slowest : taken->op_ns * 3 / 4;
+    return next;
+}
+
+/* Whether the ops that became ready are this worker's, as the planner would place them (redisai/planner.py). */
+static int are_ours(const Queue *queue, const Taken *taken) {
+    if (taken->nready > 1 && threads_per_queue() > 1) return 0;
+    for (int i = 0; i < taken->nready; i++) {
+        if (taken->ready[i]->runnable->queue != queue) return 0;
+    }
+    return taken->nready > 0;
+}
+
+/* Runs the ops of DAGs that have become ready, then those that become ready by them, and so on. */
+static void run_ready(Queue *queue, Taken *taken) {
+    while (taken->failed == NULL && are_ours(queue, taken)) {
+        Op *ops[READY_OPS];
+        int n = taken->nready;
+        memcpy(ops, taken->ready, n * sizeof(*ops));
+        taken->nready = 0;
+        int done = bridge_run_ops(queue, taken, ops, n);
+        if (done == n) continue;
+        /* The rest needs Python, and comes before what is ready now. */
+        bridge_push_ops(taken->ready, taken->nready);
+        memcpy(taken->ready, ops + done, (n - done) * sizeof(*ops));
+        taken->nready = n - done;
+        return;
+    }
+}
+
+void bridge_work(Queue *queue, int worker, Taken *taken, int wait) {
+    do {
+        int64_t most = CHUNK_NS / (taken->op_ns > 1 ? taken->op_ns : 1);
+        queue_take(queue, worker, taken, most < 1 ? 1 : most < TAKE_PLAIN ? (int)most : TAKE_PLAIN, wait);
+        taken->nready = 0;
+        taken->failed = NULL;
+        if (taken->nbatched || taken->deadline_passed || taken->sweep) return;
+        int done = bridge_run_ops(queue, taken, taken->plain, taken->nplain);
+        taken->nplain -= done;
+        memmove(taken->plain, taken->plain + done, taken->nplain * sizeof(*taken->plain));
+        run_ready(queue, taken);
+    } while (wait && taken->nplain == 0 && taken->nready == 0 && taken->failed == NULL);
 }

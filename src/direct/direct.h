@@ -4,9 +4,14 @@
 #include "bridge.h"
 
 /* Runs one op that fits, and sets its outputs. Returns NULL, or the library's error, allocated by RedisModule_Strdup.
- * options: as the backend's begin() gave them. */
-typedef char *DirectRun(const Direct *direct, Op *op, const void *options);
+ */
+typedef char *DirectRun(const Direct *direct, Op *op);
 
 DirectRun onnx_run;  /* onnxruntime.c */
 DirectRun tf_run;    /* tensorflow.c */
 DirectRun torch_run; /* torch.c */
+
+/* A thread calls both, around a run (watch.c). If that takes longer than MODEL_EXECUTION_TIMEOUT, terminate(options) is
+ * called on another thread, and watch_end() returns 1. */
+void watch_begin(void *options, void *(*terminate)(void *options));
+int watch_end(void);

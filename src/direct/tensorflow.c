@@ -14,7 +14,7 @@ static void set_output(const TfApi *api, Op *op, int index, const void *tensor) 
                       api->TF_TensorData(tensor), api->TF_TensorByteSize(tensor), NULL);
 }
 
-char *tf_run(const Direct *direct, Op *op, const void *options) {
+char *tf_run(const Direct *direct, Op *op) {
     const TfApi *api = direct->api;
     void *inputs[DIRECT_MAX], *outputs[DIRECT_MAX] = {NULL}, *status = api->TF_NewStatus();
     for (int i = 0; i < op->ninputs; i++) {
@@ -22,7 +22,7 @@ char *tf_run(const Direct *direct, Op *op, const void *options) {
         inputs[i] = api->TF_NewTensor(bridge_dtype(tensor->dtype)->tf, tensor->shape, tensor->ndim, tensor->data,
                                       tensor->size, keep, NULL);
     }
-    api->TF_SessionRun(direct->session, options, direct->inputs, inputs, op->ninputs, direct->outputs, outputs,
+    api->TF_SessionRun(direct->session, NULL, direct->inputs, inputs, op->ninputs, direct->outputs, outputs,
                        op->noutputs, NULL, 0, NULL, status);
     for (int i = 0; i < op->ninputs; i++) api->TF_DeleteTensor(inputs[i]);
     char *error = api->TF_GetCode(status) ? RedisModule_Strdup(api->TF_Message(status)) : NULL;

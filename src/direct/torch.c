@@ -26,7 +26,7 @@ static int are_wanted(const TorchApi *api, const Op *op, const void *outputs) {
 }
 
 /* Python runs the op anew after an error, and finds out why. */
-char *torch_run(const Direct *direct, Op *op, const void *options) {
+char *torch_run(const Direct *direct, Op *op) {
     const TorchApi *api = direct->api;
     TorchTensor inputs[DIRECT_MAX];
     for (int i = 0; i < op->ninputs; i++) {

@@ -179,8 +179,9 @@ Job *bridge_next_job(void) {
     return &job->job;
 }
 
-void bridge_ready(Runnable *runnable, struct Queue *queue, const Declared *declared) {
+void bridge_ready(Runnable *runnable, struct Queue *queue, const Declared *declared, struct Direct *direct) {
     if (runnable_is_ready(runnable)) return;
+    runnable->direct = direct;
     if (runnable->kind == KIND_MODEL && declared) declared_copy(&((Model *)runnable)->declared, declared);
     runnable_set_ready(runnable, queue);
 }

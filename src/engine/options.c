@@ -32,13 +32,13 @@ static OptionRow options[] = {
     [ISOLATION] = {.python = {"isolation", 0},
                    .max = 1,
                    .words = isolation_words}, /* whether models run in processes */
-    [ISOLATION_MEMORY_LIMIT] = {.python = {"isolation_memory_limit", 0}, .max = LLONG_MAX >> 20}, /* MB; 0: none */
+    [ISOLATION_MEMORY_LIMIT] = {.python = {"isolation_memory_limit", 0}, .max = LLONG_MAX / MB}, /* MB; 0: none */
     [MODEL_EXECUTION_TIMEOUT] = {.python = {"model_execution_timeout", 5000}, .min = 1000, .max = INT_MAX}, /* ms */
     [MODEL_LOAD_TIMEOUT] = {.python = {"model_load_timeout", 0}, .max = INT_MAX}, /* ms; 0: none */
     {.python = {"inter_op_parallelism", 0}, .max = MAX_THREADS},
     {.python = {"intra_op_parallelism", 0}, .max = MAX_THREADS},
-    {.python = {"backend_memory_limit", 0}, .max = LLONG_MAX >> 20}, /* MB; 0: none */
-    {.python = {"allow_file_ops", 0}, .max = 1},                     /* 1: models may touch files and run Python */
+    {.python = {"backend_memory_limit", 0}, .max = LLONG_MAX / MB}, /* MB; 0: none */
+    {.python = {"allow_file_ops", 0}, .max = 1},                    /* 1: models may touch files and run Python */
     {.python = {"model_chunk_size", MODEL_CHUNK_SIZE},
      .min = 1,
      .max = LLONG_MAX,

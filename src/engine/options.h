@@ -27,6 +27,8 @@ OptionRow *option_named(const RedisModuleString *name);
 /* -1, changing nothing, where the text is no number within the limits, or none of the words. */
 int option_set(OptionRow *option, const RedisModuleString *text);
 
+#define MB 1000000 /* bytes, in options */
+
 int64_t threads_per_queue(void);
 int64_t isolation_memory_limit(void);  /* MB a device; 0: none */
 int64_t model_execution_timeout(void); /* ms, like the next */

@@ -391,7 +391,7 @@ static void handle_crashes(void) {
 
 /* Beyond it allocations fail. What is shared with the server does not count, so it has the same limit of its own. */
 static void limit_memory(void) {
-    rlim_t limit = (rlim_t)isolation_memory_limit() << 20;
+    rlim_t limit = (rlim_t)isolation_memory_limit() * MB;
     if (limit == 0) return;
     struct rlimit data = {.rlim_cur = limit, .rlim_max = limit};
     setrlimit(RLIMIT_DATA, &data);

@@ -239,7 +239,7 @@ static void job_done(Process *process, Reader *reader) {
     }
     if (runnable && !failed) {
         carrier_note_compiled(process, runnable);
-        if (carrier_is_own(process, runnable)) bridge_ready(runnable, process->queue, &declared);
+        if (carrier_is_own(process, runnable)) bridge_ready(runnable, process->queue, &declared, NULL);
     }
     declared_free(&declared);
     finish_job(process, failed ? error : NULL);

@@ -31,6 +31,7 @@
 #define REDISMODULE_CTX_FLAGS_REPLICATED (1 << 12)
 #define REDISMODULE_CTX_FLAGS_LOADING (1 << 13)
 #define REDISMODULE_CTX_FLAGS_DENY_BLOCKING (1 << 21)
+#define REDISMODULE_CTX_FLAGS_RESP3 (1 << 22)
 
 #define REDISMODULE_OPTIONS_HANDLE_IO_ERRORS (1 << 0)
 #define REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD (1 << 2)
@@ -271,6 +272,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(void, FreeCallReply, (RedisModuleCallReply *))                                                            \
     FUNCTION(RedisModuleCallReply *, CallReplyArrayElement, (RedisModuleCallReply *, size_t))                          \
     FUNCTION(const char *, CallReplyStringPtr, (RedisModuleCallReply *, size_t *))                                     \
+    FUNCTION(int, GetServerVersion, (void))                                                                            \
     FUNCTION(int, GetContextFlags, (RedisModuleCtx *))                                                                 \
     FUNCTION(void, Log, (RedisModuleCtx *, const char *, const char *, ...))                                           \
     FUNCTION(RedisModuleTimerID, CreateTimer, (RedisModuleCtx *, mstime_t, RedisModuleTimerProc, void *))              \

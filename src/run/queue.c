@@ -290,7 +290,7 @@ static int take(List *list, Op **ops, int max) {
     return count;
 }
 
-void bridge_take_ops(Queue *queue, int worker, Taken *taken, int max_plain, int wait) {
+void queue_take(Queue *queue, int worker, Taken *taken, int max_plain, int wait) {
     if (!queue->workers[worker].started) {
         pthread_getcpuclockid(pthread_self(), &queue->workers[worker].cpu_clock);
         allocator_prepare_thread();

@@ -40,6 +40,10 @@ void queue_receive_unwanted(Queue *queue, int count);
 
 void queue_push(Queue *queue, Op *op);
 
+/* For a worker: takes what bridge_work says, but up to max_plain (1 .. TAKE_PLAIN) of the ops that run alone. Runs
+ * nothing. */
+void queue_take(Queue *queue, int worker, Taken *taken, int max_plain, int wait);
+
 /* The same from the main thread: workers may sleep until the end of this iteration of the event loop. */
 void queue_submit(Queue *queue, Op *op);
 

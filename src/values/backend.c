@@ -60,8 +60,11 @@ void bridge_onnx_figures(int64_t memory, int64_t accesses) {
     __atomic_store_n(&place->accesses, accesses, __ATOMIC_RELAXED);
 }
 
+void backend_count_onnx_run(void) { __atomic_add_fetch(&place->direct_runs, 1, __ATOMIC_RELAXED); }
+
 void backend_add_figures(OnnxFigures *sum, const OnnxFigures *figures) {
     if (figures == NULL) figures = &own;
     sum->memory += __atomic_load_n(&figures->memory, __ATOMIC_RELAXED);
     sum->accesses += __atomic_load_n(&figures->accesses, __ATOMIC_RELAXED);
+    sum->accesses += __atomic_load_n(&figures->direct_runs, __ATOMIC_RELAXED);
 }

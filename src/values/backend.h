@@ -26,8 +26,11 @@ const char *backend_advice(int number); /* what would make it faster; NULL: noth
 
 /* What bridge_onnx_figures tells. So INFO never waits for Python. */
 typedef struct OnnxFigures {
-    int64_t memory, accesses; /* atomic */
+    int64_t memory, accesses, direct_runs; /* atomic; accesses are Python's runs */
 } OnnxFigures;
+
+/* C has run an ONNX model. */
+void backend_count_onnx_run(void);
 
 /* From now on they are written there: in an engine process, to memory that the server reads. */
 void backend_set_figures_place(OnnxFigures *place);

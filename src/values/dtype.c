@@ -10,6 +10,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "values/number_text.h"
+
 /* ---- integers ---------------------------------------------------------------------------------------------------- */
 
 /* -(2^(b-1)-1) .. 2^(b-1)-1: clients rely on the most negative value being refused. */
@@ -101,7 +103,9 @@ static double decode_real(uint64_t word, int bits, int exponent_bits) {
 /* StringToDouble gives no NaN. C has types for 32 and 64 bits only. */
 static int parse_real(const DtypeRow *row, const RedisModuleString *text, char *element) {
     double real;
-    if (RedisModule_StringToDouble(text, &real) == REDISMODULE_ERR) return -1;
+    size_t size;
+    const char *digits = RedisModule_StringPtrLen(text, &size);
+    if (number_parse(digits, size, &real) && RedisModule_StringToDouble(text, &real) == REDISMODULE_ERR) return -1;
     if (row->python.bits == 64) {
         memcpy(element, &real, sizeof(real));
     } else if (row->python.bits == 32) {
@@ -124,8 +128,21 @@ static double load_real(const DtypeRow *row, const char *data, int64_t index) {
     }
 }
 
+#define QUICK_REPLIES 0x00070200 /* the first version that is quick by itself; it writes other digits */
+
 static void reply_real(const DtypeRow *row, RedisModuleCtx *ctx, const char *data, int64_t length) {
-    for (int64_t i = 0; i < length; i++) RedisModule_ReplyWithDouble(ctx, load_real(row, data, i));
+    static int version;
+    if (version == 0) version = RedisModule_GetServerVersion();
+    int is_quick = version >= QUICK_REPLIES || RedisModule_GetContextFlags(ctx) & REDISMODULE_CTX_FLAGS_RESP3;
+    for (int64_t i = 0; i < length; i++) {
+        char text[NUMBER_TEXT];
+        double real = load_real(row, data, i);
+        if (is_quick || !isfinite(real)) {
+            RedisModule_ReplyWithDouble(ctx, real);
+        } else {
+            RedisModule_ReplyWithStringBuffer(ctx, text, number_print(real, text)); /* as ReplyWithDouble in RESP2 */
+        }
+    }
 }
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */

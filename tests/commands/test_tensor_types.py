@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,25 @@ def test_every_format(
         assert wire.ask("AI.TENSORGET", "t", "META", "VALUES") == [*meta, b"values", wanted]
         kinds = {type(x) for x in wire.ask("AI.TENSORGET", "t", "VALUES")}
         assert kinds == {type(x) for x in wanted}, "doubles in RESP3, bulk strings in RESP2, integers else"
+
+
+@pytest.mark.parametrize("kind", ["<f4", "<f8"])
+def test_any_number_as_text(wire: Wire, kind: str) -> None:
+    """Any bits that are a finite number, as each of the texts that clients write, and back without a change."""
+    seed = time.time_ns() % 2**32
+    print(f"seed {seed}")
+    rng = np.random.default_rng(seed)
+    found = np.frombuffer(rng.bytes(4000 * np.dtype(kind).itemsize), kind)
+    found = np.concatenate([found[np.isfinite(found)], rng.standard_normal(1000).astype(kind)])
+    numbers = [float(x) for x in found]
+    dtype = "FLOAT" if kind == "<f4" else "DOUBLE"
+    for text in repr, "{:.17g}".format, "{:.30e}".format, "{:+.17g}".format:
+        assert wire.ask("AI.TENSORSET", "t", dtype, len(numbers), "VALUES", *map(text, numbers)) == b"OK"
+        assert wire.ask("AI.TENSORGET", "t", "BLOB") == found.tobytes()
+    values = wire.ask("AI.TENSORGET", "t", "VALUES")
+    assert [float(value) for value in values] == numbers
+    if not program().since(redis=(7, 2), valkey=(7, 2)):
+        assert values == [b"%.17g" % number for number in numbers]
 
 
 @pytest.mark.parametrize(("dtype", "size"), SIZES.items())

@@ -4,7 +4,7 @@ others, that a backend which declares a function wrongly is refused, and that wh
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 import numpy as np
@@ -151,8 +151,8 @@ def test_duration_is_all_of_a_workers_time(server: Server, wire: Wire, backend: 
 
 # ---- what goes wrong -------------------------------------------------------------------------------------------------
 
-# A backend that says that C can run its model, but cannot begin a run, or has a wrong idea of a function.
-BROKEN = """
+# A backend that has a wrong idea of a function.
+DRIFTED = """
 import cffi
 import numpy
 from _redisai_bridge import ffi
@@ -161,19 +161,11 @@ from redisai.protocol import Direct
 wrong = cffi.FFI().cast("void *(*)(const void *, int64_t *, int)", 1)
 
 def function(name):
-    if DRIFTED and name == "GetDimensions":
-        return wrong
-    return ffi.cast(dict(ffi.typeof("OnnxApi").fields)[name].type, 1)
-
-def begin():
-    raise RuntimeError("no options\\nare left")
+    return wrong if name == "GetDimensions" else ffi.cast(dict(ffi.typeof("OnnxApi").fields)[name].type, 1)
 
 class Session:
     inputs, outputs = ("x",), ("y",)
-    direct = Direct(function, None, None, None, None, [numpy.dtype("f4")], 1, begin, lambda *_: None)
-
-    def run(self, inputs):
-        return [inputs[0] * 2]
+    direct = Direct(function, None, None, None, None, [numpy.dtype("f4")], 1, lambda _: None)
 
 def version():
     return "0"
@@ -183,55 +175,71 @@ def load(definition, settings):
 """
 
 
-@pytest.fixture
-def broken(start_server: StartServer, tmp_path: Path) -> Callable[[bool], Server]:
-    def start(drifted: bool) -> Server:
-        folder = tmp_path / "backends" / "redisai_onnxruntime"
-        folder.mkdir(parents=True)
-        (folder / "redisai_onnxruntime.py").write_text(BROKEN.replace("DRIFTED", str(drifted)))
-        return start_server(options=["BACKENDSPATH", str(folder.parent)])
-
-    return start
-
-
-def test_what_goes_wrong_is_logged_once_for_each_model(broken: Callable[[bool], Server]) -> None:
-    server = broken(False)
-    with server.wire() as wire:
-        wire.ask("AI.TENSORSET", "x", "FLOAT", 1, "VALUES", 3)
-        for key, tag in ("m", ["TAG", "v1"]), ("n", []):
-            assert wire.ask("AI.MODELSTORE", key, "ONNX", "CPU", *tag, "BLOB", b"x") == b"OK"
-            for _ in range(5):
-                assert wire.ask("AI.MODELEXECUTE", key, "INPUTS", 1, "x", "OUTPUTS", 1, "y") == b"OK"
-                assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"6"]
-            check_path(server, python=5, key=key)
-    logged = [line.partition("ONNX model")[2] for line in server.log().splitlines() if "no options" in line]
-    text = ": the direct path failed, Python takes over (logged once): RuntimeError: no options are left"
-    assert logged == [" 'v1'" + text, text]
-
-
-def test_an_error_after_a_run_is_logged_too(start_server: StartServer, tmp_path: Path) -> None:
-    """The run has its outputs and is done; where the library failed as well, the client is told."""
+def test_a_backend_that_declares_a_function_otherwise_is_refused(start_server: StartServer, tmp_path: Path) -> None:
     folder = tmp_path / "backends" / "redisai_onnxruntime"
-    shutil.copytree(module_path().parent / "backends" / "redisai_onnxruntime", folder)
-    with (folder / "redisai_onnxruntime.py").open("a") as file:
-        file.write("\ndef _end(*_):\n    raise RuntimeError('no end')\n\nRunHooks.end = _end\n")
-    server = start_server(options=["BACKENDSPATH", str(folder.parent)])
-    with server.wire() as wire:
-        wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add(("n", 2)))
-        wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", 1, 2)
-        wire.ask("AI.TENSORSET", "bad", "FLOAT", 3)
-        for _ in range(3):
-            assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y") == b"OK"
-            assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"2", b"4"]
-        assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "bad", "x", "OUTPUTS", 1, "y").endswith("no end")
-        check_path(server, direct=4)
-    assert server.log().count("ONNX model: the direct path failed") == 1
-
-
-def test_a_backend_that_declares_a_function_otherwise_is_refused(broken: Callable[[bool], Server]) -> None:
-    with broken(True).wire() as wire:
+    folder.mkdir(parents=True)
+    (folder / "redisai_onnxruntime.py").write_text(DRIFTED)
+    with start_server(options=["BACKENDSPATH", str(folder.parent)]).wire() as wire:
         assert wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", b"x") == (
             "ERR GetDimensions is declared as void * (*)(void *, int64_t *, int) by the ONNX backend,"
             " as void * (*)(void *, int64_t *, size_t) by bridge.h"
         )
         assert wire.ask("EXISTS", "m") == 0
+
+
+def start_with(start_server: StartServer, tmp_path: Path, package: str, code: str) -> Server:
+    """A server whose backend has this code at its end."""
+    folder = tmp_path / "backends"
+    shutil.copytree(module_path().parent / "backends", folder)
+    with (folder / package / f"{package}.py").open("a") as file:
+        file.write(code)
+    return start_server(options=["BACKENDSPATH", str(folder)])
+
+
+def test_an_error_that_cannot_be_explained_is_told_too(start_server: StartServer, tmp_path: Path) -> None:
+    code = "\ndef _explain(*_):\n    raise RuntimeError('no words')\n\nRunHooks.explain = _explain\n"
+    server = start_with(start_server, tmp_path, "redisai_onnxruntime", code)
+    with server.wire() as wire:
+        wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add(("n", 2)))
+        wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", 1, 2)
+        wire.ask("AI.TENSORSET", "bad", "FLOAT", 3)
+        for _ in range(3):
+            assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "bad", "x", "OUTPUTS", 1, "y").endswith("no words")
+            assert wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y") == b"OK"
+            assert wire.ask("AI.TENSORGET", "y", "VALUES") == [b"2", b"4"]
+
+
+HELD_S = 2
+HOLD = f"""
+import ctypes
+
+def load(definition, settings):
+    ctypes.PyDLL(None).usleep({HELD_S * 1_000_000})  # PyDLL keeps Python's lock
+    raise RuntimeError("held")
+"""
+
+
+def test_runs_do_not_wait_for_pythons_lock(start_server: StartServer, tmp_path: Path) -> None:
+    """One op, a DAG of two, and many clients: also once a run has failed, which Python explains."""
+    server = start_with(start_server, tmp_path, "redisai_tflite", HOLD)
+    with server.wire() as wire, server.wire() as storing:
+        wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add(("n", 2)))
+        wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", 1, 2)
+        wire.ask("AI.TENSORSET", "bad", "FLOAT", 3)
+        assert isinstance(wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "bad", "x", "OUTPUTS", 1, "y"), Error)
+        run = "AI.MODELEXECUTE m INPUTS 2 x x OUTPUTS 1 y"
+        dag = f"AI.DAGEXECUTE LOAD 1 x PERSIST 1 z |> {run} |> AI.MODELEXECUTE m INPUTS 2 y y OUTPUTS 1 z"
+        assert wire.ask(*run.split()) == b"OK"
+
+        storing.send("AI.MODELSTORE", "held", "TFLITE", "CPU", "BLOB", b"x")
+        begin = time.monotonic()
+        longest = 0.0
+        while time.monotonic() < begin + HELD_S * 0.75:
+            for words in run, dag:
+                reply, seconds = wire.timed(*words.split())
+                assert reply == (b"OK" if words == run else [b"OK", b"OK"])
+                longest = max(longest, seconds)
+        assert str(storing.read()).endswith("held")
+        assert time.monotonic() >= begin + HELD_S
+        assert wire.ask("AI.TENSORGET", "z", "VALUES") == [b"4", b"8"]
+        assert longest < HELD_S / 4

@@ -17,7 +17,7 @@ from testkit.server import Server
 from testkit.wire import Wire
 
 LAYERS = 1500
-LONGEST_S = 0.1
+LONGEST_S = 0.05
 
 
 class Deep(nn.Module):

@@ -140,7 +140,7 @@ def test_the_memory_limit_counts_the_weights_of_tensorflow(start_server: StartSe
         assert wire.ask(*words("first", 1000)) == b"OK"
         begin = time.monotonic()
         reply = wire.ask(*words("large", 2000))
-        assert reply == "ERR the model's weights take 7 MB, more than BACKEND_MEMORY_LIMIT allows, 6 MB"
+        assert reply == "ERR the model's weights take 8 MB, more than BACKEND_MEMORY_LIMIT allows, 6 MB"
         assert time.monotonic() < begin + 5
         reply = wire.ask(*words("second", 1000))
         assert reply == "ERR no memory for 4000000 bytes; BACKEND_MEMORY_LIMIT sets how much there is"

@@ -773,6 +773,7 @@ static int fake_CreateCommand(RedisModuleCtx *ctx, const char *name, RedisModule
     return REDISMODULE_OK;
 }
 
+static int fake_GetServerVersion(void) { return 0x00070000; }
 static int fake_GetContextFlags(RedisModuleCtx *ctx) { return ctx->flags; }
 
 static void fake_Log(RedisModuleCtx *ctx, const char *level, const char *format, ...) {
@@ -869,6 +870,7 @@ static int get_api(const char *name, void *pointer) {
         HAVE(Replicate),
         HAVE(ReplicateVerbatim),
         HAVE(CreateCommand),
+        HAVE(GetServerVersion),
         HAVE(GetContextFlags),
         HAVE(Log),
         HAVE(GetCurrentUserName),

@@ -1,8 +1,9 @@
 /* workers.c - a loader and workers in C, in the place of redisai/ (workers.h).
  *
  * They use the functions of bridge.h as Python does: take, begin, run or gather and scatter, finish, run or push what
- * became ready. Chance decides where Python has a choice. Locks: batcher.mutex, one a queue, under which only the sweep
- * and the setting of the queue's moment are called; and counting.mutex, a leaf. */
+ * became ready. Half of what the loader compiles is run by C where that can be, with a library that is made here.
+ * Chance decides where Python has a choice. Locks: batcher.mutex, one a queue, under which only the sweep and the
+ * setting of the queue's moment are called; and counting.mutex, a leaf. */
 #include "workers.h"
 
 #include <pthread.h>
@@ -15,6 +16,7 @@
 #include "engine/interpreter.h"
 #include "engine/options.h"
 #include "redis.h"
+#include "run/queue.h"
 #include "values/dtype.h"
 #include "values/runnable.h"
 
@@ -30,6 +32,8 @@ typedef struct Session {
     int added;
     int cost;
     int failing; /* permille */
+    int kind;
+    Direct direct;
     int64_t calls, errors, samples, executions;
 } Session;
 
@@ -144,12 +148,8 @@ static void count_op(Session *session, const Op *op, int failed, int executions)
     pthread_mutex_unlock(&counting.mutex);
 }
 
-/* Hands ops back. What became ready is run here next where it is for this queue, else pushed. */
-static void finish(Worker *worker, Op **ops, int n) {
-    Op *ready[MOST_READY];
-    int most = below(&worker->random, MOST_READY + 1);
-    int nready = bridge_finish_ops(ops, n, ready, most);
-    CHECK(nready <= most);
+/* What became ready is run here next where it is for this queue, else pushed. */
+static void place(Worker *worker, Op **ready, int nready) {
     for (int i = 0; i < nready; i++) {
         Op *op = ready[i];
         CHECK(op->rows == 0);
@@ -160,6 +160,146 @@ static void finish(Worker *worker, Op **ops, int n) {
             bridge_push_ops(&op, 1);
         }
     }
+}
+
+/* Hands ops back. */
+static void finish(Worker *worker, Op **ops, int n) {
+    Op *ready[MOST_READY];
+    int most = below(&worker->random, MOST_READY + 1);
+    int nready = bridge_finish_ops(ops, n, ready, most);
+    CHECK(nready <= most);
+    place(worker, ready, nready);
+}
+
+/* ---- a library that C can run (OnnxApi) -------------------------------------------------------------------------- */
+
+typedef struct Value {
+    int64_t shape[2];
+    int64_t *data;
+    int is_owned;
+} Value;
+
+static _Thread_local Random library_random;
+
+static void *new_value(const void *memory, void *data, size_t size, const int64_t *shape, size_t ndim, int type,
+                       void **value) {
+    CHECK(ndim == 2 && size == shape[0] * shape[1] * sizeof(int64_t));
+    Value *made = calloc(1, sizeof(*made));
+    *made = (Value){.shape = {shape[0], shape[1]}, .data = data};
+    *value = made;
+    return NULL;
+}
+
+static void *library_run(void *given, const void *options, const char *const *input_names, const void *const *inputs,
+                         size_t ninputs, const char *const *output_names, size_t noutputs, void **outputs) {
+    Session *session = given;
+    CHECK(options != NULL);
+    work(session);
+    if (chance(&library_random, session->failing)) return "it\nfailed";
+    const Value *first = inputs[0];
+    int64_t length = first->shape[0] * first->shape[1];
+    for (size_t k = 0; k < noutputs; k++) {
+        Value *sum = outputs[k] = calloc(1, sizeof(*sum));
+        *sum = (Value){.shape = {first->shape[0], first->shape[1]}, .is_owned = 1};
+        sum->data = calloc(length, sizeof(int64_t));
+        for (size_t i = 0; i < ninputs; i++) add_numbers(sum->data, ((const Value *)inputs[i])->data, length);
+        for (int64_t i = 0; i < length; i++) sum->data[i] += session->added + (int64_t)k;
+    }
+    pthread_mutex_lock(&counting.mutex);
+    session->calls++;
+    session->executions++;
+    if (session->kind == KIND_MODEL) session->samples += first->shape[0];
+    counting.counts.ops++;
+    pthread_mutex_unlock(&counting.mutex);
+    return NULL;
+}
+
+static void *info_of(const void *value, void **info) {
+    *info = (void *)value;
+    return NULL;
+}
+
+static void *type_of(const void *info, int *type) {
+    *type = bridge_dtype(int64())->onnx;
+    return NULL;
+}
+
+static void *ndim_of(const void *info, size_t *ndim) {
+    *ndim = 2;
+    return NULL;
+}
+
+static void *shape_of(const void *info, int64_t *shape, size_t ndim) {
+    CHECK(ndim == 2);
+    memcpy(shape, ((const Value *)info)->shape, sizeof(((const Value *)info)->shape));
+    return NULL;
+}
+
+static void *length_of(const void *info, size_t *length) {
+    *length = ((const Value *)info)->shape[0] * ((const Value *)info)->shape[1];
+    return NULL;
+}
+
+static void *data_of(void *value, void **data) {
+    *data = ((Value *)value)->data;
+    return NULL;
+}
+
+static const char *text_of(const void *status) { return status; }
+static void keep(void *unused) {}
+
+static void free_value(void *value) {
+    if (((Value *)value)->is_owned) free(((Value *)value)->data);
+    free(value);
+}
+
+static void *new_options(void **options) {
+    *options = calloc(1, 1);
+    return NULL;
+}
+
+static void *terminate(void *options) { return NULL; }
+
+static const OnnxApi library = {.CreateTensorWithDataAsOrtValue = new_value,
+                                .Run = library_run,
+                                .GetTensorTypeAndShape = info_of,
+                                .GetTensorElementType = type_of,
+                                .GetDimensionsCount = ndim_of,
+                                .GetDimensions = shape_of,
+                                .GetTensorShapeElementCount = length_of,
+                                .GetTensorMutableData = data_of,
+                                .GetErrorMessage = text_of,
+                                .ReleaseTensorTypeAndShapeInfo = keep,
+                                .ReleaseValue = free_value,
+                                .ReleaseStatus = keep,
+                                .CreateRunOptions = new_options,
+                                .ReleaseRunOptions = free,
+                                .RunOptionsSetTerminate = terminate};
+
+static Direct *direct_of_session(Session *session) {
+    session->direct = (Direct){.api = &library,
+                               .session = session,
+                               .backend = BACKEND_ONNX,
+                               .ninputs = ANY_COUNT,
+                               .noutputs = ANY_COUNT,
+                               .rows = ANY_ROWS};
+    for (int i = 0; i < DIRECT_MAX; i++) session->direct.types[i] = ANY_NUMBERS;
+    return &session->direct;
+}
+
+/* What C has left of the ops that it ran. */
+static void settle(Worker *worker, Taken *taken) {
+    place(worker, taken->ready, taken->nready);
+    Op *op = taken->failed;
+    if (op == NULL) return;
+    CHECK(strcmp(taken->error, "it\nfailed") == 0);
+    bridge_free(taken->error);
+    Session *session = session_of(op);
+    int failed = chance(&worker->random, 500) || run_op(worker, op, session) == -1;
+    if (failed) bridge_fail(op, "it\nfailed");
+    op->duration = session->cost;
+    count_op(session, op, failed, 1);
+    finish(worker, &op, 1);
 }
 
 /* Runs ops one by one, all of them begun. */
@@ -352,12 +492,20 @@ static void run_batched(Worker *worker) {
 static void *worker_main(void *data) {
     Worker *worker = data;
     Batcher *batcher = worker->batcher;
+    library_random.state = worker->random.state + 1;
     Taken taken;
     for (;;) {
         int most = 1 + below(&worker->random, TAKE_PLAIN);
         memset(&taken, 0xAA, sizeof(taken));
-        bridge_take_ops(batcher->queue, worker->index, &taken, most, worker->nnext == 0);
-        CHECK(taken.nplain >= 0 && taken.nplain <= most && taken.nbatched >= 0 && taken.nbatched <= TAKE_BATCHED);
+        taken.op_ns = CHUNK_NS / most;
+        if (chance(&worker->random, 700)) {
+            bridge_work(batcher->queue, worker->index, &taken, worker->nnext == 0);
+            settle(worker, &taken);
+        } else {
+            queue_take(batcher->queue, worker->index, &taken, most, worker->nnext == 0);
+        }
+        CHECK(taken.nplain >= 0 && taken.nplain <= TAKE_PLAIN && taken.nbatched >= 0);
+        CHECK(taken.nbatched <= TAKE_BATCHED);
 
         Op *plain[TAKE_PLAIN + MAX_LANE];
         pthread_mutex_lock(&batcher->mutex);
@@ -379,7 +527,13 @@ static void *worker_main(void *data) {
             CHECK(taken.plain[i]->rows == 0 && taken.plain[i]->runnable->queue == batcher->queue);
             plain[nplain++] = taken.plain[i];
         }
-        if (nplain) run_plain(worker, plain, nplain);
+        int done = 0;
+        if (nplain && chance(&worker->random, 500)) {
+            taken.nready = 0;
+            done = bridge_run_ops(batcher->queue, &taken, plain, nplain);
+            settle(worker, &taken);
+        }
+        if (done < nplain) run_plain(worker, plain + done, nplain - done);
         run_batched(worker);
     }
     return NULL;
@@ -427,7 +581,8 @@ static const char *load(Runnable *runnable) {
     pthread_mutex_lock(&counting.mutex);
     counting.counts.loads++;
     pthread_mutex_unlock(&counting.mutex);
-    bridge_ready(runnable, open_queue(runnable->device), NULL);
+    session->kind = runnable->kind;
+    bridge_ready(runnable, open_queue(runnable->device), NULL, runnable->id % 2 ? direct_of_session(session) : NULL);
     return NULL;
 }
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.main import flat, main
+from bench import loops, rivals
+from bench.main import PARTS, arguments, flat, main
 from bench.report import LATENCY_SHARES, Goal, Plan, Report
+from bench.throughput import BATCHSIZE
+from testkit.load import build_load
+from testkit.server import module_path, server_program
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +37,8 @@ def figures_of(folder: Path, *words: str) -> tuple[dict[str, Any], str]:
     committed = json.loads((ROOT / "bench" / "results.json").read_text())["parts"]
     for name, part in figures["parts"].items():
         assert not part["skipped"]
-        shapes = {(row["case"], row.get("connections")): shape(row) for row in committed[name]["rows"]}
+        known = committed.get(name, {"rows": []})["rows"]
+        shapes = {(row["case"], row.get("connections")): shape(row) for row in known}
         for row in part["rows"]:
             assert shape(row) == shapes.get((row["case"], row.get("connections")), shape(row))
             assert row["case"] in done.stdout
@@ -94,6 +101,114 @@ def test_batches_of_every_model_are_measured(tmp_path: Path) -> None:
     assert {"linear-onnx-batch", "cnn-onnx-batch"} <= names
     for model in ("mlp-", "fraud-", "fraud-dag-"):
         assert {f"{model}{backend}{how}" for backend in ("onnx", "torch", "tf") for how in ("", "-batch")} <= names
+
+
+def test_every_case_is_measured_beside_the_library(tmp_path: Path) -> None:
+    own = {case.name: case for case in loops.own()}
+    figures, table = figures_of(tmp_path, "--parts", "loops", "--cases", ",".join([*own, "mlp-torch", "linear-onnx"]))
+    rows = figures["parts"]["loops"]["rows"]
+    measured = {(row["case"], row["against"], row["connections"]) for row in rows}
+    for name, case in own.items():
+        sides = [case.against, *(["library"] if case.loop else []), *(["one worker"] if case.workers > 1 else [])]
+        assert measured >= {(name, side, connections) for side in sides for connections in (1, 50)}
+    names = {*own, "mlp-torch", "mlp-torch-batch", "linear-onnx", "linear-onnx-batch"}
+    assert {name for name, _, _ in measured} == names
+    assert {name for name, side, _ in measured if side == "library"} == {name for name in names if "values" not in name}
+    for row in rows:
+        check_latencies(row)
+        assert 0 < row["share_min"] <= row["share"] <= row["share_max"]
+        turn_us = row["connections"] / row["requests_per_s"] * 1e6
+        assert row["p99_turns"] == pytest.approx(row["p99_us"] / turn_us, rel=0.01)
+    assert "| case | against | connections | requests/s | p50, us |" in table
+
+
+def test_the_loop_runs_batches_where_the_module_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Loop:
+        def result(self, batch: int, seconds: float) -> dict[str, float]:
+            asked.append(batch)
+            return {"requests_per_s": 1.0}
+
+    monkeypatch.setattr(loops, "library", lambda model: nullcontext(Loop()))
+    build_load()
+    loops.run(Plan(seconds=0.05, repeat=1, quick=True, wanted=("linear-onnx",)))
+    assert set(asked) == {1, BATCHSIZE}
+    assert asked.count(1) == 3 * asked.count(BATCHSIZE)  # in batches, and with 50 connections
+
+
+def compare(folder: Path, *words: str) -> tuple[dict[str, Any], str]:
+    done = bench("--quick", "--json", str(folder / "figures.json"), "--other", str(module_path()), *words)
+    assert done.returncode == 0, done.stderr
+    part: dict[str, Any] = json.loads((folder / "figures.json").read_text())["parts"]["loops"]
+    return part, done.stdout
+
+
+def test_a_module_beside_itself_is_as_fast(tmp_path: Path) -> None:
+    cases = "set,script-dag,cnn-torch-two,mlp-torch-busy,tensorget-values-30"
+    part, _ = compare(tmp_path, "--repeat", "3", "--cases", cases)
+    rows = {(row["case"], row["connections"]): row for row in part["rows"]}
+    assert {name for name, _ in rows} == set(cases.split(","))
+    for row in rows.values():
+        assert row["against"] == "other"
+        assert 0.1 < row["share"] < 10
+        assert row["share_min"] <= row["share"] <= row["share_max"]
+        assert row["p99_share"] > 0
+    assert part["skipped"] == []
+    assert f"- the other: {module_path()}" in (tmp_path / "figures.md").read_text()
+
+
+def test_what_the_other_module_refuses_is_named(tmp_path: Path) -> None:
+    """Its user may not store scripts: as if that command were missing."""
+    program, user = tmp_path / "server", "default on nopass '~*' '&*' +@all -ai.scriptstore"
+    program.write_text(f'#!/bin/sh\nexec {server_program()} "$@" --user {user}\n')
+    program.chmod(0o755)
+    part, out = compare(tmp_path, "--other-server", str(program), "--cases", "script,sum-torch")
+    assert {row["case"] for row in part["rows"]} == {"sum-torch"}
+    for case, refusal in zip(("script", "script-dag"), part["skipped"], strict=True):
+        assert refusal.startswith(f"{case}: the other refused: NOPERM") and "ai.scriptstore" in refusal.lower()
+        assert f"skipped: {refusal}" in out
+
+
+def test_a_server_that_a_case_has_ended_is_started_again() -> None:
+    plan = Plan(seconds=0.05, repeat=1, quick=True, wanted=(), other=str(module_path()))
+    with loops.Servers(plan) as servers:
+        server = servers.get(1, other=True)
+        server.kill()
+        assert servers.get(1, other=True) is server
+        server.check_alive()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--other", "/no/such.so"), "/no/such.so is not there"),
+        (("--other", str(module_path()), "--parts", "beside"), "leave out --parts"),
+    ],
+)
+def test_what_other_needs(words: tuple[str, ...], reason: str) -> None:
+    done = bench(*words)
+    assert done.returncode == 2
+    assert reason in done.stderr
+
+
+PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")))
+
+
+def test_the_pages_name_commands_that_measure_something() -> None:
+    """Other tests run every part and every case."""
+    named = "\n".join((ROOT / page).read_text() for page in PAGES)
+    commands = re.findall(r"(?<!\w)\./scripts/bench((?: --[a-z-]+(?: [\w./,-]+)?)*)", " ".join(named.split()))
+    assert len(commands) > 15
+    known = {case.name for case in loops.cases()} | {"beside-storing"}
+    for words in commands:
+        options = arguments().parse_args(words.split())
+        assert set(options.parts) <= set(PARTS)
+        assert all(any(name.startswith(case) for name in known) for case in options.cases), words
+    for table in re.findall(r"^\| .*?\| case \|\n(.*?)\n\n|^\| case \| what it runs \|\n(.*?)\n\n", named, re.M | re.S):
+        cases = re.findall(r"`([a-z][a-z0-9-]+)`", "".join(table))
+        assert set(cases) - known <= {f"rival-{rival.name}" for rival in rivals.RIVALS}
+        assert len(cases) >= 8
 
 
 def test_bench_names_its_cases_when_asked_for_another(tmp_path: Path) -> None:

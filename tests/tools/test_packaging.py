@@ -266,4 +266,5 @@ def test_a_machine_without_compiler(tmp_path: Path) -> None:
     build = ["-S", str(ROOT), "-B", str(tmp_path / "build"), f"-DPython_EXECUTABLE={sys.executable}"]
     cmake = run("env", f"PATH={folder}", "CC=x86_64-linux-gnu-gcc", str(folder / "cmake"), *build)
     assert cmake.returncode != 0
-    assert "There is no C compiler. On Debian and Ubuntu: apt install gcc." in " ".join(cmake.stderr.split())
+    error = " ".join(cmake.stderr.split())
+    assert "There is no compiler for C and C++. On Debian and Ubuntu: apt install g++." in error

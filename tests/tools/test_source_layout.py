@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = sorted([*(ROOT / "src").rglob("*.c"), *(ROOT / "src").rglob("*.h")])
-MAX_LINES = 11856
+SOURCES = sorted(path for path in (ROOT / "src").rglob("*.*") if path.suffix in (".c", ".cpp", ".h"))
+MAX_LINES = 12131
 MAX_FUNCTION_LINES = 60
 
 

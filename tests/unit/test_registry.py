@@ -126,5 +126,5 @@ def test_errors_are_one_line() -> None:
 def test_the_memory_that_a_library_may_take() -> None:
     """What is set, else half of what there is; a container may have less than the machine."""
     assert settings(backend_memory_limit=5).memory_limit == 5
-    total = int(Path("/proc/meminfo").read_text().split()[1]) >> 10
-    assert 0 < settings().memory_limit <= total // 2 + 1
+    total = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
+    assert 0 < settings().memory_limit * 1_000_000 <= total // 2

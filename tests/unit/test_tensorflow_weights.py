@@ -267,11 +267,11 @@ def test_damaged_graphs_are_errors_or_run() -> None:
 
 def test_weights_above_the_limit_are_refused_at_once() -> None:
     load(tf_models.tf_mul(), "a b", "mul")  # the limit of the first session is the library's
-    blob = X + node("w", "Const", constant=weight(0, 1000, 1000)) + node("y", "MatMul", "x w")
+    blob = X + node("w", "Const", constant=weight(0, 1000, 1025)) + node("y", "MatMul", "x w")
     with pytest.raises(
-        MemoryError, match="^the model's weights take 3 MB, more than BACKEND_MEMORY_LIMIT allows, 2 MB$"
+        MemoryError, match="^the model's weights take 5 MB, more than BACKEND_MEMORY_LIMIT allows, 4 MB$"
     ):
-        load(blob, "x", "y", backend_memory_limit=2)
+        load(blob, "x", "y", backend_memory_limit=4)
 
 
 def test_memory_comes_back() -> None:
