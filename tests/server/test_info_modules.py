@@ -9,6 +9,7 @@ import pytest
 from testkit import models
 from testkit.info import module_sections
 from testkit.server import Client, Server, isolation, program
+from testkit.waiting import wait_for
 from testkit.wire import Wire
 from tests.conftest import StartServer
 
@@ -99,6 +100,32 @@ def test_with_models_of_both_backends(start_server: StartServer) -> None:
             assert found["backends_info"]["onnxruntime_maximum_run_sessions_number"] == "4"
         wire.ask("FLUSHALL")
         check_always_there(module_sections(wire, "EVERYTHING"))
+
+
+@pytest.mark.parametrize("options", [[], ["ISOLATION", "process"]], ids=["embedded", "isolated"])
+def test_memory_of_onnx_runtime(start_server: StartServer, options: list[str | int]) -> None:
+    """It is that of the models; stores, runs and deletions count as accesses."""
+
+    def figures() -> tuple[int, int]:
+        found = module_sections(wire, "MODULES")["backends_info"]
+        return int(found["onnxruntime_memory"]), int(found["onnxruntime_memory_access_num"])
+
+    with start_server(options=options).wire() as wire:
+        blob = models.onnx_add()
+        accesses = 0
+        for key in "m", "n":
+            wire.ask_ok("AI.MODELSTORE", key, "ONNX", "CPU", "BLOB", blob)
+            memory, now = figures()
+            assert memory == len(blob) * (1 if key == "m" else 2) and now > accesses
+            accesses = now
+        wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2)
+        for _ in range(3):
+            wire.ask_ok("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y")
+            assert figures() == (memory, accesses + 1)
+            accesses += 1
+        wire.ask("DEL", "m", "n")
+        wait_for(lambda: figures()[0] == 0, what="the loader drops the models")
+        assert figures()[1] > accesses
 
 
 def test_while_a_model_compiles(server: Server, wire: Wire) -> None:
