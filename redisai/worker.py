@@ -144,7 +144,8 @@ class Worker:
                 return 0 if self._kept else 1
             self._fill_batcher()
         if self._kept:
-            ops, self._kept = self._kept, []
+            most = max(1, CHUNK_NS // max(1, taken.op_ns))
+            ops, self._kept = self._kept[:most], self._kept[most:]
             self._run_chunk(ffi.new("Op *[]", ops), len(ops))
         if count:
             self._run_chunk(taken.plain, count)

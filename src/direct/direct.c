@@ -92,36 +92,40 @@ static int are_ours(const Queue *queue, const Taken *taken) {
     for (int i = 0; i < taken->nready; i++) {
         if (taken->ready[i]->runnable->queue != queue) return 0;
     }
-    return taken->nready > 0;
+    return 1;
 }
 
-/* Runs the ops of DAGs that have become ready, then those that become ready by them, and so on. */
-static void run_ready(Queue *queue, Taken *taken) {
-    while (taken->failed == NULL && are_ours(queue, taken)) {
-        Op *ops[READY_OPS];
-        int n = taken->nready;
-        memcpy(ops, taken->ready, n * sizeof(*ops));
-        taken->nready = 0;
-        int done = bridge_run_ops(queue, taken, ops, n);
-        if (done == n) continue;
-        /* The rest needs Python, and comes before what is ready now. */
+static int most_of(const Taken *taken) {
+    int64_t most = CHUNK_NS / (taken->op_ns > 1 ? taken->op_ns : 1);
+    return most < 1 ? 1 : most < TAKE_PLAIN ? (int)most : TAKE_PLAIN;
+}
+
+/* Runs ops of DAGs that have become ready, as many as a chunk has. Returns 0 where the next needs Python. */
+static int run_ready(Queue *queue, Taken *taken) {
+    Op *ops[READY_OPS];
+    int n = taken->nready, most = most_of(taken);
+    if (most > n) most = n;
+    memcpy(ops, taken->ready, n * sizeof(*ops));
+    taken->nready = 0;
+    int done = bridge_run_ops(queue, taken, ops, most);
+    if (done < n) { /* the rest comes before what is ready now */
         bridge_push_ops(taken->ready, taken->nready);
         memcpy(taken->ready, ops + done, (n - done) * sizeof(*ops));
         taken->nready = n - done;
-        return;
     }
+    return done == most && taken->failed == NULL;
 }
 
+/* Between two ops of a DAG it looks at the queue: a long DAG must not keep others waiting. */
 void bridge_work(Queue *queue, int worker, Taken *taken, int wait) {
+    taken->nready = 0;
     do {
-        int64_t most = CHUNK_NS / (taken->op_ns > 1 ? taken->op_ns : 1);
-        queue_take(queue, worker, taken, most < 1 ? 1 : most < TAKE_PLAIN ? (int)most : TAKE_PLAIN, wait);
-        taken->nready = 0;
+        queue_take(queue, worker, taken, most_of(taken), wait && taken->nready == 0);
         taken->failed = NULL;
         if (taken->nbatched || taken->deadline_passed || taken->sweep) return;
+        if (taken->nready && !run_ready(queue, taken)) return;
         int done = bridge_run_ops(queue, taken, taken->plain, taken->nplain);
         taken->nplain -= done;
         memmove(taken->plain, taken->plain + done, taken->nplain * sizeof(*taken->plain));
-        run_ready(queue, taken);
-    } while (wait && taken->nplain == 0 && taken->nready == 0 && taken->failed == NULL);
+    } while (wait && taken->nplain == 0 && taken->failed == NULL && are_ours(queue, taken));
 }

@@ -48,10 +48,10 @@ static int64_t end_overdue(int64_t now) {
 static void *watch_main(void *unused) {
     pthread_mutex_lock(&watch.mutex);
     for (;;) {
-        int64_t now = monotonic_ns(), wake = end_overdue(now);
+        int64_t wake = end_overdue(monotonic_ns());
         watch.is_idle = wake == 0;
         while (watch.is_idle) pthread_cond_wait(&watch.begun, &watch.mutex);
-        struct timespec until = monotonic_timespec(wake ? wake : now + model_execution_timeout() * 1000000);
+        struct timespec until = monotonic_timespec(wake ? wake : monotonic_ns() + model_execution_timeout() * 1000000);
         while (pthread_cond_timedwait(&watch.begun, &watch.mutex, &until) == 0) {
         }
     }
