@@ -42,7 +42,8 @@ DENIED = re.compile(rf"aten::(?:{NAMES}|{BACKWARD})$|prim::(?:{PRIM})$|torchvisi
 
 DOT = rb"\.(?:\s|\\|#[^\n]*\n)*"
 TEXT_DENIED = re.compile(
-    rb"%b(%b)\b|%b(%b)\b|%b(%b)\s*\("
+    # It looks ahead for the "(" because a name of many "_backward" would be tried at each of them.
+    rb"%b(%b)\b|%b(%b)\b|%b(?=\w+\s*\()(%b)\s*\("
     % (DOT, NAMES.encode(), rb"(?<![\w.])ops" + DOT + rb"prim" + DOT, PRIM.encode(), DOT, BACKWARD.encode())
 )
 # Modules may have such names too. So the text is searched for them only where no graph shows what runs.
@@ -51,14 +52,19 @@ TEXT_DENIED_STRICTLY = re.compile(rb"%b(%b)\b" % (DOT, BACKWARD.encode()))
 # always a module; it may be a tensor in other forms.
 SELF = re.compile(rb"\bself\b(?!: __torch__\.|\.|\)\.|, \")")
 OF_SELF = re.compile(rb"(?<![\w.])(?:self|\(self\))\.\w+")
-# Both match ways of writing ops and getattr that could hide a name. The library itself writes neither so.
+# Both match ways of writing ops and getattr that could hide a name. The library itself writes neither so. The object of
+# a getattr is no other getattr: the name of the outer one would not be looked at.
 OPS = re.compile(rb"(?<![\w.])ops\b(?!\.(?:%b)\.| : )" % NAMESPACES.encode())
-GETATTR = re.compile(rb'\bgetattr\b(?!\([\w.()]+, "(?!(?:%b|%b)")[^"\\\n]*"\))' % (NAMES.encode(), BACKWARD.encode()))
+GETATTR = re.compile(
+    rb'\bgetattr\b(?!\((?:(?!getattr\b)[\w.()])+, "(?!(?=\w+")(?:%b|%b)")[^"\\\n]*"\))'
+    % (NAMES.encode(), BACKWARD.encode())
+)
 
 MAX_CODE_BYTES = 64 << 20
 MAX_FUNCTIONS = 10_000  # they call one another, and the compiler recurses
-STRING = re.compile(rb'"(?:[^"\\\n]|\\[^\n])*"')
-ODD = re.compile(rb"['\\#]|\"\"\s*\"")  # could hide something; outside of strings, the library writes none of them
+STRING = re.compile(rb'"(?:[^"\\\n]|\\[^\n])*("?)')  # one without an end, too: else each quote in it would begin one
+# These could hide something: a quote alone, too. Outside of strings, the library writes none of them.
+ODD = re.compile(rb"['\\#]|\"\"\s*\"|(?<!\")\"(?!\")")
 # A search holds Python's lock, for which other models' runs may wait. So the text is searched in pieces of about this
 # many bytes. A piece ends where nothing that is searched for can go on: behind a line without comment that ends so.
 PIECE_BYTES = 1 << 16
@@ -159,7 +165,7 @@ def _first(pattern: re.Pattern[bytes], pieces: Iterable[bytes]) -> re.Match[byte
 
 def _without_strings(pieces: Sequence[bytes]) -> list[bytes] | None:
     """None: something may be hidden."""
-    bare = [STRING.sub(b'""', piece) for piece in pieces]
+    bare = [STRING.sub(rb'"\1', piece) for piece in pieces]
     return None if _first(ODD, bare) else bare
 
 

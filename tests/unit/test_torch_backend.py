@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import threading
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -620,6 +621,30 @@ def test_gradients_that_a_model_left_on_are_off_in_the_next_run() -> None:
     load("TORCH", blob(GradientsOn())).run([X])
     (y,) = load("TORCH", blob(Gradients())).run([X])
     assert y is not None and not y[0]
+
+
+def test_a_getattr_of_a_getattr_hides_no_name() -> None:
+    """Loading runs __setstate__, and no graph shows what that calls."""
+    code = '  def __setstate__(self, t: Tensor) -> None:\n    y = getattr(getattr(self, "t"), "resize_")([1000])\n'
+    with pytest.raises(ValueError, match="getattr cannot be used"):
+        load("TORCH", with_code("input", code))
+
+
+HOSTILE = {
+    "quotes": '"' + '\\"' * 20_000,
+    "name": "input.x" + "_backward" * 5_000,
+    "getattr": 'getattr(input, "x' + "_backward" * 5_000 + ' ")',
+    "nested": "getattr(" * 6_000 + 'input, "x")',
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_no_text_takes_long_to_search(kind: str) -> None:
+    """The search keeps Python's lock. With twice the text it may take twice as long, not four times."""
+    begin = time.process_time()
+    with pytest.raises((ValueError, RuntimeError)):
+        load("TORCH", with_code(HOSTILE[kind]))
+    assert time.process_time() - begin < 0.5
 
 
 @pytest.mark.parametrize("kind", NESTED)
