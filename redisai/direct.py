@@ -59,10 +59,8 @@ class DirectRunner:
         self.struct.rows = rows
 
     def settle(self, op: Op, error: CData) -> bool:
-        """Gives an op that has failed in C its error, whose text this frees. Returns False where Python must run it."""
-        text = ffi.string(error).decode(errors="replace")
-        lib.bridge_free(error)
-        failure = self._direct.explain(text)
+        """Gives an op that has failed in C its error. Returns False where Python must run it."""
+        failure = self._direct.explain(ffi.string(error).decode(errors="replace"))
         if failure is None:
             return False
         fail(op, explained(failure, self._ports, [as_array(op.inputs[index]) for index in range(op.ninputs)]))

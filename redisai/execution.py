@@ -90,6 +90,7 @@ class Batching:
         limits = self.limits
         if limits.batchsize > 1:
             limits.batchsize, limits.minbatchsize, limits.minbatchtimeout = 1, 0, 0
+            self._limit_direct(lib.ANY_ROWS)
             text = f"{self._label} runs without batches from now on: {reason}"
             lib.bridge_log(b"warning", text.encode(errors="replace"))
             self._on_disable()

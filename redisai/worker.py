@@ -112,6 +112,7 @@ class Worker:
         self._taken = ffi.new("Taken *")
         self._taken.op_ns = CHUNK_NS
         self._ready = self._taken.ready
+        self._one = ffi.new("Op *[1]")
         self._kept: list[Op] = []  # ready ops that this worker runs next
         self._next_report = 0
         self._drops = 0  # of the pool, when this worker last looked
@@ -190,7 +191,9 @@ class Worker:
                     entry.execute(op)
             except BaseException as error:
                 fail(op, error)
-            self._finish(ffi.new("Op *[]", [op]), 1)
+            lib.bridge_free(taken.error)
+            self._one[0] = op
+            self._finish(self._one, 1)
 
     def _run_here(self, ops: CData, count: int) -> None:
         """Runs ops in Python, and returns the finished ones together at the end of the chunk. It returns them earlier

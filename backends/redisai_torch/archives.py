@@ -68,6 +68,7 @@ ODD = re.compile(rb"['\\#]|\"\"\s*\"|(?<!\")\"(?!\")")
 # A search holds Python's lock, for which other models' runs may wait. So the text is searched in pieces of about this
 # many bytes. A piece ends where nothing that is searched for can go on: behind a line without comment that ends so.
 PIECE_BYTES = 1 << 16
+MAX_ODD_BYTES = 1 << 13  # of code that could hide something; comments can make a search of it take quadratic time
 PIECE_END = re.compile(rb"\n[^#\n]*[)\]]\n")
 FLATBUFFER = b"PTMF"
 
@@ -172,7 +173,10 @@ def _without_strings(pieces: Sequence[bytes]) -> list[bytes] | None:
 def _refuse_text(pieces: Sequence[bytes]) -> None:
     searched = pieces
     bare = _without_strings(pieces)
-    if bare is not None:
+    if bare is None:
+        if sum(map(len, pieces)) > MAX_ODD_BYTES:
+            raise ValueError(f"the model's code has another form than PyTorch writes, and over {MAX_ODD_BYTES} bytes")
+    else:
         searched = bare if _first(SELF, bare) else [OF_SELF.sub(b"self", piece) for piece in bare]
     found = _first(TEXT_DENIED, searched)
     if found is None and any(b"__setstate__" in piece or b"Interface" in piece for piece in pieces):

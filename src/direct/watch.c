@@ -7,6 +7,7 @@
 
 #include "direct/direct.h"
 #include "engine/options.h"
+#include "redis/api.h"
 #include "redis/clock.h"
 
 /* One of each worker. Workers do not end. */
@@ -61,8 +62,14 @@ static void *watch_main(void *unused) {
 static void start(void) {
     pthread_t thread;
     monotonic_cond_init(&watch.begun);
-    watch.is_started = pthread_create(&thread, NULL, watch_main, NULL) == 0; /* else the next run tries again */
-    if (watch.is_started) pthread_detach(thread);
+    watch.is_started = pthread_create(&thread, NULL, watch_main, NULL) == 0;
+    if (watch.is_started) {
+        pthread_detach(thread);
+    } else {
+        RedisModule_Log(log_context, "warning",
+                        "no thread can be started that ends runs after their time; "
+                        "the next run tries again");
+    }
 }
 
 void watch_begin(void *options, void *(*terminate)(void *options)) {

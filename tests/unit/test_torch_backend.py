@@ -635,6 +635,7 @@ HOSTILE = {
     "name": "input.x" + "_backward" * 5_000,
     "getattr": 'getattr(input, "x' + "_backward" * 5_000 + ' ")',
     "nested": "getattr(" * 6_000 + 'input, "x")',
+    "comments": "input." + "#.\n" * 15_000 + "  x",
 }
 
 
