@@ -72,8 +72,6 @@ void save_outputs(RedisModuleCtx *ctx, Run *run) {
     const Save *end = run->saves + run->nsaves;
     for (const Save *save = run->saves; save < end; save++) {
         run->refusal = key_refusal(ctx, save->key, TensorType);
-        /* An engine process that lies may have said that an op was skipped. */
-        if (run->slots[save->slot] == NULL) run->refusal = "ERR the run ended without its outputs";
         if (run->refusal) return;
     }
     for (const Save *save = run->saves; save < end; save++) {

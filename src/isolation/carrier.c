@@ -304,7 +304,8 @@ static void free_slot(Process *process, uint32_t index) {
 /* Takes an op back with what its result says. Returns whether bridge_finish_ops is to get it. */
 static int take_result(Process *process, Op *op, Reader *reader, int has_result) {
     int is_skipped = has_result && !read_number(reader);
-    if (is_skipped && op_is_wanted(op)) reader->failed = 1; /* nobody has asked for that */
+    /* Nobody has asked for that. The op itself does not say so: the process may have written to its slot. */
+    if (is_skipped && run_is_waiting(op->run) && !run_has_failed(op->run)) reader->failed = 1;
     if (is_skipped && !reader->failed) {
         __atomic_store_n(&op->state->shared, NULL, __ATOMIC_RELEASE);
         op_drop(op);

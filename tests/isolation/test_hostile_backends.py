@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -14,14 +16,17 @@ from testkit.server import Server
 from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
 
+SRC = Path(__file__).resolve().parents[2] / "src"
 # Layout of src/isolation/shared.h
-PREAMBLE = """
+PLACES = {"completed": 20, "dying": 24, "running": 48, "submissions": 7968, "completions": 270112, "slots": 532256}
+PREAMBLE = f"""
 import ctypes, fcntl, mmap, os, random, re, signal, socket, struct, sys, threading, time
 import numpy as np
 
 SOCKET, MEMORY, EVENT = 3, 4, 5
-COMPLETED, DYING, RUNNING, SUBMISSIONS, COMPLETIONS, SLOTS = 16, 24, 56, 7976, 270120, 532264
+COMPLETED, DYING, RUNNING, SUBMISSIONS, COMPLETIONS, SLOTS = {", ".join(map(str, PLACES.values()))}
 HEADER = SLOTS + 65536 * 48
+STRETCH = HEADER // 4096 * 4096 + 4096 + (64 << 30)
 
 def memory():
     return mmap.mmap(MEMORY, HEADER)
@@ -134,6 +139,19 @@ LIES = {
         "    for i in range(65536): struct.pack_into('<I', shared, COMPLETIONS + 4 * i, i)\n"
         "    struct.pack_into('<I', shared, COMPLETED, struct.unpack_from('<I', shared, COMPLETED)[0] + 65535)"
     ),
+    "a skipped op": (
+        "shared, before = memory(), struct.unpack_from('<I', memory(), COMPLETED)[0]\n"
+        "    mmap.mmap(MEMORY, STRETCH + (1 << 30))[STRETCH + (1 << 29):STRETCH + (1 << 29) + 8] = bytes(8)\n"
+        "    for slot in range(8):\n"
+        "        word, acked = struct.unpack_from('<ii', shared, SLOTS + 48 * slot)\n"
+        "        if word & 7 != 2 or word & ~7 == acked: continue\n"
+        "        struct.pack_into('<i', shared, SLOTS + 48 * slot, word + 3)\n"
+        "        struct.pack_into('<QQ', shared, SLOTS + 48 * slot + 24, 1 << 29, 8)\n"
+        "        struct.pack_into('<I', shared, COMPLETIONS + before % 65536 * 4, slot)\n"
+        "        before += 1\n"
+        "    struct.pack_into('<I', shared, COMPLETED, before)\n"
+        "    os.write(EVENT, struct.pack('<Q', 1)); time.sleep(0.2)"
+    ),
     "others' deaths": "struct.pack_into('<Q', memory(), DYING, 1); os._exit(1)",
     "all that runs": "scribble(RUNNING, SUBMISSIONS, 1)",
 }
@@ -141,9 +159,8 @@ STRING = list(DTYPES).index("STRING")
 # A result that is nearly right, for each slot: word by word something else.
 RESULTS = {
     f"{name} of {number}": (
-        "shared = mmap.mmap(MEMORY, HEADER // 4096 * 4096 + 4096 + (64 << 30) + (1 << 30))\n"
-        "    stretch = HEADER // 4096 * 4096 + 4096 + (64 << 30)\n"
-        "    at = stretch + (1 << 29)\n"
+        "shared = mmap.mmap(MEMORY, STRETCH + (1 << 30))\n"
+        "    at = STRETCH + (1 << 29)\n"
         "    begun = time.monotonic_ns()\n"
         f"    words = [1, begun, 5, 0, 0, 0, 0, 0, 1, {STRING if 'string' in name else 0}, 1, 2, 1 << 29, 8, 1 << 29]\n"
         f"    words[{position}] = {number}\n"
@@ -235,6 +252,15 @@ def cause(server: Server, pings: Pings, blob: bytes, runs: int = 1, lies: bool =
     return replies
 
 
+def test_lies_are_told_at_the_right_places(tmp_path: Path) -> None:
+    """Else they would prove nothing."""
+    checks = [f'_Static_assert(offsetof(Shared, {name}) == {place}, "");' for name, place in PLACES.items()]
+    (tmp_path / "places.c").write_text("\n".join(["#include <stddef.h>", '#include "isolation/shared.h"', *checks]))
+    command = ["cc", "-fsyntax-only", "-I", str(SRC), str(tmp_path / "places.c")]
+    compiled = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert compiled.returncode == 0, compiled.stderr
+
+
 @pytest.mark.parametrize("what", ENDS)
 def test_ends_at_a_run(python_models: Server, pings: Pings, what: str) -> None:
     stored, first, *later = cause(python_models, pings, at_run(ENDS[what]), 4)
@@ -286,6 +312,12 @@ def test_lies(python_models: Server, pings: Pings, what: str, then: str) -> None
 def test_lies_at_a_load(python_models: Server, pings: Pings, what: str) -> None:
     for reply in cause(python_models, pings, at_load({**LIES, **SCRIBBLES}[what]), lies=True):
         assert reply == b"OK" or (isinstance(reply, Error) and reply.startswith("ERR ")), reply
+
+
+def test_a_run_that_nobody_asked_to_skip(python_models: Server, pings: Pings) -> None:
+    """It has no outputs, so it cannot answer OK."""
+    stored, reply = cause(python_models, pings, at_run(LIES["a skipped op"]), lies=True)
+    assert (stored, reply) == (b"OK", "ERR the process that ran it gave a result that makes no sense")
 
 
 def test_no_command_of_a_model(python_models: Server) -> None:
