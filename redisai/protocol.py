@@ -158,7 +158,7 @@ class Backend(Protocol):
     # outputs. `is_stateful`, of the same, is True where a run may change what later runs give.
 
 
-Reply: TypeAlias = "bytes | int | float | list[Reply] | None"
+Reply: TypeAlias = "bytes | int | list[Reply] | None"
 
 
 class Redis(Protocol):

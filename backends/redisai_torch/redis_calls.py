@@ -27,7 +27,7 @@ RUN_MODEL = "redisai::run_model"
 # Like RUN_MODEL, but the library believes its schema, which declares no writes. For analysis only.
 RUN_MODEL_PURE = "redisai::run_model_pure"
 
-_NULL, _TEXT, _INTEGER, _DOUBLE, _ARRAY = range(5)
+_NULL, _TEXT, _INTEGER, _ARRAY = range(4)
 
 # _call takes all words as strings in `words`, or all as numbers in `numbers`. The other list is empty.
 SOURCE = f"""
@@ -50,12 +50,12 @@ def execute(command: str, args: List[str] = []) -> Any:
     numbers = _numbers(words)
     if len(numbers) > 0:
         words.clear()
-    kinds, counts, integers, doubles, texts = _call(words, numbers)
+    kinds, counts, integers, texts = _call(words, numbers)
     reply: List[Any] = []
     items = reply
     outer: List[List[Any]] = []
     missing: List[int] = []
-    count, integer, double, text = 0, 0, 0, 0
+    count, integer, text = 0, 0, 0
     for kind in kinds:
         if kind == {_TEXT}:
             items.append(texts[text])
@@ -63,9 +63,6 @@ def execute(command: str, args: List[str] = []) -> Any:
         elif kind == {_INTEGER}:
             items.append(integers[integer])
             integer += 1
-        elif kind == {_DOUBLE}:
-            items.append(doubles[double])
-            double += 1
         elif kind == {_ARRAY}:
             array: List[Any] = []
             items.append(array)
@@ -99,7 +96,7 @@ class _Current(threading.local):
 
 
 current = _Current()
-Flat = tuple[list[int], list[int], list[int], list[float], list[bytes]]
+Flat = tuple[list[int], list[int], list[int], list[bytes]]
 
 
 def _redis() -> Redis:
@@ -110,7 +107,7 @@ def _redis() -> Redis:
 
 def _call(words: list[str], numbers: list[list[int]]) -> Flat:
     try:
-        flat: Flat = ([], [], [], [], [])
+        flat: Flat = ([], [], [], [])
         _flatten(_redis().call([word.encode() for word in words] or [bytes(word) for word in numbers]), flat)
         return flat
     except BaseException as error:
@@ -119,7 +116,7 @@ def _call(words: list[str], numbers: list[list[int]]) -> Flat:
 
 
 def _flatten(reply: Reply, flat: Flat) -> None:
-    kinds, counts, integers, doubles, texts = flat
+    kinds, counts, integers, texts = flat
     if reply is None:
         kinds.append(_NULL)
     elif isinstance(reply, bytes):
@@ -128,9 +125,6 @@ def _flatten(reply: Reply, flat: Flat) -> None:
     elif isinstance(reply, int):
         kinds.append(_INTEGER)
         integers.append(reply)
-    elif isinstance(reply, float):
-        kinds.append(_DOUBLE)
-        doubles.append(reply)
     else:
         kinds.append(_ARRAY)
         counts.append(len(reply))
@@ -165,7 +159,7 @@ def _output(index: int, array: Array, device: torch.device | None) -> torch.Tens
 _library: Any = torch.library.Library("redisai", "DEF")  # type: ignore[no-untyped-call]
 # CONSERVATIVE: the compiler keeps a call whose result is not used.
 for _name, _schema, _kernel in (
-    ("call", "(str[] words, int[][] numbers) -> (int[], int[], int[], float[], str[])", _call),
+    ("call", "(str[] words, int[][] numbers) -> (int[], int[], int[], str[])", _call),
     ("run_model", "(str key, int[][] numbers, Tensor[] inputs, int outputs) -> Tensor[]", _run_model),
 ):
     _library.define(_name + _schema, alias_analysis="CONSERVATIVE")

@@ -240,8 +240,6 @@ def text(value: Any) -> str:
         return "s:" + value
     if isinstance(value, int):
         return "i:" + str(value)
-    if isinstance(value, float):
-        return "f:" + str(value)
     if isinstance(value, NoneType):
         return "none"
     return "l:" + str(len(redis.asList(value)))
@@ -271,9 +269,8 @@ REPLY = load_script(DESCRIBE + entry_point("return as_tensor(described(redis.exe
         (bytes(range(256)), b"s:" + bytes(range(256))),
         (-(2**63), b"i:-9223372036854775808"),
         (0, b"i:0"),
-        (2.5, b"f:2.5"),
         ([], b"l:0"),
-        ([b"a", 1, 2.5, None], b"l:4 s:a i:1 f:2.5 none"),
+        ([b"a", 1, None], b"l:3 s:a i:1 none"),
         ([[], [b"x\xff"], [[1], None], 3], b"l:4 l:0 l:1 s:x\xff l:2 l:1 none i:3"),
     ],
 )
