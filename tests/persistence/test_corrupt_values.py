@@ -5,18 +5,15 @@ What all can be wrong with a value is in test_saved_layouts.py; here are the fil
 
 from __future__ import annotations
 
-import contextlib
 import random
 import re
-import socket
 import subprocess
-import threading
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 
 from testkit import rdb, samples, scripts
+from testkit.replicas import FakeMaster
 from testkit.server import Server, ServerExit, free_port, module_path
 from testkit.values import Value
 from testkit.waiting import wait_for
@@ -84,38 +81,10 @@ def test_of_any_name(tmp_path: Path) -> None:
 # ---- from a master ---------------------------------------------------------------------------------------------------
 
 
-class Master(threading.Thread):
-    """Answers a replica that asks for a full sync with a file of our own, again and again."""
-
-    def __init__(self, file: bytes) -> None:
-        super().__init__(daemon=True)
-        self.file = file
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self.socket.getsockname()[1]
-        self.sent = 0
-
-    def run(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self.socket.accept()
-                with connection, connection.makefile("rb") as stream, contextlib.suppress(OSError):
-                    self.serve(connection, stream)
-
-    def serve(self, connection: socket.socket, stream: BinaryIO) -> None:
-        while line := stream.readline():
-            words = [(stream.readline(), stream.readline())[1].strip() for _ in range(int(line[1:]))]
-            if words[0] == b"PSYNC":
-                connection.sendall(b"+FULLRESYNC %s 1\r\n$%d\r\n%s" % (b"0" * 40, len(self.file), self.file))
-                self.sent += 1
-            elif words[0] == b"PING" or words[1] != b"ACK":
-                connection.sendall(b"+PONG\r\n" if words[0] == b"PING" else b"+OK\r\n")
-
-
 @KINDS
 def test_from_a_master(start_server: StartServer, kind: str) -> None:
     """Redis ends a replica that cannot load a module's value, wherever it comes from; the log has the key."""
-    master = Master(corrupt_rdb(kind, "the:key of it"))
-    master.start()
+    master = FakeMaster(corrupt_rdb(kind, "the:key of it"))
     replica = start_server("--repl-diskless-load", "swapdb")
     assert replica.process
     try:

@@ -6,20 +6,17 @@ test writes the files and the stream itself, byte by byte.
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import socket
-import threading
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 import torch
 
 from testkit import models, rdb, samples, scripts, tf_models
 from testkit.metadata import COMMANDS
-from testkit.replicas import wait_until_in_step
+from testkit.replicas import FakeMaster, follow, wait_until_in_step
 from testkit.restarts import rewrite, wait_until_rewritten
 from testkit.server import Server, ServerExit, program
 from testkit.values import Model, Script, Value
@@ -230,48 +227,16 @@ def test_commands_of_too_few_words_in_an_aof(start_server: StartServer) -> None:
         assert sorted(wire.ask("KEYS", "*")) == [b"a", b"b"]
 
 
-class Master(threading.Thread):
-    """Answers replicas that ask for a full sync with a file, and sends them what follows it."""
-
-    def __init__(self, file: bytes, more: bytes = b"") -> None:
-        super().__init__(daemon=True)
-        self.file, self.more = file, more
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self.socket.getsockname()[1]
-        self.acknowledged = 0
-        self.start()
-
-    def run(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self.socket.accept()
-                with connection, connection.makefile("rb") as stream, contextlib.suppress(OSError):
-                    self.serve(connection, stream)
-
-    def serve(self, connection: socket.socket, stream: BinaryIO) -> None:
-        while line := stream.readline():
-            words = [(stream.readline(), stream.readline())[1].strip() for _ in range(int(line[1:]))]
-            if words[0] == b"PSYNC":
-                head = b"+FULLRESYNC %s 0\r\n$%d\r\n" % (b"0" * 40, len(self.file))
-                connection.sendall(head + self.file + self.more)
-            elif words[:2] == [b"REPLCONF", b"ACK"]:
-                self.acknowledged = int(words[2])
-            else:
-                connection.sendall(b"+PONG\r\n" if words[0] == b"PING" else b"+OK\r\n")
-
-
-def follow(replica: Server, master: Master) -> None:
-    with replica.wire() as wire:
-        assert wire.ask("REPLICAOF", "127.0.0.1", master.port) == b"OK"
-        wait_until_in_step(wire)
-        wait_for(lambda: master.acknowledged >= len(master.more), 30, "the replica has read the stream")
+def take_all(replica: Server, master: FakeMaster) -> None:
+    follow(replica, master)
+    wait_for(lambda: master.acknowledged >= len(master.more), 30, "the replica has read the stream")
 
 
 @pytest.mark.parametrize("appendonly", ["no", "yes"])
 def test_by_the_link_to_a_master(start_server: StartServer, appendonly: str) -> None:
     """The replica passes it on, too: its own AOF holds what it got."""
-    replica, master = start_server("--appendonly", appendonly), Master(rdb.rdb_file({}), stream())
-    follow(replica, master)
+    replica, master = start_server("--appendonly", appendonly), FakeMaster(rdb.rdb_file({}), stream())
+    take_all(replica, master)
     with replica.wire() as wire:
         assert isinstance(run(wire, "model0"), Error), "a replica is read-only"
         assert wire.ask("REPLICAOF", "NO", "ONE") == b"OK"
@@ -287,11 +252,11 @@ def test_by_the_link_to_a_master(start_server: StartServer, appendonly: str) -> 
 
 def test_to_the_replicas_of_a_replica(start_server: StartServer) -> None:
     first, second = start_server("--repl-diskless-sync-delay", "0"), start_server()
-    master = Master(rdb.rdb_file({}), stream())
+    master = FakeMaster(rdb.rdb_file({}), stream())
     with second.wire() as wire:
         assert wire.ask("REPLICAOF", "127.0.0.1", first.port) == b"OK"
         wait_until_in_step(wire)
-    follow(first, master)
+    take_all(first, master)
     with first.wire() as one, second.wire() as other:
         wait_for(lambda: other.ask("DEBUG", "DIGEST") == one.ask("DEBUG", "DIGEST"), 30, "the same on both")
         assert other.ask("REPLICAOF", "NO", "ONE") == b"OK"
@@ -351,8 +316,8 @@ def test_by_an_rdb_file(start_server: StartServer, version: int) -> None:
 
 @pytest.mark.parametrize("version", rdb.VERSIONS)
 def test_by_a_full_sync(start_server: StartServer, version: int) -> None:
-    replica, master = start_server(), Master(saved_file(version))
-    follow(replica, master)
+    replica, master = start_server(), FakeMaster(saved_file(version))
+    take_all(replica, master)
     with replica.wire() as wire:
         assert wire.ask("REPLICAOF", "NO", "ONE") == b"OK"
         check_saved(wire)
@@ -384,7 +349,7 @@ def test_names_are_the_models_own_at_once(start_server: StartServer, version: in
         (server.folder / "dump.rdb").write_bytes(file)
         server.start()
     else:
-        follow(server, Master(file))
+        take_all(server, FakeMaster(file))
     names: dict[str, tuple[Any, Any]] = {}
     with server.wire() as wire, server.wire() as other:
         for key in values:
