@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from redisai.dtypes import DTYPES as ROWS
 from redisai.protobuf import Piece
 from redisai.protocol import MB, Array, Definition, Direct, Port, Settings
 
@@ -28,6 +27,7 @@ from .values import (
     DROP,
     DTYPES,
     KINDS,
+    NAMES,
     NO_ZIPMAP,
     SEQUENCE,
     STRING,
@@ -266,7 +266,7 @@ class Node(NamedTuple):
         shape: tuple[int, ...] | None = self.shape
         if self.kind != TENSOR or not (shape or self.name in scalars):
             shape = (-1, len(labels)) if labels else None
-        return Port(self.name, {row.onnx: row.name for row in ROWS}.get(self.dtype), shape, labels)
+        return Port(self.name, NAMES.get(self.dtype), shape, labels)
 
     def refuse(self) -> None:
         """Raises if it is an output that cannot become a tensor."""

@@ -14,6 +14,7 @@ from .c_api import allocator, api, cpu_memory, ffi, made
 
 # NumPy's type by the library's number, and the reverse.
 DTYPES = {row.onnx: row.numpy for row in ROWS}
+NAMES = {row.onnx: row.name for row in ROWS}  # as commands call them
 NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
 STRING = NUMBERS[OBJECT]
 # The library's number of each element type, and its name in error texts.

@@ -13,14 +13,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from redisai.dtypes import DTYPES as ROWS
 from redisai.protobuf import MalformedError, as_varint
 from redisai.protocol import MB, Array, Definition, Direct, Port, Settings
 
 from .c_api import Status, failure, ffi, function, lib
 from .graph_ops import check_operations, keeps_inputs
 from .state import fillers
-from .tensors import DTYPES, NUMBERS, QINT32, STRING, as_array, copied_tensor, new_tensor, type_name
+from .tensors import DTYPES, NAMES, NUMBERS, QINT32, STRING, as_array, copied_tensor, new_tensor, type_name
 from .weights import Weight, split
 
 LARGE = 32 << 20  # bytes of a graph that gains nothing from the executor for tiny ones, and that is not made twice
@@ -248,9 +247,8 @@ def _import(definition: Definition) -> Any:
 
 
 def _ports_of(graph: Any, names: Sequence[str], ports: Any, types: Sequence[int]) -> list[Port]:
-    dtypes = {row.tf: row.name for row in ROWS}
     found = zip(names, ports, types, strict=True)
-    return [Port(name, dtypes.get(number), _declared_shape(graph, port)) for name, port, number in found]
+    return [Port(name, NAMES.get(number), _declared_shape(graph, port)) for name, port, number in found]
 
 
 def _declared_shape(graph: Any, port: Any) -> tuple[int, ...] | None:

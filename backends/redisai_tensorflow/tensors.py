@@ -18,6 +18,7 @@ from .c_api import ffi, lib
 
 # NumPy's type by TensorFlow's number, and the reverse.
 DTYPES = {row.tf: row.numpy for row in ROWS}
+NAMES = {row.tf: row.name for row in ROWS}  # as commands call them
 NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
 STRING = NUMBERS[OBJECT]
 QINT32 = 13
