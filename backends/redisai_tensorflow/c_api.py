@@ -86,7 +86,12 @@ def _open() -> Any:
     # one pixel smaller than its window, and its convolutions answer with freed memory where the output should be empty.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     # RTLD_LOCAL, the default, hides its symbols from other libraries. NODELETE: the library crashes when unloaded.
-    return ffi.dlopen(str(Path(found.origin).parent / "libtensorflow_cc.so.2"), os.RTLD_NOW | os.RTLD_NODELETE)
+    library = ffi.dlopen(str(Path(found.origin).parent / "libtensorflow_cc.so.2"), os.RTLD_NOW | os.RTLD_NODELETE)
+    # cffi looks a function up at its first use, under a lock. A session may be collected at any moment, also while its
+    # thread has that lock: what frees it would wait for ever.
+    for name in dir(library):
+        getattr(library, name)
+    return library
 
 
 lib = _open()

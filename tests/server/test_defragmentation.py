@@ -156,7 +156,7 @@ def test_in_a_script_that_takes_long(fragmented: Server) -> None:
         for i = 1, 300000 do
             local number = (i * 2) % tonumber(ARGV[1])
             local value = redis.call('AI.TENSORGET', 's:' .. number, 'VALUES')
-            if value[1] ~= 'some words ' .. number then return value end
+            if value[1] ~= 'some\\0words ' .. number then return value end
             if i % 1000 == 0 and moved() > before + 100 then return 'all right' end
         end
         return 'nothing moved'

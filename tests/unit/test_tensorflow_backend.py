@@ -429,3 +429,25 @@ def test_damaged_graphs_are_errors_or_run() -> None:
         except (RuntimeError, ValueError, PermissionError):
             continue
         assert session.inputs == ("x",)
+
+
+COLLECTED = """
+import threading
+from testkit import tf_models
+from tests.unit.loading import NAMES, registry, settings
+from redisai.protocol import Definition
+backend = registry.get(NAMES.index("TF"))
+sessions = [backend.load(Definition("TF", "CPU", tf_models.tf_mul(), ("a", "b"), ("mul",)), settings())]
+from redisai_backend_tf.c_api import ffi
+with ffi._lock:
+    thread = threading.Thread(target=sessions.clear, daemon=True)
+    thread.start()
+    thread.join(10)
+    print("stuck" if thread.is_alive() else "freed", flush=True)
+"""
+
+
+def test_a_session_is_freed_under_any_lock() -> None:
+    """Garbage is collected anywhere, also in cffi while it has its lock. In a process where no session was freed."""
+    ended = subprocess.run([sys.executable, "-c", COLLECTED], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.stdout == "freed\n", ended.stderr
