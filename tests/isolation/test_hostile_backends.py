@@ -18,7 +18,7 @@ from testkit.wire import Error, Wire
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 # Layout of src/isolation/shared.h
-PLACES = {"completed": 20, "dying": 24, "running": 48, "submissions": 7968, "completions": 270112, "slots": 532256}
+PLACES = {"completed": 20, "dying": 24, "running": 56, "submissions": 7976, "completions": 270120, "slots": 532264}
 PREAMBLE = f"""
 import ctypes, fcntl, mmap, os, random, re, signal, socket, struct, sys, threading, time
 import numpy as np
