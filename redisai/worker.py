@@ -164,12 +164,12 @@ class Worker:
                 ran = lib.bridge_run_ops(self._queue, self._taken, ops + done, count - done)
                 self._settle()
             if not ran:
-                ran = self._count_pythons(ops + done, count - done)
+                ran = self._count_for_python(ops + done, count - done)
                 self._run_here(ops + done, ran)
             done += ran
 
-    def _count_pythons(self, ops: CData, count: int) -> int:
-        """How many of these ops, from the first on, are Python's. The first is, C could not run it."""
+    def _count_for_python(self, ops: CData, count: int) -> int:
+        """How many of these ops, from the first on, Python has to run. C could not run the first."""
         entries = self._entries
         for index in range(1, count):
             if entries.get(ops[index].id, _MISSING).direct is not None:
