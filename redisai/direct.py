@@ -1,7 +1,7 @@
 """Has C run models and scripts without Python, through the C API of their library (src/direct/).
 
 The loader makes a DirectRunner for each session that offers a Direct (protocol.py). The model's entry holds it. Workers
-enter limit_to() and settle().
+enter its methods.
 REDISAI_DIRECT=off in the environment leaves all runs to Python: tests run the same models both ways.
 """
 
@@ -60,12 +60,30 @@ class DirectRunner:
 
     def settle(self, op: Op, error: CData) -> bool:
         """Gives an op that has failed in C its error. Returns False where Python must run it."""
-        failure = self._direct.explain(ffi.string(error).decode(errors="replace"))
+        failure = self._failure(op, error)
         if failure is None:
             return False
-        fail(op, explained(failure, self._ports, [as_array(op.inputs[index]) for index in range(op.ninputs)]))
+        fail(op, failure)
         op.is_direct = 1
         return True
+
+    def run_batch(self, c_ops: CData, ops: Sequence[Op]) -> bool:
+        """Runs begun ops as one batch in C. Returns False where Python must run it. Raises where it has failed."""
+        error = ffi.new("char **")
+        if lib.bridge_run_batch(c_ops, len(ops), error):
+            return True
+        if error[0]:
+            failure = self._failure(ops[0], error[0])
+            lib.bridge_free(error[0])
+            if failure is not None:
+                raise failure
+        return False
+
+    def _failure(self, op: Op, error: CData) -> BaseException | None:
+        failure = self._direct.explain(ffi.string(error).decode(errors="replace"))
+        if failure is None:
+            return None
+        return explained(failure, self._ports, [as_array(op.inputs[index]) for index in range(op.ninputs)])
 
 
 def api_of(backend: str, function: Callable[[str], Any]) -> CData:

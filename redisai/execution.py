@@ -201,17 +201,15 @@ class ModelEntry:
         if len({op.noutputs for op in ops}) > 1:
             return ""
         begin = perf_counter_ns()
-        rows = sum([op.rows for op in ops])
-        inputs = []
-        for index in range(ninputs):
-            gathered = gather(c_ops, ops, index, rows)
-            if gathered is None:
-                return ""
-            inputs.append(gathered)
-
         try:
+            if self.direct is not None and self.direct.run_batch(c_ops, ops):
+                self.duration = perf_counter_ns() - begin
+                return None
+            inputs = self._gather(c_ops, ops)
+            if inputs is None:
+                return ""
             outputs = self.run(inputs)
-            _check(outputs, noutputs, rows)
+            _check(outputs, noutputs, sum([op.rows for op in ops]))
         except BaseException as failure:
             if self.batching is None or not self.batching.proven:
                 if self.batching is not None:
@@ -228,6 +226,17 @@ class ModelEntry:
         self.duration = duration = perf_counter_ns() - begin
         lib.bridge_batch_ran(c_ops, len(ops), duration // 1000)
         return None
+
+    def _gather(self, c_ops: CData, ops: Sequence[Op]) -> list[Array] | None:
+        """The inputs of a batch. None where the ops do not fit together."""
+        rows = sum([op.rows for op in ops])
+        inputs = []
+        for index in range(ops[0].ninputs):
+            gathered = gather(c_ops, ops, index, rows)
+            if gathered is None:
+                return None
+            inputs.append(gathered)
+        return inputs
 
 
 def _check(outputs: Sequence[Array], noutputs: int, rows: int) -> None:

@@ -45,6 +45,59 @@ static Direct *direct_of(const Op *op) {
     return direct;
 }
 
+/* ---- batches ----------------------------------------------------------------------------------------------------- */
+
+static Tensor *join_input(Op **ops, int n, int index, int64_t rows) {
+    const Tensor *first = ops[0]->inputs[index];
+    int64_t shape[TENSOR_MAX_DIMS], length;
+    uint64_t size;
+    if (first->ndim == 0 || dtype_is_string(first->dtype)) return NULL;
+    memcpy(shape, first->shape, first->ndim * sizeof(*shape));
+    shape[0] = rows;
+    if (tensor_measure(first->dtype, first->ndim, shape, &length, &size) == -1) return NULL;
+    Tensor *joined = tensor_new(first->dtype, first->ndim, shape, length, size, 0);
+    if (joined == NULL || bridge_gather(ops, n, index, joined->data, size) == 0) return joined;
+    tensor_unref(joined);
+    return NULL;
+}
+
+static int have_equal_counts(Op **ops, int n) {
+    for (int i = 1; i < n; i++) {
+        if (ops[i]->noutputs != ops[0]->noutputs) return 0;
+    }
+    return ops[0]->ninputs <= DIRECT_MAX;
+}
+
+/* Runs one op that stands for all: its inputs are joined, and bridge_set_output() splits its outputs. */
+int bridge_run_batch(Op **ops, int n, char **error) {
+    int64_t begun = monotonic_ns();
+    *error = NULL;
+    if (ops[0]->runnable->direct == NULL || !have_equal_counts(ops, n)) return 0;
+    Tensor *inputs[DIRECT_MAX];
+    OpState state = {.members = ops, .nmembers = n};
+    Op joint = *ops[0];
+    joint.inputs = inputs;
+    joint.state = &state;
+    for (int i = 1; i < n; i++) joint.rows += ops[i]->rows;
+
+    int njoined = 0;
+    while (njoined < joint.ninputs && (inputs[njoined] = join_input(ops, n, njoined, joint.rows))) njoined++;
+    Direct *direct = njoined == joint.ninputs ? direct_of(&joint) : NULL;
+    if (direct) *error = run_of(direct->backend)(direct, &joint);
+    while (njoined) tensor_unref(inputs[--njoined]);
+    if (direct == NULL || *error) return 0;
+    for (int i = 0; i < n; i++) {
+        for (int k = 0; k < ops[i]->noutputs; k++) {
+            if (ops[i]->outputs[k] == NULL && ops[i]->state->error == NULL) return 0; /* they could not be split */
+        }
+        ops[i]->is_direct = 1;
+    }
+    bridge_batch_ran(ops, n, (monotonic_ns() - begun) / 1000);
+    return 1;
+}
+
+/* ---- ops that run alone ------------------------------------------------------------------------------------------ */
+
 static void finish(Taken *taken, Op **ops, int n) {
     taken->nready += bridge_finish_ops(ops, n, taken->ready + taken->nready, READY_OPS - taken->nready);
 }

@@ -36,6 +36,8 @@ typedef struct OpState {
     int32_t is_chained;  /* other ops give some of its inputs */
     int32_t is_follower; /* ran in a batch; another op counts its execution */
     int32_t is_held;     /* atomic: the batcher has it (run/queue.c) */
+    int32_t nmembers;    /* of an op that stands for the ops of a batch: these get the rows of its outputs */
+    Op **members;        /* NULL: it stands for itself */
     /* Of an op that is with an engine process (isolation/): the word of shared memory by which both processes decide
      * who begins or skips it: the ticket with the status in its low bits. NULL: the op is not with one. */
     int32_t *shared;
