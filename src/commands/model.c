@@ -40,7 +40,8 @@ static int read_number(const RedisModuleString *arg, int64_t *number, int64_t *t
         *number = whole;
         return whole < 0 ? -1 : 0;
     }
-    if (!thousandths || RedisModule_StringToDouble(arg, &real) == REDISMODULE_ERR || !(real > 0 && real < 1e12)) {
+    if (!thousandths || RedisModule_StringToDouble(arg, &real) == REDISMODULE_ERR ||
+        !(real > 0 && real < MODEL_MAX_EXACT_MS)) {
         return -1;
     }
     int64_t all = llround(real * 1000);

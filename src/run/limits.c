@@ -5,6 +5,7 @@
 #include "run/limits.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "engine/options.h"
 #include "values/model.h"
@@ -72,57 +73,50 @@ static void uncount(Run *run, Count own) {
     server.bytes -= own.bytes;
 }
 
-static void refuse(RedisModuleCtx *ctx, const char *option, int64_t limit, const char *unit, int64_t all, int64_t own) {
+static int refuse(RedisModuleCtx *ctx, const char *who, const char *option, int64_t limit, const char *unit,
+                  int64_t all, int64_t own) {
     char error[320];
-    snprintf(error, sizeof(error),
-             "BUSY the server has %s %lld: %lld %s wait, and this command has %lld; try again later, or set another "
-             "limit by AI.CONFIG",
-             option, (long long)limit, (long long)(all - own), unit, (long long)own);
+    snprintf(
+        error, sizeof(error),
+        "BUSY %s has %s %lld: %lld %s wait, and this command has %lld; try again later, or set another limit by %s",
+        who, option, (long long)limit, (long long)(all - own), unit, (long long)own,
+        strcmp(option, "MAXQUEUE") ? "AI.CONFIG" : "AI.MODELCONFIG");
     RedisModule_ReplyWithError(ctx, error);
+    return -1;
 }
 
-static void refuse_model(RedisModuleCtx *ctx, const Run *run, const Model *model, int64_t all) {
-    char key[RUNNABLE_NAME], error[320];
+static int refuse_for_model(RedisModuleCtx *ctx, const Run *run, const Model *model, int64_t all) {
+    char key[RUNNABLE_NAME], who[RUNNABLE_NAME + 16];
     int64_t own = 0;
     for (int i = 0; i < run->nops; i++) own += run->ops[i].runnable == &model->base;
     runnable_key(&model->base, key);
-    snprintf(error, sizeof(error),
-             "BUSY model '%s' has MAXQUEUE %lld: %lld runs wait, and this command has %lld; try again later, or set "
-             "another limit by AI.MODELCONFIG",
-             key, (long long)model->limits.maxqueue, (long long)(all - own), (long long)own);
+    snprintf(who, sizeof(who), "model '%s'", key);
     add(&model->base.state->stats.refused, 1);
-    RedisModule_ReplyWithError(ctx, error);
+    return refuse(ctx, who, "MAXQUEUE", model->limits.maxqueue, "runs", all, own);
 }
 
-/* Replies an error where a model has too many runs. */
-static int check_models(RedisModuleCtx *ctx, const Run *run) {
+/* -1 after replying that one is too many. */
+static int check(RedisModuleCtx *ctx, const Run *run, Count own) {
     for (const Op *op = run->ops; op < run->ops + run->nops; op++) {
         const Model *model = (const Model *)op->runnable;
-        if (op->runnable->kind != KIND_MODEL || model->limits.maxqueue == 0) continue;
-        int64_t all = limits_waiting(op->runnable);
-        if (all <= model->limits.maxqueue) continue;
-        refuse_model(ctx, run, model, all);
-        return -1;
+        int64_t most = op->runnable->kind == KIND_MODEL ? model->limits.maxqueue : 0;
+        int64_t all = most ? limits_waiting(op->runnable) : 0;
+        if (all > most) return refuse_for_model(ctx, run, model, all);
     }
-    return 0;
-}
-
-static int check_server(RedisModuleCtx *ctx, Count own) {
     ServerFigures all = limits_figures();
     if (max_queued() && all.runs > max_queued()) {
-        refuse(ctx, "MAX_QUEUED", max_queued(), "runs", all.runs, own.runs);
-        return -1;
+        return refuse(ctx, "the server", "MAX_QUEUED", max_queued(), "runs", all.runs, own.runs);
     }
     if (max_queued_bytes() && all.bytes > max_queued_bytes()) {
-        refuse(ctx, "MAX_QUEUED_BYTES", max_queued_bytes(), "bytes of inputs", all.bytes, own.bytes);
-        return -1;
+        return refuse(ctx, "the server", "MAX_QUEUED_BYTES", max_queued_bytes(), "bytes of inputs", all.bytes,
+                      own.bytes);
     }
     return 0;
 }
 
 int limits_admit(RedisModuleCtx *ctx, Run *run) {
     Count own = count(run);
-    if (check_models(ctx, run) == 0 && check_server(ctx, own) == 0) return 0;
+    if (check(ctx, run, own) == 0) return 0;
     uncount(run, own);
     server.refused++;
     return -1;

@@ -5,6 +5,9 @@
 
 Model *model_new(int backend); /* one reference, the caller's; fields are filled in before it is shared */
 
+/* A MINBATCHTIMEOUT that has us is below so many ms: a double still tells them apart. */
+#define MODEL_MAX_EXACT_MS 1000000000000LL
+
 /* While others read them, too. Main thread. */
 void model_set_limits(Model *model, const ModelLimits *limits);
 

@@ -49,8 +49,9 @@ static const char *load_limits(RedisModuleIO *io, ModelLimits *limits, int encve
     limits->minbatchtimeout_us = (int64_t)RedisModule_LoadUnsigned(io);
     limits->maxqueue = (int64_t)RedisModule_LoadUnsigned(io);
     limits->timeout = (int64_t)RedisModule_LoadUnsigned(io);
-    int is_possible = limits->minbatchtimeout_us >= 0 && limits->minbatchtimeout_us <= 999 && limits->maxqueue >= 0;
-    return is_possible && limits->timeout >= 0 ? NULL : "impossible limit";
+    int64_t us = limits->minbatchtimeout_us;
+    if (us < 0 || us > 999 || (us && limits->minbatchtimeout >= MODEL_MAX_EXACT_MS)) return "impossible limit";
+    return limits->maxqueue < 0 || limits->timeout < 0 ? "impossible limit" : NULL;
 }
 
 static const char *load_definition(RedisModuleIO *io, Model *model, int encver, int has_more_limits) {
