@@ -25,7 +25,7 @@ __all__ = ["DTYPES", "AsyncRedisAI", "Dag", "RedisAI", "TimedOut"]
 Array: TypeAlias = npt.NDArray[Any]
 Key: TypeAlias = str | bytes
 Keys: TypeAlias = Key | Iterable[Key]
-Word: TypeAlias = str | bytes | int
+Word: TypeAlias = str | bytes | int | float
 # The docstring says what a method returns. With a client of redis.asyncio, it returns an awaitable of that; with a
 # pipeline, the pipeline, whose execute() returns that. Only Any fits all three.
 Reply: TypeAlias = Any
@@ -64,8 +64,15 @@ def _section(word: str, keys: Keys) -> list[Word]:
     return [word, len(keys), *keys]
 
 
-def _option(word: str, value: str | int | None) -> list[Word]:
+def _option(word: str, value: str | float | None) -> list[Word]:
     return [] if value is None else [word, value]
+
+
+def _limits(
+    size: int | None, minimum: int | None, wait_ms: float | None, queue: int | None, timeout_ms: int | None
+) -> list[Word]:
+    words = [*_option("BATCHSIZE", size), *_option("MINBATCHSIZE", minimum), *_option("MINBATCHTIMEOUT", wait_ms)]
+    return [*words, *_option("MAXQUEUE", queue), *_option("TIMEOUT", timeout_ms)]
 
 
 def _plain(reply: Any) -> Any:
@@ -250,7 +257,9 @@ class RedisAI(_Steps):
         tag: str | None = None,
         batch_size: int | None = None,
         min_batch_size: int | None = None,
-        min_batch_timeout_ms: int | None = None,
+        min_batch_timeout_ms: float | None = None,
+        max_queue: int | None = None,
+        timeout_ms: int | None = None,
         inputs: Sequence[str] = (),
         outputs: Sequence[str] = (),
         example: Any = None,
@@ -264,11 +273,24 @@ class RedisAI(_Steps):
         example: arguments as the model gets them (tensor or tuple of tensors for PyTorch, array for scikit-learn).
         """
         model, backend, inputs, outputs = define(model, backend, example, inputs, outputs)
-        words = [*_option("TAG", tag), *_option("BATCHSIZE", batch_size), *_option("MINBATCHSIZE", min_batch_size)]
-        words += _option("MINBATCHTIMEOUT", min_batch_timeout_ms)
+        words = _option("TAG", tag) + _limits(batch_size, min_batch_size, min_batch_timeout_ms, max_queue, timeout_ms)
         words += [*_section("INPUTS", inputs), *_section("OUTPUTS", outputs)] if inputs or outputs else []
         chunks = [model[start : start + _CHUNK] for start in range(0, max(len(model), 1), _CHUNK)]
         return self._ask(_ok, "AI.MODELSTORE", key, backend, device, *words, "BLOB", *chunks)
+
+    def model_config(
+        self,
+        key: Key,
+        *,
+        batch_size: int | None = None,
+        min_batch_size: int | None = None,
+        min_batch_timeout_ms: float | None = None,
+        max_queue: int | None = None,
+        timeout_ms: int | None = None,
+    ) -> Reply:
+        """Changes how a stored model is batched and what its runs may take; what is not given stays. Returns True."""
+        words = _limits(batch_size, min_batch_size, min_batch_timeout_ms, max_queue, timeout_ms)
+        return self._ask(_ok, "AI.MODELCONFIG", key, *words)
 
     def model_get(self, key: Key) -> Reply:
         """Returns a model's backend, device, tag, inputs, outputs (lists of names) and batching: a dict of str."""

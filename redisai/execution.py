@@ -36,7 +36,7 @@ class Batching:
     only what teaches nothing new.
     """
 
-    __slots__ = ("_direct", "_label", "_on_disable", "_session", "is_fixed", "limits", "proven", "rows_seen")
+    __slots__ = ("_direct", "_label", "_on_change", "_session", "is_fixed", "limits", "proven", "rows_seen")
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class Batching:
         direct: DirectRunner | None,
         limits: Limits,
         label: str,
-        on_disable: Callable[[], None],
+        on_change: Callable[[], None],
     ) -> None:
-        """label names the model in the log. Any worker may call on_disable, once it has disabled batching."""
+        """label names the model in the log. on_change: called when limits has changed, by any worker or the loader."""
         self._session = session
         self._direct = direct
         self._label = label
-        self._on_disable = on_disable
+        self._on_change = on_change
         self.limits = limits
         self.proven = False
         self.is_fixed = False  # it has failed for one op where only batches of BATCHSIZE rows are wanted
@@ -93,7 +93,15 @@ class Batching:
             self._limit_direct(lib.ANY_ROWS)
             text = f"{self._label} runs without batches from now on: {reason}"
             lib.bridge_log(b"warning", text.encode(errors="replace"))
-            self._on_disable()
+            self._on_change()
+
+    def change(self, new: Limits) -> None:
+        """Also begins batching anew where it was disabled."""
+        limits = self.limits  # groups of waiting ops have this very object
+        limits.batchsize, limits.minbatchsize = new.batchsize, new.minbatchsize
+        limits.minbatchtimeout = new.minbatchtimeout
+        self._limit_direct(lib.ANY_ROWS if self.proven or new.batchsize == 1 else self.rows_seen)
+        self._on_change()
 
 
 class Entry(Protocol):
@@ -119,10 +127,12 @@ class ModelEntry:
         "noutputs",
         "outputs",
         "ports",
+        "session",
     )
 
     def __init__(self, session: Session, batching: Batching | None, direct: DirectRunner | None) -> None:
         outputs = session.outputs
+        self.session = session
         self._run = session.run if batching is None else batching.run
         self.ports = ports_of(session)[0]  # of the inputs
         self.batching = batching

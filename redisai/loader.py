@@ -28,8 +28,9 @@ from .protocol import Backend, Definition, ScriptBackend, ScriptDefinition, Sess
 if TYPE_CHECKING:
     from _redisai_bridge import CData, CNames, Job, Model, Runnable, Script
 
+    from .batcher import Limits
     from .direct import DirectRunner
-    from .execution import Entry
+    from .execution import Batching, Entry
     from .worker import WorkerPool
 
 MAX_TIMEOUT_MS = 10**12  # 30 years, for MINBATCHTIMEOUT: added to the clock in ns it still fits into 64 bits
@@ -110,6 +111,8 @@ class Loader:
             self._failures.pop(job.runnable.id, None)
             for pool in self._pools.values():
                 pool.drops += 1
+        elif job.kind == lib.JOB_LIMITS:
+            self._change_limits(ffi.cast("Model *", job.runnable))
         elif job.kind == lib.JOB_IMPORT:
             self._registry.load(job.backend, backends_path() / _text(job.path))
 
@@ -139,9 +142,8 @@ class Loader:
         self._failures.pop(id, None)
 
     def _compile_model(self, runnable: Runnable) -> None:
-        from .batcher import Limits
         from .direct import DirectRunner
-        from .execution import Batching, ModelEntry
+        from .execution import ModelEntry
         from .ports import least_inputs, ports_of, texts_of
 
         model: Model = ffi.cast("Model *", runnable)
@@ -157,15 +159,8 @@ class Loader:
         with self._library_compiles():
             session = _loaded_session(backend, definition, self._settings)
         pool = self._open_pool(definition.device)
-        tag = ffi.unpack(runnable.tag, runnable.tag_size).decode(errors="replace") if runnable.tag_size else ""
-        label = f"{definition.backend} model {tag!r}" if tag else f"{definition.backend} model"
         direct = DirectRunner.of(runnable.backend, definition.backend, session)
-        batching = None
-        if model.batchsize > 1:
-            minbatchsize = min(model.minbatchsize, model.batchsize)
-            timeout = min(model.minbatchtimeout, MAX_TIMEOUT_MS) * 1_000_000
-            limits = Limits(model.batchsize, minbatchsize, timeout)
-            batching = Batching(session, direct, limits, label, pool.apply_new_limits)
+        batching = _batching(model, session, direct, pool) if model.limits.batchsize > 1 else None
         self._entries[runnable.id] = ModelEntry(session, batching, direct)
         lists = [_c_texts(list(session.inputs or ())), _c_texts(list(session.outputs or ()))]
         lists += [_c_texts(texts_of(ports)) for ports in ports_of(session)]
@@ -173,6 +168,21 @@ class Loader:
         counts = least_inputs(session), most, -1 if session.outputs is None else len(session.outputs)
         declared = [(len(texts), names) for texts, names in lists]
         lib.bridge_ready(runnable, pool.queue, ffi.new("Declared *", [*declared, *counts]), _struct(direct))
+
+    def _change_limits(self, model: Model) -> None:
+        """A model that is compiled later gets its limits then."""
+        from .execution import ModelEntry
+
+        id = model.base.id
+        entry = self._entries.get(id)
+        if not isinstance(entry, ModelEntry):
+            return
+        pool = self._pools[_device(model.base)]
+        if entry.batching is not None:
+            entry.batching.change(_limits(model))
+        elif model.limits.batchsize > 1:
+            batching = _batching(model, entry.session, entry.direct, pool)
+            self._entries[id] = ModelEntry(entry.session, batching, entry.direct)
 
     def _compile_script(self, runnable: Runnable) -> None:
         from .direct import DirectRunner
@@ -232,6 +242,26 @@ def _loaded_session(backend: Backend, definition: Definition, settings: Settings
         if text is None:
             raise
         raise RuntimeError(text) from error.__cause__
+
+
+def _limits(model: Model) -> Limits:
+    from .batcher import Limits
+
+    limits = model.limits
+    if limits.batchsize <= 1:
+        return Limits(1)
+    timeout = min(limits.minbatchtimeout, MAX_TIMEOUT_MS) * 1_000_000 + limits.minbatchtimeout_us * 1000
+    return Limits(limits.batchsize, min(limits.minbatchsize, limits.batchsize), timeout)
+
+
+def _batching(model: Model, session: Session, direct: DirectRunner | None, pool: WorkerPool) -> Batching:
+    from .execution import Batching
+
+    base = model.base
+    kind = KINDS[base.backend].name
+    tag = ffi.unpack(base.tag, base.tag_size).decode(errors="replace") if base.tag_size else ""
+    label = f"{kind} model {tag!r}" if tag else f"{kind} model"
+    return Batching(session, direct, _limits(model), label, pool.apply_new_limits)
 
 
 @functools.cache  # an engine process leaves the folder for which relative paths hold

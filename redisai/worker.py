@@ -77,8 +77,7 @@ class WorkerPool:
         """A model's limits have changed. Workers of any queue enter."""
         with self.batcher.lock:
             self.batcher.sweep()
-            if self.batcher.ready:
-                self._wake_at(PAST_NS)
+            self._wake_at(PAST_NS if self.batcher.ready else self.batcher.deadline())
 
     def _wake_at(self, deadline: int) -> None:
         if deadline and (not self.deadline or deadline < self.deadline):

@@ -100,12 +100,21 @@ typedef struct Runnable {
     struct RunnableState *state; /* C's own part (values/runnable.h) */
 } Runnable;
 
-typedef struct Model {
-    Runnable base;
+/* Of a model; the rest of its definition never changes. The main thread changes a number, others read it at any time.
+ */
+typedef struct ModelLimits {
     int64_t batchsize;
     int64_t minbatchsize;
-    int64_t minbatchtimeout; /* ms */
-    Names inputs;            /* as given when stored (TF), or as read from an RDB */
+    int64_t minbatchtimeout;    /* ms */
+    int64_t minbatchtimeout_us; /* more than these ms: 0 .. 999 */
+    int64_t maxqueue;           /* runs that may wait; 0: any number */
+    int64_t timeout;            /* ms, of runs that say none; 0: none */
+} ModelLimits;
+
+typedef struct Model {
+    Runnable base;
+    ModelLimits limits;
+    Names inputs; /* as given when stored (TF), or as read from an RDB */
     Names outputs;
     Piece *pieces;
     int64_t npieces;
@@ -372,6 +381,7 @@ typedef struct Direct {
 #define JOB_LOAD 0   /* compile job.runnable, unless it is compiled already */
 #define JOB_DROP 1   /* forget the session of job.runnable; finishing the job frees it */
 #define JOB_IMPORT 2 /* import backend job.backend from job.path */
+#define JOB_LIMITS 3 /* limits of job.runnable, a model, have changed */
 
 typedef struct Job {
     int32_t kind;

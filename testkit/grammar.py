@@ -49,7 +49,18 @@ BAD_NUMBERS: tuple[Word, ...] = (
 SHORT = (1, 2, 5)  # ms
 WORDS: tuple[Word, ...] = (
     *("INPUTS", "OUTPUTS", "KEYS", "ARGS", "BLOB", "VALUES", "META", "SOURCE", "TAG", "TIMEOUT", "LOAD", "PERSIST"),
-    *("ROUTING", "|>", "BATCHSIZE", "MINBATCHSIZE", "MINBATCHTIMEOUT", "ENTRY_POINTS", "RESETSTAT", "FULL", "$"),
+    *(
+        "ROUTING",
+        "|>",
+        "BATCHSIZE",
+        "MINBATCHSIZE",
+        "MINBATCHTIMEOUT",
+        "MAXQUEUE",
+        "ENTRY_POINTS",
+        "RESETSTAT",
+        "FULL",
+        "$",
+    ),
     *("inputs", "CPU", "GPU:0", "ONNX", "FLOAT", "|>|>", b"\0", b"\xff" * 9, "", "%s%n", "x" * 70000, *BAD_NUMBERS),
 )
 
@@ -240,6 +251,11 @@ class Grammar:
         key = self.key((*MODELS, *OUTPUTS[:2]))
         words = (self.case("AI.MODELSET" if old else "AI.MODELSTORE"), key, backend, self.device(), *tag)
         return (*words, *self.batching(), *nodes, "BLOB", *pieces)
+
+    def modelconfig(self) -> Words:
+        options = self.some(1, 3, lambda: self.draw(st.sampled_from(["MAXQUEUE", "TIMEOUT", "BATCHSIZE"])))
+        limits = [(option, self.often((0, 1, 2, 8, 100), BAD_NUMBERS, 4)) for option in options]
+        return (self.case("AI.MODELCONFIG"), self.key(MODELS), *(word for limit in limits for word in limit))
 
     def device(self) -> Word:
         return self.often(
@@ -475,6 +491,8 @@ class Grammar:
         if kind <= 12:
             return self.dag()
         if kind == 13:
+            if chance(self.draw, 30):
+                return self.modelconfig()
             return self.modelstore() if chance(self.draw, 60) else self.scriptstore()
         return self.about()
 
@@ -507,6 +525,8 @@ class Grammar:
 def may_wait(words: Words) -> bool:
     """Whether a model is stored whose requests may wait for ever, as without MINBATCHTIMEOUT they are meant to."""
     for at, word in enumerate(words):
+        if str(words[0]).upper() == "AI.MODELCONFIG" and str(word).upper().startswith("MINBATCH"):
+            return True
         short = any(words[at + 2 : at + 4] == ("MINBATCHTIMEOUT", ms) for ms in SHORT)
         if isinstance(word, str) and word.upper() == "MINBATCHSIZE" and not short:
             return True

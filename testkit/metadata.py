@@ -29,7 +29,7 @@ COMMANDS = {
         -6,
         "1.2.0",
         "Stores a model; the server goes on while it is compiled",
-        "TAG BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT INPUTS OUTPUTS BLOB",
+        "TAG BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT MAXQUEUE TIMEOUT INPUTS OUTPUTS BLOB",
     ),
     "AI.MODELSET": Command(
         WRITE,
@@ -37,6 +37,13 @@ COMMANDS = {
         "1.0.0",
         "Stores a model (deprecated: use AI.MODELSTORE)",
         "TAG BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT INPUTS OUTPUTS BLOB",
+    ),
+    "AI.MODELCONFIG": Command(
+        {"write"},
+        -4,
+        "2.0.0",
+        "Changes how a stored model is batched and what its runs may take",
+        "MAXQUEUE TIMEOUT BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT",
     ),
     "AI.MODELGET": Command(READ, -2, "1.0.0", "Returns a model's metadata and blob", "META FULL BLOB"),
     "AI.MODELDEL": Command({"write"}, 2, "1.0.0", "Deletes a model"),
@@ -102,7 +109,11 @@ COMMANDS = {
     ),
     "AI.INFO": Command(READ, -2, "1.0.0", "Returns or resets the run statistics of a model or script", "RESETSTAT"),
     "AI.CONFIG": Command(
-        {"admin"}, -2, "1.0.0", "Reads and sets options, loads backends", "BACKENDSPATH LOADBACKEND MODEL_CHUNK_SIZE"
+        {"admin"},
+        -2,
+        "1.0.0",
+        "Reads and sets options, loads backends",
+        "BACKENDSPATH LOADBACKEND MODEL_CHUNK_SIZE MAX_QUEUED",
     ),
     "AI.KILL": Command({"admin", "readonly"}, 2, "2.0.0", "Ends what runs or compiles a model or script now", ""),
 }

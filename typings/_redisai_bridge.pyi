@@ -33,11 +33,15 @@ class Runnable(CData, Protocol):
     tag_size: int
     queue: Queue
 
-class Model(CData, Protocol):
-    base: Runnable
+class ModelLimits(CData, Protocol):
     batchsize: int
     minbatchsize: int
     minbatchtimeout: int
+    minbatchtimeout_us: int
+
+class Model(CData, Protocol):
+    base: Runnable
+    limits: ModelLimits
     inputs: CNames
     outputs: CNames
     pieces: CData
@@ -144,6 +148,7 @@ class _Lib:
     JOB_LOAD: int
     JOB_DROP: int
     JOB_IMPORT: int
+    JOB_LIMITS: int
     def bridge_work(self, queue: Queue, worker: int, taken: Taken, wait: int) -> None: ...
     def bridge_run_ops(self, queue: Queue, taken: Taken, ops: CData, n: int) -> int: ...
     def bridge_set_deadline(self, queue: Queue, deadline: int) -> None: ...

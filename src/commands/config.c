@@ -65,11 +65,18 @@ static int config_command(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
         }
         return reply_ok(ctx);
     }
-    return reply_error(ctx, "unsupported subcommand");
+    OptionRow *option = option_named(argv[1]);
+    if (option == NULL || !option->at_run_time) return reply_error(ctx, "unsupported subcommand");
+    if (argc != 3 || option_set(option, argv[2]) == -1) {
+        return reply_error(ctx, "%s: a number from %lld to %lld is needed", arg_text(argv[1]), (long long)option->min,
+                           (long long)option->max);
+    }
+    return reply_ok(ctx);
 }
 
 COMMAND(config, .name = "AI.CONFIG", .flags = "admin", .arity = -2,
-        .syntax = "action: GET name | BACKENDSPATH path | LOADBACKEND backend path | MODEL_CHUNK_SIZE bytes",
+        .syntax = "action: GET name | BACKENDSPATH path | LOADBACKEND backend path | MODEL_CHUNK_SIZE bytes | "
+                  "MAX_QUEUED count | MAX_QUEUED_BYTES bytes",
         .summary = "Reads and sets options, loads backends", .complexity = "O(1), and loading the backend");
 
 const Command *const config_commands[] = {&config, NULL};

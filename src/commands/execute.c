@@ -6,9 +6,7 @@
 #include "commands/stored.h"
 #include "commands/tensor.h"
 #include "redis/command.h"
-#include "values/runnable.h"
-
-#define MAX_TIMEOUT (1LL << 40) /* ms, 35 years; with more, Redis's timers may overflow */
+#include "values/model.h"
 
 int at_word(const RunParser *p, const char *word) { return p->at < p->argc && arg_is(p->argv[p->at], word); }
 
@@ -19,7 +17,6 @@ int parse_timeout(RunParser *p, const char *missing, long long least) {
         p->positions.timeout < least) {
         return parse_error(p->ctx, "Invalid value for TIMEOUT");
     }
-    if (p->positions.timeout > MAX_TIMEOUT) p->positions.timeout = MAX_TIMEOUT;
     if (p->positions.timeout <= 0) p->positions.timeout = -1;
     p->at++;
     return 0;
@@ -158,5 +155,7 @@ int execute(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const RunGr
     if (run == NULL) return REDISMODULE_OK;
     add_op(run, &p, NULL, p.positions.ninputs);
     static const RunEnd end = {.save = save_run, .reply = reply_run};
-    return run_submit(ctx, run, p.positions.timeout, &end);
+    long long timeout = p.positions.timeout;
+    if (timeout == 0 && grammar->kind == KIND_MODEL) timeout = ((const Model *)p.runnable)->limits.timeout;
+    return run_submit(ctx, run, timeout, &end);
 }

@@ -9,6 +9,7 @@
 #include "engine/running.h"
 #include "isolation/isolation.h"
 #include "redis/command.h"
+#include "run/limits.h"
 #include "run/queue.h"
 #include "values/backend.h"
 #include "values/model.h"
@@ -150,6 +151,12 @@ static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
     if (!for_crash_report && RedisModule_InfoAddSection(ctx, "memory") == REDISMODULE_OK) {
         RedisModule_InfoAddFieldLongLong(ctx, "backends_memory", memory_beyond_redis());
     }
+    if (RedisModule_InfoAddSection(ctx, "queued") == REDISMODULE_OK) {
+        ServerFigures figures = limits_figures();
+        RedisModule_InfoAddFieldLongLong(ctx, "queued_runs", figures.runs);
+        RedisModule_InfoAddFieldLongLong(ctx, "queued_bytes", figures.bytes);
+        RedisModule_InfoAddFieldLongLong(ctx, "refused_runs", figures.refused);
+    }
 }
 
 /* ---- AI.INFO ----------------------------------------------------------------------------------------------------- */
@@ -166,7 +173,8 @@ static void reply_times(RedisModuleCtx *ctx, const char *what, Times times) {
     }
 }
 
-static void reply_full(RedisModuleCtx *ctx, const Stats *stats, int is_model) {
+static void reply_full(RedisModuleCtx *ctx, const Runnable *runnable, int is_model) {
+    const Stats *stats = &runnable->state->stats;
     int64_t executions = stats_get(&stats->executions);
     double batch = executions ? (double)stats_get(&stats->samples) / executions : 0;
     reply_number(ctx, "executions", executions);
@@ -176,12 +184,14 @@ static void reply_full(RedisModuleCtx *ctx, const Stats *stats, int is_model) {
     reply_times(ctx, "queue", stats_times(&stats->queue_times));
     reply_times(ctx, "run", stats_times(&stats->run_times));
     reply_number(ctx, "deaths", stats_get(&stats->deaths));
+    reply_number(ctx, "queued", limits_waiting(runnable));
+    reply_number(ctx, "refused", stats_get(&stats->refused));
 }
 
 static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runnable *runnable, int full) {
     const Stats *stats = &runnable->state->stats;
     int is_model = runnable->kind == KIND_MODEL;
-    RedisModule_ReplyWithArray(ctx, full ? 18 + 24 : 18);
+    RedisModule_ReplyWithArray(ctx, full ? 18 + 28 : 18);
     RedisModule_ReplyWithCString(ctx, "key");
     RedisModule_ReplyWithString(ctx, key);
     reply_text(ctx, "type", is_model ? "MODEL" : "SCRIPT");
@@ -193,7 +203,7 @@ static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runna
     reply_number(ctx, "samples", is_model ? stats_get(&stats->samples) : -1);
     reply_number(ctx, "calls", stats_get(&stats->calls));
     reply_number(ctx, "errors", stats_get(&stats->errors));
-    if (full) reply_full(ctx, stats, is_model);
+    if (full) reply_full(ctx, runnable, is_model);
 }
 
 static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {

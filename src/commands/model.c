@@ -1,11 +1,13 @@
-/* model.c - AI.MODELSTORE, AI.MODELSET, AI.MODELGET, AI.MODELDEL, AI._MODELSCAN. Main thread only.
+/* model.c - AI.MODELSTORE, AI.MODELSET, AI.MODELCONFIG, AI.MODELGET, AI.MODELDEL, AI._MODELSCAN. Main thread only.
  *
  * The blob is the command's own argument, held: copying it would make every client wait. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "commands/commands.h"
 #include "commands/stored.h"
+#include "engine/jobs.h"
 #include "engine/options.h"
 #include "redis/command.h"
 #include "run/waiter.h"
@@ -29,40 +31,69 @@ typedef struct Parser {
 
 static int at_word(const Parser *p, const char *word) { return p->at < p->argc && arg_is(p->argv[p->at], word); }
 
-/* The option's value: a number of 0 or more. */
-static int parse_number(Parser *p, const char *word, int64_t *number) {
-    long long value;
-    if (p->at + 1 >= p->argc || arg_whole(p->argv[p->at + 1], &value) == -1 || value < 0) {
+/* A number of 0 or more; it may have a fraction where thousandths are not NULL. Any time that is given is one. */
+static int read_number(const RedisModuleString *arg, int64_t *number, int64_t *thousandths) {
+    long long whole;
+    double real;
+    if (thousandths) *thousandths = 0;
+    if (arg_whole(arg, &whole) == 0) {
+        *number = whole;
+        return whole < 0 ? -1 : 0;
+    }
+    if (!thousandths || RedisModule_StringToDouble(arg, &real) == REDISMODULE_ERR ||
+        !(real > 0 && real < MODEL_MAX_EXACT_MS)) {
+        return -1;
+    }
+    int64_t all = llround(real * 1000);
+    if (all == 0) all = 1;
+    *number = all / 1000;
+    *thousandths = all % 1000;
+    return 0;
+}
+
+static int parse_real(Parser *p, const char *word, int64_t *number, int64_t *thousandths) {
+    if (p->at + 1 >= p->argc || read_number(p->argv[p->at + 1], number, thousandths) == -1) {
         return parse_error(p->ctx, "Invalid argument for %s", word);
     }
-    *number = value;
     p->at += 2;
     return 0;
 }
 
+static int parse_number(Parser *p, const char *word, int64_t *number) { return parse_real(p, word, number, NULL); }
+
+/* The limits that need no other. */
+static int parse_own_limit(Parser *p, ModelLimits *limits) {
+    if (at_word(p, "MAXQUEUE")) return parse_number(p, "MAXQUEUE", &limits->maxqueue);
+    return parse_number(p, "TIMEOUT", &limits->timeout);
+}
+
 /* A number that needs another one. MODELSTORE looks at the value first, and a value of 0 needs nothing. */
-static int parse_dependent(Parser *p, const char *word, int64_t *number, const char *needed, int64_t needed_number) {
+static int parse_dependent(Parser *p, const char *word, int64_t *number, int64_t *thousandths, const char *needed,
+                           int64_t needed_number) {
     int is_lacking = needed_number == 0 && !p->is_accepted;
     if (is_lacking && p->dialect == MODELSET) return parse_error(p->ctx, "%s specified without %s", word, needed);
-    if (parse_number(p, word, number) == -1) return -1;
-    return is_lacking && *number ? parse_error(p->ctx, "%s specified without %s", word, needed) : 0;
+    if (parse_real(p, word, number, thousandths) == -1) return -1;
+    return is_lacking && (*number || (thousandths && *thousandths))
+               ? parse_error(p->ctx, "%s specified without %s", word, needed)
+               : 0;
 }
 
 static int parse_batchsize(Parser *p, const Model *model) {
     if (p->dialect == MODELSET && !backend_row(model->base.backend)->modelset_batches) {
         return parse_error(p->ctx, "Auto-batching not supported by the TFLITE backend");
     }
-    return parse_number(p, "BATCHSIZE", &p->model->batchsize);
+    return parse_number(p, "BATCHSIZE", &p->model->limits.batchsize);
 }
 
-static int parse_minbatchtimeout(Parser *p, Model *model) {
-    int lacks_batches = p->dialect == MODELSET && model->batchsize == 0;
-    return parse_dependent(p, "MINBATCHTIMEOUT", &model->minbatchtimeout, lacks_batches ? "BATCHSIZE" : "MINBATCHSIZE",
-                           lacks_batches ? 0 : model->minbatchsize);
+static int parse_minbatchtimeout(Parser *p, ModelLimits *limits) {
+    int lacks_batches = p->dialect == MODELSET && limits->batchsize == 0;
+    return parse_dependent(p, "MINBATCHTIMEOUT", &limits->minbatchtimeout, &limits->minbatchtimeout_us,
+                           lacks_batches ? "BATCHSIZE" : "MINBATCHSIZE", lacks_batches ? 0 : limits->minbatchsize);
 }
 
 static int parse_options(Parser *p) {
     Model *model = p->model;
+    ModelLimits *limits = &model->limits;
     for (int result = 0; result == 0;) {
         if (at_word(p, "TAG") && p->at + 1 < p->argc) {
             RedisModule_Free(model->base.tag);
@@ -71,9 +102,11 @@ static int parse_options(Parser *p) {
         } else if (at_word(p, "BATCHSIZE")) {
             result = parse_batchsize(p, model);
         } else if (at_word(p, "MINBATCHSIZE")) {
-            result = parse_dependent(p, "MINBATCHSIZE", &model->minbatchsize, "BATCHSIZE", model->batchsize);
+            result = parse_dependent(p, "MINBATCHSIZE", &limits->minbatchsize, NULL, "BATCHSIZE", limits->batchsize);
         } else if (at_word(p, "MINBATCHTIMEOUT")) {
-            result = parse_minbatchtimeout(p, model);
+            result = parse_minbatchtimeout(p, limits);
+        } else if (p->dialect == MODELSTORE && (at_word(p, "MAXQUEUE") || at_word(p, "TIMEOUT"))) {
+            result = parse_own_limit(p, limits);
         } else {
             return p->at < p->argc ? 0 : parse_error(p->ctx, NO_BLOB);
         }
@@ -176,7 +209,8 @@ static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialec
 COMMAND_AS(modelstore, store(ctx, argv, argc, MODELSTORE), .name = "AI.MODELSTORE", .flags = "write deny-oom",
            .arity = -6, .since = "1.2.0", .keys = {{"key", KEY_WRITE}},
            .syntax = "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] "
-                     "[INPUTS count name [name ...]] [OUTPUTS count name [name ...]] BLOB chunk [chunk ...]",
+                     "[MAXQUEUE max] [TIMEOUT milliseconds] [INPUTS count name [name ...]] [OUTPUTS count name [name "
+                     "...]] BLOB chunk [chunk ...]",
            .summary = "Stores a model; the server goes on while it is compiled",
            .complexity = "O(1), and compiling it");
 
@@ -185,6 +219,54 @@ COMMAND_AS(modelset, store(ctx, argv, argc, MODELSET), .name = "AI.MODELSET", .f
            .syntax = "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] "
                      "[INPUTS input [input ...]] [OUTPUTS output [output ...]] BLOB chunk [chunk ...]",
            .summary = "Stores a model (deprecated: use AI.MODELSTORE)", .complexity = "O(1), and compiling it");
+
+/* ---- AI.MODELCONFIG ---------------------------------------------------------------------------------------------- */
+
+static int parse_limit(Parser *p, ModelLimits *limits) {
+    if (at_word(p, "MAXQUEUE") || at_word(p, "TIMEOUT")) return parse_own_limit(p, limits);
+    if (at_word(p, "BATCHSIZE")) return parse_number(p, "BATCHSIZE", &limits->batchsize);
+    if (at_word(p, "MINBATCHSIZE")) return parse_number(p, "MINBATCHSIZE", &limits->minbatchsize);
+    if (at_word(p, "MINBATCHTIMEOUT")) {
+        return parse_real(p, "MINBATCHTIMEOUT", &limits->minbatchtimeout, &limits->minbatchtimeout_us);
+    }
+    return parse_error(p->ctx, "Invalid argument: %s", arg_text(p->argv[p->at]));
+}
+
+/* A new number that would have no effect. Others may stay: BATCHSIZE 0 alone ends batching. */
+static int check_dependents(const Parser *p, const ModelLimits *old, const ModelLimits *new) {
+    if (p->is_accepted) return 0;
+    if (new->minbatchsize && new->minbatchsize != old->minbatchsize && new->batchsize == 0) {
+        return parse_error(p->ctx, "MINBATCHSIZE specified without BATCHSIZE");
+    }
+    int is_other = new->minbatchtimeout != old->minbatchtimeout || new->minbatchtimeout_us != old->minbatchtimeout_us;
+    if ((new->minbatchtimeout || new->minbatchtimeout_us) && is_other && new->minbatchsize == 0) {
+        return parse_error(p->ctx, "MINBATCHTIMEOUT specified without MINBATCHSIZE");
+    }
+    return 0;
+}
+
+static int modelconfig_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    Model *model = find_runnable(ctx, argv[1], KIND_MODEL);
+    if (model == NULL) return log_lost_value(ctx, argv);
+    Parser p = {.ctx = ctx, .argv = argv, .argc = argc, .at = 2, .is_accepted = wait_mode(ctx) == WAIT_NOT};
+    ModelLimits limits = model->limits;
+    while (p.at < argc) {
+        if (parse_limit(&p, &limits) == -1) return log_lost_value(ctx, argv);
+    }
+    if (check_dependents(&p, &model->limits, &limits) == -1) return REDISMODULE_OK;
+    model_set_limits(model, &limits);
+    jobs_post_limits(&model->base);
+    RedisModule_CloseKey(RedisModule_OpenKey(ctx, argv[1], REDISMODULE_READ | REDISMODULE_WRITE)); /* it has changed */
+    RedisModule_ReplicateVerbatim(ctx);
+    stored_notify(ctx, argv);
+    return reply_ok(ctx);
+}
+
+COMMAND(modelconfig, .name = "AI.MODELCONFIG", .flags = "write", .arity = -4, .since = "2.0.0",
+        .keys = {{"key", KEY_CHANGE}},
+        .syntax = "key [MAXQUEUE max] [TIMEOUT milliseconds] [BATCHSIZE max] [MINBATCHSIZE min] "
+                  "[MINBATCHTIMEOUT milliseconds]",
+        .summary = "Changes how a stored model is batched and what its runs may take");
 
 /* ---- AI.MODELGET, AI.MODELDEL ------------------------------------------------------------------------------------ */
 
@@ -233,25 +315,45 @@ static void reply_ports(RedisModuleCtx *ctx, const Model *model, const char *fie
     while (depth >= 0) RedisModule_ReplySetArrayLength(ctx, counts[depth--]);
 }
 
+/* Those that clients of deployed servers do not know, where they are set. Returns how many words. */
+static int reply_more_limits(RedisModuleCtx *ctx, const ModelLimits *limits) {
+    int64_t us = limits->minbatchtimeout_us ? limits->minbatchtimeout * 1000 + limits->minbatchtimeout_us : 0;
+    const struct {
+        const char *field;
+        int64_t number;
+    } fields[] = {{"maxqueue", limits->maxqueue}, {"timeout", limits->timeout}, {"minbatchtimeout_us", us}};
+    int words = 0;
+    for (int i = 0; i < 3; i++) {
+        if (fields[i].number == 0) continue;
+        reply_number(ctx, fields[i].field, fields[i].number);
+        words += 2;
+    }
+    return words;
+}
+
 static int reply_model(RedisModuleCtx *ctx, const Model *model, int meta, int blob, int full) {
+    const ModelLimits *limits = &model->limits;
+    int words = full ? 20 : 16;
     if (meta) {
-        RedisModule_ReplyWithArray(ctx, 16 + (full ? 4 : 0) + (blob ? 2 : 0));
+        RedisModule_ReplyWithArray(ctx, REDISMODULE_POSTPONED_LEN);
         reply_text(ctx, "backend", backend_name(model->base.backend));
         reply_text(ctx, "device", model->base.device);
         RedisModule_ReplyWithCString(ctx, "tag");
         RedisModule_ReplyWithStringBuffer(ctx, model->base.tag, model->base.tag_size);
-        reply_number(ctx, "batchsize", model->batchsize);
-        reply_number(ctx, "minbatchsize", model->minbatchsize);
+        reply_number(ctx, "batchsize", limits->batchsize);
+        reply_number(ctx, "minbatchsize", limits->minbatchsize);
         reply_names(ctx, "inputs", model_inputs(model));
         reply_names(ctx, "outputs", model_outputs(model));
-        reply_number(ctx, "minbatchtimeout", model->minbatchtimeout);
+        reply_number(ctx, "minbatchtimeout", limits->minbatchtimeout + (limits->minbatchtimeout_us > 0));
         if (full) {
             reply_ports(ctx, model, "input_details", &model->declared.input_ports);
             reply_ports(ctx, model, "output_details", &model->declared.output_ports);
         }
+        words += reply_more_limits(ctx, limits);
         if (blob) RedisModule_ReplyWithCString(ctx, "blob");
     }
     if (blob) reply_blob(ctx, model);
+    if (meta) RedisModule_ReplySetArrayLength(ctx, words + (blob ? 2 : 0));
     return REDISMODULE_OK;
 }
 
@@ -293,4 +395,4 @@ COMMAND_AS(modeldel, delete_runnable(ctx, argv, KIND_MODEL), .name = "AI.MODELDE
 COMMAND_AS(modelscan, scan_runnables(ctx, ModelType), .name = "AI._MODELSCAN", .flags = "readonly", .arity = 1,
            .summary = "Returns the keys and tags of all models", .complexity = "O(N) where N is the number of keys");
 
-const Command *const model_commands[] = {&modelstore, &modelset, &modelget, &modeldel, &modelscan, NULL};
+const Command *const model_commands[] = {&modelstore, &modelset, &modelconfig, &modelget, &modeldel, &modelscan, NULL};

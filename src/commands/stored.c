@@ -20,8 +20,7 @@ void *find_runnable(RedisModuleCtx *ctx, RedisModuleString *name, int kind) {
     return lookup_value(ctx, name, type_of(kind), kind == KIND_MODEL ? "model key is empty" : "script key is empty");
 }
 
-/* Tells of the command: of each form (AI.MODELSTORE, AI.MODELSET) by its own name, as the client may have typed it. */
-static void notify(RedisModuleCtx *ctx, RedisModuleString **argv) {
+void stored_notify(RedisModuleCtx *ctx, RedisModuleString **argv) {
     char event[32];
     snprintf(event, sizeof(event), "%s", arg_text(argv[0]));
     for (char *at = event; *at; at++) *at = (char)tolower(*at);
@@ -33,7 +32,7 @@ static void notify(RedisModuleCtx *ctx, RedisModuleString **argv) {
 static void set_compiled(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runnable *runnable) {
     key_set_value(ctx, argv[1], type_of(runnable->kind), runnable_ref(runnable));
     RedisModule_Replicate(ctx, arg_text(argv[0]), "v", argv + 1, (size_t)argc - 1);
-    notify(ctx, argv);
+    stored_notify(ctx, argv);
 }
 
 static void write_compiled(RedisModuleCtx *ctx, Waiter *waiter) {
@@ -61,7 +60,7 @@ int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runn
         key_set_value(ctx, argv[1], type_of(runnable->kind), runnable);
         runnable_compile(runnable);
         RedisModule_ReplicateVerbatim(ctx);
-        notify(ctx, argv);
+        stored_notify(ctx, argv);
         return reply_ok(ctx);
     }
     LoaderJob *job = job_new(JOB_LOAD, runnable);
@@ -105,7 +104,7 @@ int delete_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int kind) {
     RedisModule_DeleteKey(key);
     RedisModule_CloseKey(key);
     RedisModule_ReplicateVerbatim(ctx);
-    notify(ctx, argv);
+    stored_notify(ctx, argv);
     RedisModule_NotifyKeyspaceEvent(ctx, REDISMODULE_NOTIFY_GENERIC, "del", argv[1]); /* as DEL does */
     return reply_ok(ctx);
 }

@@ -9,6 +9,10 @@ void *find_runnable(RedisModuleCtx *ctx, RedisModuleString *name, int kind);
 /* Compiles it and makes it the value of argv[1], whose type has been checked; takes the reference over and replies. */
 int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runnable *runnable);
 
+/* Tells of the command that has changed argv[1]: of each form (AI.MODELSTORE, AI.MODELSET) by its own name, as the
+ * client may have typed it. Call it after replicating. */
+void stored_notify(RedisModuleCtx *ctx, RedisModuleString **argv);
+
 /* Calls kill for models and scripts that clients are storing at this key just now, until one call does not return 0.
  * Returns what it returned. */
 int kill_stores(RedisModuleCtx *ctx, const RedisModuleString *key, int (*kill)(uint64_t id));

@@ -130,6 +130,13 @@ void jobs_init(void) {
     monotonic_cond_init(&jobs.finished);
 }
 
+void jobs_post_limits(Runnable *model) {
+    if (__atomic_exchange_n(&model->state->limits_posted, 1, __ATOMIC_SEQ_CST)) return;
+    LoaderJob *job = job_new(JOB_LIMITS, runnable_ref(model));
+    job->is_urgent = 1;
+    job_post(job);
+}
+
 /* ---- what Python calls, on the loader thread --------------------------------------------------------------------- */
 
 /* NULL: there is none. Call it with the mutex held. */
@@ -139,6 +146,8 @@ static LoaderJob *take(JobQueue *queue) {
     if (job == NULL) return NULL;
     list->first = job->next;
     if (list->first == NULL) list->last = NULL;
+    /* Before whoever takes the job reads the limits: later changes need another. */
+    if (job->job.kind == JOB_LIMITS) __atomic_store_n(&job->job.runnable->state->limits_posted, 0, __ATOMIC_SEQ_CST);
     return job;
 }
 

@@ -26,6 +26,9 @@ void job_free(LoaderJob *job);                    /* and what it holds: the runn
 /* Hands the job over to the loader. */
 void job_post(LoaderJob *job);
 
+/* The model's limits have changed, and the loader shall tell the workers. */
+void jobs_post_limits(Runnable *model);
+
 /* Posts the job and waits until it is finished; then the caller reads job->error and frees the job. Holding no lock. */
 void job_post_and_wait(LoaderJob *job);
 

@@ -25,6 +25,8 @@
 #define ISOLATION_MEMORY_LIMIT 3
 #define MODEL_EXECUTION_TIMEOUT 4
 #define MODEL_LOAD_TIMEOUT 5
+#define MAX_QUEUED 6
+#define MAX_QUEUED_BYTES 7
 static const char *const isolation_words[] = {"none", "process", NULL};
 static OptionRow options[] = {
     [THREADS_PER_QUEUE] = {.python = {"threads_per_queue", 1}, .min = 1, .max = MAX_THREADS},
@@ -35,6 +37,8 @@ static OptionRow options[] = {
     [ISOLATION_MEMORY_LIMIT] = {.python = {"isolation_memory_limit", 0}, .max = LLONG_MAX / MB}, /* MB; 0: none */
     [MODEL_EXECUTION_TIMEOUT] = {.python = {"model_execution_timeout", 5000}, .min = 1000, .max = INT_MAX}, /* ms */
     [MODEL_LOAD_TIMEOUT] = {.python = {"model_load_timeout", 0}, .max = INT_MAX}, /* ms; 0: none */
+    [MAX_QUEUED] = {.python = {"max_queued", 0}, .max = LLONG_MAX, .at_run_time = 1},
+    [MAX_QUEUED_BYTES] = {.python = {"max_queued_bytes", 0}, .max = LLONG_MAX, .at_run_time = 1},
     {.python = {"inter_op_parallelism", 0}, .max = MAX_THREADS},
     {.python = {"intra_op_parallelism", 0}, .max = MAX_THREADS},
     {.python = {"backend_memory_limit", 0}, .max = LLONG_MAX / MB}, /* MB; 0: none */
@@ -110,6 +114,8 @@ int is_isolated(void) { return options[ISOLATION].python.value != 0; }
 int64_t isolation_memory_limit(void) { return options[ISOLATION_MEMORY_LIMIT].python.value; }
 int64_t model_execution_timeout(void) { return options[MODEL_EXECUTION_TIMEOUT].python.value; }
 int64_t model_load_timeout(void) { return options[MODEL_LOAD_TIMEOUT].python.value; }
+int64_t max_queued(void) { return options[MAX_QUEUED].python.value; }
+int64_t max_queued_bytes(void) { return options[MAX_QUEUED_BYTES].python.value; }
 int64_t threads_per_queue(void) { return options[THREADS_PER_QUEUE].python.value; }
 int safe_start(void) { return options[SAFE_START].python.value != 0; }
 

@@ -33,6 +33,8 @@ int64_t threads_per_queue(void);
 int64_t isolation_memory_limit(void);  /* MB a device; 0: none */
 int64_t model_execution_timeout(void); /* ms, like the next */
 int64_t model_load_timeout(void);      /* 0: none */
+int64_t max_queued(void);              /* runs that may wait on the server; 0: any number, likewise for the next */
+int64_t max_queued_bytes(void);        /* of their inputs */
 int is_isolated(void);
 
 /* Whether only runs compile what a database, an AOF or a master brings. */

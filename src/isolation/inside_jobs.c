@@ -127,11 +127,15 @@ static void drop(uint64_t id) {
     RedisModule_Free(known);
 }
 
+static void read_limits(Reader *reader, Model *model) {
+    ModelLimits limits;
+    memcpy(&limits, read_bytes(reader).data, sizeof(limits));
+    model_set_limits(model, &limits);
+}
+
 static Runnable *read_model(Reader *reader, int backend) {
     Model *model = model_new(backend);
-    model->batchsize = read_number(reader);
-    model->minbatchsize = read_number(reader);
-    model->minbatchtimeout = read_number(reader);
+    read_limits(reader, model);
     read_names(reader, &model->inputs);
     read_names(reader, &model->outputs);
     uint64_t size = (uint64_t)(reader->end - reader->at); /* the blob is the rest */
@@ -210,6 +214,13 @@ static void load(Reader *reader) {
     LoaderJob *job = job_new(JOB_LOAD, runnable);
     job->finished = job_done;
     job_post(job);
+}
+
+static void change_limits(Reader *reader) {
+    Runnable *runnable = inside_runnable((uint64_t)read_number(reader));
+    if (runnable == NULL) return;
+    read_limits(reader, (Model *)runnable);
+    job_post(job_new(JOB_LIMITS, runnable));
 }
 
 static void import(Reader *reader) {
@@ -331,6 +342,7 @@ static void *control(void *unused) {
         switch (receive_message(&payload, &reader)) {
         case MESSAGE_LOAD: load(&reader); break;
         case MESSAGE_IMPORT: import(&reader); break;
+        case MESSAGE_LIMITS: change_limits(&reader); break;
         case MESSAGE_DROP: drop((uint64_t)read_number(&reader)); break;
         case MESSAGE_REPLY: take_reply(&reader); break;
         }

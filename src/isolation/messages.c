@@ -133,6 +133,10 @@ static void write_path(Writer *writer) {
     bridge_free(path);
 }
 
+static void write_limits(Writer *writer, const Model *model) {
+    write_bytes(writer, &model->limits, sizeof(model->limits));
+}
+
 static int send_load(Process *process, const Runnable *runnable) {
     Writer writer = {0};
     write_path(&writer);
@@ -144,9 +148,7 @@ static int send_load(Process *process, const Runnable *runnable) {
     write_bytes(&writer, runnable->state->label, RUNNABLE_LABEL);
     if (runnable->kind == KIND_MODEL) {
         const Model *model = (const Model *)runnable;
-        write_number(&writer, model->batchsize);
-        write_number(&writer, model->minbatchsize);
-        write_number(&writer, model->minbatchtimeout);
+        write_limits(&writer, model);
         write_names(&writer, &model->inputs);
         write_names(&writer, &model->outputs);
         return send_message(process, MESSAGE_LOAD, &writer, model);
@@ -155,6 +157,13 @@ static int send_load(Process *process, const Runnable *runnable) {
     write_names(&writer, &script->entry_points);
     write_text(&writer, script->source);
     return send_message(process, MESSAGE_LOAD, &writer, NULL);
+}
+
+static void send_limits(Process *process, const Runnable *runnable) {
+    Writer writer = {0};
+    write_number(&writer, (int64_t)runnable->id);
+    write_limits(&writer, (const Model *)runnable);
+    send_message(process, MESSAGE_LIMITS, &writer, NULL);
 }
 
 static void send_import(Process *process, const Job *job) {
@@ -201,6 +210,9 @@ static void send_job(Process *process) {
         process->job_since = monotonic_ns();
         if (job->kind == JOB_IMPORT) {
             send_import(process, job);
+        } else if (job->kind == JOB_LIMITS) {
+            if (carrier_has_compiled(process, job->runnable)) send_limits(process, job->runnable);
+            finish_job(process, NULL);
         } else if (carrier_is_set_aside(job->runnable)) {
             refuse_set_aside(process);
         } else if (carrier_has_compiled(process, job->runnable)) {

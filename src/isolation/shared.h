@@ -72,6 +72,7 @@ enum {
     MESSAGE_LOAD,   /* backends path; id and definition of a runnable: compile it. Answered by DONE */
     MESSAGE_IMPORT, /* backends path; backend, path. Answered by DONE */
     MESSAGE_DROP,   /* id */
+    MESSAGE_LIMITS, /* id and limits of a model that the process has compiled */
     MESSAGE_REPLY,  /* call number, reply */
     /* from the process */
     MESSAGE_READY,   /* error, or "" */

@@ -12,7 +12,9 @@ static uint64_t mix(uint64_t hash, uint64_t number) { return (hash ^ number) * 1
 
 void batch_describe(Op *op) {
     const Model *model = (const Model *)op->runnable;
-    if (op->runnable->kind != KIND_MODEL || model->batchsize <= 1) return;
+    if (op->runnable->kind != KIND_MODEL) return;
+    int64_t batchsize = __atomic_load_n(&model->limits.batchsize, __ATOMIC_RELAXED);
+    if (batchsize <= 1) return;
     uint64_t key = mix(mix(mix(14695981039346656037ULL, op->id), op->ninputs), op->noutputs);
     for (int i = 0; i < op->ninputs; i++) {
         const Tensor *tensor = op->inputs[i];
@@ -21,7 +23,7 @@ void batch_describe(Op *op) {
         for (int d = 1; d < tensor->ndim; d++) key = mix(key, tensor->shape[d]);
     }
     int64_t rows = op->ninputs ? op->inputs[0]->shape[0] : 0;
-    if (rows >= model->batchsize) return;
+    if (rows >= batchsize) return;
     op->batch_key = key;
     op->rows = rows;
 }

@@ -5,6 +5,7 @@
 #include "engine/jobs.h"
 #include "engine/running.h"
 #include "redis/clock.h"
+#include "run/limits.h"
 #include "run/queue.h"
 #include "run/run.h"
 #include "values/runnable.h"
@@ -62,6 +63,7 @@ void op_disown(Op *op) {
 }
 
 void op_drop(Op *op) {
+    limits_leave(&op, 1);
     if (move(op, OP_QUEUED, OP_SKIPPED)) op_leave(op->run);
     run_unref(op->run);
 }
@@ -84,6 +86,7 @@ int bridge_sweep_ops(Op **ops, int n) {
 int bridge_begin_ops(Op **ops, int n) {
     int64_t now = monotonic_ns();
     queue_release_held(ops, n);
+    limits_leave(ops, n);
     int kept = 0;
     for (int i = 0; i < n; i++) {
         Op *op = ops[i];
@@ -104,6 +107,7 @@ int op_take_back(Op *op, int64_t begun) {
         op_drop(op);
         return 0;
     }
+    limits_leave(&op, 1);
     op->state->begun = begun;
     return 1;
 }

@@ -9,6 +9,7 @@
 
 #include "engine/running.h"
 #include "redis/clock.h"
+#include "run/limits.h"
 #include "run/queue.h"
 #include "values/runnable.h"
 #include "values/tensor.h"
@@ -80,6 +81,7 @@ static void free_run(void *data) {
         if (run->slots[i]) tensor_unref(run->slots[i]);
     }
     for (Op *op = run->ops; op < run->ops + run->nops; op++) {
+        limits_leave(&op, 1); /* it never came to a queue */
         runnable_unref(op->runnable);
         free_words(op->keys, op->nkeys);
         free_words(op->args, op->nargs);
@@ -138,7 +140,13 @@ static void client_freed(RedisModuleCtx *ctx, Waiter *waiter) {
     run_unref(run);
 }
 
+#define MAX_TIMEOUT (1LL << 40) /* ms, 35 years; with more, Redis's timers may overflow */
+
 int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, const RunEnd *end) {
+    if (limits_admit(ctx, run) == -1) {
+        run_unref(run);
+        return REDISMODULE_OK;
+    }
     run->waiter.write = end->save;
     run->waiter.gone = client_gone;
     run->waiter.freed = client_freed;
@@ -148,7 +156,7 @@ int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, const RunEnd *e
     }
     if (timeout) {
         run->has_timer = 1;
-        run->timer = RedisModule_CreateTimer(ctx, timeout, time_is_up, run);
+        run->timer = RedisModule_CreateTimer(ctx, timeout < MAX_TIMEOUT ? timeout : MAX_TIMEOUT, time_is_up, run);
     }
 
     int64_t now = monotonic_ns();

@@ -26,8 +26,8 @@ typedef struct RunEnd {
     RedisModuleCmdFunc reply;
 } RunEnd;
 
-/* Blocks the client and queues the ops that wait for no other. Takes the caller's reference over. timeout in ms, 0:
- * none. */
+/* Blocks the client and queues the ops that wait for no other, or replies BUSY where a limit refuses them. Takes the
+ * caller's reference over. timeout in ms, 0: none. */
 int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, const RunEnd *end);
 
 /* Ends the client's wait for this reason (RUN_...), unless another reason came first. Any thread. */

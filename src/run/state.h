@@ -42,8 +42,10 @@ typedef struct OpState {
      * who begins or skips it: the ticket with the status in its low bits. NULL: the op is not with one. */
     int32_t *shared;
     int32_t ticket;
-    int64_t queued; /* ns, when it went to its queue */
-    int64_t begun;  /* ns */
+    int32_t is_waiting; /* counted by run/limits.c; whoever has the op ends that */
+    int64_t bytes;      /* of the inputs that it waits with */
+    int64_t queued;     /* ns, when it went to its queue */
+    int64_t begun;      /* ns */
     char *error;
     Op *next; /* in its queue */
 } OpState;

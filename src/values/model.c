@@ -30,6 +30,12 @@ Model *model_new(int backend) {
     return model;
 }
 
+void model_set_limits(Model *model, const ModelLimits *limits) {
+    const int64_t *from = (const int64_t *)limits;
+    int64_t *to = (int64_t *)&model->limits;
+    for (size_t i = 0; i < sizeof(*limits) / sizeof(*to); i++) __atomic_store_n(&to[i], from[i], __ATOMIC_RELAXED);
+}
+
 static Piece *add_piece(Model *model) {
     model->pieces = RedisModule_Realloc(model->pieces, (model->npieces + 1) * sizeof(Piece));
     return &model->pieces[model->npieces++];

@@ -5,6 +5,12 @@
 
 Model *model_new(int backend); /* one reference, the caller's; fields are filled in before it is shared */
 
+/* A MINBATCHTIMEOUT that has us is below so many ms: a double still tells them apart. */
+#define MODEL_MAX_EXACT_MS 1000000000000LL
+
+/* While others read them, too. Main thread. */
+void model_set_limits(Model *model, const ModelLimits *limits);
+
 /* Adds a piece to the blob. hold: keeps the command's own argument and copies nothing. take: takes memory over. */
 void model_hold_piece(Model *model, RedisModuleString *arg);
 void model_take_piece(Model *model, char *data, uint64_t size);

@@ -1,6 +1,7 @@
 /* model_type.c - AI__MODEL, the datatype: saving, loading, memory, copies.
  *
  * Callbacks run on the main thread, save and rewrite in the BGSAVE child, free also on Redis's lazy-free thread. */
+#include <stdio.h>
 #include <string.h>
 
 #include "values/backend.h"
@@ -29,14 +30,34 @@ static const char *load_chunks(RedisModuleIO *io, Model *model) {
     return model->blob_size == total ? NULL : "the blob's length does not match its chunks";
 }
 
-static const char *load_definition(RedisModuleIO *io, Model *model, int encver) {
-    const char *error = runnable_load(io, &model->base, encver);
-    if (error) return error;
-    model->batchsize = (int64_t)RedisModule_LoadUnsigned(io);
-    model->minbatchsize = (int64_t)RedisModule_LoadUnsigned(io);
-    if (encver >= 2) model->minbatchtimeout = (int64_t)RedisModule_LoadUnsigned(io);
-    if (model->batchsize < 0 || model->minbatchsize < 0 || model->minbatchtimeout < 0) return "impossible batch size";
+/* Redis saves one encoding version for all values of a type. So the number of the backend, which comes first, tells of
+ * a model that has more limits than those of version 4. Builds that do not know these refuse that model alone. */
+#define WITH_MORE_LIMITS 256
 
+static int has_more_limits(const ModelLimits *limits) {
+    return limits->minbatchtimeout_us || limits->maxqueue || limits->timeout;
+}
+
+static const char *load_limits(RedisModuleIO *io, ModelLimits *limits, int encver, int has_more) {
+    limits->batchsize = (int64_t)RedisModule_LoadUnsigned(io);
+    limits->minbatchsize = (int64_t)RedisModule_LoadUnsigned(io);
+    if (encver >= 2) limits->minbatchtimeout = (int64_t)RedisModule_LoadUnsigned(io);
+    if (limits->batchsize < 0 || limits->minbatchsize < 0 || limits->minbatchtimeout < 0) {
+        return "impossible batch size";
+    }
+    if (!has_more) return NULL;
+    limits->minbatchtimeout_us = (int64_t)RedisModule_LoadUnsigned(io);
+    limits->maxqueue = (int64_t)RedisModule_LoadUnsigned(io);
+    limits->timeout = (int64_t)RedisModule_LoadUnsigned(io);
+    int64_t us = limits->minbatchtimeout_us;
+    if (us < 0 || us > 999 || (us && limits->minbatchtimeout >= MODEL_MAX_EXACT_MS)) return "impossible limit";
+    return limits->maxqueue < 0 || limits->timeout < 0 ? "impossible limit" : NULL;
+}
+
+static const char *load_definition(RedisModuleIO *io, Model *model, int encver, int has_more_limits) {
+    const char *error = runnable_load(io, &model->base, encver);
+    if (error == NULL) error = load_limits(io, &model->limits, encver, has_more_limits);
+    if (error) return error;
     if (rdb_load_names(io, &model->inputs) == -1) return "broken list of inputs";
     if (rdb_load_names(io, &model->outputs) == -1) return "broken list of outputs";
     if (encver >= 1) return load_chunks(io, model);
@@ -51,20 +72,29 @@ static const char *load_definition(RedisModuleIO *io, Model *model, int encver) 
 static void *rdb_load(RedisModuleIO *io, int encver) {
     if (encver > RDB_ENCODING_VERSION) return rdb_corrupt(io, "model", "saved by a newer version");
     uint64_t backend = RedisModule_LoadUnsigned(io);
+    int has_more_limits = backend >= WITH_MORE_LIMITS;
+    if (has_more_limits) backend -= WITH_MORE_LIMITS;
     if (RedisModule_IsIOError(io) || backend > INT64_MAX || backend_row((int64_t)backend) == NULL) {
         return rdb_corrupt(io, "model", "unknown backend");
     }
     Model *model = model_new((int)backend);
-    return runnable_loaded(io, &model->base, "model", load_definition(io, model, encver));
+    return runnable_loaded(io, &model->base, "model", load_definition(io, model, encver, has_more_limits));
 }
 
 static void rdb_save(RedisModuleIO *io, void *value) {
     Model *model = value;
-    RedisModule_SaveUnsigned(io, model->base.backend);
+    const ModelLimits *limits = &model->limits;
+    int has_more = has_more_limits(limits);
+    RedisModule_SaveUnsigned(io, model->base.backend + (has_more ? WITH_MORE_LIMITS : 0));
     runnable_save(io, &model->base);
-    RedisModule_SaveUnsigned(io, model->batchsize);
-    RedisModule_SaveUnsigned(io, model->minbatchsize);
-    RedisModule_SaveUnsigned(io, model->minbatchtimeout);
+    RedisModule_SaveUnsigned(io, limits->batchsize);
+    RedisModule_SaveUnsigned(io, limits->minbatchsize);
+    RedisModule_SaveUnsigned(io, limits->minbatchtimeout);
+    if (has_more) {
+        RedisModule_SaveUnsigned(io, limits->minbatchtimeout_us);
+        RedisModule_SaveUnsigned(io, limits->maxqueue);
+        RedisModule_SaveUnsigned(io, limits->timeout);
+    }
     /* Names that came from an RDB stay as they were, so that a value saves the same before it is compiled and after. */
     rdb_save_names(io, model->inputs.count ? &model->inputs : model_inputs(model));
     rdb_save_names(io, model->outputs.count ? &model->outputs : model_outputs(model));
@@ -102,6 +132,21 @@ static void add_number(Arguments *args, const char *name, long long number) {
     add_string(args, RedisModule_CreateStringFromLongLong(NULL, number));
 }
 
+/* A saved database may hold one without the other. MODELSTORE takes that from an AOF only. */
+static void add_limits(Arguments *args, const ModelLimits *limits) {
+    char ms[32];
+    snprintf(ms, sizeof(ms), "%lld.%03d", (long long)limits->minbatchtimeout, (int)limits->minbatchtimeout_us);
+    if (limits->minbatchtimeout_us == 0) *strchr(ms, '.') = '\0';
+    if (limits->batchsize) add_number(args, "BATCHSIZE", limits->batchsize);
+    if (limits->minbatchsize) add_number(args, "MINBATCHSIZE", limits->minbatchsize);
+    if (strcmp(ms, "0")) {
+        add_text(args, "MINBATCHTIMEOUT");
+        add_text(args, ms);
+    }
+    if (limits->maxqueue) add_number(args, "MAXQUEUE", limits->maxqueue);
+    if (limits->timeout) add_number(args, "TIMEOUT", limits->timeout);
+}
+
 static void add_names(Arguments *args, const char *section, const Names *names) {
     add_number(args, section, names->count);
     for (int64_t i = 0; i < names->count; i++) add_text(args, names->names[i]);
@@ -116,10 +161,7 @@ static void aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *value) 
         add_text(&args, "TAG");
         add(&args, model->base.tag, model->base.tag_size);
     }
-    if (model->batchsize) add_number(&args, "BATCHSIZE", model->batchsize);
-    /* A saved database may hold one without the other. MODELSTORE takes that from an AOF only. */
-    if (model->minbatchsize) add_number(&args, "MINBATCHSIZE", model->minbatchsize);
-    if (model->minbatchtimeout) add_number(&args, "MINBATCHTIMEOUT", model->minbatchtimeout);
+    add_limits(&args, &model->limits);
     if (backend_row(model->base.backend)->takes_names) {
         add_names(&args, "INPUTS", &model->inputs);
         add_names(&args, "OUTPUTS", &model->outputs);
@@ -168,9 +210,9 @@ static void digest(RedisModuleDigest *result, void *value) {
     Model *model = value;
     RedisModule_DigestAddLongLong(result, model->base.backend);
     runnable_digest(result, &model->base);
-    RedisModule_DigestAddLongLong(result, model->batchsize);
-    RedisModule_DigestAddLongLong(result, model->minbatchsize);
-    RedisModule_DigestAddLongLong(result, model->minbatchtimeout);
+    const int64_t *numbers = (const int64_t *)&model->limits;
+    int count = has_more_limits(&model->limits) ? sizeof(model->limits) / sizeof(*numbers) : 3;
+    for (int i = 0; i < count; i++) RedisModule_DigestAddLongLong(result, numbers[i]);
     if (backend_row(model->base.backend)->takes_names) {
         digest_names(result, &model->inputs);
         digest_names(result, &model->outputs);

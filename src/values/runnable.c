@@ -55,15 +55,21 @@ void runnable_set_label(Runnable *runnable, const RedisModuleString *key) {
     print(at, runnable->tag, runnable->tag_size, 32);
 }
 
-void runnable_name(const Runnable *runnable, char name[RUNNABLE_NAME]) {
+void runnable_key(const Runnable *runnable, char key[RUNNABLE_NAME]) {
     const char *comma = strchr(runnable->state->label, ',');
-    const char *key = strchr(runnable->state->label, '=');
+    const char *start = strchr(runnable->state->label, '=');
+    if (comma && start && start < comma) {
+        print(key, start + 1, comma - start - 1, RUNNABLE_NAME - 1);
+    } else {
+        strcpy(key, "?");
+    }
+}
+
+void runnable_name(const Runnable *runnable, char name[RUNNABLE_NAME]) {
     if (runnable->tag_size) {
         print(name, runnable->tag, runnable->tag_size, RUNNABLE_NAME - 1);
-    } else if (comma && key && key < comma) {
-        print(name, key + 1, comma - key - 1, RUNNABLE_NAME - 1);
     } else {
-        strcpy(name, "?");
+        runnable_key(runnable, name);
     }
 }
 

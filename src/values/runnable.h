@@ -1,9 +1,9 @@
 /* runnable.h - what models and scripts have in common: references, readiness, statistics. bridge.h has Python's part.
  *
- * The definition is immutable from the moment a second thread can see it. What the loader finds out is written once,
- * before the runnable is ready; readers ask runnable_is_ready() first. Any thread may take and release references. The
- * last release hands the value to the loader, which forgets the compiled session and frees the memory. So dropping a
- * model of any size costs the main thread nothing. */
+ * The definition is immutable from the moment a second thread can see it, but for a model's limits. What the loader
+ * finds out is written once, before the runnable is ready; readers ask runnable_is_ready() first. Any thread may take
+ * and release references. The last release hands the value to the loader, which forgets the compiled session and frees
+ * the memory. So dropping a model of any size costs the main thread nothing. */
 #pragma once
 
 #include "bridge.h"
@@ -17,9 +17,12 @@ typedef struct RunnableState {
     int32_t ready;                       /* atomic; once set, queue and what the loader declared never change */
     void (*destroy)(Runnable *runnable); /* frees the Model or Script and what only it has */
     Stats stats;
-    int64_t compiled_by; /* atomic: the start of the engine process of its device that has compiled it (isolation/) */
-    int32_t has_failed;  /* atomic: the loader could not compile it */
-    int64_t died;        /* the start of the last engine process that ended under it, as it was counted (isolation/) */
+    int64_t compiled_by;   /* atomic: the start of the engine process of its device that has compiled it (isolation/) */
+    int32_t has_failed;    /* atomic: the loader could not compile it */
+    int32_t limits_posted; /* atomic: the loader has yet to learn of new limits (engine/jobs.c) */
+    int64_t submitted;     /* main thread: runs that have begun to wait (run/limits.c) */
+    int64_t left;          /* atomic: of them, those that do not wait any more */
+    int64_t died; /* the start of the last engine process that ended under it, as it was counted (isolation/) */
     _Alignas(8) char label[RUNNABLE_LABEL]; /* `model=<key>,tag=<tag>`, cut and printable; for people only */
 } RunnableState;
 
@@ -41,8 +44,11 @@ void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Ru
 /* Sets its label, once its tag is known, before it is shared. key NULL: unknown. */
 void runnable_set_label(Runnable *runnable, const RedisModuleString *key);
 
-/* Its tag, or the key it was stored or loaded under, as in its label. For people only. */
+/* The key it was stored or loaded under, as in its label. For people only, like the next. */
 #define RUNNABLE_NAME 64
+void runnable_key(const Runnable *runnable, char key[RUNNABLE_NAME]);
+
+/* Its tag, or the key it was stored or loaded under, as in its label. */
 void runnable_name(const Runnable *runnable, char name[RUNNABLE_NAME]);
 
 Runnable *runnable_ref(Runnable *runnable);

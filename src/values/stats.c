@@ -80,6 +80,7 @@ void stats_reset(Stats *stats) {
     clear(&stats->samples);
     clear(&stats->executions);
     clear(&stats->direct_executions);
+    clear(&stats->refused);
     clear(&stats->deaths);
     clear_histogram(__atomic_load_n(&stats->queue_times, __ATOMIC_ACQUIRE));
     clear_histogram(__atomic_load_n(&stats->run_times, __ATOMIC_ACQUIRE));

@@ -11,6 +11,7 @@ typedef struct Stats {
     int64_t samples;
     int64_t executions;            /* a batch counts once */
     int64_t direct_executions;     /* those that C ran by the library's C API (direct/) */
+    int64_t refused;               /* runs, for the model's MAXQUEUE (run/limits.c) */
     int64_t deaths;                /* engine processes that have ended while they ran or compiled it (isolation/) */
     struct Histogram *queue_times; /* us; NULL until first needed: most of many stored models may never run */
     struct Histogram *run_times;

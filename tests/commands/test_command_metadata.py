@@ -47,6 +47,8 @@ def test_tree_of_arguments(server: Server) -> None:
         ("device", "string", "", "", []),
         ("tag", "string", "TAG", "optional", []),
         ("batchsize", "block", "", "optional", [("max", "integer", "BATCHSIZE", "", []), minimum]),
+        ("max", "integer", "MAXQUEUE", "optional", []),
+        ("milliseconds", "integer", "TIMEOUT", "optional", []),
         ("inputs", "block", "INPUTS", "optional", names),
         ("outputs", "block", "OUTPUTS", "optional", names),
         ("chunk", "string", "BLOB", "multiple", []),

@@ -15,7 +15,7 @@ from testkit.wire import Error, Simple, Wire
 from tests.commands.test_ai_info import KEYS
 
 TIMES = [b"%s_time_%s" % (what, which) for what in (b"queue", b"run") for which in (b"mean", b"p50", b"p99", b"max")]
-MORE = [b"executions", b"direct_executions", b"average_batch", *TIMES, b"deaths"]
+MORE = [b"executions", b"direct_executions", b"average_batch", *TIMES, b"deaths", b"queued", b"refused"]
 
 
 def full(wire: Wire, key: str) -> dict[bytes, Any]:
@@ -120,7 +120,7 @@ def test_full_before_anything_ran(server: Server, stored: Wire, protocol: int) -
         for key, average in (("add", 0), ("s", -1)):
             reply = wire.ask("ai.info", key, "full")
             assert isinstance(reply, list)
-            assert len(reply) == 42
+            assert len(reply) == 46
             more = dict(zip(reply[18::2], reply[19::2], strict=True))
             assert list(more) == MORE
             assert isinstance(more[b"average_batch"], float if protocol == 3 else bytes)
@@ -164,7 +164,7 @@ def test_resetstat(stored: Wire) -> None:
         average = float(found.pop(b"average_batch"))
         assert average == (-1 if key == "old" else 0)
         assert [found[name] for name in (b"duration", b"calls", b"errors")] == [0, 0, 0]
-        assert [found[name] for name in MORE if name in found] == [0] * 11
+        assert [found[name] for name in MORE if name in found] == [0] * 13
     check(ask(stored, CHAIN), [OK] * 5)
     assert full(stored, "add")[b"executions"] == 2
 

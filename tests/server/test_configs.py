@@ -36,10 +36,12 @@ DEFAULTS = {
     "ai.isolation": isolation(),
     "ai.isolation-memory-limit": "0",
     "ai.model-load-timeout": "0",
+    "ai.max-queued": "0",
+    "ai.max-queued-bytes": "0",
     "ai.model-chunk-size": str(CHUNK),
 }
 EMBEDDED = {"ai.isolation": "none"}  # of servers that load the module without the options of all tests
-AT_RUN_TIME = ("ai.backendspath", "ai.model-chunk-size")
+AT_RUN_TIME = ("ai.backendspath", "ai.model-chunk-size", "ai.max-queued", "ai.max-queued-bytes")
 NUMBERS = [name for name, value in DEFAULTS.items() if value.isdigit()]
 
 

@@ -413,7 +413,7 @@ static void run_batch(Worker *worker, Op **ops, int n) {
 static const Model *model_of(const Op *op) { return (const Model *)op->runnable; }
 
 static void add_to_batcher(Batcher *batcher, Op *op) {
-    CHECK(op->rows > 0 && op->rows < model_of(op)->batchsize && op->runnable->queue == batcher->queue);
+    CHECK(op->rows > 0 && op->rows < model_of(op)->limits.batchsize && op->runnable->queue == batcher->queue);
     int i = 0;
     while (i < batcher->n && batcher->lanes[i]->batch_key != op->batch_key) i++;
     if (i == batcher->n) {
@@ -437,13 +437,14 @@ static void sweep(Lane *lane) {
 
 static int64_t deadline_of(const Lane *lane) {
     const Model *model = model_of(lane->ops[0]);
-    return model->minbatchtimeout ? lane->ops[0]->arrival + model->minbatchtimeout * 1000000 : 0;
+    return model->limits.minbatchtimeout ? lane->ops[0]->arrival + model->limits.minbatchtimeout * 1000000 : 0;
 }
 
 static int is_ready(Lane *lane, int64_t now) {
     if (lane->n == 0) return 0;
     const Model *model = model_of(lane->ops[0]);
-    int64_t least = model->minbatchsize < model->batchsize ? model->minbatchsize : model->batchsize;
+    int64_t least =
+        model->limits.minbatchsize < model->limits.batchsize ? model->limits.minbatchsize : model->limits.batchsize;
     if (least == 0) return 1;
     int64_t deadline = deadline_of(lane), rows = 0;
     for (int i = 0; i < lane->n; i++) rows += lane->ops[i]->rows;
@@ -462,7 +463,7 @@ static Outlook look_at_lanes(Batcher *batcher) {
     int64_t now = now_ns();
     for (int i = 0; i < batcher->n; i++) {
         Lane *lane = batcher->lanes[i];
-        if (is_ready(lane, now) && model_of(lane->ops[0])->minbatchsize) sweep(lane);
+        if (is_ready(lane, now) && model_of(lane->ops[0])->limits.minbatchsize) sweep(lane);
         if (lane->n == 0) {
             free(lane);
             batcher->lanes[i--] = batcher->lanes[--batcher->n];
@@ -489,7 +490,7 @@ static int take_batch(Batcher *batcher, Worker *worker, Op **ops) {
     Lane *lane = outlook.oldest;
     int n = 0;
     if (lane) {
-        int64_t rows = 0, most = model_of(lane->ops[0])->batchsize;
+        int64_t rows = 0, most = model_of(lane->ops[0])->limits.batchsize;
         while (n < lane->n && (n == 0 || rows + lane->ops[n]->rows <= most)) rows += lane->ops[n++]->rows;
         memcpy(ops, lane->ops, n * sizeof(*ops));
         lane->n -= n;

@@ -18,7 +18,7 @@ from examples import digits
 from testkit.server import Client, Server
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("docs/commands.md", "docs/configuration.md", "docs/scripts.md")
+PAGES = ("docs/commands.md", "docs/configuration.md", "docs/operations.md", "docs/scripts.md")
 PROMPT = "127.0.0.1:6379> "
 
 
