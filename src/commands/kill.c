@@ -4,8 +4,6 @@
 #include "engine/options.h"
 #include "isolation/isolation.h"
 #include "redis/command.h"
-#include "values/model.h"
-#include "values/script.h"
 
 static int kill_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (argc != 2) return reply_wrong_arity(ctx, argv);
@@ -13,11 +11,7 @@ static int kill_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
         return RedisModule_ReplyWithError(ctx, "NOPERM AI.KILL needs a user who may run CONFIG SET");
     }
     if (!is_isolated()) return reply_error(ctx, "AI.KILL needs the module to be loaded with ISOLATION process");
-    RedisModuleKey *key = RedisModule_OpenKey(ctx, argv[1], REDISMODULE_READ);
-    RedisModuleType *type = key ? RedisModule_ModuleTypeGetType(key) : NULL;
-    const Runnable *runnable = type == ModelType || type == ScriptType ? RedisModule_ModuleTypeGetValue(key) : NULL;
-    uint64_t id = runnable ? runnable->id : 0;
-    if (key) RedisModule_CloseKey(key);
+    uint64_t id = runnable_id_at(ctx, argv[1]);
     int killed = id ? isolation_kill(id) : 0;
     if (killed == 0) killed = kill_stores(ctx, argv[1], isolation_kill);
     if (killed < 0) return reply_error(ctx, "another AI.KILL ends the process of this device just now; try again");

@@ -1,14 +1,10 @@
 /* scan.c - AI._MODELSCAN and AI._SCRIPTSCAN: the keys and tags of a database (stored.h). Main thread only.
  *
  * There is no index of models and scripts: renames, moves and swaps would all have to maintain it. The keyspace is
- * scanned instead, in slices of a millisecond with the event loop running between them. So a database of any size
- * stalls nobody. */
+ * scanned instead, in slices. So a database of any size stalls nobody. */
+#include "commands/slices.h"
 #include "commands/stored.h"
-#include "redis/clock.h"
 #include "redis/command.h"
-
-#define SLICE_NS 1000000
-#define PAUSE_MS 1
 
 typedef struct Found {
     RedisModuleString *key; /* held */
@@ -16,8 +12,7 @@ typedef struct Found {
 } Found;
 
 typedef struct KeyScan {
-    RedisModuleBlockedClient *blocked;
-    RedisModuleCtx *ctx; /* of the blocked client, with its database */
+    Slices slices; /* first */
     RedisModuleScanCursor *cursor;
     RedisModuleType *type; /* of the wanted values */
     Found *found;
@@ -34,16 +29,8 @@ static void check_key(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleK
         (Found){.key = RedisModule_HoldString(NULL, name), .value = runnable_ref(RedisModule_ModuleTypeGetValue(key))};
 }
 
-static void scan_slice(RedisModuleCtx *ctx, void *data) {
-    KeyScan *scan = data;
-    int64_t end = monotonic_ns() + SLICE_NS;
-    while (RedisModule_Scan(scan->ctx, scan->cursor, check_key, scan)) {
-        if (monotonic_ns() < end) continue;
-        RedisModule_CreateTimer(ctx, PAUSE_MS, scan_slice, scan);
-        return;
-    }
-    RedisModule_BlockedClientMeasureTimeEnd(scan->blocked);
-    RedisModule_UnblockClient(scan->blocked, scan);
+static int scan_some(Slices *slices) {
+    return RedisModule_Scan(slices->ctx, ((KeyScan *)slices)->cursor, check_key, slices);
 }
 
 /* Moves what the caller may read to the front, and returns how many those are. */
@@ -61,7 +48,8 @@ static size_t keep_permitted(RedisModuleCtx *ctx, const KeyScan *scan) {
     return kept;
 }
 
-static void reply_found(RedisModuleCtx *ctx, const KeyScan *scan) {
+static void reply_found(RedisModuleCtx *ctx, Slices *slices) {
+    const KeyScan *scan = (const KeyScan *)slices;
     size_t count = keep_permitted(ctx, scan);
     RedisModule_ReplyWithArray(ctx, (long)count);
     for (size_t i = 0; i < count; i++) {
@@ -71,38 +59,21 @@ static void reply_found(RedisModuleCtx *ctx, const KeyScan *scan) {
     }
 }
 
-static int reply_scan(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    reply_found(ctx, RedisModule_GetBlockedClientPrivateData(ctx));
-    return REDISMODULE_OK;
-}
-
-static void free_scan(RedisModuleCtx *ctx, void *data) {
-    KeyScan *scan = data;
+static void free_scan(Slices *slices) {
+    KeyScan *scan = (KeyScan *)slices;
     for (size_t i = 0; i < scan->count; i++) {
         RedisModule_FreeString(NULL, scan->found[i].key);
         runnable_unref(scan->found[i].value);
     }
     RedisModule_Free(scan->found);
     RedisModule_ScanCursorDestroy(scan->cursor);
-    if (scan->blocked) RedisModule_FreeThreadSafeContext(scan->ctx);
     RedisModule_Free(scan);
 }
 
 int scan_runnables(RedisModuleCtx *ctx, RedisModuleType *type) {
     KeyScan *scan = RedisModule_Calloc(1, sizeof(*scan));
+    scan->slices = (Slices){.step = scan_some, .reply = reply_found, .freed = free_scan};
     scan->cursor = RedisModule_ScanCursorCreate();
     scan->type = type;
-    scan->ctx = ctx;
-    if (wait_mode(ctx) == WAIT_BLOCK) scan->blocked = RedisModule_BlockClient(ctx, reply_scan, NULL, free_scan, 0);
-    if (scan->blocked) {
-        scan->ctx = RedisModule_GetThreadSafeContext(scan->blocked);
-        RedisModule_BlockedClientMeasureTimeStart(scan->blocked);
-        scan_slice(ctx, scan);
-        return REDISMODULE_OK;
-    }
-    while (RedisModule_Scan(ctx, scan->cursor, check_key, scan)) {
-    }
-    reply_found(ctx, scan);
-    free_scan(ctx, scan);
-    return REDISMODULE_OK;
+    return do_in_slices(ctx, &scan->slices);
 }

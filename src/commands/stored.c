@@ -20,6 +20,15 @@ void *find_runnable(RedisModuleCtx *ctx, RedisModuleString *name, int kind) {
     return lookup_value(ctx, name, type_of(kind), kind == KIND_MODEL ? "model key is empty" : "script key is empty");
 }
 
+uint64_t runnable_id_at(RedisModuleCtx *ctx, RedisModuleString *name) {
+    RedisModuleKey *key = RedisModule_OpenKey(ctx, name, REDISMODULE_READ);
+    RedisModuleType *type = key ? RedisModule_ModuleTypeGetType(key) : NULL;
+    const Runnable *runnable = type == ModelType || type == ScriptType ? RedisModule_ModuleTypeGetValue(key) : NULL;
+    uint64_t id = runnable ? runnable->id : 0;
+    if (key) RedisModule_CloseKey(key);
+    return id;
+}
+
 void stored_notify(RedisModuleCtx *ctx, RedisModuleString **argv) {
     char event[32];
     snprintf(event, sizeof(event), "%s", arg_text(argv[0]));
@@ -94,7 +103,10 @@ static void kill_store(void *data, const Waiter *waiter) {
 
 int kill_stores(RedisModuleCtx *ctx, const RedisModuleString *key, int (*kill)(uint64_t id)) {
     Search search = {.db = RedisModule_GetSelectedDb(ctx), .key = key, .kill = kill};
-    waiter_visit(kill_store, &search);
+    int at = 0;
+    do {
+        at = waiter_visit(at, kill_store, &search);
+    } while (at);
     return search.killed;
 }
 

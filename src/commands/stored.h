@@ -6,6 +6,9 @@
 /* The model or script (KIND_...) at a key, which stays the keyspace's; NULL after replying an error. */
 void *find_runnable(RedisModuleCtx *ctx, RedisModuleString *name, int kind);
 
+/* The id of the model or script at a key; 0: there is none. */
+uint64_t runnable_id_at(RedisModuleCtx *ctx, RedisModuleString *name);
+
 /* Compiles it and makes it the value of argv[1], whose type has been checked; takes the reference over and replies. */
 int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runnable *runnable);
 

@@ -68,6 +68,16 @@ void op_drop(Op *op) {
     run_unref(op->run);
 }
 
+const char *op_state_name(const Op *op) {
+    int status = op_status(op);
+    if (status == OP_WAITING) return "waiting";
+    if (status == OP_RUNNING) return "running";
+    if (status != OP_QUEUED) return NULL;
+    int is_shared = __atomic_load_n(&op->state->shared, __ATOMIC_ACQUIRE) != NULL;
+    if (is_shared && op_is_shared_as(op, OP_RUNNING)) return "running";
+    return runnable_is_ready(op->runnable) ? "queued" : "loading";
+}
+
 int bridge_is_awaited(const Op *op) { return run_is_waiting(op->run) && op_is_shared_as(op, OP_RUNNING); }
 
 int bridge_sweep_ops(Op **ops, int n) {

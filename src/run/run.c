@@ -124,6 +124,8 @@ _Static_assert(offsetof(Run, waiter) == 0, "a Waiter is cast to the Run that beg
 
 static void client_gone(Waiter *waiter) { give_up((Run *)waiter, RUN_GONE); }
 
+const Run *run_of(const Waiter *waiter) { return waiter->gone == client_gone ? (const Run *)waiter : NULL; }
+
 /* A timer of our own. Redis checks BlockClient's timeouts once per iteration of its loop: up to 100 ms late on an idle
  * server. */
 static void time_is_up(RedisModuleCtx *ctx, void *data) {

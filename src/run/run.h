@@ -33,6 +33,9 @@ int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, const RunEnd *e
 /* Ends the client's wait for this reason (RUN_...), unless another reason came first. Any thread. */
 void run_end_wait(Run *run, RunState reason);
 
+/* The run of a client that waits for one; NULL: it waits for the loader. */
+const Run *run_of(const Waiter *waiter);
+
 /* ---- the workers' side: op.c ------------------------------------------------------------------------------------- */
 
 /* Sets batch_key and rows of an op whose inputs are complete (batch.c). */
@@ -48,6 +51,9 @@ void op_submit(Op *op);
 
 /* Has the loader compile its model or script first. */
 void op_wait_for_loader(Op *op);
+
+/* "waiting" for other ops of its run, "loading" its model or script, "queued" or "running"; NULL: it has ended. */
+const char *op_state_name(const Op *op);
 
 /* Releases an op that will not run. */
 void op_drop(Op *op);

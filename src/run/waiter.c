@@ -8,6 +8,7 @@
 
 /* Redis 7.0 gives a disconnect callback only the blocked client's handle, so this table finds the waiter. */
 #define BUCKETS 4096
+#define PART 64 /* buckets; of 100,000 waiters, 1,600 */
 static Waiter *waiters[BUCKETS];
 
 static Waiter **bucket_of(RedisModuleBlockedClient *blocked) { return &waiters[((uintptr_t)blocked >> 6) % BUCKETS]; }
@@ -72,10 +73,11 @@ int waiter_block(RedisModuleCtx *ctx, Waiter *waiter, RedisModuleCmdFunc reply) 
     return 0;
 }
 
-void waiter_visit(void (*visit)(void *data, const Waiter *waiter), void *data) {
-    for (int i = 0; i < BUCKETS; i++) {
-        for (const Waiter *waiter = waiters[i]; waiter; waiter = waiter->next) visit(data, waiter);
+int waiter_visit(int at, void (*visit)(void *data, const Waiter *waiter), void *data) {
+    for (int end = at + PART; at < end; at++) {
+        for (const Waiter *waiter = waiters[at]; waiter; waiter = waiter->next) visit(data, waiter);
     }
+    return at % BUCKETS;
 }
 
 void waiter_begin(Waiter *waiter) {

@@ -37,8 +37,9 @@ void waiter_begin(Waiter *waiter);
 /* Has the client answered, after waiter->write if `writes` is set. Any thread; once for each waiter. */
 void waiter_end(Waiter *waiter, int writes);
 
-/* Main thread: visits each waiter that is not freed yet. */
-void waiter_visit(void (*visit)(void *data, const Waiter *waiter), void *data);
+/* Main thread: visits the waiters that are not freed yet, a part of them at a time. at: 0, then what it has returned.
+ * Returns 0 after the last part. */
+int waiter_visit(int at, void (*visit)(void *data, const Waiter *waiter), void *data);
 
 /* A client that waits for the loader, and its command. */
 typedef struct JobWaiter {

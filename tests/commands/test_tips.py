@@ -14,6 +14,7 @@ TIPS = {
     "AI._SCRIPTSCAN": EVERY_SHARD,
     "AI.CONFIG": ["request_policy:all_nodes", "response_policy:all_succeeded"],
     "AI.INFO": VARIES,
+    "AI.RUNS": VARIES,
     "AI.DAGEXECUTE": VARIES,
     "AI.DAGEXECUTE_RO": VARIES,
     "AI.DAGRUN": VARIES,
