@@ -17,3 +17,7 @@ def _start(name: str) -> int:
 
 def redisai_load() -> int:
     return _start("load")
+
+
+def redisai_exporter() -> int:
+    return _start("exporter")
