@@ -270,9 +270,12 @@ class RedisAI(_Steps):
         chunks = [model[start : start + _CHUNK] for start in range(0, max(len(model), 1), _CHUNK)]
         return self._ask(_ok, "AI.MODELSTORE", key, backend, device, *words, "BLOB", *chunks)
 
-    def model_get(self, key: Key) -> Reply:
-        """Returns a model's backend, device, tag, inputs, outputs (lists of names) and batching: a dict of str."""
-        return self._ask(_fields, "AI.MODELGET", key, "META")
+    def model_get(self, key: Key, *, full: bool = False) -> Reply:
+        """Returns a model's backend, device, tag, inputs, outputs (lists of names) and batching: a dict of str.
+
+        full adds what it declares of its inputs and outputs: see AI.MODELGET in docs/commands.md.
+        """
+        return self._ask(_fields, "AI.MODELGET", key, "FULL" if full else "META")
 
     def model_blob(self, key: Key) -> Reply:
         """Returns a model's bytes, as they were stored."""

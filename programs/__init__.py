@@ -21,3 +21,7 @@ def redisai_load() -> int:
 
 def redisai_exporter() -> int:
     return _start("exporter")
+
+
+def redisai_http() -> int:
+    return _start("http")
