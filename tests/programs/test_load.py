@@ -157,26 +157,30 @@ def test_a_server_that_is_none(server: Server, start_server: StartServer, tmp_pa
     assert f"redis://127.0.0.1:{plain.port}: " in error and "secret" not in error
 
 
+def read_until(process: subprocess.Popen[str], *wanted: str) -> None:
+    """Reads lines until all of these words were in them; fails where the program ends before."""
+    text = ""
+    assert process.stdout
+    while not all(words in text for words in wanted):
+        line = process.stdout.readline()
+        assert line, text
+        text += line
+
+
 def test_watch(server: Server, r: Client, tmp_path: Path) -> None:
     """A new version takes the place of the old one, and one that cannot be compiled does not."""
     write(tmp_path, {"m.onnx": models.onnx_add(), "stays.onnx": models.onnx_add()})
     url = f"redis://127.0.0.1:{server.port}"
-    process = subprocess.Popen(
-        [PROGRAM, "--watch", "--url", url, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    command = [PROGRAM, "--watch", "--url", url, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        lines = process.stdout
-        assert lines
-        for expected in ("m: ONNX", "stays: ONNX", "2 loaded", "watching"):
-            assert lines.readline().startswith(expected)
-        (tmp_path / "m.onnx").write_bytes(b"\x08nonsense")
-        assert "m.onnx: " in lines.readline() and lines.readline() == "0 loaded, 1 failed\n"
+        read_until(process, "m: ONNX", "stays: ONNX", "2 loaded", "watching")
+        write(tmp_path, {"m.onnx": b"\x08nonsense", "stays.toml": 'tag = "v2"'})
+        read_until(process, "m.onnx: ", "stays: ONNX CPU tag v2")
         assert meta(r, "m")["outputs"] == [b"sum"]
         write(tmp_path, {"m.onnx": models.onnx_mul()})
-        assert lines.readline().startswith("m: ONNX") and lines.readline() == "1 loaded, 0 failed\n"
+        read_until(process, "m: ONNX")
         assert meta(r, "m")["outputs"] == [b"product"]
-        write(tmp_path, {"stays.toml": 'tag = "v2"'})
-        assert lines.readline().startswith("stays: ONNX CPU tag v2")
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     finally:
