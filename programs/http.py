@@ -238,7 +238,7 @@ async def not_found(request: Request, error: Exception) -> Response:
 
 def application(url: str, timeout_ms: int) -> Starlette:
     # RESP2: the client reads what models declare as lists. The server itself ends runs after timeout_ms.
-    client = redis.asyncio.Redis.from_url(url, protocol=2, socket_timeout=timeout_ms / 1000 + 5)
+    client = redis.asyncio.Redis.from_url(url, protocol=2, socket_timeout=timeout_ms / 1000 + 5 if timeout_ms else None)
     service = Service(client, timeout_ms)
     routes = [
         ("/v2", service.server, "GET"),
@@ -262,7 +262,9 @@ def main() -> int:
     add_url(parser)
     parser.add_argument("--host", default="127.0.0.1", help="the address to serve on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="the port to serve on, 0 for a free one (default: 8000)")
-    parser.add_argument("--timeout-ms", type=int, default=60000, help="for how long a run may take (default: 60000)")
+    parser.add_argument(
+        "--timeout-ms", type=int, default=60000, help="for how long a run may take, 0: any time (default: 60000)"
+    )
     options = parser.parse_args()
     try:
         app = application(options.url, options.timeout_ms)
