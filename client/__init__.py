@@ -292,9 +292,12 @@ class RedisAI(_Steps):
         words = _limits(batch_size, min_batch_size, min_batch_timeout_ms, max_queue, timeout_ms)
         return self._ask(_ok, "AI.MODELCONFIG", key, *words)
 
-    def model_get(self, key: Key) -> Reply:
-        """Returns a model's backend, device, tag, inputs, outputs (lists of names) and batching: a dict of str."""
-        return self._ask(_fields, "AI.MODELGET", key, "META")
+    def model_get(self, key: Key, *, full: bool = False) -> Reply:
+        """Returns a model's backend, device, tag, inputs, outputs (lists of names) and batching: a dict of str.
+
+        full adds what it declares of its inputs and outputs: see AI.MODELGET in docs/commands.md.
+        """
+        return self._ask(_fields, "AI.MODELGET", key, "FULL" if full else "META")
 
     def model_blob(self, key: Key) -> Reply:
         """Returns a model's bytes, as they were stored."""

@@ -120,6 +120,12 @@ def test_everything_lies_in_one_folder(venv: Venv) -> None:
         assert (venv.module().parent / "backends" / backend.name / f"{backend.name}.so").is_file()
 
 
+@pytest.mark.parametrize("name", ["exporter", "http", "load"])
+def test_a_program_without_its_extra(venv: Venv, name: str) -> None:
+    done = run(venv.bin(f"redisai-{name}"), "--help")
+    assert done.returncode == 1 and f"pip install '.[{name}]'" in done.stderr
+
+
 def test_wheel(tmp_path: Path) -> None:
     """scripts/wheel itself installs its wheel with the extra server into an empty venv, and runs a model there."""
     made = run("./scripts/wheel", str(tmp_path))

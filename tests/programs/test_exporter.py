@@ -1,0 +1,268 @@
+"""redisai-exporter: what a scrape gives, in every state of the server; and deploy/prometheus, deploy/grafana and
+docs/exporter.md, with a real Prometheus where there is one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from testkit import models
+from testkit.server import Client, Server, free_port
+from testkit.waiting import wait_for
+from tests.conftest import StartServer
+from tests.tools.test_docs import ROOT, page_blocks
+
+PROGRAM = str(Path(sys.executable).parent / "redisai-exporter")
+PAGE = "docs/exporter.md"
+ALERTS = ROOT / "deploy/prometheus/alerts.yml"
+DASHBOARD = ROOT / "deploy/grafana/redisai.json"
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+Export = Callable[..., str]
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return str(answer.read().decode())
+
+
+@pytest.fixture
+def processes() -> Iterator[list[subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def export(processes: list[subprocess.Popen[str]]) -> Export:
+    """Starts it for a server and returns the address of its metrics."""
+
+    def start(server: Server, *words: str) -> str:
+        command = [PROGRAM, "--url", f"redis://127.0.0.1:{server.port}", "--port", "0", *words]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        assert process.stdout
+        return process.stdout.readline().split()[-1]
+
+    return start
+
+
+def samples(text: str) -> Samples:
+    families = text_string_to_metric_families(text)
+    return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
+
+
+def exported(text: str) -> set[str]:
+    """The names that a scrape has, or would have with other models."""
+    declared = re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE)
+    return {name for name, _ in declared} | {
+        f"{name}{end}" for name, kind in declared if kind == "summary" for end in ("_sum", "_count")
+    }
+
+
+def store_and_run(r: Client) -> None:
+    r.execute_command("AI.MODELSTORE", "fraud", "ONNX", "CPU:1", "TAG", "v3", "BLOB", models.onnx_add())
+    for shape in (3, 3, 5):
+        r.execute_command("AI.TENSORSET", "x", "FLOAT", shape, 2)
+        r.execute_command("AI.MODELEXECUTE", "fraud", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y")
+    with pytest.raises(Exception, match="Number of keys|missing|inputs|input"):
+        r.execute_command("AI.TENSORSET", "x", "FLOAT", 3, 3)
+        r.execute_command("AI.MODELEXECUTE", "fraud", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y")
+
+
+def test_figures(server: Server, r: Client, export: Export) -> None:
+    store_and_run(r)
+    odd = b'k\xff\n"\\'
+    r.execute_command("AI.MODELSTORE", odd, "ONNX", "CPU", "BLOB", models.onnx_add())
+    url = export(server, "--scan-seconds", "3600")
+    found = samples(get(url))
+    labels = {"model": "fraud", "type": "MODEL", "device": "CPU:1", "backend": "ONNX", "tag": "v3"}
+    info = r.execute_command("AI.INFO", "fraud", "FULL")
+    told = dict(zip(info[::2], info[1::2], strict=True))
+
+    def of(name: str, **more: str) -> float:
+        return found[name, frozenset({**labels, **more}.items())]
+
+    assert (of("redisai_calls_total"), of("redisai_errors_total"), of("redisai_rows_total")) == (4, 1, 11)
+    assert of("redisai_run_time_seconds_count") == told[b"executions"]
+    assert of("redisai_run_time_seconds_sum") == pytest.approx(told[b"duration"] / 1e6)
+    assert of("redisai_queue_time_seconds", quantile="0.99") == pytest.approx(told[b"queue_time_p99"] / 1e6)
+    assert of("redisai_run_time_seconds", quantile="1") == pytest.approx(told[b"run_time_max"] / 1e6)
+    assert found["redisai_up", frozenset()] == 1
+    assert ("redisai_worker_cpu_seconds_total", frozenset({("device", "CPU:1"), ("worker", "1")})) in found
+    names = {value for _, some in found for label, value in some if label == "model"}
+    assert names == {"fraud", 'k\\xff\n"\\'}
+
+    r.delete("fraud")
+    r.set(odd, "a string")
+    assert {name for name, some in samples(get(url)) if some} >= {"redisai_version_info"}, "nothing of what is gone"
+    assert not [some for name, some in samples(get(url)) if name == "redisai_calls_total"]
+
+
+def test_down(start_server: StartServer, export: Export) -> None:
+    server = start_server(module=None)
+    url = export(server)
+    assert samples(get(url))["redisai_up", frozenset()] == 0, "without the module"
+    server.kill()
+    assert samples(get(url))["redisai_up", frozenset()] == 0
+
+
+def test_engine_processes(start_server: StartServer, export: Export) -> None:
+    server = start_server(options=["ISOLATION", "process"])
+    with server.client() as r:
+        store_and_run(r)
+        found = samples(get(export(server)))
+    of_device = frozenset({("device", "CPU:1")})
+    assert found["redisai_process_up", of_device] == 1 and found["redisai_process_starts_total", of_device] == 1
+    assert found["redisai_process_deaths_total", of_device] == 0
+    assert found["redisai_process_memory_bytes", of_device] > 2**20
+
+
+def expressions() -> list[str]:
+    rules = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    return [rule["expr"] for rule in rules] + [target["expr"] for panel in panels for target in panel["targets"]]
+
+
+def test_names(server: Server, export: Export) -> None:
+    """What the dashboard, the alerts and the page name is what there is."""
+    there = exported(get(export(server)))
+    named = {name for text in expressions() for name in re.findall(r"\bredisai_\w+", text)}
+    assert len(named) > 10 and named <= there
+    rows = re.findall(r"^\| (`redisai_.*?) \|", (ROOT / PAGE).read_text(), re.MULTILINE)
+    in_the_page = set(re.findall(r"`(redisai_\w+)`", " ".join(rows)))
+    assert (
+        in_the_page
+        | {f"redisai_run_time_seconds{end}" for end in ("_sum", "_count")}
+        | {f"redisai_queue_time_seconds{end}" for end in ("_sum", "_count")}
+        == there
+    )
+
+
+def test_dashboard() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels) > 8
+    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
+    assert len(places) == len(panels) and all(p["gridPos"]["x"] + p["gridPos"]["w"] <= 24 for p in panels)
+    variables = {variable["name"] for variable in dashboard["templating"]["list"]} | {"__rate_interval"}
+    used = set(re.findall(r"\$\{?(\w+)", json.dumps(panels)))
+    assert used <= variables
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="needs Debian's package prometheus")
+def test_prometheus(
+    server: Server, r: Client, export: Export, processes: list[subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """Prometheus takes the rules and the metrics, scrapes by the page's configuration, and knows every expression."""
+    store_and_run(r)
+    url = export(server)
+    checked = subprocess.run(["promtool", "check", "metrics"], input=get(url), capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    (config,) = page_blocks(PAGE, "Prometheus and Grafana: redisai-exporter", "yaml")
+    config = config.replace("127.0.0.1:9122", urllib.parse.urlparse(url).netloc)
+    (tmp_path / "prometheus.yml").write_text("global: {scrape_interval: 1s}\n" + config)
+    shutil.copy(ALERTS, tmp_path)
+    checked = subprocess.run(
+        ["promtool", "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True
+    )
+    assert checked.returncode == 0 and "5 rules found" in checked.stdout, checked.stderr
+    port = free_port()
+    words = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
+    words += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
+    processes.append(subprocess.Popen(["prometheus", *words], text=True))
+
+    def ask(expression: str) -> Any:
+        query = urllib.parse.urlencode(
+            {"query": expression.replace("$instance", ".*").replace("$__rate_interval", "1m")}
+        )
+        answer = json.loads(get(f"http://127.0.0.1:{port}/api/v1/query?{query}"))
+        assert answer["status"] == "success", answer
+        return answer["data"]["result"]
+
+    def answers() -> bool:
+        try:
+            return bool(ask("redisai_up == 1"))
+        except OSError:
+            return False
+
+    wait_for(answers, 30, "Prometheus has scraped")
+    (calls,) = ask("redisai_calls_total")
+    assert (calls["metric"]["model"], calls["metric"]["tag"], calls["value"][1]) == ("fraud", "v3", "4")
+    for expression in expressions():
+        ask(expression)
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="needs Debian's package prometheus")
+def test_alerts(tmp_path: Path) -> None:
+    """promtool plays figures to the rules: which alerts they give after ten minutes."""
+    shutil.copy(ALERTS, tmp_path)
+    device = 'instance="i", device="CPU", worker="1"'
+    model = 'instance="i", model="m", tag="v1"'
+    bad = {
+        'redisai_up{instance="i"}': "0x20",
+        f"redisai_calls_total{{{model}}}": "0+10x20",
+        f"redisai_errors_total{{{model}}}": "0+1x20",
+        'redisai_blocked_clients{instance="i"}': "30+1x20",
+        f"redisai_busy_seconds{{{device}}}": "0+60x20",
+        'redisai_process_deaths_total{instance="i", device="CPU"}': "0x5 1x15",
+    }
+    good = {
+        **dict.fromkeys(bad, "0x20"),
+        'redisai_up{instance="i"}': "1x20",
+        f"redisai_calls_total{{{model}}}": "0+9x20",
+    }
+    names = [rule["alert"] for rule in yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]]
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": [{"series": series, "values": values} for series, values in figures.items()],
+            "promql_expr_test": [
+                {
+                    "expr": "count by (alertname) (ALERTS{alertstate='firing'})",
+                    "eval_time": "12m",
+                    "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in firing],
+                }
+            ],
+        }
+        for figures, firing in ((bad, names), (good, []))
+    ]
+    (tmp_path / "test.yml").write_text(yaml.safe_dump({"rule_files": ["alerts.yml"], "tests": tests}))
+    done = subprocess.run(["promtool", "test", "rules", tmp_path / "test.yml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(
+    not shutil.which("prometheus-redis-exporter"), reason="needs Debian's package prometheus-redis-exporter"
+)
+def test_redis_exporter(server: Server, r: Client, processes: list[subprocess.Popen[str]], tmp_path: Path) -> None:
+    store_and_run(r)
+    (script,) = page_blocks(PAGE, "With redis_exporter", "lua")
+    (tmp_path / "ai.lua").write_text(script)
+    port = free_port()
+    words = ["-redis.addr", f"redis://127.0.0.1:{server.port}", "-web.listen-address", f"127.0.0.1:{port}"]
+    words += ["-script", str(tmp_path / "ai.lua")]
+    process = subprocess.Popen(["prometheus-redis-exporter", *words], stderr=subprocess.DEVNULL, text=True)
+    processes.append(process)
+
+    def scraped() -> str:
+        try:
+            return get(f"http://127.0.0.1:{port}/metrics")
+        except OSError:
+            return ""
+
+    wait_for(scraped, what="redis_exporter answers")
+    assert 'redis_script_values{key="fraud:calls"} 4\n' in scraped()
