@@ -33,6 +33,7 @@ COUNTERS = {
     "calls": ("redisai_calls", "Runs; each request of a batch counts."),
     "errors": ("redisai_errors", "Runs that failed."),
     "samples": ("redisai_rows", "Rows that runs returned; models only."),
+    "refused": ("redisai_refused", "Runs that were refused for the model's MAXQUEUE."),
     "direct_executions": ("redisai_direct_executions", "Executions by the library's C API, without Python."),
     "deaths": ("redisai_deaths", "Engine processes that ended while they ran or compiled it."),
 }
@@ -43,10 +44,9 @@ TIMES = {
 }
 # Lines of INFO with one number.
 SERVER = {
-    "blocked_clients": (
-        "redisai_blocked_clients",
-        "Clients that wait: for runs, stores, or keys (BLPOP).",
-    ),
+    "blocked_clients": ("redisai_blocked_clients", "Clients that wait: for runs, stores, or keys (BLPOP)."),
+    "ai_queued_runs": ("redisai_queued_runs", "Runs that wait for a worker."),
+    "ai_queued_bytes": ("redisai_queued_bytes", "Bytes of the inputs of runs that wait."),
     "uptime_in_seconds": ("redisai_uptime_seconds", "Since the start of the server."),
     "ai_backends_memory": ("redisai_backends_memory_bytes", "Memory of the process outside Redis's used_memory."),
     "ai_onnxruntime_memory": ("redisai_onnxruntime_memory_bytes", "Models that ONNX Runtime holds."),

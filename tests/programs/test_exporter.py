@@ -179,7 +179,7 @@ def test_prometheus(
     checked = subprocess.run(
         ["promtool", "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True
     )
-    assert checked.returncode == 0 and "5 rules found" in checked.stdout, checked.stderr
+    assert checked.returncode == 0 and "6 rules found" in checked.stdout, checked.stderr
     port = free_port()
     words = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
     words += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
@@ -216,7 +216,8 @@ def test_alerts(tmp_path: Path) -> None:
         'redisai_up{instance="i"}': "0x20",
         f"redisai_calls_total{{{model}}}": "0+10x20",
         f"redisai_errors_total{{{model}}}": "0+1x20",
-        'redisai_blocked_clients{instance="i"}': "30+1x20",
+        'redisai_queued_runs{instance="i"}': "30+1x20",
+        f"redisai_refused_total{{{model}}}": "0+1x20",
         f"redisai_busy_seconds{{{device}}}": "0+60x20",
         'redisai_process_deaths_total{instance="i", device="CPU"}': "0x5 1x15",
     }
