@@ -1,7 +1,7 @@
 """Has C run models and scripts without Python, through the C API of their library (src/direct/).
 
 The loader makes a DirectRunner for each session that offers a Direct (protocol.py). The model's entry holds it. Workers
-enter limit_to() and settle().
+enter limit_to(), settle() and explain().
 REDISAI_DIRECT=off in the environment leaves all runs to Python: tests run the same models both ways.
 """
 
@@ -20,7 +20,7 @@ from .tensors import as_array, fail
 if TYPE_CHECKING:
     from _redisai_bridge import CData, Op
 
-    from .protocol import Direct, Port
+    from .protocol import Array, Direct, Port
 
 DIRECT_MAX: int = lib.DIRECT_MAX
 _ON = os.environ.get("REDISAI_DIRECT") != "off"
@@ -60,12 +60,18 @@ class DirectRunner:
 
     def settle(self, op: Op, error: CData) -> bool:
         """Gives an op that has failed in C its error. Returns False where Python must run it."""
-        failure = self._direct.explain(ffi.string(error).decode(errors="replace"))
+        inputs = [as_array(op.inputs[index]) for index in range(op.ninputs)]
+        failure = self.explain(ffi.string(error).decode(errors="replace"), inputs)
         if failure is None:
             return False
-        fail(op, explained(failure, self._ports, [as_array(op.inputs[index]) for index in range(op.ninputs)]))
+        fail(op, failure)
         op.is_direct = 1
         return True
+
+    def explain(self, error: str, inputs: Sequence[Array]) -> BaseException | None:
+        """The error of a run that has failed in C with this text; None: Python must run it."""
+        failure = self._direct.explain(error)
+        return None if failure is None else explained(failure, self._ports, inputs)
 
 
 def api_of(backend: str, function: Callable[[str], Any]) -> CData:

@@ -380,7 +380,8 @@ static void release(Process *process, int64_t number, Reader *reader) {
         *at = remote->next;
         process->nheld--;
         int64_t duration = read_number(reader), samples = read_number(reader);
-        bridge_release_model(remote->call.model, duration, samples, read_number(reader) != 0);
+        int failed = read_number(reader) != 0, is_direct = read_number(reader) != 0;
+        bridge_release_model(remote->call.model, duration, samples, failed, is_direct);
         RedisModule_Free(remote);
         return;
     }
@@ -490,7 +491,7 @@ void messages_abandon(Process *process, const char *reason) {
     }
     for (RemoteCall *held = process->held, *next; held; held = next) {
         next = held->next;
-        bridge_release_model(held->call.model, -1, 0, 1);
+        bridge_release_model(held->call.model, -1, 0, 1, 0);
         RedisModule_Free(held);
     }
     process->held = NULL;
