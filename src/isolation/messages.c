@@ -334,7 +334,11 @@ static void hold(Process *process, RemoteCall *remote) {
     job->data = remote;
     job->finished = model_loaded;
     job->is_urgent = 1;
-    job_queue_add(&process->jobs, job);
+    if (carrier_has_compiled(process, job->job.runnable)) { /* what the loader does meanwhile does not matter */
+        model_loaded(job);
+    } else {
+        job_queue_add(&process->jobs, job);
+    }
 }
 
 static void answer(Process *process, RemoteCall *remote) {
