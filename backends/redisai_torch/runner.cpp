@@ -47,11 +47,12 @@ struct Callable {
     bool copies;                 /* it writes to its inputs, which are others' */
     bool has_effects;            /* it calls Redis or runs models */
     std::vector<TypeKind> kinds; /* of a method's parameters: TensorType, or a type of numbers */
+    std::vector<std::string> types; /* of a function's parameters */
 };
 
 struct Session {
     IValue module; /* keeps the code alive; the first argument of a method */
-    bool has_methods; /* else it stands for functions that are entry points: lists of tensors, of keys, of arguments */
+    bool has_methods; /* else it stands for functions */
     std::unordered_map<std::string, Callable> functions;
     at::Device device;
     int threads;
@@ -67,12 +68,14 @@ TypeKind kind_of(const c10::Argument &argument) {
 
 Callable callable_of(const Session &session, const std::string &name, bool copies, bool has_effects) {
     auto object = session.module.toObject();
-    Callable callable{nullptr, copies, has_effects, {}};
+    Callable callable{nullptr, copies, has_effects, {}, {}};
     callable.function = session.has_methods ? object->type()->findMethod(name)
                                             : object->compilation_unit()->find_function(c10::QualifiedName(name));
     TORCH_CHECK(callable.function, "there is no function ", name);
     const auto &arguments = callable.function->getSchema().arguments();
     for (size_t i = session.has_methods; i < arguments.size(); i++) callable.kinds.push_back(kind_of(arguments[i]));
+    if (session.has_methods) return callable;
+    for (const c10::Argument &argument : arguments) callable.types.push_back(argument.type()->annotation_str());
     return callable;
 }
 
@@ -181,25 +184,45 @@ c10::List<std::string> strings_of(const Bytes *words, int count) {
     return list;
 }
 
-torch::jit::Stack arguments_of(const Session &session, const Callable &callable, const TorchCall &call) {
-    torch::jit::Stack stack;
-    if (session.has_methods) stack.push_back(session.module);
-    c10::List<at::Tensor> tensors;
+torch::jit::Stack arguments_of_method(const Session &session, const Callable &callable, const TorchCall &call) {
+    torch::jit::Stack stack{session.module};
     for (int i = 0; i < call.ninputs; i++) {
         at::Tensor tensor = input_of(call.inputs[i], session, callable.copies);
-        if (!session.has_methods) {
-            tensors.push_back(std::move(tensor));
-        } else if (callable.kinds.at(i) == TypeKind::TensorType) {
+        if (callable.kinds.at(i) == TypeKind::TensorType) {
             stack.emplace_back(std::move(tensor));
         } else {
             stack.push_back(number_of(tensor, callable.kinds[i]));
         }
     }
-    if (!session.has_methods) {
+    return stack;
+}
+
+/* As scripts.py maps the inputs to parameters. */
+torch::jit::Stack arguments_of_function(const Session &session, const Callable &callable, const TorchCall &call) {
+    static const std::vector<std::string> entry_point{"List[Tensor]", "List[str]", "List[str]"};
+    std::vector<at::Tensor> tensors;
+    for (int i = 0; i < call.ninputs; i++) tensors.push_back(input_of(call.inputs[i], session, callable.copies));
+    torch::jit::Stack stack;
+    if (callable.types == entry_point) {
         stack.emplace_back(std::move(tensors));
         stack.emplace_back(strings_of(call.keys, call.nkeys));
         stack.emplace_back(strings_of(call.args, call.nargs));
+        return stack;
     }
+    auto next = tensors.begin();
+    for (size_t i = 0; i < callable.types.size(); i++) {
+        const std::string &type = callable.types[i];
+        if (type == "List[Tensor]") {
+            stack.emplace_back(std::vector<at::Tensor>(next, tensors.end()));
+            next = tensors.end();
+        } else if ((type == "Tensor" || type == "Optional[Tensor]") && next != tensors.end()) {
+            stack.emplace_back(*next++);
+        } else {
+            TORCH_CHECK(callable.function->getSchema().arguments()[i].default_value());
+            break;
+        }
+    }
+    TORCH_CHECK(next == tensors.end());
     return stack;
 }
 
@@ -373,10 +396,12 @@ void run_model(const c10::OperatorHandle &, torch::jit::Stack *stack) {
 
 std::vector<at::Tensor> run(const Session &session, const TorchCall &call) {
     const Callable &callable = session.functions.at(call.function);
+    if (callable.has_effects) outcome = {};
     prepare_thread(session.threads);
     c10::InferenceMode no_gradients(!callable.has_effects); /* what needs some fails, and Python runs it */
     at::NoGradGuard as_in_python;
-    auto arguments = arguments_of(session, callable, call);
+    auto arguments = session.has_methods ? arguments_of_method(session, callable, call)
+                                         : arguments_of_function(session, callable, call);
     IValue result = callable.has_effects ? run_once(callable, std::move(arguments), call)
                                          : (*callable.function)(std::move(arguments));
     std::vector<at::Tensor> outputs;

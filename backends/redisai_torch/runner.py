@@ -87,11 +87,11 @@ def of_model(
 
 
 def of_script(
-    unit: Any, entry_points: Mapping[str, tuple[bool, bool]], device: torch.device, threads: int
+    unit: Any, functions: Mapping[str, tuple[bool, bool]], device: torch.device, threads: int
 ) -> Direct | None:
-    """How C runs entry points. Each is given with whether it writes to its inputs, and whether it calls Redis or runs
+    """How C runs functions. Each is given with whether it writes to its inputs, and whether it calls Redis or runs
     models."""
-    return _direct(_shell(unit), entry_points, device, threads, None, None) if entry_points else None
+    return _direct(_shell(unit), functions, device, threads, None, None) if functions else None
 
 
 def _direct(

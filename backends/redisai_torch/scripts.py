@@ -26,9 +26,7 @@ ENTRY_POINT = ["List[Tensor]", "List[str]", "List[str]"]
 SIGNATURE = "(tensors: List[Tensor], keys: List[str], args: List[str])"
 
 
-def load_script(
-    definition: ScriptDefinition, settings: Settings, redis_of: Callable[[int], Redis]
-) -> ScriptSession:
+def load_script(definition: ScriptDefinition, settings: Settings, redis_of: Callable[[int], Redis]) -> ScriptSession:
     redis_calls.redis_of = redis_of
     set_threads(settings)
     runner.limit_memory(settings.memory_limit)
@@ -102,7 +100,7 @@ class Function:
         self._is_entry_point = self._types == ENTRY_POINT
         graph = function.inlined_graph
         self.has_effects = any(graph.findAllNodes(kind) for kind in (CALL, RUN_MODEL))  # it must not run twice
-        self.is_direct = self._is_entry_point and not any(graph.findAllNodes(kind) for kind in OPAQUE)
+        self.is_direct = not any(graph.findAllNodes(kind) for kind in OPAQUE)
 
     def check_entry_point(self) -> None:
         if len(self._types) != 3:

@@ -1,5 +1,5 @@
-/* script_models.c - redis.execute and redisAI.model_execute of scripts that C++ runs (direct.h). Workers, without the GIL;
- * no state.
+/* script_models.c - redis.execute and redisAI.model_execute of scripts that C++ runs (direct.h). Workers, without the
+ * GIL; no state.
  *
  * Models have no effects but their outputs. So whatever is unusual about one is left to Python, which begins anew. */
 #include "direct/direct.h"

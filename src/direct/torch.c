@@ -35,9 +35,15 @@ char *torch_run(const Direct *direct, Op *op) {
         inputs[i] =
             (TorchTensor){tensor->data, tensor->shape, tensor->ndim, bridge_dtype(tensor->dtype)->torch, tensor->size};
     }
-    TorchCall call = {
-        op->function ? op->function : "forward", inputs, op->keys, op->args, op->ninputs, op->nkeys, op->nargs,
-        op, &script_host};
+    TorchCall call = {op->function ? op->function : "forward",
+                      inputs,
+                      op->keys,
+                      op->args,
+                      op->ninputs,
+                      op->nkeys,
+                      op->nargs,
+                      op,
+                      &script_host};
     void *outputs = NULL;
     int succeeded = api->redisai_torch_run(direct->session, &call, &outputs) == 0;
     int wanted = succeeded && are_wanted(api, op, outputs);

@@ -220,8 +220,8 @@ def test_runs_do_not_wait_for_pythons_lock(start_server: StartServer, tmp_path: 
         assert isinstance(wire.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "bad", "x", "OUTPUTS", 1, "y"), Error)
         run = "AI.MODELEXECUTE m INPUTS 2 x x OUTPUTS 1 y"
         dag = f"AI.DAGEXECUTE LOAD 1 x PERSIST 1 z |> {run} |> AI.MODELEXECUTE m INPUTS 2 y y OUTPUTS 1 z"
-        source = scripts.function("f", 'redis.execute("INCR", keys[1])\n    return redisAI.model_execute(keys[0], tensors, 1)')
-        scripts.store(wire, "s", source, ["f"])
+        body = 'redis.execute("INCR", keys[1])\n    return redisAI.model_execute(keys[0], tensors, 1)'
+        scripts.store(wire, "s", scripts.function("f", body), ["f"])
         script = "AI.SCRIPTEXECUTE s f KEYS 2 m n INPUTS 2 x x OUTPUTS 1 y"
         for words in run, script:
             assert wire.ask(*words.split()) == b"OK"

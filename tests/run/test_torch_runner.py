@@ -106,6 +106,28 @@ def test_errors_of_entry_points(server: Server, wire: Wire) -> None:
     check_path(server, python=2, key="s")
 
 
+@both_paths
+def test_functions_without_entry_points(server: Server, wire: Wire) -> None:
+    scripts.store_old(wire)
+    for key, number in ("x", 1), ("z", 5):
+        wire.ask("AI.TENSORSET", key, "FLOAT", 1, "VALUES", number)
+    for function, inputs, wanted in [
+        ("add", ["x", "z"], [b"6"]),
+        ("addn", ["x", "z", "z"], [b"11"]),
+        ("only", ["x", "x"], [b"2"]),
+        ("in_place", ["x"], [b"2"]),
+        ("constant", [], [b"7"]),
+    ]:
+        words: list[Word] = ["INPUTS", *inputs] if inputs else []
+        assert wire.ask("AI.SCRIPTRUN", "old", function, *words, "OUTPUTS", "y") == b"OK"
+        assert (scripts.values(wire, "y"), scripts.values(wire, "x")) == (wanted, [b"1"])
+    check_path(server, direct=5, key="old")
+    for inputs in ["x"], ["x", "x", "x"]:
+        reply = wire.ask("AI.SCRIPTRUN", "old", "add", "INPUTS", *inputs, "OUTPUTS", "y")
+        assert isinstance(reply, Error) and "Wrong number of inputs" in reply
+    check_path(server, direct=5, python=2, key="old")
+
+
 # ---- functions that call Redis or run models -------------------------------------------------------------------------
 
 CALLING = f"""
@@ -269,6 +291,10 @@ def test_no_runner(without: Callable[[str | None], Server], version: str | None,
         wire.ask("AI.TENSORSET", "x", "FLOAT", 2, "VALUES", 1, 2)
         assert wire.ask(*WORDS) == b"OK"
         check_path(server, python=1)
+        body = 'redis.execute("INCR", keys[1])\n    return redisAI.model_execute(keys[0], tensors, 1)'
+        scripts.store(wire, "s", scripts.function("f", body), ["f"])
+        assert wire.ask(*scripts.execute("s", "f", ["m", "n:1"], ["x"], outputs=["y"])) == b"OK"
+        assert (wire.ask("GET", "n:1"), scripts.values(wire, "y")) == (b"1", [b"1", b"2"])
         advice = (
             f"Python runs all models and scripts, slower: {reason}; run `redisai-server --build-torch` and start anew"
         )
