@@ -20,7 +20,7 @@ from .tensors import as_array, fail
 if TYPE_CHECKING:
     from _redisai_bridge import CData, Op
 
-    from .protocol import Direct, Port
+    from .protocol import Array, Direct, Port
 
 DIRECT_MAX: int = lib.DIRECT_MAX
 _ON = os.environ.get("REDISAI_DIRECT") != "off"
@@ -80,10 +80,13 @@ class DirectRunner:
         return False
 
     def _failure(self, op: Op, error: CData) -> BaseException | None:
-        failure = self._direct.explain(ffi.string(error).decode(errors="replace"))
-        if failure is None:
-            return None
-        return explained(failure, self._ports, [as_array(op.inputs[index]) for index in range(op.ninputs)])
+        inputs = [as_array(op.inputs[index]) for index in range(op.ninputs)]
+        return self.explain(ffi.string(error).decode(errors="replace"), inputs)
+
+    def explain(self, error: str, inputs: Sequence[Array]) -> BaseException | None:
+        """The error of a run that has failed in C with this text; None: Python must run it."""
+        failure = self._direct.explain(error)
+        return None if failure is None else explained(failure, self._ports, inputs)
 
 
 def api_of(backend: str, function: Callable[[str], Any]) -> CData:

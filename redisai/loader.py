@@ -186,7 +186,7 @@ class Loader:
 
     def _compile_script(self, runnable: Runnable) -> None:
         from .direct import DirectRunner
-        from .scripts import ScriptEntry
+        from .scripts import OpRedis, ScriptEntry
 
         script: Script = ffi.cast("Script *", runnable)
         kind = KINDS[runnable.backend].name
@@ -195,7 +195,8 @@ class Loader:
             raise RuntimeError(f"the {kind} backend cannot run scripts")
         definition = ScriptDefinition(_device(runnable), ffi.string(script.source), _names(script.entry_points))
         with self._library_compiles():
-            session = cast(ScriptBackend, backend).load_script(definition, self._settings)
+            redis_of = functools.partial(OpRedis.at, self._entries)
+            session = cast(ScriptBackend, backend).load_script(definition, self._settings, redis_of)
         direct = DirectRunner.of(runnable.backend, kind, session)
         self._entries[runnable.id] = ScriptEntry(session, self._entries, direct)
         lib.bridge_ready(runnable, self._open_pool(definition.device).queue, ffi.NULL, _struct(direct))

@@ -164,10 +164,16 @@ Reply: TypeAlias = "bytes | int | list[Reply] | None"
 class Redis(Protocol):
     """What a running script may ask of Redis, from its own thread. Raises what is refused or fails."""
 
+    @property
+    def op(self) -> int:
+        """The address of the script's op."""
+        ...
+
     def call(self, words: Sequence[bytes]) -> Reply: ...
 
-    def run_model(self, key: bytes, inputs: Sequence[Array], noutputs: int) -> Sequence[Array]:
-        """Runs a stored model in this thread. Inputs and outputs are those of Session.run."""
+    def run_model(self, key: bytes, inputs: Sequence[Array], noutputs: int, failure: str = "") -> Sequence[Array]:
+        """Runs a stored model in this thread. Inputs and outputs are those of Session.run. failure: the library's error
+        text, if C has just run it in vain."""
         ...
 
 
@@ -190,7 +196,16 @@ class ScriptSession(Protocol):
 
 
 class ScriptBackend(Backend, Protocol):
-    def load_script(self, definition: ScriptDefinition, settings: Settings) -> ScriptSession: ...
+    def load_script(
+        self, definition: ScriptDefinition, settings: Settings, redis_of: Callable[[int], Redis]
+    ) -> ScriptSession:
+        """redis_of gives the Redis of an op by its address, in the thread that runs the op."""
+        ...
+
+
+def refusal(text: bytes) -> RuntimeError:
+    """What a script raises where Redis answers its command with this error."""
+    return RuntimeError(f"Redis command returned an error: {text.decode(errors='replace').removeprefix('ERR ')}")
 
 
 def one_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from _redisai_bridge import ffi, lib
 
 from .execution import ModelEntry
-from .protocol import Call
+from .protocol import Call, refusal
 from .tensors import as_array, set_output
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class ScriptEntry:
             return all(set_output(op, index, array, "") for index, array in enumerate(outputs))
         finally:
             self.duration = duration = perf_counter_ns() - begin
-            op.duration = duration // 1000
+            op.duration = max(op.duration, duration // 1000)  # C may have run it before
 
 
 def _words(words: CBytes, count: int) -> list[bytes]:
@@ -67,6 +67,14 @@ class OpRedis:
         self._op = op
         self._entries = entries
 
+    @classmethod
+    def at(cls, entries: Mapping[int, Entry], address: int) -> OpRedis:
+        return cls(ffi.cast("Op *", address), entries)
+
+    @property
+    def op(self) -> int:
+        return int(ffi.cast("uintptr_t", self._op))
+
     def call(self, words: Sequence[bytes]) -> Reply:
         buffers = [(ffi.from_buffer(word), len(word)) for word in words]
         reply = lib.bridge_call(self._op, ffi.new("Bytes[]", buffers), len(buffers))
@@ -75,7 +83,7 @@ class OpRedis:
         finally:
             lib.bridge_free_reply(reply)
 
-    def run_model(self, key: bytes, inputs: Sequence[Array], noutputs: int) -> Sequence[Array]:
+    def run_model(self, key: bytes, inputs: Sequence[Array], noutputs: int, failure: str = "") -> Sequence[Array]:
         error = ffi.new("char **")
         name = ffi.new("Bytes *", (ffi.from_buffer(key), len(key)))
         model = lib.bridge_hold_model(self._op, name[0], error)
@@ -93,6 +101,9 @@ class OpRedis:
                 _refuse(f"the model takes {counts} inputs, {len(inputs)} were given")
             begin = perf_counter_ns()
             try:
+                known = entry.direct.explain(failure, inputs) if failure and entry.direct is not None else None
+                if known is not None:
+                    raise known
                 outputs = entry.run(inputs)
             finally:
                 entry.duration = nanoseconds = perf_counter_ns() - begin
@@ -104,7 +115,7 @@ class OpRedis:
             failed = 0
             return outputs
         finally:
-            lib.bridge_release_model(model, duration, samples, failed)
+            lib.bridge_release_model(model, duration, samples, failed, 0)
 
 
 def _value(reply: CReply) -> Reply:
@@ -117,9 +128,7 @@ def _value(reply: CReply) -> Reply:
     if kind == lib.REPLY_ARRAY:
         return [_value(item) for item in ffi.unpack(reply.items, reply.count)] if reply.count else []
     if kind == lib.REPLY_ERROR:
-        text = ffi.unpack(reply.text, reply.size) if reply.size else b""
-        message = text.decode(errors="replace").removeprefix("ERR ")
-        raise RuntimeError(f"Redis command returned an error: {message}")
+        raise refusal(ffi.unpack(reply.text, reply.size) if reply.size else b"")
     return None
 
 

@@ -191,8 +191,8 @@ void bridge_free_reply(Reply *reply);
 /* The model at a declared key, compiled: the caller holds a reference until bridge_release_model. NULL with *error
  * set, to be freed with bridge_free. Waits for the loader where the model is not compiled yet. */
 Model *bridge_hold_model(Op *op, Bytes key, char **error);
-/* failed: counted as an error in AI.INFO; duration in us, -1: not executed, nothing is counted. */
-void bridge_release_model(Model *model, int64_t duration, int64_t samples, int failed);
+/* failed, is_direct: counted in AI.INFO; duration in us, -1: not executed, nothing is counted. */
+void bridge_release_model(Model *model, int64_t duration, int64_t samples, int failed, int is_direct);
 
 /* ---- ops and batches --------------------------------------------------------------------------------------------- */
 
@@ -337,6 +337,18 @@ typedef struct TorchTensor {
     uint64_t size;
 } TorchTensor;
 
+/* What a script that C++ runs may ask for. The op is the script's. */
+typedef struct TorchHost {
+    Reply *(*call)(Op *op, const Bytes *words, int count);
+    void (*free_reply)(Reply *reply);
+    /* Runs the model at a key in C, in this thread. NULL: Python must; *failure is the library's text, to be freed,
+     * where the model has run and failed, else NULL. */
+    struct Run *(*run_model)(Op *op, Bytes key, const TorchTensor *inputs, int ninputs, int noutputs, char **failure);
+    void (*get_output)(const struct Run *run, int index, TorchTensor *output);
+    void (*free_run)(struct Run *run);
+    void (*free_text)(char *text);
+} TorchHost;
+
 typedef struct TorchCall {
     const char *function;
     const TorchTensor *inputs;
@@ -345,13 +357,15 @@ typedef struct TorchCall {
     int32_t ninputs;
     int32_t nkeys;
     int32_t nargs;
+    Op *op;
+    const TorchHost *host;
 } TorchCall;
 
 typedef struct TorchApi {
     int (*redisai_torch_run)(const void *session, const TorchCall *call, void **outputs);
     int (*redisai_torch_count)(const void *outputs);
     void (*redisai_torch_get)(const void *outputs, int index, TorchTensor *output);
-    void (*redisai_torch_free)(void *outputs);
+    void (*redisai_torch_free)(void *outputs, int are_used);
 } TorchApi;
 
 #define ANY_COUNT -1

@@ -1,6 +1,7 @@
 """`redis` and `redisAI` of scripts: operators that call Redis, with TorchScript functions around them. Workers enter.
 
-Owns the right to call: a thread has it while it runs a script.
+Owns the right to call: a thread has it while it runs a script. Where C++ runs the script, it has operators of its own
+(runner.cpp). They call those of this file for models that Python has to run, and to tell what Redis has refused.
 
 TorchScript's strings hold any bytes, but the library decodes them on their way to Python. So printable ASCII text is
 passed as strings, and all else as numbers. On the way back, Python may return bytes. A reply is passed flat: the kinds
@@ -12,18 +13,20 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from redisai.protocol import Array, Redis, Reply, one_line
+from redisai.protocol import Array, Redis, Reply, one_line, refusal
 
+from . import runner
 from .sandbox import Namespace
 from .tensors import to_array, to_tensor
 
-CALL = "redisai::call"
-RUN_MODEL = "redisai::run_model"
+CALL = f"{runner.NAMESPACE}::call"
+RUN_MODEL = f"{runner.NAMESPACE}::run_model"
 # Like RUN_MODEL, but the library believes its schema, which declares no writes. For analysis only.
 RUN_MODEL_PURE = "redisai::run_model_pure"
 
@@ -99,16 +102,24 @@ current = _Current()
 Flat = tuple[list[int], list[int], list[int], list[bytes]]
 
 
+# Of an op's address. Set when a script is loaded, always to the same.
+redis_of: Callable[[int], Redis] | None = None
+
+
 def _redis() -> Redis:
-    if current.redis is None:
+    if current.redis is not None:
+        return current.redis
+    op = runner.take_asking()
+    if not op or redis_of is None:
         raise RuntimeError("only scripts can call Redis, from the thread they run in")
-    return current.redis
+    return redis_of(op)
 
 
 def _call(words: list[str], numbers: list[list[int]]) -> Flat:
+    redis = _redis()
     try:
         flat: Flat = ([], [], [], [])
-        _flatten(_redis().call([word.encode() for word in words] or [bytes(word) for word in numbers]), flat)
+        _flatten(redis.call([word.encode() for word in words] or [bytes(word) for word in numbers]), flat)
         return flat
     except BaseException as error:
         current.error = one_line(error)
@@ -132,15 +143,27 @@ def _flatten(reply: Reply, flat: Flat) -> None:
             _flatten(item, flat)
 
 
-def _run_model(key: str, numbers: list[list[int]], inputs: list[torch.Tensor], outputs: int) -> list[torch.Tensor]:
+def _refused(text: list[int]) -> None:
+    """Redis has answered the call of a script that C++ runs with this error."""
+    _redis()
+    error = refusal(bytes(text))
+    current.error = one_line(error)
+    raise error
+
+
+def _run_model(
+    key: str, numbers: list[list[int]], inputs: list[torch.Tensor], outputs: int, failure: Sequence[int] = ()
+) -> list[torch.Tensor]:
+    """failure: the library's text about the model's run in C."""
+    redis, before = _redis(), current.redis
     try:
-        redis = _redis()
         arrays = [to_array(index, tensor) for index, tensor in enumerate(inputs)]
         current.redis = None  # a model must not call Redis, even if its blob names these operators
         try:
-            results = redis.run_model(bytes(numbers[0]) if numbers else key.encode(), arrays, outputs)
+            name = bytes(numbers[0]) if numbers else key.encode()
+            results = redis.run_model(name, arrays, outputs, bytes(failure).decode(errors="replace"))
         finally:
-            current.redis = redis
+            current.redis = before
         device = inputs[0].device if inputs else None
         return [_output(index, array, device) for index, array in enumerate(results)]
     except BaseException as error:
@@ -161,6 +184,12 @@ _library: Any = torch.library.Library("redisai", "DEF")  # type: ignore[no-untyp
 for _name, _schema, _kernel in (
     ("call", "(str[] words, int[][] numbers) -> (int[], int[], int[], str[])", _call),
     ("run_model", "(str key, int[][] numbers, Tensor[] inputs, int outputs) -> Tensor[]", _run_model),
+    (
+        "run_failed_model",
+        "(str key, int[][] numbers, Tensor[] inputs, int outputs, int[] failure) -> Tensor[]",
+        _run_model,
+    ),
+    ("refused", "(int[] text) -> ()", _refused),
 ):
     _library.define(_name + _schema, alias_analysis="CONSERVATIVE")
     _library.impl(_name, _kernel, "CompositeExplicitAutograd")
@@ -170,7 +199,8 @@ _library.define("run_model_pure(str key, int[][] numbers, Tensor[] inputs, int o
 @functools.cache
 def namespaces() -> dict[str, Namespace]:
     """The names that scripts know besides those of the library."""
-    names = {"_call": torch.ops.redisai.call, "_run_model": torch.ops.redisai.run_model}
+    operators: Any = getattr(torch.ops, runner.NAMESPACE)
+    names = {"_call": operators.call, "_run_model": operators.run_model}
     unit: Any = torch.jit.CompilationUnit()
     unit.define(SOURCE, names.get)
     return {

@@ -4,18 +4,22 @@
  * Python keeps the control: it makes and checks the module, then hands it over once, as an argument of the operator
  * redisai_runner::session. Workers enter the functions at the end, which src/direct/torch.c calls. Sessions do not
  * change. None of these functions throws or explains: where one fails, Python runs the op anew, and its error is the
- * client's. So only what has no effects but its outputs is run here. */
+ * client's. A function that calls Redis or runs models must not run twice. So this file keeps what such a function has
+ * given, a result or an error, and Python goes on from there. */
 #include <malloc.h>
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include <ATen/Parallel.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/function.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/core/ivalue.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/CPUAllocator.h>
@@ -41,12 +45,14 @@ using c10::TypeKind;
 struct Callable {
     torch::jit::Function *function;
     bool copies;                 /* it writes to its inputs, which are others' */
+    bool has_effects;            /* it calls Redis or runs models */
     std::vector<TypeKind> kinds; /* of a method's parameters: TensorType, or a type of numbers */
+    std::vector<std::string> types; /* of a function's parameters */
 };
 
 struct Session {
     IValue module; /* keeps the code alive; the first argument of a method */
-    bool has_methods; /* else it stands for functions that are entry points: lists of tensors, of keys, of arguments */
+    bool has_methods; /* else it stands for functions */
     std::unordered_map<std::string, Callable> functions;
     at::Device device;
     int threads;
@@ -60,24 +66,28 @@ TypeKind kind_of(const c10::Argument &argument) {
     return optional ? optional->getElementType()->kind() : type->kind();
 }
 
-Callable callable_of(const Session &session, const std::string &name, bool copies) {
+Callable callable_of(const Session &session, const std::string &name, bool copies, bool has_effects) {
     auto object = session.module.toObject();
-    Callable callable{nullptr, copies, {}};
+    Callable callable{nullptr, copies, has_effects, {}, {}};
     callable.function = session.has_methods ? object->type()->findMethod(name)
                                             : object->compilation_unit()->find_function(c10::QualifiedName(name));
     TORCH_CHECK(callable.function, "there is no function ", name);
     const auto &arguments = callable.function->getSchema().arguments();
     for (size_t i = session.has_methods; i < arguments.size(); i++) callable.kinds.push_back(kind_of(arguments[i]));
+    if (session.has_methods) return callable;
+    for (const c10::Argument &argument : arguments) callable.types.push_back(argument.type()->annotation_str());
     return callable;
 }
 
 /* The address of a new session, for redisai_torch_close(). A module without methods stands for the functions of its
  * compilation unit. */
 int64_t session(const IValue &module, const std::vector<std::string> &names, const std::vector<bool> &copies,
-                at::Device device, int64_t threads) {
+                const std::vector<bool> &has_effects, at::Device device, int64_t threads) {
     bool has_methods = !module.toObject()->type()->methods().empty();
     auto made = std::make_unique<Session>(Session{module, has_methods, {}, device, (int)threads});
-    for (size_t i = 0; i < names.size(); i++) made->functions[names[i]] = callable_of(*made, names[i], copies[i]);
+    for (size_t i = 0; i < names.size(); i++) {
+        made->functions[names[i]] = callable_of(*made, names[i], copies[i], has_effects[i]);
+    }
     return (int64_t)made.release();
 }
 
@@ -174,34 +184,63 @@ c10::List<std::string> strings_of(const Bytes *words, int count) {
     return list;
 }
 
-torch::jit::Stack arguments_of(const Session &session, const Callable &callable, const TorchCall &call) {
-    torch::jit::Stack stack;
-    if (session.has_methods) stack.push_back(session.module);
-    c10::List<at::Tensor> tensors;
+torch::jit::Stack arguments_of_method(const Session &session, const Callable &callable, const TorchCall &call) {
+    torch::jit::Stack stack{session.module};
     for (int i = 0; i < call.ninputs; i++) {
         at::Tensor tensor = input_of(call.inputs[i], session, callable.copies);
-        if (!session.has_methods) {
-            tensors.push_back(std::move(tensor));
-        } else if (callable.kinds.at(i) == TypeKind::TensorType) {
+        if (callable.kinds.at(i) == TypeKind::TensorType) {
             stack.emplace_back(std::move(tensor));
         } else {
             stack.push_back(number_of(tensor, callable.kinds[i]));
         }
     }
-    if (!session.has_methods) {
+    return stack;
+}
+
+/* As scripts.py maps the inputs to parameters. */
+torch::jit::Stack arguments_of_function(const Session &session, const Callable &callable, const TorchCall &call) {
+    static const std::vector<std::string> entry_point{"List[Tensor]", "List[str]", "List[str]"};
+    std::vector<at::Tensor> tensors;
+    for (int i = 0; i < call.ninputs; i++) tensors.push_back(input_of(call.inputs[i], session, callable.copies));
+    torch::jit::Stack stack;
+    if (callable.types == entry_point) {
         stack.emplace_back(std::move(tensors));
         stack.emplace_back(strings_of(call.keys, call.nkeys));
         stack.emplace_back(strings_of(call.args, call.nargs));
+        return stack;
     }
+    auto next = tensors.begin();
+    for (size_t i = 0; i < callable.types.size(); i++) {
+        const std::string &type = callable.types[i];
+        if (type == "List[Tensor]") {
+            stack.emplace_back(std::vector<at::Tensor>(next, tensors.end()));
+            next = tensors.end();
+        } else if ((type == "Tensor" || type == "Optional[Tensor]") && next != tensors.end()) {
+            stack.emplace_back(*next++);
+        } else {
+            TORCH_CHECK(callable.function->getSchema().arguments()[i].default_value());
+            break;
+        }
+    }
+    TORCH_CHECK(next == tensors.end());
     return stack;
+}
+
+/* Its elements one after another in the CPU's memory. */
+at::Tensor plain(const at::Tensor &tensor) {
+    TORCH_CHECK(tensor.defined() && tensor.layout() == c10::kStrided && !tensor.is_quantized());
+    return tensor.resolve_conj().resolve_neg().cpu().contiguous();
+}
+
+TorchTensor given(const at::Tensor &tensor) {
+    return {(void *)tensor.const_data_ptr(), tensor.sizes().data(), tensor.dim(), (int64_t)tensor.scalar_type(),
+            tensor.nbytes()};
 }
 
 /* Appends all tensors of a result, also those within lists and tuples. */
 void flatten(const IValue &result, std::vector<at::Tensor> &outputs) {
     if (result.isTensor()) {
-        const at::Tensor &tensor = result.toTensor();
-        TORCH_CHECK(tensor.defined() && tensor.layout() == c10::kStrided && !tensor.is_quantized());
-        outputs.push_back(tensor.resolve_conj().resolve_neg().cpu().contiguous());
+        outputs.push_back(plain(result.toTensor()));
     } else if (result.isTuple()) {
         for (const IValue &item : result.toTupleRef().elements()) flatten(item, outputs);
     } else {
@@ -209,11 +248,162 @@ void flatten(const IValue &result, std::vector<at::Tensor> &outputs) {
     }
 }
 
+/* ---- functions that call Redis or run models --------------------------------------------------------------------- */
+
+/* Of the latest such function that this thread has run, until its outputs are used. */
+struct Outcome {
+    const void *op;
+    IValue result;
+    std::exception_ptr error;
+};
+
+thread_local Outcome outcome;
+thread_local const TorchCall *current; /* the script that this thread runs; NULL while it runs a model */
+thread_local void *asking;             /* the op for which one of Python's operators is called, until it takes it */
+
+template <typename T> struct Setting {
+    T &place, before;
+    Setting(T &place, T value) : place(place), before(place) { place = value; }
+    ~Setting() { place = before; }
+};
+
+IValue run_once(const Callable &callable, torch::jit::Stack arguments, const TorchCall &call) {
+    Setting<const TorchCall *> running(current, &call);
+    try {
+        IValue result = (*callable.function)(std::move(arguments));
+        outcome = {call.op, result, nullptr};
+        return result;
+    } catch (...) {
+        outcome = {call.op, {}, std::current_exception()};
+        throw;
+    }
+}
+
+IValue take_outcome() {
+    Outcome taken = std::exchange(outcome, {});
+    if (taken.error) std::rethrow_exception(taken.error);
+    return taken.result;
+}
+
+/* Calls the operator of redis_calls.py. It takes Python's lock. */
+void call_in_python(const char *name, torch::jit::Stack &stack) {
+    Setting<void *> op(asking, current ? current->op : nullptr);
+    Setting<const TorchCall *> none(current, nullptr);
+    c10::Dispatcher::singleton().findSchemaOrThrow(name, "").callBoxed(stack);
+}
+
+std::string bytes_of(const IValue &numbers) {
+    std::string bytes;
+    for (const IValue &number : numbers.toListRef()) bytes.push_back((char)number.toInt());
+    return bytes;
+}
+
+c10::List<int64_t> numbers_of(const char *text, size_t size) {
+    c10::List<int64_t> numbers;
+    for (size_t i = 0; i < size; i++) numbers.push_back((unsigned char)text[i]);
+    return numbers;
+}
+
+/* A reply as redis_calls.py describes it. */
+struct Flat {
+    c10::List<int64_t> kinds, counts, integers;
+    c10::List<std::string> texts;
+
+    void add(const Reply &reply) {
+        kinds.push_back(reply.type);
+        if (reply.type == REPLY_STRING) texts.push_back(std::string(reply.text, reply.size));
+        if (reply.type == REPLY_INTEGER) integers.push_back(reply.integer);
+        if (reply.type != REPLY_ARRAY) return;
+        counts.push_back(reply.count);
+        for (int64_t i = 0; i < reply.count; i++) add(reply.items[i]);
+    }
+};
+
+/* call(str[] words, int[][] numbers) -> (int[], int[], int[], str[]) */
+void call_redis(const c10::OperatorHandle &, torch::jit::Stack *stack) {
+    if (current == nullptr) return call_in_python("redisai::call", *stack);
+    std::vector<std::string> words;
+    for (const IValue &word : torch::jit::peek(*stack, 0, 2).toListRef()) words.push_back(word.toStringRef());
+    for (const IValue &word : torch::jit::peek(*stack, 1, 2).toListRef()) words.push_back(bytes_of(word));
+    std::vector<Bytes> bytes;
+    for (const std::string &word : words) bytes.push_back({word.data(), word.size()});
+    std::unique_ptr<Reply, void (*)(Reply *)> reply(
+        current->host->call((Op *)current->op, bytes.data(), (int)bytes.size()), current->host->free_reply);
+    torch::jit::drop(*stack, 2);
+    if (reply->type == REPLY_ERROR) {
+        stack->emplace_back(numbers_of(reply->text, reply->size));
+        return call_in_python("redisai::refused", *stack); /* it raises */
+    }
+    Flat flat;
+    flat.add(*reply);
+    for (auto *list : {&flat.kinds, &flat.counts, &flat.integers}) stack->emplace_back(*list);
+    stack->emplace_back(flat.texts);
+}
+
+/* Runs a model in C. False: Python must. failure: what redis_calls.py describes. */
+bool run_in_c(const std::string &key, c10::ArrayRef<IValue> inputs, int64_t noutputs, std::vector<at::Tensor> &outputs,
+              c10::List<int64_t> &failure) {
+    const TorchCall &call = *current;
+    Setting<const TorchCall *> none(current, nullptr);
+    std::vector<at::Tensor> tensors;
+    for (const IValue &input : inputs) {
+        const at::Tensor &tensor = input.toTensor();
+        if (tensor.layout() != c10::kStrided || tensor.is_quantized()) return false;
+        tensors.push_back(plain(tensor));
+    }
+    if (tensors.size() > DIRECT_MAX || noutputs < 0 || noutputs > DIRECT_MAX) return false;
+    std::vector<TorchTensor> views;
+    for (const at::Tensor &tensor : tensors) views.push_back(given(tensor));
+    char *text = nullptr;
+    std::unique_ptr<struct Run, void (*)(struct Run *)> run(
+        call.host->run_model((Op *)call.op, {key.data(), key.size()}, views.data(), (int)views.size(), (int)noutputs,
+                             &text),
+        call.host->free_run);
+    if (text) failure = numbers_of(text, strlen(text));
+    call.host->free_text(text);
+    if (!run) return false;
+    auto device = inputs.empty() ? at::Device(at::kCPU) : inputs[0].toTensor().device();
+    for (int i = 0; i < noutputs; i++) {
+        TorchTensor output;
+        call.host->get_output(run.get(), i, &output);
+        auto options = at::TensorOptions().dtype((c10::ScalarType)output.type);
+        outputs.push_back(
+            at::from_blob(output.data, at::IntArrayRef(output.shape, output.ndim), options).to(device, false, true));
+    }
+    return true;
+}
+
+/* run_model(str key, int[][] numbers, Tensor[] inputs, int outputs) -> Tensor[] */
+void run_model(const c10::OperatorHandle &, torch::jit::Stack *stack) {
+    std::vector<at::Tensor> outputs;
+    c10::List<int64_t> failure;
+    if (current) {
+        auto numbers = torch::jit::peek(*stack, 1, 4).toListRef();
+        std::string key = numbers.empty() ? torch::jit::peek(*stack, 0, 4).toStringRef() : bytes_of(numbers[0]);
+        if (run_in_c(key, torch::jit::peek(*stack, 2, 4).toListRef(), torch::jit::peek(*stack, 3, 4).toInt(), outputs,
+                     failure)) {
+            torch::jit::drop(*stack, 4);
+            stack->emplace_back(outputs);
+            return;
+        }
+    }
+    if (failure.empty()) return call_in_python("redisai::run_model", *stack);
+    stack->emplace_back(failure);
+    call_in_python("redisai::run_failed_model", *stack);
+}
+
+/* ---- a run ------------------------------------------------------------------------------------------------------- */
+
 std::vector<at::Tensor> run(const Session &session, const TorchCall &call) {
     const Callable &callable = session.functions.at(call.function);
+    if (callable.has_effects) outcome = {};
     prepare_thread(session.threads);
-    c10::InferenceMode no_gradients; /* what needs some fails, and Python runs it */
-    IValue result = (*callable.function)(arguments_of(session, callable, call));
+    c10::InferenceMode no_gradients(!callable.has_effects); /* what needs some fails, and Python runs it */
+    at::NoGradGuard as_in_python;
+    auto arguments = session.has_methods ? arguments_of_method(session, callable, call)
+                                         : arguments_of_function(session, callable, call);
+    IValue result = callable.has_effects ? run_once(callable, std::move(arguments), call)
+                                         : (*callable.function)(std::move(arguments));
     std::vector<at::Tensor> outputs;
     if (!result.isNone()) flatten(result, outputs);
     return outputs;
@@ -227,9 +417,18 @@ TORCH_LIBRARY(redisai_runner, library) {
     library.def("load(Any other, Tensor bytes, Device device) -> Any", load);
     library.def("inline_forward(Any module, Any other) -> ()", inline_forward);
     library.def("limit_memory(int bytes) -> ()", limit_memory);
-    library.def("session(Any module, str[] names, bool[] copies, Device device, int threads) -> int",
-                [](const IValue &module, std::vector<std::string> names, c10::List<bool> copies, at::Device device,
-                   int64_t threads) { return session(module, names, copies.vec(), device, threads); });
+    library.def("session(Any module, str[] names, bool[] copies, bool[] has_effects, Device device, int threads) -> int",
+                [](const IValue &module, std::vector<std::string> names, c10::List<bool> copies,
+                   c10::List<bool> has_effects, at::Device device, int64_t threads) {
+                    return session(module, names, copies.vec(), has_effects.vec(), device, threads);
+                });
+    library.def("take_outcome() -> Any", take_outcome);
+    /* CONSERVATIVE: the compiler keeps a call whose result is not used. */
+    auto kept = [](const char *text) { return torch::schema(text, c10::AliasAnalysisKind::CONSERVATIVE); };
+    library.def(kept("call(str[] words, int[][] numbers) -> (int[], int[], int[], str[])"),
+                torch::CppFunction::makeFromBoxedFunction<&call_redis>());
+    library.def(kept("run_model(str key, int[][] numbers, Tensor[] inputs, int outputs) -> Tensor[]"),
+                torch::CppFunction::makeFromBoxedFunction<&run_model>());
 }
 
 extern "C" {
@@ -247,12 +446,20 @@ int redisai_torch_run(const void *session, const TorchCall *call, void **outputs
 int redisai_torch_count(const void *outputs) { return (int)((const std::vector<at::Tensor> *)outputs)->size(); }
 
 void redisai_torch_get(const void *outputs, int index, TorchTensor *output) {
-    const at::Tensor &tensor = (*(const std::vector<at::Tensor> *)outputs)[index];
-    *output = {(void *)tensor.const_data_ptr(), tensor.sizes().data(), tensor.dim(), (int64_t)tensor.scalar_type(),
-               tensor.nbytes()};
+    *output = given((*(const std::vector<at::Tensor> *)outputs)[index]);
 }
 
-void redisai_torch_free(void *outputs) { delete (std::vector<at::Tensor> *)outputs; }
+/* are_used: else Python goes on from what the function has given. */
+void redisai_torch_free(void *outputs, int are_used) {
+    delete (std::vector<at::Tensor> *)outputs;
+    if (are_used) outcome = {};
+}
+
+/* Whether this op's function has run in this thread, and must not run again. */
+int redisai_torch_has_outcome(const void *op) { return op && outcome.op == op; }
+
+/* The op for which an operator of Python's is called; NULL: none. It is given once. */
+void *redisai_torch_take_asking(void) { return std::exchange(asking, nullptr); }
 
 void redisai_torch_close(void *session) { delete (Session *)session; }
 }

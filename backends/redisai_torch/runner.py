@@ -23,8 +23,10 @@ _ffi.cdef("""
     int redisai_torch_run(const void *session, const TorchCall *call, void **outputs);
     int redisai_torch_count(const void *outputs);
     void redisai_torch_get(const void *outputs, int index, TorchTensor *output);
-    void redisai_torch_free(void *outputs);
+    void redisai_torch_free(void *outputs, int are_used);
     void redisai_torch_close(void *session);
+    int redisai_torch_has_outcome(const void *op);
+    void *redisai_torch_take_asking(void);
 """)
 
 
@@ -81,17 +83,20 @@ def of_model(
 ) -> Direct | None:
     """How C runs the method forward. copies: it writes to its inputs."""
     dtypes = None if ninputs is None else [None] * ninputs
-    return _direct(module, {"forward": copies}, device, threads, dtypes, noutputs)
+    return _direct(module, {"forward": (copies, False)}, device, threads, dtypes, noutputs)
 
 
-def of_script(unit: Any, entry_points: Mapping[str, bool], device: torch.device, threads: int) -> Direct | None:
-    """How C runs entry points. Each is given with whether it writes to its inputs."""
-    return _direct(_shell(unit), entry_points, device, threads, None, None) if entry_points else None
+def of_script(
+    unit: Any, functions: Mapping[str, tuple[bool, bool]], device: torch.device, threads: int
+) -> Direct | None:
+    """How C runs functions. Each is given with whether it writes to its inputs, and whether it calls Redis or runs
+    models."""
+    return _direct(_shell(unit), functions, device, threads, None, None) if functions else None
 
 
 def _direct(
     module: Any,
-    functions: Mapping[str, bool],
+    functions: Mapping[str, tuple[bool, bool]],
     device: torch.device,
     threads: int,
     dtypes: list[None] | None,
@@ -99,7 +104,8 @@ def _direct(
 ) -> Direct | None:
     if _lib is None:
         return None
-    address = _operators.session(module, list(functions), list(functions.values()), device, threads)
+    copies, has_effects = map(list, zip(*functions.values(), strict=True))
+    address = _operators.session(module, list(functions), copies, has_effects, device, threads)
     session = _ffi.gc(_ffi.cast("void *", address), _lib.redisai_torch_close)
     return Direct(
         lambda name: _ffi.addressof(_lib, name),
@@ -111,6 +117,25 @@ def _direct(
         noutputs,
         lambda _: None,
     )
+
+
+# The namespace of the operators that a script's calls become. Those of C++ call Python's where Python runs the script.
+NAMESPACE = "redisai" if _lib is None else "redisai_runner"
+
+
+def has_outcome(op: int) -> bool:
+    """Whether C++ has run this op's function in this thread, and Python has to go on from there."""
+    return _lib is not None and bool(_lib.redisai_torch_has_outcome(_ffi.cast("void *", op)))
+
+
+def take_outcome() -> Any:
+    """The function's result. Raises its error."""
+    return _operators.take_outcome()
+
+
+def take_asking() -> int:
+    """The op of the script for which C++ calls one of Python's operators; 0: none. It is given once."""
+    return 0 if _lib is None else int(_ffi.cast("uintptr_t", _lib.redisai_torch_take_asking()))
 
 
 def _shell(unit: Any) -> Any:

@@ -7,12 +7,12 @@ may have other functions. These get the inputs in order; a parameter that is a l
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from redisai.protocol import Array, Call, ScriptDefinition, Settings
+from redisai.protocol import Array, Call, Redis, ScriptDefinition, Settings
 
 from . import redis_calls, runner
 from .aliasing import OPAQUE, writes_to_inputs
@@ -26,7 +26,8 @@ ENTRY_POINT = ["List[Tensor]", "List[str]", "List[str]"]
 SIGNATURE = "(tensors: List[Tensor], keys: List[str], args: List[str])"
 
 
-def load_script(definition: ScriptDefinition, settings: Settings) -> ScriptSession:
+def load_script(definition: ScriptDefinition, settings: Settings, redis_of: Callable[[int], Redis]) -> ScriptSession:
+    redis_calls.redis_of = redis_of
     set_threads(settings)
     runner.limit_memory(settings.memory_limit)
     device = find_device(definition.gpu)
@@ -56,7 +57,9 @@ def _compile(source: bytes, device: torch.device) -> tuple[Any, dict[str, Functi
 class ScriptSession:
     def __init__(self, functions: dict[str, Function], unit: Any, device: torch.device) -> None:
         self._functions = functions
-        direct = {name: function.copies for name, function in functions.items() if function.is_direct}
+        direct = {
+            name: (function.copies, function.has_effects) for name, function in functions.items() if function.is_direct
+        }
         self.direct = runner.of_script(unit, direct, device, intra_op_threads())
 
     def run(self, call: Call) -> Sequence[Array]:
@@ -67,7 +70,10 @@ class ScriptSession:
         arguments = function.arguments(call)
         current.redis = call.redis
         try:
-            result = function.run(*arguments)
+            if function.has_effects and runner.has_outcome(call.redis.op):
+                result = runner.take_outcome()
+            else:
+                result = function.run(*arguments)
         except Exception as error:
             raise RuntimeError(current.error or explain(error, redis_calls.FUNCTIONS)) from None
         finally:
@@ -92,10 +98,9 @@ class Function:
         self._types = [str(argument.type.annotation_str) for argument in arguments]
         self._optional = [argument.has_default_value() for argument in arguments]
         self._is_entry_point = self._types == ENTRY_POINT
-        # What has effects but its outputs must not be run twice, nor without the right to call Redis.
         graph = function.inlined_graph
-        has_effects = any(graph.findAllNodes(kind) for kind in (CALL, RUN_MODEL, *OPAQUE))
-        self.is_direct = self._is_entry_point and not has_effects
+        self.has_effects = any(graph.findAllNodes(kind) for kind in (CALL, RUN_MODEL))  # it must not run twice
+        self.is_direct = not any(graph.findAllNodes(kind) for kind in OPAQUE)
 
     def check_entry_point(self) -> None:
         if len(self._types) != 3:

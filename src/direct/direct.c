@@ -17,8 +17,8 @@
 #define RETURN_NS                                                                                                      \
     50000 /* no finished op is kept longer; ops of a chunk are returned together, which wakes Redis once */
 
-static DirectRun *run_of(int backend) {
-    switch (backend) {
+DirectRun *direct_run_of(const Direct *direct) {
+    switch (direct->backend) {
     case BACKEND_ONNX: return onnx_run;
     case BACKEND_TF: return tf_run;
     case BACKEND_TORCH: return torch_run;
@@ -32,10 +32,10 @@ static int has_type(const Tensor *tensor, int wanted) {
     return wanted == ANY_NUMBERS ? !dtype_is_string(tensor->dtype) : tensor->dtype == wanted;
 }
 
-/* How C runs the op; NULL: Python must. Large tensors are not aligned, so they have to be copied. */
-static Direct *direct_of(const Op *op) {
+/* Large tensors are not aligned, so they have to be copied. */
+Direct *direct_of(const Op *op) {
     Direct *direct = op->runnable->direct;
-    if (direct == NULL || run_of(direct->backend) == NULL) return NULL;
+    if (direct == NULL || direct_run_of(direct) == NULL) return NULL;
     int64_t rows = __atomic_load_n(&direct->rows, __ATOMIC_RELAXED);
     if (rows != ANY_ROWS && rows != op->rows) return NULL;
     if (!has_count(op->ninputs, direct->ninputs) || !has_count(op->noutputs, direct->noutputs)) return NULL;
@@ -83,7 +83,7 @@ int bridge_run_batch(Op **ops, int n, char **error) {
     int njoined = 0;
     while (njoined < joint.ninputs && (inputs[njoined] = join_input(ops, n, njoined, joint.rows))) njoined++;
     Direct *direct = njoined == joint.ninputs ? direct_of(&joint) : NULL;
-    if (direct) *error = run_of(direct->backend)(direct, &joint);
+    if (direct) *error = direct_run_of(direct)(direct, &joint);
     while (njoined) tensor_unref(inputs[--njoined]);
     if (direct == NULL || *error) return 0;
     for (int i = 0; i < n; i++) {
@@ -117,7 +117,7 @@ int bridge_run_ops(Queue *queue, Taken *taken, Op **ops, int n) {
             ndone = 0;
         }
         if (!bridge_begin_ops(&op, 1)) continue;
-        taken->error = run_of(direct->backend)(direct, op);
+        taken->error = direct_run_of(direct)(direct, op);
         int64_t end = monotonic_ns(), duration = end - op->state->begun;
         __atomic_store_n(&direct->duration, duration, __ATOMIC_RELAXED);
         if (duration > slowest) slowest = duration;

@@ -1,4 +1,5 @@
-/* direct.h - what the libraries' files share. Each has one run function, named in the switch of direct.c. */
+/* direct.h - what the files of this folder share. Each library has one run function, named in the switch of direct.c.
+ */
 #pragma once
 
 #include "bridge.h"
@@ -10,6 +11,12 @@ typedef char *DirectRun(const Direct *direct, Op *op);
 DirectRun onnx_run;  /* onnxruntime.c */
 DirectRun tf_run;    /* tensorflow.c */
 DirectRun torch_run; /* torch.c */
+
+/* How C runs the op, and by which function; NULL: Python must (direct.c). */
+Direct *direct_of(const Op *op);
+DirectRun *direct_run_of(const Direct *direct);
+
+extern const TorchHost script_host; /* script_models.c */
 
 /* A thread calls both, around a run (watch.c). If that takes longer than MODEL_EXECUTION_TIMEOUT, terminate(options) is
  * called on another thread, and watch_end() returns 1. */

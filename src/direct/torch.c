@@ -25,7 +25,8 @@ static int are_wanted(const TorchApi *api, const Op *op, const void *outputs) {
     return 1;
 }
 
-/* Python runs the op anew after an error, and finds out why. */
+/* Python runs the op anew after an error, and finds out why. A script that calls Redis or runs models is not run anew:
+ * Python goes on with what it has given. */
 char *torch_run(const Direct *direct, Op *op) {
     const TorchApi *api = direct->api;
     TorchTensor inputs[DIRECT_MAX];
@@ -34,12 +35,19 @@ char *torch_run(const Direct *direct, Op *op) {
         inputs[i] =
             (TorchTensor){tensor->data, tensor->shape, tensor->ndim, bridge_dtype(tensor->dtype)->torch, tensor->size};
     }
-    TorchCall call = {
-        op->function ? op->function : "forward", inputs, op->keys, op->args, op->ninputs, op->nkeys, op->nargs};
+    TorchCall call = {op->function ? op->function : "forward",
+                      inputs,
+                      op->keys,
+                      op->args,
+                      op->ninputs,
+                      op->nkeys,
+                      op->nargs,
+                      op,
+                      &script_host};
     void *outputs = NULL;
     int succeeded = api->redisai_torch_run(direct->session, &call, &outputs) == 0;
     int wanted = succeeded && are_wanted(api, op, outputs);
     if (wanted) set_outputs(api, op, outputs);
-    if (succeeded) api->redisai_torch_free(outputs);
+    if (succeeded) api->redisai_torch_free(outputs, wanted);
     return wanted ? NULL : RedisModule_Strdup("failed");
 }

@@ -297,12 +297,13 @@ static Model *hold_elsewhere(Op *op, Bytes key, char **error) {
     return model;
 }
 
-static void release_elsewhere(Model *model, int64_t duration, int64_t samples, int failed) {
+static void release_elsewhere(Model *model, int64_t duration, int64_t samples, int failed, int is_direct) {
     Writer writer = {0};
     write_number(&writer, held);
     write_number(&writer, duration);
     write_number(&writer, samples);
     write_number(&writer, failed);
+    write_number(&writer, is_direct);
     send_message(MESSAGE_RELEASE, &writer);
 }
 

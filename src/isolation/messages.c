@@ -346,7 +346,11 @@ static void hold(Process *process, RemoteCall *remote) {
     job->data = remote;
     job->finished = model_loaded;
     job->is_urgent = 1;
-    job_queue_add(&process->jobs, job);
+    if (carrier_has_compiled(process, job->job.runnable)) { /* what the loader does meanwhile does not matter */
+        model_loaded(job);
+    } else {
+        job_queue_add(&process->jobs, job);
+    }
 }
 
 static void answer(Process *process, RemoteCall *remote) {
@@ -392,7 +396,8 @@ static void release(Process *process, int64_t number, Reader *reader) {
         *at = remote->next;
         process->nheld--;
         int64_t duration = read_number(reader), samples = read_number(reader);
-        bridge_release_model(remote->call.model, duration, samples, read_number(reader) != 0);
+        int failed = read_number(reader) != 0, is_direct = read_number(reader) != 0;
+        bridge_release_model(remote->call.model, duration, samples, failed, is_direct);
         RedisModule_Free(remote);
         return;
     }
@@ -502,7 +507,7 @@ void messages_abandon(Process *process, const char *reason) {
     }
     for (RemoteCall *held = process->held, *next; held; held = next) {
         next = held->next;
-        bridge_release_model(held->call.model, -1, 0, 1);
+        bridge_release_model(held->call.model, -1, 0, 1, 0);
         RedisModule_Free(held);
     }
     process->held = NULL;

@@ -79,7 +79,7 @@ enum {
     MESSAGE_DONE,    /* error, or ""; inputs, outputs; versions of backends */
     MESSAGE_CALL,    /* call number, slot, ticket, words */
     MESSAGE_HOLD,    /* call number, slot, ticket, key. Answered by REPLY: id of the model as an integer, or an error */
-    MESSAGE_RELEASE, /* call number of the HOLD, duration, samples, failed */
+    MESSAGE_RELEASE, /* call number of the HOLD, duration, samples, failed, is_direct */
     MESSAGE_LOG      /* level, text */
 };
 

@@ -294,11 +294,13 @@ Model *bridge_hold_model(Op *op, Bytes key, char **error) {
     return NULL;
 }
 
-void bridge_release_model(Model *model, int64_t duration, int64_t samples, int failed) {
-    if (elsewhere) elsewhere->release_model(model, duration, samples, failed);
+void bridge_release_model(Model *model, int64_t duration, int64_t samples, int failed, int is_direct) {
+    if (elsewhere) elsewhere->release_model(model, duration, samples, failed, is_direct);
     if (duration >= 0) {
-        stats_count(&model->base.state->stats,
-                    &(Execution){.duration = duration, .queued = -1, .samples = samples, .failed = failed});
+        stats_count(
+            &model->base.state->stats,
+            &(Execution){
+                .duration = duration, .queued = -1, .samples = samples, .is_direct = is_direct, .failed = failed});
     }
     runnable_unref(&model->base);
 }

@@ -8,7 +8,8 @@
 typedef struct CallsElsewhere {
     Reply *(*call)(Op *op, const Bytes *words, int count);
     Model *(*hold_model)(Op *op, Bytes key, char **error);
-    void (*release_model)(Model *model, int64_t duration, int64_t samples, int failed); /* before it is released */
+    /* before it is released */
+    void (*release_model)(Model *model, int64_t duration, int64_t samples, int failed, int is_direct);
 } CallsElsewhere;
 void calls_set_elsewhere(const CallsElsewhere *elsewhere);
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from testkit import models, scripts
+from testkit import models, scripts, tf_models
+from testkit.info import full_ai_info
 from testkit.paths import both_paths, check_path
 from testkit.server import Server, module_path
 from testkit.wire import Error, Wire, Word
@@ -26,11 +27,6 @@ def scaled{scripts.SIGNATURE}:
 def written{scripts.SIGNATURE}:
     return [tensors[0].add_(1), tensors[1]]
 
-def counted{scripts.SIGNATURE}:
-    redis.execute("INCR", keys[0])
-    assert len(tensors) > 1, "too few"
-    return tensors[0]
-
 def fails{scripts.SIGNATURE}:
     return tensors[len(tensors)]
 """
@@ -41,8 +37,8 @@ def store(wire: Wire, blob: bytes) -> None:
 
 
 def store_script(wire: Wire) -> None:
-    names = ["scaled", "written", "counted", "fails"]
-    assert wire.ask("AI.SCRIPTSTORE", "s", "CPU", "ENTRY_POINTS", 4, *names, "SOURCE", FUNCTIONS) == b"OK"
+    names = ["scaled", "written", "fails"]
+    assert wire.ask("AI.SCRIPTSTORE", "s", "CPU", "ENTRY_POINTS", 3, *names, "SOURCE", FUNCTIONS) == b"OK"
 
 
 @both_paths
@@ -111,14 +107,159 @@ def test_errors_of_entry_points(server: Server, wire: Wire) -> None:
 
 
 @both_paths
-def test_what_has_effects_runs_once(server: Server, wire: Wire) -> None:
-    """Else a function that fails would count twice: here, and in Python."""
-    store_script(wire)
-    wire.ask("AI.TENSORSET", "x", "FLOAT", 1, "VALUES", 1)
-    reply = wire.ask("AI.SCRIPTEXECUTE", "s", "counted", "KEYS", 1, "n", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
-    assert isinstance(reply, Error) and "too few" in reply
-    assert wire.ask("GET", "n") == b"1"
-    check_path(server, python=1, key="s")
+def test_functions_without_entry_points(server: Server, wire: Wire) -> None:
+    scripts.store_old(wire)
+    for key, number in ("x", 1), ("z", 5):
+        wire.ask("AI.TENSORSET", key, "FLOAT", 1, "VALUES", number)
+    for function, inputs, wanted in [
+        ("add", ["x", "z"], [b"6"]),
+        ("addn", ["x", "z", "z"], [b"11"]),
+        ("only", ["x", "x"], [b"2"]),
+        ("in_place", ["x"], [b"2"]),
+        ("constant", [], [b"7"]),
+    ]:
+        words: list[Word] = ["INPUTS", *inputs] if inputs else []
+        assert wire.ask("AI.SCRIPTRUN", "old", function, *words, "OUTPUTS", "y") == b"OK"
+        assert (scripts.values(wire, "y"), scripts.values(wire, "x")) == (wanted, [b"1"])
+    check_path(server, direct=5, key="old")
+    for inputs in ["x"], ["x", "x", "x"]:
+        reply = wire.ask("AI.SCRIPTRUN", "old", "add", "INPUTS", *inputs, "OUTPUTS", "y")
+        assert isinstance(reply, Error) and "Wrong number of inputs" in reply
+    check_path(server, direct=5, python=2, key="old")
+
+
+# ---- functions that call Redis or run models -------------------------------------------------------------------------
+
+CALLING = f"""
+def counted{scripts.SIGNATURE}:
+    redis.execute("INCR", keys[0])
+    return tensors
+
+def strict{scripts.SIGNATURE}:
+    redis.execute("INCR", keys[0])
+    assert len(tensors) > 1, "too few"
+    return tensors[0]
+
+def refused{scripts.SIGNATURE}:
+    redis.execute("INCR", keys[0])
+    redis.execute("LPUSH", keys[0], "x")
+
+def indexed{scripts.SIGNATURE}:
+    redis.execute("INCR", keys[0])
+    return tensors[len(tensors)]
+
+def no_tensor{scripts.SIGNATURE}:
+    return redis.execute("INCR", keys[0])
+
+def no_type{scripts.SIGNATURE}:
+    redis.execute("INCR", keys[0])
+    return torch.complex(tensors[0], tensors[0])
+
+def no_model{scripts.SIGNATURE}:
+    redis.execute("INCR", keys[0])
+    return redisAI.model_execute("missing", tensors, 1)
+
+def sparse{scripts.SIGNATURE}:
+    redis.execute("INCR", keys[0])
+    return redisAI.model_execute(keys[1], [tensors[0].to_sparse()], 1)
+
+def learnt{scripts.SIGNATURE}:
+    redis.execute("INCR", keys[0])
+    return tensors[0].clone().requires_grad_(True) * 2
+
+def modelled{scripts.SIGNATURE}:
+    out = redisAI.model_execute(keys[0], tensors, 1)[0]
+    out += 1
+    return out
+"""
+REFUSED = f"{scripts.FAILED}WRONGTYPE Operation against a key holding the wrong kind of value"
+
+
+@pytest.fixture
+def calling(wire: Wire) -> Wire:
+    names = ["counted", "strict", "refused", "indexed", "no_tensor", "no_type", "no_model", "sparse", "learnt"]
+    scripts.store(wire, "s", CALLING, [*names, "modelled"])
+    wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", 1, 2)
+    return wire
+
+
+@both_paths
+def test_a_function_with_effects(server: Server, calling: Wire) -> None:
+    for count in 1, 2:
+        assert calling.ask(*scripts.execute("s", "counted", ["n"], ["x", "x"], outputs=["y", "z"])) == b"OK"
+        assert calling.ask("GET", "n") == b"%d" % count
+    assert calling.ask(*scripts.execute("s", "learnt", ["n"], ["x"], outputs=["y"])) == b"OK"
+    assert scripts.values(calling, "y") == [b"2", b"4"]
+    check_path(server, direct=3, key="s")
+
+
+@both_paths
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        ("counted", "ERR Function returned unexpected number of outputs - counted"),
+        ("strict", "ERR AssertionError: too few (line 8, in strict)"),
+        ("refused", REFUSED),
+        ("indexed", "ERR list index out of range (line 17, in indexed)"),
+        ("no_tensor", "ERR Function returned non-tensor values"),
+        ("no_type", "ERR output 0 has type complex64, which tensors cannot have"),
+        ("no_model", "ERR redisAI.model_execute: ERR the script runs a model whose key was not declared with KEYS"),
+        ("sparse", "ERR output 0 has type float32, which tensors cannot have"),
+    ],
+)
+def test_an_error_after_an_effect(server: Server, calling: Wire, function: str, text: str) -> None:
+    """The function has run once, and the error is the same on both paths."""
+    calling.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_identity())
+    outputs: list[Word] = ["y", "z"] if function == "counted" else ["y"]
+    assert calling.ask(*scripts.execute("s", function, ["n", "m"], ["x"], outputs=outputs)) == text
+    assert calling.ask("GET", "n") == b"1"
+    assert calling.ask("EXISTS", "y", "z") == 0
+    assert calling.ask(*scripts.execute("s", "counted", ["n"], ["x"], outputs=["y"])) == b"OK"
+    assert calling.ask("GET", "n") == b"2"
+    check_path(server, direct=1, python=1, key="s")
+
+
+MODELS: dict[str, Callable[[], bytes]] = {
+    "ONNX": lambda: models.onnx_identity(shape=("n", 2)),
+    "TORCH": lambda: models.torch_module(models.Identity),
+    "TF": tf_models.tf_identity,
+}
+
+
+@both_paths
+@pytest.mark.parametrize("backend", MODELS)
+def test_a_model_of_a_script(server: Server, calling: Wire, backend: str) -> None:
+    names: list[Word] = ["INPUTS", 1, "x", "OUTPUTS", 1, "y"] if backend == "TF" else []
+    assert calling.ask("AI.MODELSTORE", "m", backend, "CPU", *names, "BLOB", MODELS[backend]()) == b"OK"
+    for key in "s", "m":
+        calling.ask("AI.INFO", key, "RESETSTAT")
+    words = scripts.execute("s", "modelled", ["m"], ["x"], outputs=["y"])
+    for _ in range(2):
+        assert calling.ask(*words) == b"OK"
+        assert [scripts.values(calling, key) for key in "xy"] == [[b"1", b"2"], [b"2", b"3"]]
+    for key in "s", "m":
+        check_path(server, direct=2, key=key)
+    found = full_ai_info(calling, "m")
+    assert (found["samples"], found["errors"]) == (2, 0)
+
+
+@both_paths
+def test_a_model_that_only_python_runs(server: Server, calling: Wire) -> None:
+    """The script itself needs no Python. Python's part counts the model's run, also where it fails."""
+    calling.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BATCHSIZE", 4, "BLOB", models.onnx_add())
+    assert calling.ask(*scripts.execute("s", "modelled", ["m"], ["x", "x"], outputs=["y"])) == b"OK"
+    assert scripts.values(calling, "y") == [b"3", b"5"]
+    check_path(server, python=1, key="m")
+    check_path(server, direct=1, key="s")
+
+
+@both_paths
+def test_a_model_that_fails_in_a_script(server: Server, calling: Wire) -> None:
+    calling.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add(("n", 3)))
+    reply = calling.ask(*scripts.execute("s", "modelled", ["m"], ["x", "x"], outputs=["y"]))
+    assert isinstance(reply, Error) and " has shape [1, 2], expected: [-1, 3]: " in reply
+    assert reply == calling.ask("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y")
+    assert full_ai_info(calling, "m")["errors"] == 2
 
 
 # ---- the runner ------------------------------------------------------------------------------------------------------
@@ -150,6 +291,10 @@ def test_no_runner(without: Callable[[str | None], Server], version: str | None,
         wire.ask("AI.TENSORSET", "x", "FLOAT", 2, "VALUES", 1, 2)
         assert wire.ask(*WORDS) == b"OK"
         check_path(server, python=1)
+        body = 'redis.execute("INCR", keys[1])\n    return redisAI.model_execute(keys[0], tensors, 1)'
+        scripts.store(wire, "s", scripts.function("f", body), ["f"])
+        assert wire.ask(*scripts.execute("s", "f", ["m", "n:1"], ["x"], outputs=["y"])) == b"OK"
+        assert (wire.ask("GET", "n:1"), scripts.values(wire, "y")) == (b"1", [b"1", b"2"])
         advice = (
             f"Python runs all models and scripts, slower: {reason}; run `redisai-server --build-torch` and start anew"
         )

@@ -24,6 +24,7 @@ from redisai.backends import KINDS, Registry  # noqa: E402
 from redisai.loader import options  # noqa: E402
 from redisai.protocol import (  # noqa: E402
     Definition,
+    Redis,
     ScriptBackend,
     ScriptDefinition,
     ScriptSession,
@@ -47,7 +48,11 @@ def load(backend: str, blob: bytes, device: str = "CPU", **changes: Any) -> Sess
 def load_script(source: str | bytes, *entry_points: str, device: str = "CPU") -> ScriptSession:
     backend = cast(ScriptBackend, registry.get(NAMES.index("TORCH")))
     source = source.encode() if isinstance(source, str) else source
-    return backend.load_script(ScriptDefinition(device, source, entry_points), settings())
+    return backend.load_script(ScriptDefinition(device, source, entry_points), settings(), _no_redis)
+
+
+def _no_redis(op: int) -> Redis:
+    raise AssertionError(op)
 
 
 def run_in_threads(count: int, work: Callable[[int], None]) -> None:

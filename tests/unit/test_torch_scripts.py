@@ -29,12 +29,13 @@ class FakeRedis:
         self.run = run
         self.calls: list[list[bytes]] = []
         self.models: list[tuple[bytes, int]] = []
+        self.op = 0
 
     def call(self, words: Sequence[bytes]) -> Reply:
         self.calls.append(list(words))
         return self.reply
 
-    def run_model(self, key: bytes, inputs: Sequence[Array], noutputs: int) -> Sequence[Array]:
+    def run_model(self, key: bytes, inputs: Sequence[Array], noutputs: int, failure: str = "") -> Sequence[Array]:
         self.models.append((key, noutputs))
         assert self.run is not None
         return self.run(inputs)
