@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from testkit import models, rdb, samples, scripts
 from testkit.values import Model, Tensor, Value
-from testkit.wire import Wire, Word
+from testkit.wire import Error, Wire, Word
 
 T = TypeVar("T")
 Draw = Callable[[st.SearchStrategy[T]], T]
@@ -28,7 +28,7 @@ TENSORS = (*FLOATS, "three", "int", "bool", "text", "large")
 ADDERS = ("add", "add1", "batched", "lonely")
 MODELS = (*ADDERS, "two", "split", "sequence", "total", "broken")
 SCRIPTS = ("s", "redis", "chain", "old")
-OTHERS = ("string", "list")
+OTHERS = ("string", "list", "numbers", "hash", "stream")
 OUTPUTS = ("out", "out2", "x", "{x}z")
 ABSENT = ("none", "", "\0", b"\xff\xfe", "x" * 300)
 # Few functions, for they are compiled anew after each FLUSHALL and DEBUG RELOAD.
@@ -93,6 +93,9 @@ def base() -> dict[str, Words]:
         "old": ("AI.SCRIPTSET", "old", "CPU", "SOURCE", scripts.OLD),
         "string": ("SET", "string", "value"),
         "list": ("RPUSH", "list", "a", "b"),
+        "numbers": ("RPUSH", "numbers", 1, 2),
+        "hash": ("HSET", "hash", "a", 1, "b", 2.5, "c", "text"),
+        "stream": ("XADD", "stream", "1-1", "b", 3, "a", 1),
     }
 
 
@@ -109,7 +112,7 @@ def set_up(wire: Wire) -> None:
         wire.ask("FLUSHDB")
         for words in base().values():
             reply = wire.ask(*words)
-            assert reply in (b"OK", 2), reply
+            assert not isinstance(reply, Error), reply
     for key in base():
         wire.send("COPY", key, key, "DB", 0)
     for key in base():
@@ -191,7 +194,9 @@ class Grammar:
         return (*words, *self.data(dtype, count))
 
     def data(self, dtype: str, count: int) -> Words:
-        how = self.draw(st.sampled_from(["", "VALUES", "BLOB", "BLOB", "RAW"]))
+        how = self.draw(st.sampled_from(["", "VALUES", "BLOB", "BLOB", "RAW", "FROM"]))
+        if how == "FROM":
+            return (how, *self.source())
         if how == "RAW" and count <= 6:
             return (how, *[one_of(self.draw, ("", b"a\0b", b"\0", "|>", "BLOB")) for _ in range(count)])
         if how == "VALUES" and count <= 6:
@@ -202,6 +207,20 @@ class Grammar:
             filling = b"\0" if dtype in ("STRING", "BOOL") else self.draw(st.sampled_from([b"\0", b"\1", b"\xff"]))
             return (how, filling * (count * bits // 8 + (chance(self.draw, 5) and 1)))
         return ()
+
+    def source(self) -> Words:
+        """What follows FROM."""
+        fields: Words = ("FIELDS", *self.counted(self.some(1, 3, lambda: self.often(("a", "b", "z")))))
+        given: Words = ("COUNT", self.number(1, 2, 100)) if chance(self.draw, 30) else ()
+        default: Words = ("DEFAULT", self.often((0, "nan", 1.5))) if chance(self.draw, 50) else ()
+        words = [
+            ("HASH", self.key(("hash",)), *fields),
+            ("HASHES", *self.counted(self.some(1, 3, lambda: self.key(("hash",)))), *fields),
+            ("STRING", self.key(("string", "hash"))),
+            ("LIST", self.key(("numbers", "list")), *given),
+            ("STREAM", self.key(("stream",)), "FIELD", self.often(("a", "z")), *given),
+        ]
+        return (*one_of_words(self.draw, words), *default)
 
     def tensorget(self, key: Word) -> Words:
         words = self.draw(

@@ -29,5 +29,5 @@ typedef struct Step {
  * commands, none runs. */
 Run *dag_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagGrammar *grammar, long long *timeout);
 
-/* Tells Redis where the keys are: LOAD, PERSIST, ROUTING, models, scripts and their KEYS. */
+/* Tells Redis where the keys are: LOAD, PERSIST, ROUTING, models, scripts and their KEYS, sources of FROM. */
 int dag_report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagGrammar *grammar);

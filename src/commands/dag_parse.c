@@ -23,7 +23,8 @@ static int64_t count_elements(RedisModuleString **dims, int ndim) {
 }
 
 /* The words of the next command, after the pipe at which p is. p moves to the next pipe or the end. In AI.TENSORSET,
- * the word after BLOB and the elements after RAW are data, never a pipe, even if they have the same two bytes. */
+ * the word after BLOB and the elements after RAW are data, never a pipe, even if they have the same two bytes. Behind
+ * VALUES and FROM, BLOB and RAW are words like others. */
 static RunParser next_command(RunParser *p) {
     RunParser command = {.ctx = p->ctx, .argv = p->argv + ++p->at, .in_dag = 1};
     int data = at_word(p, "AI.TENSORSET") ? p->at + 3 : p->argc; /* after the command, the name and the type */
@@ -31,7 +32,7 @@ static RunParser next_command(RunParser *p) {
         int64_t skipped = 0, left = p->argc - p->at - 1;
         if (p->at >= data && at_word(p, "BLOB")) skipped = 1;
         if (p->at >= data && at_word(p, "RAW")) skipped = count_elements(p->argv + data, p->at - data);
-        if (p->at >= data && (at_word(p, "VALUES") || at_word(p, "RAW"))) data = p->argc;
+        if (p->at >= data && (at_word(p, "VALUES") || at_word(p, "RAW") || at_word(p, "FROM"))) data = p->argc;
         p->at += 1 + (int)(skipped < left ? skipped : left);
     }
     command.argc = (int)(p->argv + p->at - command.argv);
@@ -331,9 +332,10 @@ int dag_report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, con
     while (p.at < argc && !at_word(&p, PIPE)) p.at++;
     while (p.at < argc) {
         RunParser c = next_command(&p);
+        int at = (int)(c.argv - argv);
+        if (c.argc > 1 && arg_is(c.argv[0], "AI.TENSORSET")) tensor_report_keys(ctx, c.argv, c.argc, at);
         const RunGrammar *grammar = c.argc > 1 ? grammar_named(c.argv[0]) : NULL;
         if (grammar == NULL) continue;
-        int at = (int)(c.argv - argv);
         parse_positions(&c, grammar);
         RedisModule_KeyAtPosWithFlags(ctx, at + 1, KEY_READ);
         report_script_keys(ctx, &c.positions, at);

@@ -17,6 +17,12 @@
 #define REDISMODULE_READ (1 << 0)
 #define REDISMODULE_WRITE (1 << 1)
 #define REDISMODULE_KEYTYPE_EMPTY 0
+#define REDISMODULE_KEYTYPE_STRING 1
+#define REDISMODULE_KEYTYPE_LIST 2
+#define REDISMODULE_KEYTYPE_HASH 3
+#define REDISMODULE_KEYTYPE_STREAM 7
+#define REDISMODULE_HASH_NONE 0
+#define REDISMODULE_STREAM_ITERATOR_REVERSE (1 << 1)
 #define REDISMODULE_REPLY_STRING 0
 #define REDISMODULE_REPLY_ERROR 1
 #define REDISMODULE_REPLY_INTEGER 2
@@ -76,6 +82,11 @@ typedef struct RedisModuleUser RedisModuleUser;
 typedef struct RedisModuleDict RedisModuleDict;
 typedef struct RedisModuleServerInfoData RedisModuleServerInfoData;
 typedef struct RedisModuleDefragCtx RedisModuleDefragCtx;
+
+typedef struct RedisModuleStreamID {
+    uint64_t ms;
+    uint64_t seq;
+} RedisModuleStreamID;
 
 typedef struct RedisModuleEvent {
     uint64_t id;
@@ -232,6 +243,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(void, TrimStringAllocation, (RedisModuleString *))                                                        \
     FUNCTION(const char *, StringPtrLen, (const RedisModuleString *, size_t *))                                        \
     FUNCTION(int, StringToLongLong, (const RedisModuleString *, long long *))                                          \
+    FUNCTION(int, StringCompare, (const RedisModuleString *, const RedisModuleString *))                               \
     FUNCTION(int, StringToDouble, (const RedisModuleString *, double *))                                               \
     /* dictionaries */                                                                                                 \
     FUNCTION(RedisModuleDict *, CreateDict, (RedisModuleCtx *))                                                        \
@@ -243,6 +255,14 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(RedisModuleKey *, OpenKey, (RedisModuleCtx *, RedisModuleString *, int))                                  \
     FUNCTION(void, CloseKey, (RedisModuleKey *))                                                                       \
     FUNCTION(int, KeyType, (RedisModuleKey *))                                                                         \
+    FUNCTION(size_t, ValueLength, (RedisModuleKey *))                                                                  \
+    FUNCTION(char *, StringDMA, (RedisModuleKey *, size_t *, int))                                                     \
+    FUNCTION(int, HashGet, (RedisModuleKey *, int, ...))                                                               \
+    FUNCTION(RedisModuleString *, ListGet, (RedisModuleKey *, long))                                                   \
+    FUNCTION(int, StreamIteratorStart, (RedisModuleKey *, int, RedisModuleStreamID *, RedisModuleStreamID *))          \
+    FUNCTION(int, StreamIteratorNextID, (RedisModuleKey *, RedisModuleStreamID *, long *))                             \
+    FUNCTION(int, StreamIteratorNextField, (RedisModuleKey *, RedisModuleString **, RedisModuleString **))             \
+    FUNCTION(int, StreamIteratorStop, (RedisModuleKey *))                                                              \
     FUNCTION(int, DeleteKey, (RedisModuleKey *))                                                                       \
     FUNCTION(RedisModuleType *, ModuleTypeGetType, (RedisModuleKey *))                                                 \
     FUNCTION(void *, ModuleTypeGetValue, (RedisModuleKey *))                                                           \

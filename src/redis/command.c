@@ -37,14 +37,18 @@ int arg_whole(const RedisModuleString *arg, long long *number) {
 
 static char latest_error[4096]; /* that was replied */
 
-static void reply_formatted(RedisModuleCtx *ctx, const char *format, va_list args) {
-    int prefix = snprintf(latest_error, sizeof(latest_error), "ERR ");
-    vsnprintf(latest_error + prefix, sizeof(latest_error) - prefix, format, args);
+static void reply_latest(RedisModuleCtx *ctx) {
     /* A client's own bytes may be in the text; a line break would end the reply early. */
     for (char *c = latest_error; *c; c++) {
         if (*c == '\r' || *c == '\n') *c = ' ';
     }
     RedisModule_ReplyWithError(ctx, latest_error);
+}
+
+static void reply_formatted(RedisModuleCtx *ctx, const char *format, va_list args) {
+    int prefix = snprintf(latest_error, sizeof(latest_error), "ERR ");
+    vsnprintf(latest_error + prefix, sizeof(latest_error) - prefix, format, args);
+    reply_latest(ctx);
 }
 
 int reply_error(RedisModuleCtx *ctx, const char *format, ...) {
@@ -60,6 +64,12 @@ int parse_error(RedisModuleCtx *ctx, const char *format, ...) {
     va_start(args, format);
     if (ctx) reply_formatted(ctx, format, args);
     va_end(args);
+    return -1;
+}
+
+int wrong_type_error(RedisModuleCtx *ctx, const RedisModuleString *name) {
+    snprintf(latest_error, sizeof(latest_error), REDISMODULE_ERRORMSG_WRONGTYPE ": '%s'", arg_text(name));
+    reply_latest(ctx);
     return -1;
 }
 

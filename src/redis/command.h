@@ -22,6 +22,9 @@ int reply_error(RedisModuleCtx *ctx, const char *format, ...) __attribute__((for
 /* The same for parsers: returns -1. ctx NULL: replies nothing, for Redis only asks where the keys are. */
 int parse_error(RedisModuleCtx *ctx, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Replies WRONGTYPE, with the name of one of several keys; returns -1. */
+int wrong_type_error(RedisModuleCtx *ctx, const RedisModuleString *name);
+
 #define WRONG_ARITY "wrong number of arguments for '%s' command" /* and the command's name as the client typed it */
 int reply_wrong_arity(RedisModuleCtx *ctx, RedisModuleString **argv);
 

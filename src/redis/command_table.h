@@ -23,7 +23,7 @@ typedef struct CommandKey {
 } CommandKey;
 #define ANYWHERE ""
 
-#define COMMAND_MAX_KEYS 4
+#define COMMAND_MAX_KEYS 6
 
 typedef struct Command {
     const char *name;

@@ -204,6 +204,13 @@ int dtype_from_library(int number, int backend) {
     return -1;
 }
 
+int dtype_nan(const DtypeRow *row, char *element) {
+    if (row->exponent_bits == 0) return -1;
+    uint64_t word = ((1ULL << (row->exponent_bits + 1)) - 1) << (row->python.bits - 2 - row->exponent_bits);
+    memcpy(element, &word, row->python.bits / 8);
+    return 0;
+}
+
 uint64_t dtype_size(int dtype) { return dtypes[dtype].python.bits / 8; }
 int dtype_is_string(int dtype) { return dtypes[dtype].python.code == CODE_STRING; }
 int dtype_is_bool(int dtype) { return dtypes[dtype].python.code == CODE_BOOL; }

@@ -24,6 +24,9 @@ int dtype_from_name(const char *name, size_t len);
 int dtype_from_code(uint64_t code, uint64_t bits);
 int dtype_from_library(int number, int backend); /* the number of the backend's library */
 
+/* Writes NaN, which no text of VALUES is; -1: the type has none. */
+int dtype_nan(const DtypeRow *row, char *element);
+
 uint64_t dtype_size(int dtype); /* bytes of one element; 1 for STRING: its NUL */
 int dtype_is_string(int dtype);
 int dtype_is_bool(int dtype);
