@@ -228,6 +228,13 @@ class Grammar:
         )
         return ("AI.TENSORGET", key, *words)
 
+    def hashset(self, names: Sequence[str]) -> Words:
+        words: Words = ("AI.HASHSET", self.key(("hash", "out")))
+        for _ in range(self.draw(st.integers(1, 3))):
+            form: Words = ("AS", self.often(("BLOB", "BLOB", "NUMBER", "TEXT", "ARGMAX")))
+            words += (self.often(("a", "f")), self.key(names), *(form if chance(self.draw, 80) else ()))
+        return words
+
     # ---- models and scripts ------------------------------------------------------------------------------------------
 
     def batching(self) -> Words:
@@ -337,7 +344,7 @@ class Grammar:
         names: list[str] = [*(loaded or ("x",)), "a"]
         commands: list[Words] = [("AI.TENSORSET", "a", "FLOAT", 1, 2, "VALUES", 1, 2)]
         for _ in range(self.draw(st.integers(0, 6))):
-            kind = self.draw(st.sampled_from(["model", "model", "model", "script", "set", "get"]))
+            kind = self.draw(st.sampled_from(["model", "model", "model", "script", "set", "get", "hash"]))
             fresh = f"n{len(names)}"
             if kind == "model":
                 commands.append(self.run_model(old, names, (fresh, *names[-1:]), in_dag=True))
@@ -348,6 +355,8 @@ class Grammar:
             elif kind == "set":
                 commands.append(self.tensorset(self.often((fresh, "a"), ABSENT, 4)))
                 names.append(fresh)
+            elif kind == "hash":
+                commands.append(self.hashset(names))
             else:
                 commands.append(self.tensorget(self.key(names)))
         if not read_only and chance(self.draw, 60):

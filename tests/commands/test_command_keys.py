@@ -21,6 +21,8 @@ GETKEYS: list[tuple[str, str]] = [
     ("AI.TENSORSET FROM STRING FROM STRING RAW", "FROM RAW"),
     ("AI.TENSORSET t FLOAT * FROM LIST l COUNT 2", "t l"),
     ("AI.TENSORSET t FLOAT * FROM STREAM s FIELD f", "t s"),
+    ("AI.HASHSET h f t", "h t"),
+    ("AI.HASHSET h f t as blob g u h AS as number", "h t u AS"),
     ("AI.TENSORGET t META", "t"),
     ("AI.MODELSTORE m ONNX CPU BLOB x", "m"),
     ("AI.MODELSTORE m TF CPU TAG t INPUTS 1 a OUTPUTS 1 b BLOB x", "m"),
@@ -70,6 +72,8 @@ def test_getkeys(wire: Wire, line: str, keys: str) -> None:
         "AI.TENSORSET m FLOAT * FROM HASHES 9 h",
         "AI.TENSORSET m FLOAT * FROM HASHES 9223372036854775807 h FIELDS",
         "AI.TENSORSET m FLOAT FROM FROM",
+        "AI.HASHSET m f t g",
+        "AI.HASHSET m f t AS",
     ],
 )
 def test_getkeys_of_what_is_malformed(wire: Wire, line: str) -> None:
