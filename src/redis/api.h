@@ -106,6 +106,8 @@ typedef void (*RedisModuleFreePrivDataFunc)(RedisModuleCtx *ctx, void *privdata)
 typedef void (*RedisModuleDisconnectFunc)(RedisModuleCtx *ctx, RedisModuleBlockedClient *blocked);
 typedef void (*RedisModuleInfoFunc)(RedisModuleInfoCtx *ctx, int for_crash_report);
 typedef void (*RedisModuleEventCallback)(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data);
+typedef void (*RedisModuleScanKeyCB)(RedisModuleKey *key, RedisModuleString *field, RedisModuleString *value,
+                                     void *data);
 typedef void (*RedisModuleScanCB)(RedisModuleCtx *ctx, RedisModuleString *keyname, RedisModuleKey *key, void *data);
 
 typedef long long (*RedisModuleConfigGetNumeric)(const char *name, void *privdata);
@@ -273,6 +275,8 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(RedisModuleScanCursor *, ScanCursorCreate, (void))                                                        \
     FUNCTION(void, ScanCursorDestroy, (RedisModuleScanCursor *))                                                       \
     FUNCTION(int, Scan, (RedisModuleCtx *, RedisModuleScanCursor *, RedisModuleScanCB, void *))                        \
+    FUNCTION(int, ScanKey, (RedisModuleKey *, RedisModuleScanCursor *, RedisModuleScanKeyCB, void *))                  \
+    FUNCTION(void, ScanCursorRestart, (RedisModuleScanCursor *))                                                       \
     /* replies */                                                                                                      \
     FUNCTION(int, ReplyWithError, (RedisModuleCtx *, const char *))                                                    \
     FUNCTION(int, ReplyWithSimpleString, (RedisModuleCtx *, const char *))                                             \

@@ -187,6 +187,39 @@ def test_what_has_expired_is_missing(wire: Wire) -> None:
     wire.ask("DEBUG", "SET-ACTIVE-EXPIRE", 1)
 
 
+def test_many_fields_of_many_hashes(wire: Wire) -> None:
+    """Fields in any order, more and fewer than are wanted, of hashes that the server stores in other ways."""
+    wire.ask("DEBUG", "SET-ACTIVE-EXPIRE", 0)
+    names = [f"f{i}" for i in range(20)]
+    more: list[tuple[Word, Word]]
+    rng, rows, wanted = np.random.default_rng(2), 30, []
+    for row in range(rows):
+        numbers = {name: int(each) for name, each in zip(names, rng.integers(0, 99, 20), strict=True)}
+        given = [(name, numbers[name]) for name in rng.permutation(names) if row % 3 or name != f"f{row % 20}"]
+        more = [("other", 1), ("long", "x" * 100 * (row % 2)), *((f"more{i}", i) for i in range(40 * (row % 5 == 0)))]
+        pairs: list[tuple[Word, Word]] = [*given, *more]
+        wire.ask("HSET", f"row{row}", *[word for pair in pairs for word in pair])
+        if program().since(redis=(7, 4), valkey=(9, 0)) and row % 4 == 0:
+            wire.ask("HPEXPIRE", f"row{row}", 1, "FIELDS", 1, "f3")
+            numbers["f3"] = -1
+        wanted.append([numbers[name] if name in dict(given) else -1 for name in names])
+    time.sleep(0.005)  # what the server measures too
+    rows_of: list[Word] = ["HASHES", rows + 1, *(f"row{row}" for row in range(rows)), "none"]
+    for count in (20, 8, 3):
+        words: list[Word] = [*rows_of, "FIELDS", count, *names[:count], "DEFAULT", -1]
+        assert wire.ask("AI.TENSORSET", "t", "INT16", "*", count, "FROM", *words) == b"OK"
+        found = np.frombuffer(wire.ask("AI.TENSORGET", "t", "BLOB"), "<i2").reshape(-1, count)
+        assert found.tolist() == [row[:count] for row in [*wanted, [-1] * 20]]
+    wire.ask("HSET", "row9", "f7", "text")
+    for names_now in (names, [*names, "f7"]):
+        words = [*rows_of, "FIELDS", len(names_now), *names_now, "DEFAULT", -1]
+        reply = wire.ask("AI.TENSORSET", "t", "INT16", "*", len(names_now), "FROM", *words)
+        assert reply == "ERR the field 'f7' of the hash 'row9' is no value of the type INT16"
+    reply = wire.ask("AI.TENSORSET", "t", "STRING", "*", 20, "FROM", *rows_of, "FIELDS", 20, *names)
+    assert str(reply).startswith("ERR the hash 'row0' has no field 'f")
+    wire.ask("DEBUG", "SET-ACTIVE-EXPIRE", 1)
+
+
 def test_large_values(wire: Wire) -> None:
     """Hashes, lists and streams of every encoding."""
     array = np.random.default_rng(1).normal(size=3000).astype(np.float32)
