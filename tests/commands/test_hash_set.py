@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from testkit import dags
+from testkit import dags, models
 from testkit.dags import NA, OK, ask, send
 from testkit.replicas import caught_up, follow
 from testkit.restarts import AOF, aof_commands
@@ -171,7 +171,9 @@ def test_replicas_get_hset(start_server: StartServer) -> None:
     master, replica = start_server(*AOF, "--repl-diskless-sync-delay", "0"), start_server()
     with master.wire() as wire, replica.wire() as copy:
         follow(replica, master)
-        dags.store(wire)
+        wire.ask_ok("AI.MODELSTORE", "add", "ONNX", "CPU", "BLOB", models.onnx_add())
+        for line in "x FLOAT 1 2 VALUES 1 2", "y FLOAT 1 2 VALUES 3 4":
+            assert ask(wire, f"AI.TENSORSET {line}") == b"OK"
         ask(wire, "AI.HASHSET h v x AS BLOB class y AS ARGMAX")
         line = "AI.DAGEXECUTE LOAD 2 x y PERSIST 1 z |> AI.MODELEXECUTE add INPUTS 2 x y OUTPUTS 1 z"
         assert ask(wire, f"{line} |> AI.HASHSET g top z AS ARGMAX all z AS BLOB") == [OK, OK]

@@ -98,10 +98,9 @@ def test_bench_measures_get_beside_inference_and_equal_work(tmp_path: Path) -> N
 def test_hashes_are_scored_in_both_ways(tmp_path: Path) -> None:
     figures, table = figures_of(tmp_path, "--parts", "features")
     part = figures["parts"]["features"]
-    assert [(row["case"], row["against"], row["connections"]) for row in part["rows"]] == [
-        ("features-linear", "pipeline", clients) for clients in (1, 2)
-    ]
-    assert all(row["requests_per_s"] > row["plain"]["requests_per_s"] > 0 for row in part["rows"])
+    (row,) = part["rows"]
+    assert (row["case"], row["against"], row["connections"]) == ("features-linear", "pipeline", 1)
+    assert row["requests_per_s"] > row["plain"]["requests_per_s"] > 0
     assert "times the rate of redis-py and ONNX Runtime" in table
 
 
