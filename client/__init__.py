@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -160,6 +160,30 @@ class _Steps:
         Raises redis.ResponseError if there is no tensor.
         """
         return self._ask(_array, "AI.TENSORGET", key, "META", "RAW")
+
+    def tensor_from_hashes(
+        self, key: Key, hashes: Keys, fields: Keys, *, dtype: str = "FLOAT", default: float | str | None = None
+    ) -> Reply:
+        """Makes a tensor of fields of hashes on the server. Returns True.
+
+        hashes: a list gives a row for each hash and a column for each field; a single key gives a vector. default is
+        the value of what is missing. Raises redis.ResponseError for what is missing without it, or is no number.
+        """
+        names = _names(fields)
+        source: list[Word] = ["*", len(names), "FROM", *_section("HASHES", hashes)]
+        if isinstance(hashes, str | bytes):
+            source = ["*", "FROM", "HASH", hashes]
+        words = [*source, *_section("FIELDS", names), *_option("DEFAULT", None if default is None else str(default))]
+        return self._ask(_ok, "AI.TENSORSET", key, dtype, *words)
+
+    def hash_set(self, key: Key, tensors: Mapping[Key, Key], form: str | None = None) -> Reply:
+        """Sets fields of a hash to what tensors hold, {field: key of the tensor}. Returns True.
+
+        form: NUMBER, TEXT, ARGMAX or BLOB; without it, the one element of each tensor. Raises redis.ResponseError if a
+        tensor has no such form.
+        """
+        words = [word for field, tensor in tensors.items() for word in (field, tensor, *_option("AS", form))]
+        return self._ask(_ok, "AI.HASHSET", key, *words)
 
     def model_execute(self, key: Key, inputs: Keys, outputs: Keys, *, timeout_ms: int | None = None) -> Reply:
         """Runs a model on the tensors of some keys and saves its outputs under others. Returns True.

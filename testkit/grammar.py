@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from testkit import models, rdb, samples, scripts
 from testkit.values import Model, Tensor, Value
-from testkit.wire import Wire, Word
+from testkit.wire import Error, Wire, Word
 
 T = TypeVar("T")
 Draw = Callable[[st.SearchStrategy[T]], T]
@@ -28,7 +28,7 @@ TENSORS = (*FLOATS, "three", "int", "bool", "text", "large")
 ADDERS = ("add", "add1", "batched", "lonely")
 MODELS = (*ADDERS, "two", "split", "sequence", "total", "broken")
 SCRIPTS = ("s", "redis", "chain", "old")
-OTHERS = ("string", "list")
+OTHERS = ("string", "list", "numbers", "hash", "stream")
 OUTPUTS = ("out", "out2", "x", "{x}z")
 ABSENT = ("none", "", "\0", b"\xff\xfe", "x" * 300)
 # Few functions, for they are compiled anew after each FLUSHALL and DEBUG RELOAD.
@@ -104,6 +104,9 @@ def base() -> dict[str, Words]:
         "old": ("AI.SCRIPTSET", "old", "CPU", "SOURCE", scripts.OLD),
         "string": ("SET", "string", "value"),
         "list": ("RPUSH", "list", "a", "b"),
+        "numbers": ("RPUSH", "numbers", 1, 2),
+        "hash": ("HSET", "hash", "a", 1, "b", 2.5, "c", "text"),
+        "stream": ("XADD", "stream", "1-1", "b", 3, "a", 1),
     }
 
 
@@ -120,7 +123,7 @@ def set_up(wire: Wire) -> None:
         wire.ask("FLUSHDB")
         for words in base().values():
             reply = wire.ask(*words)
-            assert reply in (b"OK", 2), reply
+            assert not isinstance(reply, Error), reply
     for key in base():
         wire.send("COPY", key, key, "DB", 0)
     for key in base():
@@ -202,7 +205,9 @@ class Grammar:
         return (*words, *self.data(dtype, count))
 
     def data(self, dtype: str, count: int) -> Words:
-        how = self.draw(st.sampled_from(["", "VALUES", "BLOB", "BLOB", "RAW"]))
+        how = self.draw(st.sampled_from(["", "VALUES", "BLOB", "BLOB", "RAW", "FROM"]))
+        if how == "FROM":
+            return (how, *self.source())
         if how == "RAW" and count <= 6:
             return (how, *[one_of(self.draw, ("", b"a\0b", b"\0", "|>", "BLOB")) for _ in range(count)])
         if how == "VALUES" and count <= 6:
@@ -214,11 +219,32 @@ class Grammar:
             return (how, filling * (count * bits // 8 + (chance(self.draw, 5) and 1)))
         return ()
 
+    def source(self) -> Words:
+        """What follows FROM."""
+        fields: Words = ("FIELDS", *self.counted(self.some(1, 3, lambda: self.often(("a", "b", "z")))))
+        given: Words = ("COUNT", self.number(1, 2, 100)) if chance(self.draw, 30) else ()
+        default: Words = ("DEFAULT", self.often((0, "nan", 1.5))) if chance(self.draw, 50) else ()
+        words = [
+            ("HASH", self.key(("hash",)), *fields),
+            ("HASHES", *self.counted(self.some(1, 3, lambda: self.key(("hash",)))), *fields),
+            ("STRING", self.key(("string", "hash"))),
+            ("LIST", self.key(("numbers", "list")), *given),
+            ("STREAM", self.key(("stream",)), "FIELD", self.often(("a", "z")), *given),
+        ]
+        return (*one_of_words(self.draw, words), *default)
+
     def tensorget(self, key: Word) -> Words:
         words = self.draw(
             st.sampled_from([(), ("META",), ("BLOB",), ("VALUES",), ("META", "VALUES"), ("META", "BLOB"), ("RAW",)])
         )
         return ("AI.TENSORGET", key, *words)
+
+    def hashset(self, names: Sequence[str]) -> Words:
+        words: Words = ("AI.HASHSET", self.key(("hash", "out")))
+        for _ in range(self.draw(st.integers(1, 3))):
+            form: Words = ("AS", self.often(("BLOB", "BLOB", "NUMBER", "TEXT", "ARGMAX")))
+            words += (self.often(("a", "f")), self.key(names), *(form if chance(self.draw, 80) else ()))
+        return words
 
     # ---- models and scripts ------------------------------------------------------------------------------------------
 
@@ -334,7 +360,7 @@ class Grammar:
         names: list[str] = [*(loaded or ("x",)), "a"]
         commands: list[Words] = [("AI.TENSORSET", "a", "FLOAT", 1, 2, "VALUES", 1, 2)]
         for _ in range(self.draw(st.integers(0, 6))):
-            kind = self.draw(st.sampled_from(["model", "model", "model", "script", "set", "get"]))
+            kind = self.draw(st.sampled_from(["model", "model", "model", "script", "set", "get", "hash"]))
             fresh = f"n{len(names)}"
             if kind == "model":
                 commands.append(self.run_model(old, names, (fresh, *names[-1:]), in_dag=True))
@@ -345,6 +371,8 @@ class Grammar:
             elif kind == "set":
                 commands.append(self.tensorset(self.often((fresh, "a"), ABSENT, 4)))
                 names.append(fresh)
+            elif kind == "hash":
+                commands.append(self.hashset(names))
             else:
                 commands.append(self.tensorget(self.key(names)))
         if not read_only and chance(self.draw, 60):

@@ -22,8 +22,11 @@ class Command:
 
 
 COMMANDS = {
-    "AI.TENSORSET": Command(WRITE, -4, "1.0.0", "Stores a tensor", "BLOB VALUES"),
+    "AI.TENSORSET": Command(WRITE, -4, "1.0.0", "Stores a tensor", "BLOB VALUES FROM HASHES FIELDS DEFAULT"),
     "AI.TENSORGET": Command(READ, -2, "1.0.0", "Returns a tensor's metadata and data", "META BLOB VALUES"),
+    "AI.HASHSET": Command(
+        WRITE, -4, "2.0.0", "Sets fields of a hash to what tensors hold", "AS NUMBER TEXT ARGMAX BLOB"
+    ),
     "AI.MODELSTORE": Command(
         WRITE,
         -6,

@@ -34,7 +34,10 @@ NORMS = re.compile(r"aten::(batch_norm|instance_norm|native_batch_norm|_batch_no
 # An operator whose arguments are tensors and values of these types returns new memory or that of one of the tensors.
 PLAIN = {"IntType", "FloatType", "BoolType", "NumberType", "ComplexType", "StringType", "NoneType", "DeviceObjType"}
 # Calls whose inside the graph does not show.
-OPAQUE = ("prim::CallMethod", "prim::CallFunction", "prim::PythonOp", "prim::fork", "aten::fork")
+OPAQUE = (
+    *("prim::CallMethod", "prim::CallFunction", "prim::PythonOp", "prim::fork", "aten::fork"),
+    *("redisai::tensor_to_bytes", "redisai::tensor_from_bytes"),  # are in Python (byte_strings.py)
+)
 
 
 class Aliasing(NamedTuple):

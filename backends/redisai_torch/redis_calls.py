@@ -21,7 +21,7 @@ import torch
 
 from redisai.protocol import Array, Redis, Reply, one_line, refusal
 
-from . import runner
+from . import byte_strings, runner
 from .sandbox import Namespace
 from .tensors import to_array, to_tensor
 
@@ -90,7 +90,7 @@ def model_execute(key: str, inputs: List[Tensor], outputs: int) -> List[Tensor]:
 """
 
 
-FUNCTIONS = ("execute", "asList", "model_execute")
+FUNCTIONS = ("execute", "asList", "model_execute", *byte_strings.FUNCTIONS)
 
 
 class _Current(threading.local):
@@ -200,10 +200,11 @@ _library.define("run_model_pure(str key, int[][] numbers, Tensor[] inputs, int o
 def namespaces() -> dict[str, Namespace]:
     """The names that scripts know besides those of the library."""
     operators: Any = getattr(torch.ops, runner.NAMESPACE)
-    names = {"_call": operators.call, "_run_model": operators.run_model}
+    names = {"_call": operators.call, "_run_model": operators.run_model, **byte_strings.NAMES}
     unit: Any = torch.jit.CompilationUnit()
-    unit.define(SOURCE, names.get)
+    unit.define(SOURCE + byte_strings.SOURCE, names.get)
+    ours = {name: getattr(unit, name) for name in ("model_execute", *byte_strings.FUNCTIONS)}
     return {
         "redis": Namespace("redis", {"execute": unit.execute, "asList": unit.asList}),
-        "redisAI": Namespace("redisAI", {"model_execute": unit.model_execute}),
+        "redisAI": Namespace("redisAI", ours),
     }

@@ -8,8 +8,8 @@
 
 int commands_register(RedisModuleCtx *ctx) {
     static const Command *const *const families[] = {
-        tensor_commands, model_commands, model_run_commands, script_commands, script_run_commands,
-        dag_commands,    info_commands,  config_commands,    kill_commands,   runs_commands};
+        tensor_commands, hash_commands, model_commands,  model_run_commands, script_commands, script_run_commands,
+        dag_commands,    info_commands, config_commands, kill_commands,      runs_commands};
     char backends[128] = "backend:";
     for (int i = 0; backend_row(i); i++) {
         size_t size = strlen(backends);

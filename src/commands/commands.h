@@ -5,7 +5,8 @@
 
 /* Those of each family, ended by NULL. */
 extern const Command *const tensor_commands[], *const model_commands[], *const model_run_commands[];
-extern const Command *const script_commands[], *const script_run_commands[], *const dag_commands[];
+extern const Command *const script_commands[], *const script_run_commands[], *const dag_commands[],
+                                                                                 *const hash_commands[];
 extern const Command *const info_commands[], *const config_commands[], *const kill_commands[];
 extern const Command *const runs_commands[];
 

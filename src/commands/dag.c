@@ -39,7 +39,8 @@ static int reply_dag(RedisModuleCtx *ctx, const Run *run) {
     RedisModule_ReplyWithArray(ctx, run->nsteps);
     for (int i = 0; i < run->nsteps; i++) {
         const Step *step = &run->steps[i];
-        if (i > failed && step->kind != STEP_RUN) {
+        int sets_hash = step->kind == STEP_HASH && failed < run->nsteps; /* at the end, so a later failure counts */
+        if (sets_hash || (i > failed && step->kind != STEP_RUN)) {
             RedisModule_ReplyWithSimpleString(ctx, "NA");
         } else {
             reply_step(ctx, run, step);

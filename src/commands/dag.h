@@ -15,7 +15,7 @@ typedef struct DagGrammar {
     int is_read_only;
 } DagGrammar;
 
-typedef enum { STEP_SET, STEP_GET, STEP_RUN } StepKind;
+typedef enum { STEP_SET, STEP_GET, STEP_RUN, STEP_HASH } StepKind;
 
 /* What the reply needs of one command of a DAG. */
 typedef struct Step {
@@ -29,5 +29,5 @@ typedef struct Step {
  * commands, none runs. */
 Run *dag_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagGrammar *grammar, long long *timeout);
 
-/* Tells Redis where the keys are: LOAD, PERSIST, ROUTING, models, scripts and their KEYS. */
+/* Tells Redis where the keys are: LOAD, PERSIST, ROUTING, models, scripts and their KEYS, sources of FROM, hashes. */
 int dag_report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const DagGrammar *grammar);

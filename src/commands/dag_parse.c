@@ -6,6 +6,7 @@
 
 #include "commands/dag.h"
 #include "commands/execute.h"
+#include "commands/hash_set.h"
 #include "redis/command.h"
 #include "values/runnable.h"
 
@@ -23,7 +24,8 @@ static int64_t count_elements(RedisModuleString **dims, int ndim) {
 }
 
 /* The words of the next command, after the pipe at which p is. p moves to the next pipe or the end. In AI.TENSORSET,
- * the word after BLOB and the elements after RAW are data, never a pipe, even if they have the same two bytes. */
+ * the word after BLOB and the elements after RAW are data, never a pipe, even if they have the same two bytes. Behind
+ * VALUES and FROM, BLOB and RAW are words like others. */
 static RunParser next_command(RunParser *p) {
     RunParser command = {.ctx = p->ctx, .argv = p->argv + ++p->at, .in_dag = 1};
     int data = at_word(p, "AI.TENSORSET") ? p->at + 3 : p->argc; /* after the command, the name and the type */
@@ -31,7 +33,7 @@ static RunParser next_command(RunParser *p) {
         int64_t skipped = 0, left = p->argc - p->at - 1;
         if (p->at >= data && at_word(p, "BLOB")) skipped = 1;
         if (p->at >= data && at_word(p, "RAW")) skipped = count_elements(p->argv + data, p->at - data);
-        if (p->at >= data && (at_word(p, "VALUES") || at_word(p, "RAW"))) data = p->argc;
+        if (p->at >= data && (at_word(p, "VALUES") || at_word(p, "RAW") || at_word(p, "FROM"))) data = p->argc;
         p->at += 1 + (int)(skipped < left ? skipped : left);
     }
     command.argc = (int)(p->argv + p->at - command.argv);
@@ -144,6 +146,7 @@ typedef struct ParsedCommand {
     RunParser p;               /* its words; for STEP_RUN also where its arguments are */
     const RunGrammar *grammar; /* STEP_RUN */
     Tensor *tensor;            /* STEP_SET: a reference, until it goes to the run */
+    int nfields;               /* STEP_HASH */
 } ParsedCommand;
 
 static const RunGrammar *grammar_named(const RedisModuleString *word) {
@@ -171,6 +174,17 @@ static int parse_run(ParsedCommand *c, const DagGrammar *dag) {
     return parse_execution(p, c->grammar);
 }
 
+static int parse_hash(ParsedCommand *c, const DagGrammar *dag) {
+    RunParser *p = &c->p;
+    HashField field;
+    int at = 2, found;
+    c->step.kind = STEP_HASH;
+    if (dag->is_read_only) return parse_error(p->ctx, "AI.HASHSET cannot be specified in a read-only DAG");
+    if (p->argc < 4) return parse_error(p->ctx, WRONG_ARITY, arg_text(p->argv[0]));
+    while ((found = hash_next_field(p->ctx, p->argv, p->argc, &at, &field)) == 1) c->nfields++;
+    return found;
+}
+
 static int parse_command(ParsedCommand *c, const DagGrammar *dag) {
     RunParser *p = &c->p;
     if (p->argc == 0) return parse_error(p->ctx, "Unsupported command within DAG");
@@ -184,6 +198,7 @@ static int parse_command(ParsedCommand *c, const DagGrammar *dag) {
         c->step.kind = STEP_GET;
         return tensor_parse_format(p->ctx, p->argv + 2, p->argc - 2, &c->step.format);
     }
+    if (arg_is(p->argv[0], "AI.HASHSET")) return parse_hash(c, dag);
     c->grammar = grammar_named(p->argv[0]);
     return c->grammar ? parse_run(c, dag) : parse_error(p->ctx, "Unsupported command within DAG");
 }
@@ -227,8 +242,21 @@ static int add_run(Builder *b, ParsedCommand *c) {
     return 0;
 }
 
+static int add_hash(Builder *b, const ParsedCommand *c) {
+    RedisModuleString **argv = c->p.argv;
+    HashField field;
+    int at = 2;
+    while (hash_next_field(b->ctx, argv, c->p.argc, &at, &field) == 1) {
+        int slot = find_slot(b, argv[field.tensor], "AI.HASHSET");
+        if (slot == -1) return -1;
+        run_add_save(b->run, argv[1], field.name, field.form, slot);
+    }
+    return key_accepts(b->ctx, argv[1], KEY_OF_HASH) ? 0 : -1;
+}
+
 static int add_command(Builder *b, ParsedCommand *c) {
     c->step.op = -1;
+    if (c->step.kind == STEP_HASH) return add_hash(b, c);
     if (c->step.kind == STEP_RUN) return add_run(b, c);
     if (c->step.kind == STEP_SET) {
         b->run->slots[define(b, c->p.argv[1], -1)] = c->tensor;
@@ -246,11 +274,25 @@ static void add_loaded(Builder *b, RedisModuleString **argv, const Sections *s) 
     for (int i = 0; i < s->nload; i++) b->run->slots[define(b, argv[s->load + i], -1)] = tensor_ref(s->loaded[i]);
 }
 
+/* A key of PERSIST becomes a tensor, so it cannot become a hash too. Up to now, only hashes are saved. */
+static int check_hashes(Builder *b, RedisModuleString **argv, const Sections *s) {
+    const Run *run = b->run;
+    RedisModuleString *both = NULL;
+    RedisModuleDict *persist = RedisModule_CreateDict(NULL);
+    for (int i = 0; run->nsaves && i < s->npersist; i++) RedisModule_DictSet(persist, argv[s->persist + i], argv);
+    for (int i = 0; i < run->nsaves && both == NULL; i++) {
+        if (RedisModule_DictGet(persist, run->saves[i].key, NULL)) both = run->saves[i].key;
+    }
+    RedisModule_FreeDict(NULL, persist);
+    return both ? parse_error(b->ctx, "the key '%s' is in PERSIST and in AI.HASHSET", arg_text(both)) : 0;
+}
+
 static int add_saves(Builder *b, RedisModuleString **argv, const Sections *s) {
+    if (check_hashes(b, argv, s) == -1) return -1;
     for (int i = s->persist; i < s->persist + s->npersist; i++) {
         int slot = find_slot(b, argv[i], "PERSIST");
         if (slot == -1 || !key_accepts(b->ctx, argv[i], TensorType)) return -1;
-        run_add_save(b->run, argv[i], slot);
+        run_add_save(b->run, argv[i], NULL, 0, slot);
     }
     return 0;
 }
@@ -258,18 +300,19 @@ static int add_saves(Builder *b, RedisModuleString **argv, const Sections *s) {
 /* The run of parsed commands, or NULL after replying an error. */
 static Run *build(RedisModuleCtx *ctx, RedisModuleString **argv, const Sections *s, ParsedCommand *commands,
                   int count) {
-    int nops = 0, ninputs = 0, max_inputs = 0, nslots = s->nload;
+    int nops = 0, ninputs = 0, max_inputs = 0, nslots = s->nload, nsaves = s->npersist;
     for (int i = 0; i < count; i++) {
         const ArgPositions *positions = &commands[i].p.positions;
         nops += commands[i].step.kind == STEP_RUN;
         nslots += commands[i].step.kind == STEP_SET;
+        nsaves += commands[i].nfields;
         if (commands[i].step.kind != STEP_RUN) continue;
         nslots += positions->noutputs;
         ninputs += positions->ninputs;
         if (positions->ninputs > max_inputs) max_inputs = positions->ninputs;
     }
     Builder b = {.ctx = ctx,
-                 .run = run_new(nops, nslots, ninputs, s->npersist),
+                 .run = run_new(nops, nslots, ninputs, nsaves),
                  .slots = RedisModule_CreateDict(NULL),
                  .producers = RedisModule_Alloc(((size_t)nslots + max_inputs) * sizeof(int))};
     b.inputs = b.producers + nslots;
@@ -331,9 +374,11 @@ int dag_report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, con
     while (p.at < argc && !at_word(&p, PIPE)) p.at++;
     while (p.at < argc) {
         RunParser c = next_command(&p);
+        int at = (int)(c.argv - argv);
+        if (c.argc > 1 && arg_is(c.argv[0], "AI.TENSORSET")) tensor_report_keys(ctx, c.argv, c.argc, at);
+        if (c.argc > 1 && arg_is(c.argv[0], "AI.HASHSET")) RedisModule_KeyAtPosWithFlags(ctx, at + 1, KEY_UPDATE);
         const RunGrammar *grammar = c.argc > 1 ? grammar_named(c.argv[0]) : NULL;
         if (grammar == NULL) continue;
-        int at = (int)(c.argv - argv);
         parse_positions(&c, grammar);
         RedisModule_KeyAtPosWithFlags(ctx, at + 1, KEY_READ);
         report_script_keys(ctx, &c.positions, at);

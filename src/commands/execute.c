@@ -3,6 +3,7 @@
 
 #include <limits.h>
 
+#include "commands/hash_set.h"
 #include "commands/stored.h"
 #include "commands/tensor.h"
 #include "redis/command.h"
@@ -67,12 +68,20 @@ int parse_execution(RunParser *p, const RunGrammar *grammar) {
 
 void save_outputs(RedisModuleCtx *ctx, Run *run) {
     const Save *end = run->saves + run->nsaves;
-    for (const Save *save = run->saves; save < end; save++) {
-        run->refusal = key_refusal(ctx, save->key, TensorType);
+    for (Save *save = run->saves; save < end; save++) {
+        const char *refusal = key_refusal(ctx, save->key, save->field ? KEY_OF_HASH : TensorType);
+        if (refusal) run->refusal = RedisModule_Strdup(refusal);
+        if (!refusal && save->field) {
+            save->value = hash_value(run->slots[save->slot], save->form, save->field, &run->refusal);
+        }
         if (run->refusal) return;
     }
     for (const Save *save = run->saves; save < end; save++) {
         Tensor *tensor = run->slots[save->slot];
+        if (save->field) {
+            hash_set_field(ctx, save->key, save->field, save->value);
+            continue;
+        }
         key_set_value(ctx, save->key, TensorType, tensor_ref(tensor));
         tensor_replicate(ctx, save->key, tensor);
         key_notify(ctx, save->key, TENSOR_EVENT);
@@ -140,7 +149,7 @@ static Run *new_run(RedisModuleCtx *ctx, RedisModuleString **argv, const ArgPosi
             run_unref(run);
             return NULL;
         }
-        run_add_save(run, output, ninputs + i);
+        run_add_save(run, output, NULL, 0, ninputs + i);
     }
     return run;
 }

@@ -4,65 +4,13 @@
 #include <string.h>
 
 #include "commands/commands.h"
+#include "commands/tensor_data.h"
+#include "commands/tensor_from.h"
 #include "redis/command.h"
 #include "redis/event_loop.h"
 #include "values/tensor.h"
 
 #define NO_BLOB "an element of the tensor contains a null character, at which BLOB ends elements; use VALUES or RAW"
-#define NO_MEMORY "not enough memory for a tensor of %llu bytes"
-
-static int fill_numbers(Tensor *tensor, RedisModuleString **values) {
-    const DtypeRow *row = dtype_row(tensor->dtype);
-    uint64_t size = dtype_size(tensor->dtype);
-    char *element = tensor->data;
-    for (int64_t i = 0; i < tensor->length; i++, element += size) {
-        if (row->parse(row, values[i], element) == -1) return -1;
-    }
-    return 0;
-}
-
-/* One NUL at the end of a value is its terminator, unless it is raw. */
-static const char *string_value(const RedisModuleString *value, int is_raw, size_t *len) {
-    const char *text = RedisModule_StringPtrLen(value, len);
-    if (!is_raw && *len && text[*len - 1] == '\0') --*len;
-    return text;
-}
-
-static void fill_strings(Tensor *tensor, RedisModuleString **values, int is_raw) {
-    uint64_t at = 0;
-    for (int64_t i = 0; i < tensor->length; i++) {
-        size_t len;
-        const char *text = string_value(values[i], is_raw, &len);
-        tensor->offsets[i] = at;
-        memcpy(tensor->data + at, text, len);
-        tensor->data[at + len] = '\0';
-        at += len + 1;
-    }
-}
-
-static int tensor_from_values(RedisModuleCtx *ctx, int dtype, int ndim, const int64_t *shape, int64_t length,
-                              uint64_t size, int is_raw, RedisModuleString **values, int count, Tensor **tensor) {
-    if (length != count) return parse_error(ctx, "wrong number of values was given in 'AI.TENSORSET' command");
-    if (dtype_is_string(dtype)) {
-        size = 0;
-        for (int i = 0; i < count; i++) {
-            size_t len;
-            const char *text = string_value(values[i], is_raw, &len);
-            if (!is_raw && memchr(text, '\0', len)) return parse_error(ctx, "C-string value contains null character");
-            size += len + 1;
-        }
-    }
-    Tensor *made = tensor_new(dtype, ndim, shape, length, size, 0);
-    if (made == NULL) return parse_error(ctx, NO_MEMORY, (unsigned long long)size);
-    if (made->offsets) {
-        fill_strings(made, values, is_raw);
-    } else if (fill_numbers(made, values) == -1) {
-        tensor_unref(made);
-        return parse_error(ctx, "invalid value");
-    }
-    *tensor = made;
-    return 0;
-}
 
 /* Deployed servers did not check a BOOL blob's last byte. What their AOFs and masters send is true or false all the
  * same. */
@@ -92,14 +40,24 @@ static Tensor *tensor_from_argument(RedisModuleCtx *ctx, int dtype, int ndim, co
 }
 
 static int begins_data(const RedisModuleString *word) {
-    return arg_is(word, "BLOB") || arg_is(word, "VALUES") || arg_is(word, "RAW");
+    return arg_is(word, "BLOB") || arg_is(word, "VALUES") || arg_is(word, "RAW") || arg_is(word, "FROM");
 }
 
-/* The dimensions from argv[*at] on, up to BLOB, VALUES, RAW or the end. */
+/* The index of the word behind FROM; argc: there is no FROM. */
+static int find_source(RedisModuleString **argv, int argc, int at) {
+    while (at < argc && !begins_data(argv[at])) at++;
+    return at < argc && arg_is(argv[at], "FROM") ? at + 1 : argc;
+}
+
+/* The dimensions from argv[*at] on, up to BLOB, VALUES, RAW, FROM or the end. One may be `*`, if FROM follows. */
 static int parse_shape(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int *at, int64_t *shape, int *ndim) {
+    int may_fit = 1;
     for (; *at < argc && !begins_data(argv[*at]); (*at)++) {
         long long dim;
-        if (RedisModule_StringToLongLong(argv[*at], &dim) == REDISMODULE_ERR || dim < 0) {
+        if (may_fit && arg_is(argv[*at], "*") && find_source(argv, argc, *at) < argc) {
+            dim = TENSOR_ANY;
+            may_fit = 0;
+        } else if (RedisModule_StringToLongLong(argv[*at], &dim) == REDISMODULE_ERR || dim < 0) {
             return parse_error(ctx, "invalid or negative value found in tensor shape");
         }
         if (*ndim == TENSOR_MAX_DIMS) return parse_error(ctx, "tensor has more than %d dimensions", TENSOR_MAX_DIMS);
@@ -114,20 +72,20 @@ int tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Tensor
     int dtype = dtype_from_name(name, name_len);
     if (dtype == -1) return parse_error(ctx, "invalid data type");
 
-    /* What the AOF and the master send was accepted once, so no limit holds for it. */
-    int is_accepted = wait_mode(ctx) == WAIT_NOT;
     int64_t shape[TENSOR_MAX_DIMS];
     int ndim = 0, at = 1;
     if (parse_shape(ctx, argv, argc, &at, shape, &ndim) == -1) return -1;
 
+    if (at < argc && arg_is(argv[at], "FROM")) {
+        return tensor_from_keys(ctx, dtype, ndim, shape, argv + at + 1, argc - at - 1, tensor);
+    }
+
     int64_t length;
     uint64_t size;
-    int overflows = tensor_measure(dtype, ndim, shape, &length, &size) == -1;
-    uint64_t memory = overflows ? 0 : tensor_memory(dtype, length, size);
-    if (overflows || (!is_accepted && memory > tensor_max_bytes(ctx, memory))) {
-        return parse_error(ctx, "tensor size exceeds the limit of %llu bytes (proto-max-bulk-len)",
-                           (unsigned long long)bridge_max_tensor_bytes());
+    if (tensor_measure(dtype, ndim, shape, &length, &size) == -1) {
+        return parse_error(ctx, TENSOR_TOO_LARGE, (unsigned long long)bridge_max_tensor_bytes());
     }
+    if (tensor_check_memory(ctx, dtype, length, size) == -1) return -1;
 
     if (at == argc) {
         *tensor = tensor_new(dtype, ndim, shape, length, size, 1);
@@ -138,7 +96,7 @@ int tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Tensor
         return parse_error(ctx, "RAW is for STRING tensors only, use BLOB or VALUES");
     }
     if (is_raw || arg_is(argv[at], "VALUES")) {
-        return tensor_from_values(ctx, dtype, ndim, shape, length, size, is_raw, argv + at + 1, argc - at - 1, tensor);
+        return tensor_from_words(ctx, dtype, ndim, shape, length, size, is_raw, argv + at + 1, argc - at - 1, tensor);
     }
     if (at + 2 != argc) {
         return parse_error(ctx, "a single binary string should come after the BLOB argument in 'AI.TENSORSET' command");
@@ -148,21 +106,45 @@ int tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Tensor
     return *tensor ? 0 : parse_error(ctx, "%s", error);
 }
 
+void tensor_report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int offset) {
+    int at = find_source(argv, argc, 3);
+    if (at < argc) tensor_from_report(ctx, argv + at, argc - at, offset + at);
+}
+
 static int tensorset_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    if (RedisModule_IsKeysPositionRequest(ctx)) {
+        RedisModule_KeyAtPosWithFlags(ctx, 1, KEY_WRITE);
+        tensor_report_keys(ctx, argv, argc, 0);
+        return REDISMODULE_OK;
+    }
     Tensor *tensor;
     if (!key_accepts(ctx, argv[1], TensorType) || tensor_parse(ctx, argv + 2, argc - 2, &tensor) == -1) {
         return log_lost_value(ctx, argv);
     }
     key_set_value(ctx, argv[1], TensorType, tensor);
-    RedisModule_ReplicateVerbatim(ctx);
+    if (find_source(argv, argc, 3) < argc) {
+        tensor_replicate(ctx, argv[1], tensor); /* the keys that it was read from may have changed elsewhere */
+    } else {
+        RedisModule_ReplicateVerbatim(ctx);
+    }
     key_notify(ctx, argv[1], TENSOR_EVENT);
     return reply_ok(ctx);
 }
 
 COMMAND(
-    tensorset, .name = "AI.TENSORSET", .flags = "write deny-oom", .arity = -4, .keys = {{"key", KEY_WRITE}},
+    tensorset, .name = "AI.TENSORSET", .flags = "write deny-oom getkeys-api", .arity = -4,
+    .keys = {{"key", KEY_WRITE},
+             {"hash", KEY_READ, ANYWHERE},
+             {"row", KEY_READ, "HASHES"},
+             {"string", KEY_READ, ANYWHERE},
+             {"list", KEY_READ, ANYWHERE},
+             {"stream", KEY_READ, ANYWHERE}},
     .syntax =
-        "key type dimension [dimension ...] [data: BLOB blob | VALUES value [value ...] | RAW element [element ...]]",
+        "key type dimension [dimension ...] [data: BLOB blob | VALUES value [value ...] | RAW element [element ...] | "
+        "FROM HASH hash FIELDS field_count field [field ...] [DEFAULT default] | "
+        "FROM HASHES row_count row [row ...] FIELDS field_count field [field ...] [DEFAULT default] | "
+        "FROM STRING string | FROM LIST list [COUNT count] [DEFAULT default] | "
+        "FROM STREAM stream FIELD field [COUNT count] [DEFAULT default]]",
     .summary = "Stores a tensor", .complexity = "O(N) where N is the size of the tensor");
 
 void tensor_replicate(RedisModuleCtx *ctx, RedisModuleString *key, const Tensor *tensor) {

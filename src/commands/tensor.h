@@ -3,9 +3,12 @@
 
 #include "values/tensor.h"
 
-/* Parses `type dimension ... [BLOB blob | VALUES value ... | RAW element ...]` and makes the tensor; -1 after replying
- * an error. */
+/* Parses `type dimension ... [BLOB blob | VALUES value ... | RAW element ... | FROM source]` and makes the tensor; -1
+ * after replying an error. */
 int tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Tensor **tensor);
+
+/* Tells Redis which words of AI.TENSORSET, at `offset` in the client's, are keys that FROM reads. */
+void tensor_report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int offset);
 
 typedef struct TensorFormat {
     int meta, blob, values;

@@ -17,6 +17,12 @@
 #define REDISMODULE_READ (1 << 0)
 #define REDISMODULE_WRITE (1 << 1)
 #define REDISMODULE_KEYTYPE_EMPTY 0
+#define REDISMODULE_KEYTYPE_STRING 1
+#define REDISMODULE_KEYTYPE_LIST 2
+#define REDISMODULE_KEYTYPE_HASH 3
+#define REDISMODULE_KEYTYPE_STREAM 7
+#define REDISMODULE_HASH_NONE 0
+#define REDISMODULE_STREAM_ITERATOR_REVERSE (1 << 1)
 #define REDISMODULE_REPLY_STRING 0
 #define REDISMODULE_REPLY_ERROR 1
 #define REDISMODULE_REPLY_INTEGER 2
@@ -77,6 +83,11 @@ typedef struct RedisModuleDict RedisModuleDict;
 typedef struct RedisModuleServerInfoData RedisModuleServerInfoData;
 typedef struct RedisModuleDefragCtx RedisModuleDefragCtx;
 
+typedef struct RedisModuleStreamID {
+    uint64_t ms;
+    uint64_t seq;
+} RedisModuleStreamID;
+
 typedef struct RedisModuleEvent {
     uint64_t id;
     uint64_t dataver;
@@ -95,6 +106,8 @@ typedef void (*RedisModuleFreePrivDataFunc)(RedisModuleCtx *ctx, void *privdata)
 typedef void (*RedisModuleDisconnectFunc)(RedisModuleCtx *ctx, RedisModuleBlockedClient *blocked);
 typedef void (*RedisModuleInfoFunc)(RedisModuleInfoCtx *ctx, int for_crash_report);
 typedef void (*RedisModuleEventCallback)(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data);
+typedef void (*RedisModuleScanKeyCB)(RedisModuleKey *key, RedisModuleString *field, RedisModuleString *value,
+                                     void *data);
 typedef void (*RedisModuleScanCB)(RedisModuleCtx *ctx, RedisModuleString *keyname, RedisModuleKey *key, void *data);
 
 typedef long long (*RedisModuleConfigGetNumeric)(const char *name, void *privdata);
@@ -232,6 +245,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(void, TrimStringAllocation, (RedisModuleString *))                                                        \
     FUNCTION(const char *, StringPtrLen, (const RedisModuleString *, size_t *))                                        \
     FUNCTION(int, StringToLongLong, (const RedisModuleString *, long long *))                                          \
+    FUNCTION(int, StringCompare, (const RedisModuleString *, const RedisModuleString *))                               \
     FUNCTION(int, StringToDouble, (const RedisModuleString *, double *))                                               \
     /* dictionaries */                                                                                                 \
     FUNCTION(RedisModuleDict *, CreateDict, (RedisModuleCtx *))                                                        \
@@ -243,6 +257,14 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(RedisModuleKey *, OpenKey, (RedisModuleCtx *, RedisModuleString *, int))                                  \
     FUNCTION(void, CloseKey, (RedisModuleKey *))                                                                       \
     FUNCTION(int, KeyType, (RedisModuleKey *))                                                                         \
+    FUNCTION(size_t, ValueLength, (RedisModuleKey *))                                                                  \
+    FUNCTION(char *, StringDMA, (RedisModuleKey *, size_t *, int))                                                     \
+    FUNCTION(int, HashGet, (RedisModuleKey *, int, ...))                                                               \
+    FUNCTION(RedisModuleString *, ListGet, (RedisModuleKey *, long))                                                   \
+    FUNCTION(int, StreamIteratorStart, (RedisModuleKey *, int, RedisModuleStreamID *, RedisModuleStreamID *))          \
+    FUNCTION(int, StreamIteratorNextID, (RedisModuleKey *, RedisModuleStreamID *, long *))                             \
+    FUNCTION(int, StreamIteratorNextField, (RedisModuleKey *, RedisModuleString **, RedisModuleString **))             \
+    FUNCTION(int, StreamIteratorStop, (RedisModuleKey *))                                                              \
     FUNCTION(int, DeleteKey, (RedisModuleKey *))                                                                       \
     FUNCTION(RedisModuleType *, ModuleTypeGetType, (RedisModuleKey *))                                                 \
     FUNCTION(void *, ModuleTypeGetValue, (RedisModuleKey *))                                                           \
@@ -253,6 +275,8 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(RedisModuleScanCursor *, ScanCursorCreate, (void))                                                        \
     FUNCTION(void, ScanCursorDestroy, (RedisModuleScanCursor *))                                                       \
     FUNCTION(int, Scan, (RedisModuleCtx *, RedisModuleScanCursor *, RedisModuleScanCB, void *))                        \
+    FUNCTION(int, ScanKey, (RedisModuleKey *, RedisModuleScanCursor *, RedisModuleScanKeyCB, void *))                  \
+    FUNCTION(void, ScanCursorRestart, (RedisModuleScanCursor *))                                                       \
     /* replies */                                                                                                      \
     FUNCTION(int, ReplyWithError, (RedisModuleCtx *, const char *))                                                    \
     FUNCTION(int, ReplyWithSimpleString, (RedisModuleCtx *, const char *))                                             \

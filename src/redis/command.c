@@ -37,14 +37,31 @@ int arg_whole(const RedisModuleString *arg, long long *number) {
 
 static char latest_error[4096]; /* that was replied */
 
-static void reply_formatted(RedisModuleCtx *ctx, const char *format, va_list args) {
-    int prefix = snprintf(latest_error, sizeof(latest_error), "ERR ");
-    vsnprintf(latest_error + prefix, sizeof(latest_error) - prefix, format, args);
-    /* A client's own bytes may be in the text; a line break would end the reply early. */
-    for (char *c = latest_error; *c; c++) {
+/* A client's own bytes may be in the text; a line break would end the reply early. */
+static const char *one_line(char *text) {
+    for (char *c = text; *c; c++) {
         if (*c == '\r' || *c == '\n') *c = ' ';
     }
+    return text;
+}
+
+static void format_error(const char *format, va_list args) {
+    int prefix = snprintf(latest_error, sizeof(latest_error), "ERR ");
+    vsnprintf(latest_error + prefix, sizeof(latest_error) - prefix, format, args);
+    one_line(latest_error);
+}
+
+static void reply_formatted(RedisModuleCtx *ctx, const char *format, va_list args) {
+    format_error(format, args);
     RedisModule_ReplyWithError(ctx, latest_error);
+}
+
+char *error_text(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    format_error(format, args);
+    va_end(args);
+    return RedisModule_Strdup(latest_error);
 }
 
 int reply_error(RedisModuleCtx *ctx, const char *format, ...) {
@@ -60,6 +77,12 @@ int parse_error(RedisModuleCtx *ctx, const char *format, ...) {
     va_start(args, format);
     if (ctx) reply_formatted(ctx, format, args);
     va_end(args);
+    return -1;
+}
+
+int wrong_type_error(RedisModuleCtx *ctx, const RedisModuleString *name) {
+    snprintf(latest_error, sizeof(latest_error), REDISMODULE_ERRORMSG_WRONGTYPE ": '%s'", arg_text(name));
+    RedisModule_ReplyWithError(ctx, one_line(latest_error));
     return -1;
 }
 
@@ -111,8 +134,8 @@ static int look_up(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType
     *value = NULL;
     RedisModuleKey *key = RedisModule_OpenKey(ctx, name, REDISMODULE_READ);
     if (key == NULL) return 0;
-    int found = RedisModule_KeyType(key) != REDISMODULE_KEYTYPE_EMPTY;
-    if (found && RedisModule_ModuleTypeGetType(key) == type) {
+    int kind = RedisModule_KeyType(key), found = kind != REDISMODULE_KEYTYPE_EMPTY;
+    if (type == KEY_OF_HASH ? kind == REDISMODULE_KEYTYPE_HASH : RedisModule_ModuleTypeGetType(key) == type) {
         *value = RedisModule_ModuleTypeGetValue(key);
     } else if (found) {
         found = -1;

@@ -22,6 +22,12 @@ int reply_error(RedisModuleCtx *ctx, const char *format, ...) __attribute__((for
 /* The same for parsers: returns -1. ctx NULL: replies nothing, for Redis only asks where the keys are. */
 int parse_error(RedisModuleCtx *ctx, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* The text that reply_error replies; the caller frees it. */
+char *error_text(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Replies WRONGTYPE, with the name of one of several keys; returns -1. */
+int wrong_type_error(RedisModuleCtx *ctx, const RedisModuleString *name);
+
 #define WRONG_ARITY "wrong number of arguments for '%s' command" /* and the command's name as the client typed it */
 int reply_wrong_arity(RedisModuleCtx *ctx, RedisModuleString **argv);
 
@@ -45,6 +51,9 @@ int refuse_arity(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
 /* The value of a key; it stays the keyspace's. NULL after replying an error: WRONGTYPE for another type, `missing`
  * where the key does not exist. */
 void *lookup_value(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type, const char *missing);
+
+/* For the next two functions: a hash of Redis. */
+#define KEY_OF_HASH NULL
 
 /* Whether the key may be set to a value of this type: it is empty or holds the same. 0 after replying WRONGTYPE. */
 int key_accepts(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleType *type);

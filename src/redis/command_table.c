@@ -8,8 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MAX_TEXT 1024
-#define MAX_LISTS 32
+#define MAX_TEXT 2048
+#define MAX_LISTS 64
 #define MAX_ARGS 10
 
 typedef struct ArgList {

@@ -11,6 +11,7 @@
 /* What a command does with a key. */
 #define KEY_READ (REDISMODULE_CMD_KEY_RO | REDISMODULE_CMD_KEY_ACCESS)
 #define KEY_WRITE (REDISMODULE_CMD_KEY_OW | REDISMODULE_CMD_KEY_UPDATE)
+#define KEY_UPDATE (REDISMODULE_CMD_KEY_RW | REDISMODULE_CMD_KEY_UPDATE) /* its old value is not told */
 #define KEY_CHANGE (REDISMODULE_CMD_KEY_RW | REDISMODULE_CMD_KEY_ACCESS | REDISMODULE_CMD_KEY_UPDATE)
 #define KEY_DELETE (REDISMODULE_CMD_KEY_RM | REDISMODULE_CMD_KEY_DELETE)
 
@@ -23,7 +24,7 @@ typedef struct CommandKey {
 } CommandKey;
 #define ANYWHERE ""
 
-#define COMMAND_MAX_KEYS 4
+#define COMMAND_MAX_KEYS 6
 
 typedef struct Command {
     const char *name;

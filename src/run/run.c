@@ -36,8 +36,10 @@ Run *run_new(int nops, int nslots, int ninputs, int nsaves) {
     return run;
 }
 
-void run_add_save(Run *run, RedisModuleString *key, int slot) {
-    run->saves[run->nsaves++] = (Save){.key = RedisModule_HoldString(NULL, key), .slot = slot};
+void run_add_save(Run *run, RedisModuleString *key, RedisModuleString *field, int form, int slot) {
+    Save *save = &run->saves[run->nsaves++];
+    *save = (Save){.key = RedisModule_HoldString(NULL, key), .form = form, .slot = slot};
+    if (field) save->field = RedisModule_HoldString(NULL, field);
 }
 
 Op *run_add_op(Run *run, Runnable *runnable, const int *inputs, int ninputs, int first_output, int noutputs) {
@@ -70,7 +72,11 @@ static void free_words(Bytes *words, int count) {
 }
 
 static void release_saves(Run *run) {
-    for (int i = 0; i < run->nsaves; i++) RedisModule_FreeString(NULL, run->saves[i].key);
+    for (Save *save = run->saves; save < run->saves + run->nsaves; save++) {
+        RedisModule_FreeString(NULL, save->key);
+        if (save->field) RedisModule_FreeString(NULL, save->field);
+        if (save->value) RedisModule_FreeString(NULL, save->value);
+    }
     run->nsaves = 0;
 }
 
@@ -91,6 +97,7 @@ static void free_run(void *data) {
     RedisModule_Free(run->steps);
     RedisModule_Free((char *)run->routing.data);
     RedisModule_Free(run->user);
+    RedisModule_Free(run->refusal);
     RedisModule_Free(run);
 }
 

@@ -17,8 +17,8 @@ void run_unref(Run *run); /* any thread */
  * slot that holds no tensor is an output of an op added before. Outputs are the slots from first_output on. */
 Op *run_add_op(Run *run, Runnable *runnable, const int *inputs, int ninputs, int first_output, int noutputs);
 
-/* In the end the tensor of this slot shall be the value of this key. */
-void run_add_save(Run *run, RedisModuleString *key, int slot);
+/* In the end the tensor of this slot shall be the value of this key, or in this form of this field (NULL: none). */
+void run_add_save(Run *run, RedisModuleString *key, RedisModuleString *field, int form, int slot);
 
 /* How a run ends, on the main thread: save, unless it failed or has nothing to save; then reply. Both get the run. */
 typedef struct RunEnd {

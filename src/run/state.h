@@ -57,9 +57,13 @@ typedef struct Use {
     int32_t next; /* use of the same slot; -1: none */
 } Use;
 
-/* A tensor that becomes a key's value in the end. The string is held until the client is freed. */
+/* A tensor that becomes a key's value in the end, or that of a field of a hash. The strings are held until the client
+ * is freed. */
 typedef struct Save {
     RedisModuleString *key;
+    RedisModuleString *field; /* NULL: the key is set */
+    RedisModuleString *value; /* of the field, once the run has ended */
+    int32_t form;             /* of the value (commands/hash_set.h) */
     int32_t slot;
 } Save;
 
@@ -81,10 +85,10 @@ typedef struct Run {
     Save *saves;
     int32_t nsaves;
     int32_t nsteps;
-    struct Step *steps;  /* DAGs: the commands, for the reply */
-    char *user;          /* scripts: the name of the user who called */
-    Bytes routing;       /* DAGs: the value of ROUTING; data NULL: none */
-    const char *refusal; /* why no output was saved, as a reply; NULL: they were */
+    struct Step *steps; /* DAGs: the commands, for the reply */
+    char *user;         /* scripts: the name of the user who called */
+    Bytes routing;      /* DAGs: the value of ROUTING; data NULL: none */
+    char *refusal;      /* why no output was saved, as a reply; NULL: they were */
     int32_t has_timer;
     uint64_t timer;
 } Run;

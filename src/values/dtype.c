@@ -10,8 +10,6 @@
 #include <string.h>
 #include <strings.h>
 
-#include "values/number_text.h"
-
 /* ---- integers ---------------------------------------------------------------------------------------------------- */
 
 /* -(2^(b-1)-1) .. 2^(b-1)-1: clients rely on the most negative value being refused. */
@@ -202,6 +200,40 @@ int dtype_from_library(int number, int backend) {
         if (number_of(&dtypes[i].python, backend) == number && !dtype_is_string(i)) return i;
     }
     return -1;
+}
+
+int dtype_nan(const DtypeRow *row, char *element) {
+    if (row->exponent_bits == 0) return -1;
+    uint64_t word = ((1ULL << (row->exponent_bits + 1)) - 1) << (row->python.bits - 2 - row->exponent_bits);
+    memcpy(element, &word, row->python.bits / 8);
+    return 0;
+}
+
+static int is_greater(const DtypeRow *row, const char *data, int64_t one, int64_t other) {
+    int bits = row->python.bits;
+    if (row->exponent_bits) {
+        double a = load_real(row, data, one), b = load_real(row, data, other);
+        return a > b || (isnan(b) && !isnan(a));
+    }
+    uint64_t a = load_word(data, one, bits), b = load_word(data, other, bits);
+    if (row->python.code != CODE_INT) return a > b;
+    return (int64_t)(a << (64 - bits)) > (int64_t)(b << (64 - bits));
+}
+
+int64_t dtype_argmax(const DtypeRow *row, const char *data, int64_t length) {
+    int64_t best = 0;
+    for (int64_t i = 1; i < length; i++) {
+        if (is_greater(row, data, i, best)) best = i;
+    }
+    return best;
+}
+
+size_t dtype_print(const DtypeRow *row, const char *data, char text[NUMBER_TEXT]) {
+    int bits = row->python.bits;
+    if (row->exponent_bits) return number_print_short(load_real(row, data, 0), bits == 64, text);
+    uint64_t word = load_word(data, 0, bits);
+    if (row->python.code != CODE_INT) return snprintf(text, NUMBER_TEXT, "%" PRIu64, word);
+    return snprintf(text, NUMBER_TEXT, "%" PRId64, (int64_t)(word << (64 - bits)) >> (64 - bits));
 }
 
 uint64_t dtype_size(int dtype) { return dtypes[dtype].python.bits / 8; }

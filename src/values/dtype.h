@@ -5,6 +5,7 @@
 
 #include "bridge.h"
 #include "redis/api.h"
+#include "values/number_text.h"
 
 typedef struct DtypeRow {
     Dtype python; /* the part that Python reads: name, code, bits, onnx, tf */
@@ -23,6 +24,15 @@ const DtypeRow *dtype_row(int64_t number);
 int dtype_from_name(const char *name, size_t len);
 int dtype_from_code(uint64_t code, uint64_t bits);
 int dtype_from_library(int number, int backend); /* the number of the backend's library */
+
+/* Writes NaN, which no text of VALUES is; -1: the type has none. */
+int dtype_nan(const DtypeRow *row, char *element);
+
+/* The index of the largest of length elements, of equal ones the first; NaN is the smallest. */
+int64_t dtype_argmax(const DtypeRow *row, const char *data, int64_t length);
+
+/* Writes the first element as text, as short as tells it from others. Returns the length. */
+size_t dtype_print(const DtypeRow *row, const char *data, char text[NUMBER_TEXT]);
 
 uint64_t dtype_size(int dtype); /* bytes of one element; 1 for STRING: its NUL */
 int dtype_is_string(int dtype);

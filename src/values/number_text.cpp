@@ -12,3 +12,9 @@ int number_parse(const char *text, size_t size, double *number) {
 size_t number_print(double number, char text[NUMBER_TEXT]) {
     return std::to_chars(text, text + NUMBER_TEXT, number, std::chars_format::general, 17).ptr - text;
 }
+
+size_t number_print_short(double number, int is_double, char text[NUMBER_TEXT]) {
+    if (std::isnan(number)) number = std::fabs(number); /* "nan", never "-nan" */
+    char *end = text + NUMBER_TEXT;
+    return (is_double ? std::to_chars(text, end, number) : std::to_chars(text, end, (float)number)).ptr - text;
+}

@@ -16,6 +16,9 @@ int number_parse(const char *text, size_t size, double *number);
 /* Writes a finite number as printf("%.17g") does, without a NUL. Returns the length. */
 size_t number_print(double number, char text[NUMBER_TEXT]);
 
+/* Writes the shortest text that becomes this number again, as a double or a float: "0.7", "1e+20", "inf", "nan". */
+size_t number_print_short(double number, int is_double, char text[NUMBER_TEXT]);
+
 #ifdef __cplusplus
 }
 #endif

@@ -111,6 +111,20 @@ def test_values_that_are_no_plain_arrays(ai: RedisAI, r: Client, value: Any, dty
     assert found.shape == expected.shape and np.array_equal(found, expected)
 
 
+def test_hashes(use: Use, r: Client) -> None:
+    r.hset("h", mapping={"a": 1, "b": 2.5})
+    r.hset("g", "a", "-3")
+    assert use("tensor_from_hashes", "t", ["h", "g"], ("a", "b"), default=float("nan")) is True
+    assert np.array_equal(use("tensor_get", "t"), np.array([[1, 2.5], [-3, np.nan]], np.float32), equal_nan=True)
+    assert use("tensor_from_hashes", "t", "h", "a", dtype="INT8") is True
+    assert use("tensor_get", "t").tolist() == [1]
+    with pytest.raises(redis.ResponseError, match="the hash 'g' has no field 'b'; DEFAULT"):
+        use("tensor_from_hashes", "t", ["g"], "b")
+    assert use("hash_set", "h", {"c": "t", "d": "t"}) is True
+    assert use("hash_set", "h", {"e": "t"}, "BLOB") is True
+    assert r.hgetall("h") == {b"a": b"1", b"b": b"2.5", b"c": b"1", b"d": b"1", b"e": b"\1"}
+
+
 @pytest.mark.parametrize(
     ("value", "error", "text"),
     [

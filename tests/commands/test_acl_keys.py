@@ -19,6 +19,9 @@ SECRET = b"the-secret-of-others"
 # r: is read, w: is written, b: both.
 COMMANDS = [
     "AI.TENSORSET w:t FLOAT 1",
+    "AI.TENSORSET w:t FLOAT * FROM HASH r:h FIELDS 1 f",
+    "AI.TENSORSET w:t FLOAT * FROM HASHES 2 r:h r:i FIELDS 1 f DEFAULT 0",
+    "AI.TENSORSET w:t STRING FROM STRING r:text",
     "AI.TENSORGET r:x",
     "AI.MODELSTORE w:m ONNX CPU BLOB b",
     "AI.MODELSET w:m ONNX CPU BLOB b",
@@ -42,6 +45,10 @@ COMMANDS = [
     "AI.DAGEXECUTE LOAD 1 r:x |> AI.SCRIPTEXECUTE r:s count KEYS 2 b:k b:l INPUTS 1 r:x OUTPUTS 1 n",
     "AI.DAGEXECUTE ROUTING r:x |> AI.TENSORSET t FLOAT 1 2 VALUES 1 2 |> "
     "AI.MODELEXECUTE r:add INPUTS 2 t t OUTPUTS 1 c",
+    "AI.HASHSET w:hash f r:x AS BLOB g r:y AS BLOB",
+    "AI.DAGEXECUTE LOAD 1 r:x |> AI.HASHSET w:hash f r:x AS BLOB",
+    "AI.DAGEXECUTE PERSIST 1 w:t |> AI.TENSORSET w:t FLOAT * FROM HASHES 2 r:h r:i FIELDS 1 f DEFAULT 0",
+    "AI.DAGEXECUTE_RO ROUTING r:h |> AI.TENSORSET t STRING FROM STRING r:text |> AI.TENSORGET t",
     "AI.DAGEXECUTE PERSIST 2 w:t w:u |> AI.TENSORSET w:t FLOAT 1 |> AI.TENSORSET w:u FLOAT 1",
     "AI.DAGEXECUTE_RO LOAD 2 r:x r:y |> AI.MODELEXECUTE r:add INPUTS 2 r:x r:y OUTPUTS 1 a |> AI.TENSORGET a",
     "AI.DAGEXECUTE_RO ROUTING r:x |> AI.TENSORSET t FLOAT 1 |> AI.TENSORGET t",
@@ -71,7 +78,9 @@ def keys(line: str) -> list[tuple[str, str]]:
 def fill(wire: Wire) -> None:
     """What the commands name, for the application and for others."""
     dags.store(wire)
-    for name in ("add", "mul", "s", "old", "x", "y"):
+    wire.ask("HSET", "h", "f", 1)
+    wire.ask("SET", "text", SECRET)
+    for name in ("add", "mul", "s", "old", "x", "y", "h", "text"):
         for prefix in ("app:r:", "other:"):
             assert wire.ask("COPY", name, prefix + name, "REPLACE") == 1
     for prefix in ("app:w:", "other:"):

@@ -15,6 +15,14 @@ from tests.conftest import StartServer
 GETKEYS: list[tuple[str, str]] = [
     ("AI.TENSORSET t FLOAT 1", "t"),
     ("AI.TENSORSET t FLOAT 2 VALUES 1 2", "t"),
+    ("AI.TENSORSET t FLOAT 2 VALUES FROM LIST l", "t"),
+    ("AI.TENSORSET t FLOAT * FROM HASH h FIELDS 2 a b DEFAULT x", "t h"),
+    ("ai.tensorset t float 2 2 from hashes 2 FIELDS from fields 2 a b", "t FIELDS from"),
+    ("AI.TENSORSET FROM STRING FROM STRING RAW", "FROM RAW"),
+    ("AI.TENSORSET t FLOAT * FROM LIST l COUNT 2", "t l"),
+    ("AI.TENSORSET t FLOAT * FROM STREAM s FIELD f", "t s"),
+    ("AI.HASHSET h f t", "h t"),
+    ("AI.HASHSET h f t as blob g u h AS as number", "h t u AS"),
     ("AI.TENSORGET t META", "t"),
     ("AI.MODELSTORE m ONNX CPU BLOB x", "m"),
     ("AI.MODELSTORE m TF CPU TAG t INPUTS 1 a OUTPUTS 1 b BLOB x", "m"),
@@ -61,6 +69,11 @@ def test_getkeys(wire: Wire, line: str, keys: str) -> None:
         "AI.MODELRUN m OUTPUTS INPUTS",
         "AI.MODELRUN m TIMEOUT",
         "AI.MODELRUN m FOO BAR",
+        "AI.TENSORSET m FLOAT * FROM HASHES 9 h",
+        "AI.TENSORSET m FLOAT * FROM HASHES 9223372036854775807 h FIELDS",
+        "AI.TENSORSET m FLOAT FROM FROM",
+        "AI.HASHSET m f t g",
+        "AI.HASHSET m f t AS",
     ],
 )
 def test_getkeys_of_what_is_malformed(wire: Wire, line: str) -> None:

@@ -55,10 +55,11 @@ def test_tree_of_arguments(server: Server) -> None:
     ]
     data: list[Any] = [("blob", "string", "BLOB", "", []), ("value", "string", "VALUES", "multiple", [])]
     data.append(("element", "string", "RAW", "multiple", []))
-    assert tree(docs(server, "AI.TENSORSET")[b"arguments"])[2:] == [
-        ("dimension", "integer", "", "multiple", []),
-        ("data", "oneof", "", "optional", data),
-    ]
+    dimension, (*given, choices) = tree(docs(server, "AI.TENSORSET")[b"arguments"])[2:]
+    assert dimension == ("dimension", "integer", "", "multiple", [])
+    assert given == ["data", "oneof", "", "optional"] and choices[:3] == data
+    sources = [("hash", "key"), ("hashes", "block"), ("string", "key"), ("list", "key"), ("stream", "key")]
+    assert [source[4][1][:2] for source in choices[3:]] == sources
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("AI._MODELSCAN", "AI.CONFIG")])

@@ -57,6 +57,19 @@ def store(wire: Wire) -> None:
     wire.ask_ok("AI.SCRIPTSTORE", "s", "CPU", "ENTRY_POINTS", 1, "add", "SOURCE", SCRIPT)
 
 
+def test_fields_of_hashes(wire: Wire, server: Server) -> None:
+    events = Events(server, "Ehd")
+    events.subscriber.read()
+    store(wire)
+    events.take()
+    line = "AI.DAGEXECUTE PERSIST 1 t |> AI.TENSORSET t FLOAT 1 |> AI.HASHSET h f t g t"
+    wire.ask(*line.split())
+    assert sorted(events.take()) == [("ai.tensorset", "t"), ("hset", "h"), ("hset", "h")]
+    wire.ask("AI.HASHSET", "h", "f", "t")
+    assert events.take() == [("hset", "h")]
+    events.close()
+
+
 def test_what_stores_and_deletes(wire: Wire, events: Events) -> None:
     store(wire)
     wire.ask_ok("ai.Modelset", "old", "ONNX", "CPU", "BLOB", models.onnx_add())

@@ -46,6 +46,12 @@ GETKEYS: list[tuple[str, str]] = [
         "AI.DAGEXECUTE ROUTING r |> AI.MODELEXECUTE AI.MODELEXECUTE INPUTS 1 a OUTPUTS 1 AI.SCRIPTRUN",
         "r AI.MODELEXECUTE",
     ),
+    (
+        "AI.DAGEXECUTE ROUTING r |> AI.TENSORSET t FLOAT * FROM HASHES 2 h BLOB FIELDS 1 RAW |> AI.TENSORGET t",
+        "r h BLOB",
+    ),
+    ("AI.DAGEXECUTE LOAD 1 a |> AI.HASHSET h f a AS BLOB g a |> AI.HASHSET i f b", "a h i"),
+    ("AI.DAGRUN |> AI.TENSORSET t FLOAT * FROM STREAM s FIELD |> |> AI.TENSORSET u STRING FROM STRING k", "s k"),
     ("ai.dagexecute load 1 a persist 1 b routing r |> ai.modelexecute m inputs 1 a outputs 1 b", "a b r m"),
     ("AI.DAGEXECUTE_RO LOAD 1 a ROUTING r |> AI.MODELEXECUTE m INPUTS 1 a OUTPUTS 1 b", "a r m"),
     (f"AI.DAGRUN LOAD 2 a b PERSIST 1 d |> {OLD_RUN} |> AI.SCRIPTRUN s f INPUTS d $ a OUTPUTS e", "a b d m s"),

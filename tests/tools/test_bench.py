@@ -95,6 +95,15 @@ def test_bench_measures_get_beside_inference_and_equal_work(tmp_path: Path) -> N
     assert rows["beside-storing-50MB"]["worst_ms"] > 0
 
 
+def test_hashes_are_scored_in_both_ways(tmp_path: Path) -> None:
+    figures, table = figures_of(tmp_path, "--parts", "features")
+    part = figures["parts"]["features"]
+    (row,) = part["rows"]
+    assert (row["case"], row["against"], row["connections"]) == ("features-linear", "pipeline", 1)
+    assert row["requests_per_s"] > row["plain"]["requests_per_s"] > 0
+    assert "times the rate of redis-py and ONNX Runtime" in table
+
+
 def test_batches_of_every_model_are_measured(tmp_path: Path) -> None:
     figures, _ = figures_of(tmp_path, "--parts", "throughput", "--cases", "mlp,fraud,linear-onnx-batch,cnn-onnx-batch")
     names = {row["case"] for row in figures["parts"]["throughput"]["rows"]}
