@@ -55,6 +55,7 @@ def waiting(clients: Clients, *commands: Sequence[Word]) -> Iterator[list[Wire]]
     for wire in wires:
         reply = wire.read()
         assert reply == b"OK" or set(reply) == {b"OK"}, reply
+    clients.wait_blocked(0)  # also for those of waiting_more()
 
 
 def check_busy(reply: Any, text: str) -> None:
