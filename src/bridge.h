@@ -328,8 +328,8 @@ typedef struct TorchTensor {
 typedef struct TorchHost {
     Reply *(*call)(Op *op, const Bytes *words, int count);
     void (*free_reply)(Reply *reply);
-    /* Runs the model at a key in C, in this thread. NULL: Python must; *failure is the library's text, to be freed, where
-     * the model has run and failed, else NULL. */
+    /* Runs the model at a key in C, in this thread. NULL: Python must; *failure is the library's text, to be freed,
+     * where the model has run and failed, else NULL. */
     struct Run *(*run_model)(Op *op, Bytes key, const TorchTensor *inputs, int ninputs, int noutputs, char **failure);
     void (*get_output)(const struct Run *run, int index, TorchTensor *output);
     void (*free_run)(struct Run *run);
