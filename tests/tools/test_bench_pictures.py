@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import beside, growth, images, pictures, rivals
+from bench import beside, features, growth, images, isolation, loops, pictures, rivals
 from bench import throughput as commands
 from bench.main import pretty, text, write
 from bench.mobilenet import BACKENDS
@@ -198,6 +198,9 @@ def points() -> dict[str, list[tuple[Any, ...]]]:
     images_of = [*product(images.BATCHES, (1,)), *product(images.QUICK, (images.THREADS,))]
     loads = ["nothing", "set", *(name for name, _ in beside.loads())]
     loads += [f"{what}-{beside.MEGABYTES}MB" for what in ("set", "storing")]
+    owned = {case.name for case in loops.own()}
+    compared = [case for case in [*commands.cases(), *loops.own()] if case.loop or case.name in owned]
+    isolated = [case.name for case in isolation.CASES]
     grown = [(case, items) for case, sizes, _ in growth.cases() for items in sizes]
     return {
         "throughput": [(case.name, n) for case in commands.cases() for n in case.connections],
@@ -210,11 +213,25 @@ def points() -> dict[str, list[tuple[Any, ...]]]:
             *((f"rival-{rival.name}", n) for rival, n in product(rivals.RIVALS, rivals.CONNECTIONS)),
             (rivals.LOOP, rivals.JUDGED),
         ],
+        "loops": [
+            (case.name, n)
+            for case in compared
+            for n in case.connections
+            if n in loops.CONNECTIONS
+            for _ in range(1 + (case.workers > 1) + bool(case.loop))  # what it is compared with
+        ],
+        "isolation": [(name,) for name in [*isolated, *(f"get-beside-{name}" for name in isolation.BESIDE), "idle"]],
+        "features": [(features.CASE, clients) for clients in features.TIMES],
         "growth": [each for each in grown for _ in range(3 if each[0] == "growth-tensors" else 1)],
     }
 
 
-NAMES = {"beside": ("case",), "images": ("case", "batch", "threads", "connections"), "growth": ("case", "items")}
+NAMES = {
+    "beside": ("case",),
+    "isolation": ("case",),
+    "images": ("case", "batch", "threads", "connections"),
+    "growth": ("case", "items"),
+}
 
 
 def test_the_stored_figures_are_of_all_cases_and_few_lines() -> None:
