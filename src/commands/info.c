@@ -218,7 +218,7 @@ static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
 
     if (argc == 3) {
         if (arg_is(argv[2], "RESETSTAT")) {
-            if (!key_is_permitted(ctx, argv[1], REDISMODULE_CMD_KEY_UPDATE)) {
+            if (!keys_are_permitted(ctx, &argv[1], 1, REDISMODULE_CMD_KEY_UPDATE)) {
                 return RedisModule_ReplyWithError(ctx, "NOPERM AI.INFO RESETSTAT needs the right to write the key");
             }
             stats_reset(&runnable->state->stats);

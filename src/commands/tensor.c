@@ -106,17 +106,36 @@ int tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Tensor
     return *tensor ? 0 : parse_error(ctx, "%s", error);
 }
 
-void tensor_report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int offset) {
+/* How many keys FROM reads, and which word is the first. */
+static int find_keys(RedisModuleString **argv, int argc, int *first) {
     int at = find_source(argv, argc, 3);
-    if (at < argc) tensor_from_report(ctx, argv + at, argc - at, offset + at);
+    int count = at < argc ? tensor_from_find(argv + at, argc - at, first) : 0;
+    if (count) *first += at;
+    return count;
+}
+
+void tensor_report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int offset) {
+    int first, count = find_keys(argv, argc, &first);
+    for (int i = 0; i < count; i++) RedisModule_KeyAtPosWithFlags(ctx, offset + first + i, KEY_READ);
+}
+
+/* The server knows of the first key only, and does not check those that FROM reads. If the command told it where they
+ * are, some cluster clients would ask a node for the keys of every AI.TENSORSET, and fail while that node is away. */
+static int check_sources(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    int first, count = find_keys(argv, argc, &first);
+    if (count == 0) return 0;
+    const char *error = NULL;
+    if (!keys_are_permitted(ctx, argv + first, count, REDISMODULE_CMD_KEY_ACCESS)) {
+        error = "NOPERM No permissions to access a key that FROM reads";
+    } else if (!keys_share_slot(ctx, argv[1], argv + first, count)) {
+        error = "CROSSSLOT Keys in request don't hash to the same slot";
+    }
+    if (error) RedisModule_ReplyWithError(ctx, error);
+    return error ? -1 : 0;
 }
 
 static int tensorset_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    if (RedisModule_IsKeysPositionRequest(ctx)) {
-        RedisModule_KeyAtPosWithFlags(ctx, 1, KEY_WRITE);
-        tensor_report_keys(ctx, argv, argc, 0);
-        return REDISMODULE_OK;
-    }
+    if (check_sources(ctx, argv, argc) == -1) return REDISMODULE_OK;
     Tensor *tensor;
     if (!key_accepts(ctx, argv[1], TensorType) || tensor_parse(ctx, argv + 2, argc - 2, &tensor) == -1) {
         return log_lost_value(ctx, argv);
@@ -132,13 +151,7 @@ static int tensorset_command(RedisModuleCtx *ctx, RedisModuleString **argv, int 
 }
 
 COMMAND(
-    tensorset, .name = "AI.TENSORSET", .flags = "write deny-oom getkeys-api", .arity = -4,
-    .keys = {{"key", KEY_WRITE},
-             {"hash", KEY_READ, ANYWHERE},
-             {"row", KEY_READ, "HASHES"},
-             {"string", KEY_READ, ANYWHERE},
-             {"list", KEY_READ, ANYWHERE},
-             {"stream", KEY_READ, ANYWHERE}},
+    tensorset, .name = "AI.TENSORSET", .flags = "write deny-oom", .arity = -4, .keys = {{"key", KEY_WRITE}},
     .syntax =
         "key type dimension [dimension ...] [data: BLOB blob | VALUES value [value ...] | RAW element [element ...] | "
         "FROM HASH hash FIELDS field_count field [field ...] [DEFAULT default] | "

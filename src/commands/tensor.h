@@ -7,7 +7,7 @@
  * after replying an error. */
 int tensor_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Tensor **tensor);
 
-/* Tells Redis which words of AI.TENSORSET, at `offset` in the client's, are keys that FROM reads. */
+/* Tells Redis which words of AI.TENSORSET in a DAG, at `offset` in the client's, are keys that FROM reads. */
 void tensor_report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int offset);
 
 typedef struct TensorFormat {

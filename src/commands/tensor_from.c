@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "commands/tensor_data.h"
-#include "redis/command_table.h"
+#include "redis/command.h"
 
 #define MAX_ELEMENTS (1024 * 1024) /* rows times columns may be far more than the words of the command */
 #define DEFAULT_HELPS "DEFAULT gives a value for what is missing"
@@ -83,10 +83,11 @@ static int parse_source(Source *s) {
     return 0;
 }
 
-void tensor_from_report(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int offset) {
+int tensor_from_find(RedisModuleString **argv, int argc, int *first) {
     Source s = {.argv = argv, .argc = argc};
     parse_source(&s);
-    for (int i = 0; i < s.nkeys; i++) RedisModule_KeyAtPosWithFlags(ctx, offset + s.key + i, KEY_READ);
+    *first = s.key;
+    return s.nkeys;
 }
 
 /* ---- one element ------------------------------------------------------------------------------------------------- */

@@ -9,5 +9,5 @@
 int tensor_from_keys(RedisModuleCtx *ctx, int dtype, int ndim, int64_t *shape, RedisModuleString **argv, int argc,
                      Tensor **tensor);
 
-/* Tells Redis which of the words behind FROM are keys; offset is added to their positions. */
-void tensor_from_report(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int offset);
+/* How many of the words behind FROM are keys, and which is the first. */
+int tensor_from_find(RedisModuleString **argv, int argc, int *first);

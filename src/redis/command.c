@@ -215,12 +215,24 @@ int is_administrator(RedisModuleCtx *ctx) {
     return allowed;
 }
 
-int key_is_permitted(RedisModuleCtx *ctx, RedisModuleString *name, int access) {
+int keys_are_permitted(RedisModuleCtx *ctx, RedisModuleString **names, int count, int access) {
     RedisModuleUser *user;
     if (!find_user(ctx, &user)) return 1;
-    int permitted = user && RedisModule_ACLCheckKeyPermissions(user, name, access) == REDISMODULE_OK;
+    int permitted = user != NULL;
+    for (int i = 0; i < count && permitted; i++) {
+        permitted = RedisModule_ACLCheckKeyPermissions(user, names[i], access) == REDISMODULE_OK;
+    }
     if (user) RedisModule_FreeModuleUser(user);
     return permitted;
+}
+
+/* The API has no function for slots. But Redis refuses a call with keys of several slots. */
+int keys_share_slot(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleString **names, int count) {
+    if (!(RedisModule_GetContextFlags(ctx) & REDISMODULE_CTX_FLAGS_CLUSTER)) return 1;
+    RedisModuleCallReply *reply = RedisModule_Call(ctx, "EXISTS", "sv", name, names, (size_t)count);
+    int share = reply || errno != EPERM;
+    if (reply) RedisModule_FreeCallReply(reply);
+    return share;
 }
 
 void key_notify(RedisModuleCtx *ctx, RedisModuleString *name, const char *event) {

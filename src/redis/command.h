@@ -73,8 +73,11 @@ int find_user(RedisModuleCtx *ctx, RedisModuleUser **user);
  * user without @admin could make the server import Python files. */
 int is_administrator(RedisModuleCtx *ctx);
 
-/* Whether ACLs let the caller do this (REDISMODULE_CMD_KEY_...) with the key. */
-int key_is_permitted(RedisModuleCtx *ctx, RedisModuleString *name, int access);
+/* Whether ACLs let the caller do this (REDISMODULE_CMD_KEY_...) with the keys. */
+int keys_are_permitted(RedisModuleCtx *ctx, RedisModuleString **names, int count, int access);
+
+/* Whether the keys are in the slot of this one; 1 where there is no cluster. */
+int keys_share_slot(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleString **names, int count);
 
 /* Tells subscribers and other modules that the key has changed. event: the command that the AOF and replicas get for
  * it, in lower case. Call it after replicating: whoever is told may write too. */

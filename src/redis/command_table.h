@@ -24,7 +24,7 @@ typedef struct CommandKey {
 } CommandKey;
 #define ANYWHERE ""
 
-#define COMMAND_MAX_KEYS 6
+#define COMMAND_MAX_KEYS 4
 
 typedef struct Command {
     const char *name;

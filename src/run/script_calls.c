@@ -186,10 +186,12 @@ static int is_blocking(const Bytes *words, int count) {
     return 0;
 }
 
-/* These commands touch keys that they do not name: all keys, or those that a pattern of SORT describes. */
+/* These commands touch keys that the server does not know of: all, those that a pattern of SORT describes, or those
+ * that FROM of AI.TENSORSET reads. */
 static int touches_unnamed_keys(const Bytes *words, int count) {
     const Bytes *name = &words[0];
     if (word_is(name, "FLUSHALL") || word_is(name, "FLUSHDB") || word_is(name, "SWAPDB")) return 1;
+    if (word_is(name, "AI.TENSORSET")) return has_word(words, count, "FROM");
     if (!word_is(name, "SORT") && !word_is(name, "SORT_RO")) return 0;
     return has_word(words, count, "BY") || has_word(words, count, "GET");
 }

@@ -58,7 +58,7 @@ def test_tree_of_arguments(server: Server) -> None:
     dimension, (*given, choices) = tree(docs(server, "AI.TENSORSET")[b"arguments"])[2:]
     assert dimension == ("dimension", "integer", "", "multiple", [])
     assert given == ["data", "oneof", "", "optional"] and choices[:3] == data
-    sources = [("hash", "key"), ("hashes", "block"), ("string", "key"), ("list", "key"), ("stream", "key")]
+    sources = [("hash", "string"), ("hashes", "block"), ("string", "string"), ("list", "string"), ("stream", "string")]
     assert [source[4][1][:2] for source in choices[3:]] == sources
 
 

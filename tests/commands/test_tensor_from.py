@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from testkit import scripts
 from testkit.dags import ask
 from testkit.replicas import caught_up, follow
 from testkit.restarts import AOF, aof_commands
@@ -298,6 +299,13 @@ def test_rights(wire: Wire, login: Login) -> None:
         for line in (f"{set_t} {source}", f"{dag} {source}"):
             assert str(ask(user, line)).startswith("NOPERM "), line
     assert str(ask(user, "AI.TENSORSET h FLOAT * FROM LIST l")).startswith("NOPERM ")
+
+
+def test_scripts_cannot_read_keys_that_are_not_declared(wire: Wire) -> None:
+    scripts.store_redis(wire, "script")
+    words = scripts.execute("script", "run", ["t"], (), ["AI.TENSORSET", "t", "FLOAT", "*", "FROM", "LIST", "l"])
+    assert "the script touches a key that was not declared with KEYS" in str(wire.ask(*words))
+    assert wire.ask("EXISTS", "t") == 0
 
 
 def test_slots_of_a_cluster(start_server: StartServer) -> None:
