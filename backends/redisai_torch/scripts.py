@@ -67,13 +67,11 @@ class ScriptSession:
         if function is None:
             raise ValueError(f"Function does not exist: {call.function}")
         prepare_thread()
-        arguments = function.arguments(call)
+        has_run = function.has_effects and runner.has_outcome(call.redis.op)
+        arguments = () if has_run else function.arguments(call)
         current.redis = call.redis
         try:
-            if function.has_effects and runner.has_outcome(call.redis.op):
-                result = runner.take_outcome()
-            else:
-                result = function.run(*arguments)
+            result = runner.take_outcome() if has_run else function.run(*arguments)
         except Exception as error:
             raise RuntimeError(current.error or explain(error, redis_calls.FUNCTIONS)) from None
         finally:
