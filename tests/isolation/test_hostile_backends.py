@@ -101,28 +101,28 @@ LIES = {
     "deep recursion": "sys.setrecursionlimit(10**9); f = lambda: f() + 1; f()",
     "bytes into the socket": "os.write(SOCKET, random.Random(1).randbytes(4096))",
     "zeros into the socket": "os.write(SOCKET, bytes(4096))",
-    "a message that is too large": "send(10, b'', 2**40)",
-    "a message of negative size": "send(10, b'', -1)",
-    "half a message": "send(10, b'x', 1000)",
+    "a message that is too large": "send(11, b'', 2**40)",
+    "a message of negative size": "send(11, b'', -1)",
+    "half a message": "send(11, b'x', 1000)",
     "unknown kinds": "[send(kind, b'x' * 100) for kind in (11, 99, -1, 2**62)]",
     "messages of the server": "[send(kind, b'x' * 100) for kind in range(5)]",
-    "READY again": "send(5, text(b''))",
-    "READY with an error": "send(5, text(b'it failed\\r\\n+OK\\r\\n'))",
-    "DONE without a job": "[send(6, bytes(8)) for _ in range(100)]",
-    "a call of nobody": "send(7, struct.pack('<qqqq', 1, 0, 8, 1) + text(b'PING'))",
-    "a call for a slot beyond": "send(7, struct.pack('<qqqq', 1, 2**40, 8, 1) + text(b'PING'))",
+    "READY again": "send(6, text(b''))",
+    "READY with an error": "send(6, text(b'it failed\\r\\n+OK\\r\\n'))",
+    "DONE without a job": "[send(7, bytes(8)) for _ in range(100)]",
+    "a call of nobody": "send(8, struct.pack('<qqqq', 1, 0, 8, 1) + text(b'PING'))",
+    "a call for a slot beyond": "send(8, struct.pack('<qqqq', 1, 2**40, 8, 1) + text(b'PING'))",
     "calls of this op": (
-        "[send(7, struct.pack('<qqqq', i, slot, struct.unpack_from('<i', memory(), SLOTS + 48 * slot)[0] & ~7, 1)"
+        "[send(8, struct.pack('<qqqq', i, slot, struct.unpack_from('<i', memory(), SLOTS + 48 * slot)[0] & ~7, 1)"
         " + text(b'FLUSHALL')) for i in range(100) for slot in range(8)]"
     ),
     "a call with too many words": (
-        "[send(7, struct.pack('<qqqq', 1, s, struct.unpack_from('<i', memory(), SLOTS + 48 * s)[0] & ~7, 2**60))"
+        "[send(8, struct.pack('<qqqq', 1, s, struct.unpack_from('<i', memory(), SLOTS + 48 * s)[0] & ~7, 2**60))"
         " for s in range(8)]"
     ),
-    "a model of nobody": "send(8, struct.pack('<qqq', 1, 0, 8) + text(b'add'))",
-    "RELEASE without HOLD": "[send(9, struct.pack('<qqqq', i, -1, 2**62, 7)) for i in range(100)]",
-    "odd lines for the log": "send(10, text(b'warning') + text(b'%s%n\\r\\n' * 100))",
-    "a log without end": "background(for_ever, lambda: send(10, text(b'notice') + text(b'again ' * 100)))",
+    "a model of nobody": "send(9, struct.pack('<qqq', 1, 0, 8) + text(b'add'))",
+    "RELEASE without HOLD": "[send(10, struct.pack('<qqqqq', i, -1, 2**62, 7, 1)) for i in range(100)]",
+    "odd lines for the log": "send(11, text(b'warning') + text(b'%s%n\\r\\n' * 100))",
+    "a log without end": "background(for_ever, lambda: send(11, text(b'notice') + text(b'again ' * 100)))",
     "events without end": "background(for_ever, lambda: os.write(EVENT, struct.pack('<Q', 1)))",
     "the greatest event": "os.set_blocking(EVENT, True); background(os.write, EVENT, struct.pack('<Q', 2**64 - 2))",
     "stolen events": "os.set_blocking(EVENT, True); background(for_ever, lambda: os.read(EVENT, 8))",
@@ -342,7 +342,7 @@ def test_a_log_has_an_end(python_models: Server, pings: Pings) -> None:
         os.kill(before, signal.SIGKILL)
         wait_for(lambda: engine_is_up(wire).pid != before)
         check_add(wire)  # it is compiled: else the loader's words would come between those of the run
-    body = "[send(10, text(b'notice') + text(b'line %d' % number)) for number in range(1000)]; os._exit(0)"
+    body = "[send(11, text(b'notice') + text(b'line %d' % number)) for number in range(1000)]; os._exit(0)"
     cause(python_models, pings, at_run(body), lies=True)  # what it sends may come between two words of its loader
     lines = re.findall(r"<ai> line (\d+)(.*)", python_models.log())
     assert 50 < len(lines) <= 100 and lines[-1][1] == " (more lines of this engine process are left out for an hour)"

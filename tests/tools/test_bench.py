@@ -28,6 +28,11 @@ def bench(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
 
 
+def point(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a row is of. A case may be compared with several others."""
+    return row["case"], row.get("connections"), row.get("against")
+
+
 def figures_of(folder: Path, *words: str) -> tuple[dict[str, Any], str]:
     """The JSON and the table of the shortest possible run. Rows have the shape of those in bench/results.json."""
     done = bench("--quick", "--seconds", "0.05", "--json", str(folder / "figures.json"), *words)
@@ -38,9 +43,9 @@ def figures_of(folder: Path, *words: str) -> tuple[dict[str, Any], str]:
     for name, part in figures["parts"].items():
         assert not part["skipped"]
         known = committed.get(name, {"rows": []})["rows"]
-        shapes = {(row["case"], row.get("connections")): shape(row) for row in known}
+        shapes = {point(row): shape(row) for row in known}
         for row in part["rows"]:
-            assert shape(row) == shapes.get((row["case"], row.get("connections")), shape(row))
+            assert shape(row) == shapes.get(point(row), shape(row))
             assert row["case"] in done.stdout
             assert row["case"] in table
         for goal in part["goals"]:
