@@ -1,4 +1,4 @@
-"""The option --url, which all programs have."""
+"""The options of programs that name an address: the server's, and their own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ def add_url(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get("REDIS_URL", LOCAL),
         help=f"the server: redis://[[user]:password@]host:port[/database], rediss:// for TLS, unix:///path "
         f"(default: the variable REDIS_URL, else {LOCAL})",
+    )
+
+
+def add_own_address(parser: argparse.ArgumentParser, port: int) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="the address to serve on (default: 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=int, default=port, help=f"the port to serve on, 0 for a free one (default: {port})"
     )
 
 

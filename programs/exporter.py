@@ -22,7 +22,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector, CollectorRegistry
 from redisai_module.client import RedisAI
 
-from .address import add_url, without_password
+from .address import add_own_address, add_url, without_password
 
 PIPELINE = 100  # commands; each takes microseconds
 LABELS = {"model": "key", "type": "type", "device": "device", "backend": "backend", "tag": "tag"}  # fields of AI.INFO
@@ -175,8 +175,7 @@ def main() -> int:
         prog="redisai-exporter", description="Figures of a server with the module, and of its models, for Prometheus."
     )
     add_url(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="the address to serve on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=9122, help="the port to serve on, 0 for a free one (default: 9122)")
+    add_own_address(parser, 9122)
     parser.add_argument(
         "--scan-seconds", type=float, default=60, help="for how long a list of all models is kept (default: 60)"
     )

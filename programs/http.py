@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .address import add_url
+from .address import add_own_address, add_url
 from .tensors import DATATYPES, HEADER_LENGTH, Array, Fields, Refused, Wanted, answer, need, parameters_of, read_input
 
 MAX_BODY = 2**30
@@ -260,8 +260,7 @@ def main() -> int:
         prog="redisai-http", description="The Open Inference Protocol (KServe v2) for the models of a server."
     )
     add_url(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="the address to serve on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="the port to serve on, 0 for a free one (default: 8000)")
+    add_own_address(parser, 8000)
     parser.add_argument(
         "--timeout-ms", type=int, default=60000, help="for how long a run may take, 0: any time (default: 60000)"
     )

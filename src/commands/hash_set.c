@@ -28,8 +28,9 @@ static const char *form_refusal(const Tensor *tensor, int form) {
     case FORM_BLOB: return tensor_has_inner_nuls(tensor) ? "an element has a null character inside; use AS TEXT" : NULL;
     case FORM_TEXT: return !is_string ? "use AS NUMBER" : tensor->length == 1 ? NULL : "use AS BLOB";
     case FORM_ARGMAX: return is_string ? "use AS TEXT or AS BLOB" : tensor->length ? NULL : "use AS BLOB";
-    default: return is_string ? "use AS TEXT" : tensor->length == 1 ? NULL : "use AS ARGMAX or AS BLOB";
     }
+    if (is_string || tensor->length == 1) return is_string ? "use AS TEXT" : NULL;
+    return tensor->length ? "use AS ARGMAX or AS BLOB" : "use AS BLOB";
 }
 
 RedisModuleString *hash_value(const Tensor *tensor, int form, const RedisModuleString *field, char **error) {

@@ -10,7 +10,6 @@ int bridge_set_output(Op *op, int index, int dtype, int ndim, const int64_t *sha
                       const uint64_t *offsets) {
     const OpState *state = op->state;
     if (state->members) return bridge_scatter(state->members, state->nmembers, index, dtype, ndim, shape, data, size);
-
     const char *error = "output has an impossible index, type or number of dimensions";
     if (size > bridge_max_tensor_bytes()) {
         error = "output exceeds the limit for one tensor (proto-max-bulk-len)";

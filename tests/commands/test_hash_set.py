@@ -71,6 +71,7 @@ def cannot(form: str, tensor: str, advice: str) -> str:
         ("f three", cannot("NUMBER", "FLOAT tensor of 3", "use AS ARGMAX or AS BLOB")),
         ("g text f three AS NUMBER", cannot("NUMBER", "FLOAT tensor of 3", "use AS ARGMAX or AS BLOB")),
         ("f three AS TEXT", cannot("TEXT", "FLOAT tensor of 3", "use AS NUMBER")),
+        ("f empty", cannot("NUMBER", "FLOAT tensor of 0", "use AS BLOB")),
         ("f empty AS ARGMAX", cannot("ARGMAX", "FLOAT tensor of 0", "use AS BLOB")),
         ("f text AS NUMBER", cannot("NUMBER", "STRING tensor of 1", "use AS TEXT")),
         ("f texts", cannot("TEXT", "STRING tensor of 2", "use AS BLOB")),
