@@ -2,6 +2,7 @@
  *
  * docs/architecture.md describes the folders, the threads and the locks. Each mutex is named at the head of the file
  * that owns it. All are leaves: none is held while another is taken. */
+#include "bindings/bindings.h"
 #include "commands/commands.h"
 #include "engine/allocator.h"
 #include "engine/divisions.h"
@@ -58,6 +59,6 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
     import_backends(ctx);
     tensor_max_bytes(ctx, UINT64_MAX);
     if (tensor_type_register(ctx) || model_type_register(ctx) || script_type_register(ctx)) return REDISMODULE_ERR;
-    if (commands_register(ctx) || info_register(ctx)) return REDISMODULE_ERR;
+    if (commands_register(ctx) || info_register(ctx) || bindings_init(ctx)) return REDISMODULE_ERR;
     return REDISMODULE_OK;
 }

@@ -27,7 +27,9 @@
 #define MODEL_LOAD_TIMEOUT 5
 #define MAX_QUEUED 6
 #define MAX_QUEUED_BYTES 7
+#define BINDINGS 8
 static const char *const isolation_words[] = {"none", "process", NULL};
+static const char *const yes_no[] = {"no", "yes", NULL};
 static OptionRow options[] = {
     [THREADS_PER_QUEUE] = {.python = {"threads_per_queue", 1}, .min = 1, .max = MAX_THREADS},
     [SAFE_START] = {.python = {"safe_start", 0}, .max = 1}, /* 1: values that were not stored here wait for a run */
@@ -39,6 +41,7 @@ static OptionRow options[] = {
     [MODEL_LOAD_TIMEOUT] = {.python = {"model_load_timeout", 0}, .max = INT_MAX}, /* ms; 0: none */
     [MAX_QUEUED] = {.python = {"max_queued", 0}, .max = LLONG_MAX, .at_run_time = 1},
     [MAX_QUEUED_BYTES] = {.python = {"max_queued_bytes", 0}, .max = LLONG_MAX, .at_run_time = 1},
+    [BINDINGS] = {.python = {"bindings", 0}, .max = 1, .words = yes_no}, /* AI.BIND on servers before Redis 7.2, too */
     {.python = {"inter_op_parallelism", 0}, .max = MAX_THREADS},
     {.python = {"intra_op_parallelism", 0}, .max = MAX_THREADS},
     {.python = {"backend_memory_limit", 0}, .max = LLONG_MAX / MB}, /* MB; 0: none */
@@ -117,6 +120,7 @@ int64_t model_load_timeout(void) { return options[MODEL_LOAD_TIMEOUT].python.val
 int64_t max_queued(void) { return options[MAX_QUEUED].python.value; }
 int64_t max_queued_bytes(void) { return options[MAX_QUEUED_BYTES].python.value; }
 int64_t threads_per_queue(void) { return options[THREADS_PER_QUEUE].python.value; }
+int bindings_option(void) { return options[BINDINGS].python.value != 0; }
 int safe_start(void) { return options[SAFE_START].python.value != 0; }
 
 /* ---- paths ------------------------------------------------------------------------------------------------------- */

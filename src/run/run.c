@@ -151,6 +151,23 @@ static void client_freed(RedisModuleCtx *ctx, Waiter *waiter) {
 
 #define MAX_TIMEOUT (1LL << 40) /* ms, 35 years; with more, Redis's timers may overflow */
 
+static void start(Run *run) {
+    int64_t now = monotonic_ns();
+    for (Op *op = run->ops; op < run->ops + run->nops; op++) op->arrival = now;
+    run->active = 1; /* ours: ops that end meanwhile do not complete the run */
+    for (Op *op = run->ops; op < run->ops + run->nops; op++) {
+        if (op->state->is_chained) continue;
+        op_queue(op, now);
+        op_submit(op);
+    }
+    op_leave(run);
+}
+
+void run_submit_alone(Run *run, int db, void (*ended)(RedisModuleCtx *ctx, Waiter *run)) {
+    run->waiter = (Waiter){.is_alone = 1, .db = db, .write = ended, .freed = client_freed};
+    start(run);
+}
+
 int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, const RunEnd *end) {
     if (limits_admit(ctx, run) == -1) {
         run_unref(run);
@@ -168,15 +185,7 @@ int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, const RunEnd *e
         run->timer = RedisModule_CreateTimer(ctx, timeout < MAX_TIMEOUT ? timeout : MAX_TIMEOUT, time_is_up, run);
     }
 
-    int64_t now = monotonic_ns();
-    for (Op *op = run->ops; op < run->ops + run->nops; op++) op->arrival = now;
-    run->active = 1; /* ours: ops that end meanwhile do not complete the run */
-    for (Op *op = run->ops; op < run->ops + run->nops; op++) {
-        if (op->state->is_chained) continue;
-        op_queue(op, now);
-        op_submit(op);
-    }
-    op_leave(run);
+    start(run);
     waiter_begin(&run->waiter);
     return REDISMODULE_OK;
 }

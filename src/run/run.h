@@ -30,6 +30,9 @@ typedef struct RunEnd {
  * caller's reference over. timeout in ms, 0: none. */
 int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, const RunEnd *end);
 
+/* The same without a client. ended: called when the run is over, failed or not, where the server accepts writes. */
+void run_submit_alone(Run *run, int db, void (*ended)(RedisModuleCtx *ctx, Waiter *run));
+
 /* Ends the client's wait for this reason (RUN_...), unless another reason came first. Any thread. */
 void run_end_wait(Run *run, RunState reason);
 

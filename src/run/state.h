@@ -89,6 +89,7 @@ typedef struct Run {
     char *user;         /* scripts: the name of the user who called */
     Bytes routing;      /* DAGs: the value of ROUTING; data NULL: none */
     char *refusal;      /* why no output was saved, as a reply; NULL: they were */
+    void *data;         /* of a run without a client, whoever submitted it */
     int32_t has_timer;
     uint64_t timer;
 } Run;

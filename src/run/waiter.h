@@ -14,6 +14,7 @@ typedef struct Waiter {
     RedisModuleCmdFunc reply;
     uint64_t client; /* its id */
     int db;          /* that it has selected */
+    int is_alone;    /* nobody waits: write is called in the end, and then freed */
     int is_timed;    /* atomic: the time counts that the client waits after its command has returned */
     int is_gone;     /* main thread: it waits no more (disconnected, CLIENT UNBLOCK); write nothing for it */
     int writes;      /* write is to be called */
