@@ -106,6 +106,7 @@ Pending *pending_find(const Binding *binding, const RedisModuleString *key);
 void pending_take(Binding *binding, Pending *pending);            /* for a batch */
 void pending_give_back(Binding *binding, Pending *pending, int is_first); /* it stays to be run */
 void pending_free(Binding *binding, Pending *pending);            /* it is done */
+void pending_clear(Binding *binding);                             /* all that no batch has */
 
 /* ---- rows.c ------------------------------------------------------------------------------------------------------ */
 

@@ -228,11 +228,7 @@ Binding *binding_parse(RedisModuleCtx *ctx, RedisModuleString **words, int count
 
 void binding_unref(Binding *b) {
     if (--b->refs > 0) return;
-    while (b->first) {
-        Pending *pending = b->first;
-        pending_take(b, pending);
-        pending_free(b, pending);
-    }
+    pending_clear(b);
     RedisModule_FreeDict(NULL, b->pending);
     if (b->cursor) RedisModule_ScanCursorDestroy(b->cursor);
     for (int i = 0; i < b->ninputs; i++) RedisModule_Free(b->inputs[i].shape);

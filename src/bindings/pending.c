@@ -71,6 +71,14 @@ void pending_free(Binding *b, Pending *pending) {
     RedisModule_Free(pending);
 }
 
+void pending_clear(Binding *b) {
+    while (b->first) {
+        Pending *pending = b->first;
+        pending_take(b, pending);
+        pending_free(b, pending);
+    }
+}
+
 /* ---- events ------------------------------------------------------------------------------------------------------ */
 
 /* The newest entry of the stream, which the event is about. */

@@ -394,7 +394,8 @@ static void go_on(RedisModuleCtx *ctx, Task *task) {
     if (more) work_wake();
 }
 
-void work_forget_running(int db) {
+/* Drops results that are under way: the keys of this database (-1: of all) are others now. */
+static void forget_running(int db) {
     for (Binding *b = bindings_first(); b; b = b->next) {
         if (db != -1 && b->db != db) continue;
         for (int i = 0; i < MAX_UNDER_WAY; i++) {
@@ -407,13 +408,17 @@ void work_forget_running(int db) {
 static void role_changed(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) { work_wake(); }
 
 static void flushed(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
-    work_forget_running(((const RedisModuleFlushInfo *)data)->dbnum);
+    int db = ((const RedisModuleFlushInfo *)data)->dbnum;
+    forget_running(db);
+    for (Binding *b = bindings_first(); b; b = b->next) {
+        if (db == -1 || b->db == db) pending_clear(b);
+    }
 }
 
 static void swapped(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
     const RedisModuleSwapDbInfo *info = data;
-    work_forget_running(info->dbnum_first);
-    work_forget_running(info->dbnum_second);
+    forget_running(info->dbnum_first);
+    forget_running(info->dbnum_second);
 }
 
 int listen_to(RedisModuleCtx *ctx, uint64_t event, RedisModuleEventCallback callback) {

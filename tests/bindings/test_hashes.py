@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from testkit import models, scripts
+from testkit import models
 from testkit.server import Server, program
 from testkit.wire import Wire
 from tests.bindings.kit import LINE, bind, binding, floats, settle, store
 
 HASH = f"ON HASH PREFIX 1 k: FIELDS 1 x {LINE}"
+
+HEAD = "def {}(tensors: List[Tensor], keys: List[str], args: List[str]):\n"
 
 
 def result(wire: Wire, key: str, field: str = "y") -> bytes | None:
@@ -103,8 +105,8 @@ def test_texts_and_several_inputs(wire: Wire) -> None:
 
 
 def test_a_script(wire: Wire) -> None:
-    source = "def both(a, b):\n    return a + b, a.argmax(1, keepdim=True)\n"
-    wire.ask_ok("AI.SCRIPTSTORE", "s", "CPU", "ENTRY_POINTS", 1, "both", "SOURCE", scripts.plain(source))
+    body = "    return tensors[0] + tensors[1], tensors[0].argmax(1, keepdim=True)\n"
+    wire.ask_ok("AI.SCRIPTSTORE", "s", "CPU", "ENTRY_POINTS", 1, "both", "SOURCE", HEAD.format("both") + body)
     bind(wire, "ON HASH PREFIX 1 k: FIELDS 2 a b FIELDS 2 c d SCRIPT s both SET 2 sum best")
     wire.ask("HSET", "k:1", "a", 1, "b", 2, "c", 3, "d", 4)
     assert floats(result(wire, "k:1", "sum") or b"") == [4, 6]
@@ -173,8 +175,8 @@ def test_errors_do_not_stop_a_binding(wire: Wire) -> None:
 
 def test_one_bad_row_does_not_spoil_its_batch(server: Server, wire: Wire) -> None:
     """The rows of a batch that fails run one by one."""
-    source = "def pick(x):\n    return torch.embedding(torch.arange(10.0).view(10, 1), x)\n"
-    wire.ask_ok("AI.SCRIPTSTORE", "s", "CPU", "ENTRY_POINTS", 1, "pick", "SOURCE", scripts.plain(source))
+    body = "    return torch.embedding(torch.arange(10.0).view(10, 1), tensors[0])\n"
+    wire.ask_ok("AI.SCRIPTSTORE", "s", "CPU", "ENTRY_POINTS", 1, "pick", "SOURCE", HEAD.format("pick") + body)
     bind(wire, "ON HASH PREFIX 1 k: FIELDS 1 x AS INT64 SCRIPT s pick SET 1 y")
     with server.client() as client, client.pipeline() as pipeline:
         for i in range(20):
