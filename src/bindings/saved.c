@@ -19,6 +19,7 @@ int bindings_are_saved(void) { return writes_only_bindings() || bindings_option(
 
 /* What a master sends while this replica still serves its old data. */
 static Binding *arriving;
+static int is_arriving;
 
 /* ---- saving ------------------------------------------------------------------------------------------------------ */
 
@@ -120,10 +121,6 @@ static Binding *load_binding(RedisModuleIO *io) {
     return b;
 }
 
-static int is_arriving(void) {
-    return (RedisModule_GetContextFlags(log_context) & REDISMODULE_CTX_FLAGS_ASYNC_LOADING) != 0;
-}
-
 static int aux_load(RedisModuleIO *io, int encver, int when) {
     uint64_t count = encver == ENCODING_VERSION ? RedisModule_LoadUnsigned(io) : 1;
     Binding **last = &arriving;
@@ -134,7 +131,7 @@ static int aux_load(RedisModuleIO *io, int encver, int when) {
             return REDISMODULE_ERR;
         }
         pending_watch(log_context);
-        if (is_arriving()) {
+        if (is_arriving) {
             *last = b;
             last = &b->next;
         } else {
@@ -152,13 +149,15 @@ static void loading(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subeve
 }
 
 static void arrived(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
-    Binding *next;
-    if (subevent == REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_COMPLETED) bindings_replace(arriving);
-    for (; subevent != REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_COMPLETED && arriving; arriving = next) {
+    is_arriving = subevent == REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_STARTED;
+    if (subevent == REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_COMPLETED) {
+        bindings_replace(arriving);
+        arriving = NULL;
+    }
+    for (Binding *next; arriving; arriving = next) {
         next = arriving->next;
         binding_unref(arriving);
     }
-    arriving = NULL;
 }
 
 /* No key has a value of this type. */

@@ -41,11 +41,10 @@ static void timer_ended(RedisModuleCtx *ctx, void *unused) {
     work_wake();
 }
 
-static void pause_binding(Binding *b) {
-    b->paused_until = monotonic_ns() + PAUSE_MS * 1000000LL;
+static void set_timer(void) {
     if (work.has_timer) return;
     work.has_timer = 1;
-    RedisModule_CreateTimer(work.ctx, PAUSE_MS + 1, timer_ended, NULL);
+    RedisModule_CreateTimer(work.ctx, PAUSE_MS, timer_ended, NULL);
 }
 
 /* ---- errors ------------------------------------------------------------------------------------------------------ */
@@ -70,7 +69,8 @@ void work_note_error(Binding *b, const RedisModuleString *key, char *error) {
 
 void work_wait(Binding *b, const RedisModuleString *key, char *error) {
     set_error(b, key, error);
-    pause_binding(b);
+    b->paused_until = monotonic_ns() + PAUSE_MS * 1000000LL;
+    work_wake();
 }
 
 int work_is_for_now(const char *error) {
@@ -382,7 +382,7 @@ static int can_begin(const Binding *b, int64_t now) {
 
 static void go_on(RedisModuleCtx *ctx, Task *task) {
     int64_t now = monotonic_ns(), end = now + SLICE_NS;
-    int more = 0;
+    int more = 0, waits = 0;
     work.is_posted = 0;
     if (!acts(ctx)) return; /* the event that changes this wakes it */
     for (Binding *b = bindings_first(); b; b = b->next) {
@@ -390,8 +390,10 @@ static void go_on(RedisModuleCtx *ctx, Task *task) {
         if (can_begin(b, now)) begin(ctx, b);
         while (can_begin(b, now) && monotonic_ns() < end) begin(ctx, b);
         more |= can_begin(b, now) || (b->is_filling && b->npending < FILL_AHEAD);
+        waits |= b->first && b->paused_until > now;
     }
     if (more) work_wake();
+    if (waits) set_timer();
 }
 
 /* Drops results that are under way: the keys of this database (-1: of all) are others now. */
