@@ -34,11 +34,11 @@ typedef struct Binding {
     int nprefixes;
     BoundInput *inputs;
     int ninputs;
-    int kind;                                      /* KIND_...: what it runs */
-    RedisModuleString *runnable, *function, *user; /* keys and names; function NULL: a model */
-    HashField *outputs;                            /* the fields to set, in the order of the run's outputs */
-    int noutputs;                                  /* of the run */
-    int nset;                                      /* outputs that become fields: all or none */
+    int kind;                                                 /* KIND_...: what it runs */
+    RedisModuleString *runnable, *function, *user;            /* keys and names; function NULL: a model */
+    HashField *outputs;                                       /* the fields to set, in the order of the run's outputs */
+    int noutputs;                                             /* of the run */
+    int nset;                                                 /* outputs that become fields: all or none */
     RedisModuleString *vector_set, *stream, *version, *error; /* NULL: none */
     long long maxlen;                                         /* of the stream; 0: any */
 
@@ -46,18 +46,18 @@ typedef struct Binding {
     int is_removed; /* results are dropped */
     struct Binding *next;
 
-    RedisModuleDict *pending;     /* by key: its Pending */
-    Pending *first, *last;        /* those that no batch has, oldest first */
-    int64_t npending;             /* all */
+    RedisModuleDict *pending;             /* by key: its Pending */
+    Pending *first, *last;                /* those that no batch has, oldest first */
+    int64_t npending;                     /* all */
     struct Batch *batches[MAX_UNDER_WAY]; /* NULL where none is under way */
-    int under_way;                /* batches */
-    int alone;                    /* so many of the first run alone: as a batch they have failed */
-    int alone_failed;             /* whether one of those has failed, too */
-    uint64_t unbatchable;         /* id of the runnable that runs only single rows; 0: none */
-    int64_t paused_until;         /* ns: the server refuses writes, or there is nothing to run */
-    int is_filling;               /* AI.BINDRUN goes over all keys */
-    RedisModuleScanCursor *cursor; /* of that, once begun */
-    int64_t filled, to_fill;      /* keys that it has seen, and those of the database when it began */
+    int under_way;                        /* batches */
+    int alone;                            /* so many of the first run alone: as a batch they have failed */
+    int alone_failed;                     /* whether one of those has failed, too */
+    uint64_t unbatchable;                 /* id of the runnable that runs only single rows; 0: none */
+    int64_t paused_until;                 /* ns: the server refuses writes, or there is nothing to run */
+    int is_filling;                       /* AI.BINDRUN goes over all keys */
+    RedisModuleScanCursor *cursor;        /* of that, once begun */
+    int64_t filled, to_fill;              /* keys that it has seen, and those of the database when it began */
     int64_t runs, rows, errors;
     char *last_error, *last_error_kind;
     RedisModuleString *last_error_key;
@@ -66,12 +66,12 @@ typedef struct Binding {
 /* A key that has changed since its newest result was written. */
 struct Pending {
     RedisModuleString *key;
-    int64_t since;              /* ns, the oldest change without a result */
-    RedisModuleStreamID from;   /* of a stream: the oldest entry that is new */
-    int is_running;             /* a batch has it */
-    int has_changed;            /* since the batch has read it */
-    int is_gone;                /* it was deleted or replaced since then */
-    Pending *previous, *next;   /* where is_running is not set */
+    int64_t since;            /* ns, the oldest change without a result */
+    RedisModuleStreamID from; /* of a stream: the oldest entry that is new */
+    int is_running;           /* a batch has it */
+    int has_changed;          /* since the batch has read it */
+    int is_gone;              /* it was deleted or replaced since then */
+    Pending *previous, *next; /* where is_running is not set */
 };
 
 /* ---- definition.c ------------------------------------------------------------------------------------------------ */
@@ -103,10 +103,10 @@ void pending_set_quiet(int is_quiet);
 /* Adds the key, or notes that it has changed once more. */
 Pending *pending_add(Binding *binding, RedisModuleString *key);
 Pending *pending_find(const Binding *binding, const RedisModuleString *key);
-void pending_take(Binding *binding, Pending *pending);            /* for a batch */
+void pending_take(Binding *binding, Pending *pending);                    /* for a batch */
 void pending_give_back(Binding *binding, Pending *pending, int is_first); /* it stays to be run */
-void pending_free(Binding *binding, Pending *pending);            /* it is done */
-void pending_clear(Binding *binding);                             /* all that no batch has */
+void pending_free(Binding *binding, Pending *pending);                    /* it is done */
+void pending_clear(Binding *binding);                                     /* all that no batch has */
 
 /* ---- rows.c ------------------------------------------------------------------------------------------------------ */
 

@@ -29,8 +29,9 @@ static const RedisModuleString *forbidden_key(const Binding *b, RedisModuleUser 
     int update = REDISMODULE_CMD_KEY_UPDATE, access = REDISMODULE_CMD_KEY_ACCESS;
     RedisModuleString *targets[] = {b->vector_set, b->stream};
     for (int i = 0; i < b->nprefixes; i++) {
-        int may = b->is_exact ? RedisModule_ACLCheckKeyPermissions(user, b->prefixes[i], access | update) == REDISMODULE_OK
-                              : may_use_prefix(user, b->prefixes[i], access | update);
+        int may = b->is_exact
+                      ? RedisModule_ACLCheckKeyPermissions(user, b->prefixes[i], access | update) == REDISMODULE_OK
+                      : may_use_prefix(user, b->prefixes[i], access | update);
         if (!may) return b->prefixes[i];
     }
     for (int i = 0; i < 2; i++) {
@@ -200,7 +201,8 @@ static int bound_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc
 #define ON_ALL "request_policy:all_shards response_policy:all_succeeded"
 
 COMMAND(bind, .name = "AI.BIND", .flags = "write deny-oom", .arity = -12, .since = "2.0.0", .tips = ON_ALL,
-        .syntax = "name ON source name_count name [name ...] FIELDS field_count field [field ...] [AS type] [dimension [dimension ...]] "
+        .syntax = "name ON source name_count name [name ...] FIELDS field_count field [field ...] [AS type] [dimension "
+                  "[dimension ...]] "
                   "[DEFAULT value] [runnable: MODEL key | SCRIPT script function] [SET set_count output [output ...]] "
                   "[VECTORSET vectors] [STREAM stream] [MAXLEN max] [VERSION version] [ERROR error]",
         .summary = "Runs a model or script whenever keys change, and sets what it gives",
@@ -215,8 +217,8 @@ COMMAND(bindinfo, .name = "AI.BINDINFO", .flags = "readonly", .arity = 2, .most_
         .summary = "Tells what a binding does, and how far it is");
 COMMAND(bindrun, .name = "AI.BINDRUN", .flags = "write", .arity = 2, .most_words = 2, .since = "2.0.0", .tips = ON_ALL,
         .syntax = "name", .summary = "Has a binding run for all keys that exist, in the background");
-COMMAND(bound, .name = "AI._BOUND", .flags = "write", .arity = -2, .since = "2.0.0",
-        .syntax = "name [key [key ...]]", .summary = "Tells replicas and the AOF which keys a binding has done",
+COMMAND(bound, .name = "AI._BOUND", .flags = "write", .arity = -2, .since = "2.0.0", .syntax = "name [key [key ...]]",
+        .summary = "Tells replicas and the AOF which keys a binding has done",
         .complexity = "O(N) where N is the number of keys");
 
 static const Command *const commands[] = {&bind, &unbind, &bindlist, &bindinfo, &bindrun, &bound, NULL};

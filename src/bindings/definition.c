@@ -111,8 +111,9 @@ static int parse_input(Parser *p) {
     }
     input->is_bytes = input->nfields == 1 && input->length > 1 && !dtype_is_string(input->dtype);
     if (!input->is_bytes && input->length != input->nfields) {
-        return parse_error(p->ctx, "AS has %lld elements, and FIELDS %d fields; one field of a number type may hold all "
-                                   "elements as bytes",
+        return parse_error(p->ctx,
+                           "AS has %lld elements, and FIELDS %d fields; one field of a number type may hold all "
+                           "elements as bytes",
                            (long long)input->length, input->nfields);
     }
     return take(p, "DEFAULT") ? parse_fallback(p, input) : 0;

@@ -1,8 +1,8 @@
 /* saved.c - bindings in RDB files (bindings.h): what is bound, and what is pending. Main thread, and the BGSAVE child.
  *
- * They belong to no key. So they are data beside the keys of a datatype that no key has. Servers from Redis 7.2 on write
- * none where there is no binding. Older ones always write them, and no server without the module loads such a file. So
- * there the type is registered only with the option BINDINGS. */
+ * They belong to no key. So they are data beside the keys of a datatype that no key has. Servers from Redis 7.2 on
+ * write none where there is no binding. Older ones always write them, and no server without the module loads such a
+ * file. So there the type is registered only with the option BINDINGS. */
 #include <string.h>
 
 #include "bindings/bindings.h"
@@ -127,7 +127,8 @@ static int aux_load(RedisModuleIO *io, int encver, int when) {
     for (uint64_t i = 0; i < count; i++) {
         Binding *b = encver == ENCODING_VERSION ? load_binding(io) : NULL;
         if (b == NULL) {
-            RedisModule_LogIOError(io, "warning", "cannot load the bindings: the data are broken, or of a newer version");
+            RedisModule_LogIOError(io, "warning",
+                                   "cannot load the bindings: the data are broken, or of a newer version");
             return REDISMODULE_ERR;
         }
         pending_watch(log_context);

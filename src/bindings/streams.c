@@ -1,9 +1,9 @@
-/* streams.c - bindings of streams: each new entry becomes a row, and its result an entry of another stream (bindings.h).
- * Main thread only.
+/* streams.c - bindings of streams: each new entry becomes a row, and its result an entry of another stream
+ * (bindings.h). Main thread only.
  *
- * How far a stream has been read is what a consumer group of the binding's name says: so that lies in the stream itself,
- * is saved, replicated and moved with it, and XINFO GROUPS tells it. It moves in the transaction that adds the results.
- * One run at a time has entries of a stream, so they stay in order. */
+ * How far a stream has been read is what a consumer group of the binding's name says: so that lies in the stream
+ * itself, is saved, replicated and moved with it, and XINFO GROUPS tells it. It moves in the transaction that adds the
+ * results. One run at a time has entries of a stream, so they stay in order. */
 #include <stdio.h>
 #include <string.h>
 
@@ -138,8 +138,8 @@ void streams_begin(RedisModuleCtx *ctx, RedisModuleUser *user, Batch *batch, Row
     char *error = begin_at(ctx, b, pending, &position);
     if (error == NULL) {
         print_id(position, from + 1);
-        entries = RedisModule_Call(ctx, "XRANGE", "CEscccl", pending->key, from, "+", "COUNT",
-                                   (long long)rows->capacity);
+        entries =
+            RedisModule_Call(ctx, "XRANGE", "CEscccl", pending->key, from, "+", "COUNT", (long long)rows->capacity);
         error = error_of(entries);
     }
     if (error) {

@@ -18,8 +18,8 @@
 #define DEFAULT_BATCH 32 /* rows, where the model has no BATCHSIZE */
 #define MAX_BATCH 4096
 #define PAUSE_MS 100
-#define SLICE_NS 250000  /* of AI.BINDRUN in one iteration */
-#define FILL_AHEAD 4096  /* pending keys: with more, AI.BINDRUN waits */
+#define SLICE_NS 250000 /* of AI.BINDRUN in one iteration */
+#define FILL_AHEAD 4096 /* pending keys: with more, AI.BINDRUN waits */
 
 static struct {
     Task task;
@@ -320,7 +320,8 @@ static void begin_batch(RedisModuleCtx *ctx, Binding *b, RedisModuleUser *user, 
 static void begin(RedisModuleCtx *ctx, Binding *b) {
     RedisModuleUser *user = user_of(b);
     if (user == NULL) {
-        work_wait(b, b->user, RedisModule_Strdup("the user who made the binding is gone; keys wait for a user of that name"));
+        work_wait(b, b->user,
+                  RedisModule_Strdup("the user who made the binding is gone; keys wait for a user of that name"));
         return;
     }
     RedisModule_SelectDb(ctx, b->db);
@@ -366,7 +367,8 @@ static void fill(RedisModuleCtx *ctx, Binding *b) {
     int more = 1;
     RedisModule_SelectDb(ctx, b->db);
     if (b->cursor == NULL) begin_filling(ctx, b);
-    while (more && b->npending < FILL_AHEAD && monotonic_ns() < end) more = RedisModule_Scan(ctx, b->cursor, scanned, b);
+    while (more && b->npending < FILL_AHEAD && monotonic_ns() < end)
+        more = RedisModule_Scan(ctx, b->cursor, scanned, b);
     if (more) return;
     RedisModule_ScanCursorDestroy(b->cursor);
     b->cursor = NULL;

@@ -25,7 +25,10 @@ GOOD = "ON HASH PREFIX 1 k: FIELDS 1 x MODEL m SET 1 y"
         ("ON HASH PREFIX 1 k: FIELD 1 x MODEL m SET 1 y", "FIELDS is missing: what the model gets"),
         ("ON HASH PREFIX 1 k: FIELDS 0 MODEL m SET 1 y a", "wrong number behind FIELDS: 0"),
         ("ON HASH PREFIX 1 k: FIELDS 1 x AS FLOTE MODEL m SET 1 y", "AS needs a type of tensors, not FLOTE"),
-        ("ON HASH PREFIX 1 k: FIELDS 1 x AS FLOAT 0 MODEL m SET 1 y", "AS has a wrong dimension, or too large a row: 0"),
+        (
+            "ON HASH PREFIX 1 k: FIELDS 1 x AS FLOAT 0 MODEL m SET 1 y",
+            "AS has a wrong dimension, or too large a row: 0",
+        ),
         (
             "ON HASH PREFIX 1 k: FIELDS 1 x AS FLOAT 4294967296 4294967296 MODEL m SET 1 y",
             "AS has a wrong dimension, or too large a row: 4294967296",

@@ -1,5 +1,6 @@
-"""Random writers, deleters, renamers and expirations, with a crash and a failover in between. At rest, every key's result
-belongs to its newest value, and every entry of a stream has one result, in order."""
+"""Random writers, deleters, renamers and expirations, with a crash and a failover in between.
+
+At rest, every key's result belongs to its newest value, and every entry of a stream has one result, in order."""
 
 from __future__ import annotations
 
@@ -48,13 +49,17 @@ class Writer(threading.Thread):
             if pick < 0.2:
                 pipeline.delete(one)
             if 0.1 < pick < 0.3 and one != other:
-                pipeline.hset(one, "x", str(value)).rename(one, other)
+                pipeline.hset(one, "x", str(value))
+                pipeline.rename(one, other)
             if 0.6 < pick < 0.7:
-                pipeline.hset(one, "x", str(value)).pexpire(one, self.random.randrange(1, 30))
+                pipeline.hset(one, "x", str(value))
+                pipeline.pexpire(one, self.random.randrange(1, 30))
             if 0.7 < pick < 0.8:
-                pipeline.hset(one, "x", "1").hincrby(one, "x", value)
+                pipeline.hset(one, "x", "1")
+                pipeline.hincrby(one, "x", value)
             if pick > 0.8:
-                pipeline.hset("n:1", "x", "1").eval("return redis.call('HSET', KEYS[1], 'x', ARGV[1])", 1, one, value)
+                pipeline.hset("n:1", "x", "1")
+                pipeline.eval("return redis.call('HSET', KEYS[1], 'x', ARGV[1])", 1, one, value)
             self.next += 1
             pipeline.xadd(f"in:{self.number}", {"x": str(self.next)}, f"{self.next}-1")
             pipeline.execute()
