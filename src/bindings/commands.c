@@ -217,8 +217,8 @@ COMMAND(bindinfo, .name = "AI.BINDINFO", .flags = "readonly", .arity = 2, .most_
         .summary = "Tells what a binding does, and how far it is");
 COMMAND(bindrun, .name = "AI.BINDRUN", .flags = "write", .arity = 2, .most_words = 2, .since = "2.0.0", .tips = ON_ALL,
         .syntax = "name", .summary = "Has a binding run for all keys that exist, in the background");
-COMMAND(bound, .name = "AI._BOUND", .flags = "write", .arity = -2, .since = "2.0.0", .syntax = "name [key [key ...]]",
-        .summary = "Tells replicas and the AOF which keys a binding has done",
+COMMAND(bound, .name = "AI._BOUND", .flags = "write", .arity = -2, .since = "2.0.0", .tips = ON_ALL,
+        .syntax = "name [key [key ...]]", .summary = "Tells replicas and the AOF which keys a binding has done",
         .complexity = "O(N) where N is the number of keys");
 
 static const Command *const commands[] = {&bind, &unbind, &bindlist, &bindinfo, &bindrun, &bound, NULL};
