@@ -59,7 +59,8 @@ typedef struct Binding {
     RedisModuleScanCursor *cursor;        /* of that, once begun */
     int64_t filled, to_fill;              /* keys that it has seen, and those of the database when it began */
     int64_t runs, rows, errors;
-    char *last_error, *last_error_kind;
+    int64_t logged; /* ns, the last line about an error */
+    char *last_error;
     RedisModuleString *last_error_key;
 } Binding;
 
@@ -153,8 +154,8 @@ void work_wake(void); /* something is pending, or may go on */
 
 /* Counts an error, and logs it once a kind. Takes the text over. The other does not count it, but lets the binding
  * rest for a moment: it goes on with the same when that is over. */
-void work_note_error(Binding *binding, const RedisModuleString *key, char *error);
-void work_wait(Binding *binding, const RedisModuleString *key, char *error);
+void work_note_error(Binding *binding, RedisModuleString *key, char *error);
+void work_wait(Binding *binding, RedisModuleString *key, char *error);
 
 /* The value of a row of output number `output`, in this form. FORM_OWN: a number or text, or of several elements their
  * bytes. The caller frees it. NULL with *error set, which the caller frees, too. */

@@ -49,25 +49,28 @@ static void set_timer(void) {
 
 /* ---- errors ------------------------------------------------------------------------------------------------------ */
 
-static void set_error(Binding *b, const RedisModuleString *key, char *error) {
-    size_t size;
-    const char *name = RedisModule_StringPtrLen(key, &size);
-    if (b->last_error == NULL || strcmp(b->last_error, error) != 0) {
-        RedisModule_Log(log_context, "warning", "binding '%s', key '%.*s': %s", arg_text(b->name), (int)size, name,
-                        error);
+/* Logs it where it is of another kind than the last one, once a second at most. */
+static void set_error(Binding *b, RedisModuleString *key, char *error) {
+    int64_t now = monotonic_ns();
+    int is_new = b->last_error == NULL || strcmp(b->last_error, error) != 0;
+    if (is_new && (b->logged == 0 || now - b->logged > 1000000000)) {
+        char *line = error_text("binding '%s', key '%s': %s", arg_text(b->name), arg_text(key), error);
+        RedisModule_Log(log_context, "warning", "%s", line + strlen("ERR "));
+        RedisModule_Free(line);
+        b->logged = now;
     }
     RedisModule_Free(b->last_error);
     b->last_error = error;
     if (b->last_error_key) RedisModule_FreeString(NULL, b->last_error_key);
-    b->last_error_key = RedisModule_CreateString(NULL, name, size);
+    b->last_error_key = RedisModule_HoldString(NULL, key);
 }
 
-void work_note_error(Binding *b, const RedisModuleString *key, char *error) {
+void work_note_error(Binding *b, RedisModuleString *key, char *error) {
     b->errors++;
     set_error(b, key, error);
 }
 
-void work_wait(Binding *b, const RedisModuleString *key, char *error) {
+void work_wait(Binding *b, RedisModuleString *key, char *error) {
     set_error(b, key, error);
     b->paused_until = monotonic_ns() + PAUSE_MS * 1000000LL;
     work_wake();
