@@ -75,6 +75,11 @@ def _limits(
     return [*words, *_option("MAXQUEUE", queue), *_option("TIMEOUT", timeout_ms)]
 
 
+def _warmup(inputs: Sequence[npt.ArrayLike]) -> list[Word]:
+    """Types and shapes."""
+    return ["WARMUP", len(inputs), *(word for value in inputs for word in _tensor_words(value)[: 1 + np.ndim(value)])]
+
+
 def _plain(reply: Any) -> Any:
     """Text instead of bytes, also in lists."""
     if isinstance(reply, bytes):
@@ -284,6 +289,7 @@ class RedisAI(_Steps):
         min_batch_timeout_ms: float | None = None,
         max_queue: int | None = None,
         timeout_ms: int | None = None,
+        warmup: Sequence[Sequence[npt.ArrayLike]] = (),
         inputs: Sequence[str] = (),
         outputs: Sequence[str] = (),
         example: Any = None,
@@ -294,10 +300,13 @@ class RedisAI(_Steps):
         LightGBM or XGBoost; a module of PyTorch; a model of Keras. define() in models.py says what it does with each.
         backend: ONNX, TORCH, TF or TFLITE; without it, the bytes tell. PyTorch's modules become TORCH, or ONNX; Keras's
         models become ONNX, or TF. inputs, outputs: names of nodes, for the bytes of a TF graph only.
+        warmup: inputs like those that runs will bring, of which only types and shapes count: the server runs the model
+        with each before it answers, and after a restart. [[x], [batch]] is for two shapes of one input.
         example: arguments as the model gets them (tensor or tuple of tensors for PyTorch, array for scikit-learn).
         """
         model, backend, inputs, outputs = define(model, backend, example, inputs, outputs)
         words = _option("TAG", tag) + _limits(batch_size, min_batch_size, min_batch_timeout_ms, max_queue, timeout_ms)
+        words += [word for each in warmup for word in _warmup(each)]
         words += [*_section("INPUTS", inputs), *_section("OUTPUTS", outputs)] if inputs or outputs else []
         chunks = [model[start : start + _CHUNK] for start in range(0, max(len(model), 1), _CHUNK)]
         return self._ask(_ok, "AI.MODELSTORE", key, backend, device, *words, "BLOB", *chunks)

@@ -45,6 +45,7 @@ TIMES = {
 # Lines of INFO with one number.
 SERVER = {
     "blocked_clients": ("redisai_blocked_clients", "Clients that wait: for runs, stores, or keys (BLPOP)."),
+    "ai_ready": ("redisai_ready", "1 once what came with the data is compiled and warm, else 0."),
     "ai_queued_runs": ("redisai_queued_runs", "Runs that wait for a worker."),
     "ai_queued_bytes": ("redisai_queued_bytes", "Bytes of the inputs of runs that wait."),
     "uptime_in_seconds": ("redisai_uptime_seconds", "Since the start of the server."),

@@ -122,8 +122,8 @@ class Service:
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        await self.client.ping()
-        return JSONResponse({"ready": True})
+        ready = bool((await self.client.execute_command("AI.INFO"))[1])
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     async def model_ready(self, request: Request) -> Response:
         key, _ = await self.model(request)  # waits until it is compiled

@@ -116,6 +116,7 @@ typedef struct Model {
     ModelLimits limits;
     Names inputs; /* as given when stored (TF), or as read from an RDB */
     Names outputs;
+    Names warmups; /* inputs that it is run with once it is compiled, each "count type dimension ... type ..." */
     Piece *pieces;
     int64_t npieces;
     uint64_t blob_size;
@@ -394,7 +395,7 @@ typedef struct Direct {
 
 #define JOB_LOAD 0   /* compile job.runnable, unless it is compiled already */
 #define JOB_DROP 1   /* forget the session of job.runnable; finishing the job frees it */
-#define JOB_IMPORT 2 /* import backend job.backend from job.path */
+#define JOB_IMPORT 2 /* import backend job.backend from job.path; no path: from its default place, if it has to be */
 #define JOB_LIMITS 3 /* limits of job.runnable, a model, have changed */
 
 typedef struct Job {
@@ -402,6 +403,7 @@ typedef struct Job {
     int32_t backend;
     char *path; /* JOB_IMPORT: absolute, or below the backends path */
     Runnable *runnable;
+    int32_t is_store; /* JOB_LOAD: a client stores it, so it fails where a warm-up fails */
 } Job;
 
 /* Waits for the next job. Jobs come in the order in which they were posted, except that jobs with a waiting client go

@@ -56,6 +56,7 @@ WORDS: tuple[Word, ...] = (
         "MINBATCHSIZE",
         "MINBATCHTIMEOUT",
         "MAXQUEUE",
+        "WARMUP",
         "ENTRY_POINTS",
         "RESETSTAT",
         "FULL",
@@ -276,7 +277,16 @@ class Grammar:
         pieces: Words = (blob[:100], blob[100:]) if chance(self.draw, 10) else (blob,)
         key = self.key((*MODELS, *OUTPUTS[:2]))
         words = (self.case("AI.MODELSET" if old else "AI.MODELSTORE"), key, backend, self.device(), *tag)
-        return (*words, *self.batching(), *nodes, "BLOB", *pieces)
+        return (*words, *self.batching(), *self.warmup(), *nodes, "BLOB", *pieces)
+
+    def warmup(self) -> Words:
+        if not chance(self.draw, 10):
+            return ()
+        dimensions = [self.often((0, 1, 2), BAD_NUMBERS, 10) for _ in range(2)]
+        shapes = [
+            word for dimension in dimensions for word in (self.often(("FLOAT", "INT64"), ("STRING", "X")), dimension, 2)
+        ]
+        return ("WARMUP", self.often((2, 2, 1), BAD_NUMBERS), *shapes)
 
     def modelconfig(self) -> Words:
         options = self.some(1, 3, lambda: self.draw(st.sampled_from(["MAXQUEUE", "TIMEOUT", "BATCHSIZE"])))

@@ -32,7 +32,7 @@ COMMANDS = {
         -6,
         "1.2.0",
         "Stores a model; the server goes on while it is compiled",
-        "TAG BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT MAXQUEUE TIMEOUT INPUTS OUTPUTS BLOB",
+        "TAG BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT MAXQUEUE TIMEOUT WARMUP INPUTS OUTPUTS BLOB",
     ),
     "AI.MODELSET": Command(
         WRITE,
@@ -110,7 +110,13 @@ COMMANDS = {
         "Runs a graph of models and scripts (deprecated: use AI.DAGEXECUTE_RO)",
         "LOAD ROUTING TIMEOUT |>",
     ),
-    "AI.INFO": Command(READ, -2, "1.0.0", "Returns or resets the run statistics of a model or script", "RESETSTAT"),
+    "AI.INFO": Command(
+        READ,
+        -1,
+        "1.0.0",
+        "Returns or resets the run statistics of a model or script, or says whether the server is ready",
+        "RESETSTAT",
+    ),
     "AI.CONFIG": Command(
         {"admin"},
         -2,
@@ -190,7 +196,7 @@ def check_arity(wire: Wire, name: str) -> None:
     """It is declared, and a word less is the error of Redis. Where no word is too few, some are too many."""
     arity = command_info(wire, name)[1]
     assert arity == COMMANDS[name].arity
-    words = ["x"] * (abs(arity) - 2) if abs(arity) > 1 else ["x"] * (2 if name == "AI.RUNS" else 1)
+    words = ["x"] * (abs(arity) - 2) if abs(arity) > 1 else ["x"] * {"AI.RUNS": 2, "AI.INFO": 3}.get(name, 1)
     assert wire.ask(name.lower(), *words).lower() == f"err wrong number of arguments for '{name.lower()}' command"
 
 

@@ -44,6 +44,7 @@ class Model(CData, Protocol):
     limits: ModelLimits
     inputs: CNames
     outputs: CNames
+    warmups: CNames
     pieces: CData
     npieces: int
 
@@ -99,6 +100,7 @@ class Job(CData, Protocol):
     backend: int
     path: CData
     runnable: Runnable
+    is_store: int
 
 class Option(CData, Protocol):
     name: CData

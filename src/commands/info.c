@@ -5,6 +5,7 @@
 
 #include "bridge.h"
 #include "commands/commands.h"
+#include "engine/jobs.h"
 #include "engine/options.h"
 #include "engine/running.h"
 #include "isolation/isolation.h"
@@ -15,6 +16,11 @@
 #include "values/model.h"
 #include "values/rdb.h"
 #include "values/script.h"
+
+/* Whether the server has its data, and has compiled what it found there, or has failed to. */
+static int is_ready(void) {
+    return jobs_early() == 0 && !(RedisModule_GetContextFlags(log_context) & REDISMODULE_CTX_FLAGS_LOADING);
+}
 
 /* ---- INFO -------------------------------------------------------------------------------------------------------- */
 
@@ -157,6 +163,10 @@ static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
         RedisModule_InfoAddFieldLongLong(ctx, "queued_bytes", figures.bytes);
         RedisModule_InfoAddFieldLongLong(ctx, "refused_runs", figures.refused);
     }
+    if (RedisModule_InfoAddSection(ctx, "start") == REDISMODULE_OK) {
+        RedisModule_InfoAddFieldLongLong(ctx, "ready", is_ready());
+        RedisModule_InfoAddFieldLongLong(ctx, "pending", jobs_early());
+    }
 }
 
 /* ---- AI.INFO ----------------------------------------------------------------------------------------------------- */
@@ -206,7 +216,15 @@ static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runna
     if (full) reply_full(ctx, runnable, is_model);
 }
 
+static int reply_state(RedisModuleCtx *ctx) {
+    RedisModule_ReplyWithArray(ctx, 4);
+    reply_number(ctx, "ready", is_ready());
+    reply_number(ctx, "pending", jobs_early());
+    return REDISMODULE_OK;
+}
+
 static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    if (argc == 1) return reply_state(ctx);
     Runnable *runnable = NULL;
     RedisModuleKey *key = RedisModule_OpenKey(ctx, argv[1], REDISMODULE_READ);
     if (key) {
@@ -230,9 +248,9 @@ static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
     return REDISMODULE_OK;
 }
 
-COMMAND(info, .name = "AI.INFO", .flags = "readonly", .arity = -2, .most_words = 3, .keys = {{"key", KEY_READ}},
-        .syntax = "key [action: FULL | RESETSTAT]", .tips = "nondeterministic_output",
-        .summary = "Returns or resets the run statistics of a model or script");
+COMMAND(info, .name = "AI.INFO", .flags = "readonly", .arity = -1, .most_words = 3, .keys = {{"key", KEY_READ}},
+        .syntax = "[key [action: FULL | RESETSTAT]]", .tips = "nondeterministic_output",
+        .summary = "Returns or resets the run statistics of a model or script, or says whether the server is ready");
 
 int info_register(RedisModuleCtx *ctx) { return RedisModule_RegisterInfoFunc(ctx, add_sections); }
 

@@ -2,6 +2,7 @@
  *
  * The blob is the command's own argument, held: copying it would make every client wait. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +13,7 @@
 #include "redis/command.h"
 #include "run/waiter.h"
 #include "values/backend.h"
+#include "values/dtype.h"
 #include "values/model.h"
 #include "values/names.h"
 
@@ -91,6 +93,32 @@ static int parse_minbatchtimeout(Parser *p, ModelLimits *limits) {
                            lacks_batches ? "BATCHSIZE" : "MINBATCHSIZE", lacks_batches ? 0 : limits->minbatchsize);
 }
 
+/* `count type dimension ... type dimension ...`, as long as words can be that, becomes one text. */
+static int parse_warmup(Parser *p) {
+    size_t size = 0;
+    char *text = RedisModule_Strdup("");
+    for (p->at++; p->at < p->argc; p->at++) {
+        long long number;
+        size_t len;
+        const char *word = RedisModule_StringPtrLen(p->argv[p->at], &len);
+        int dtype = dtype_from_name(word, len), is_number = RedisModule_StringToLongLong(p->argv[p->at], &number) == 0;
+        if (dtype == -1 && !is_number) break;
+        char printed[32];
+        int more = dtype == -1 ? snprintf(printed, sizeof(printed), "%s%lld", size ? " " : "", number)
+                               : snprintf(printed, sizeof(printed), " %s", dtype_row(dtype)->python.name);
+        text = RedisModule_Realloc(text, size + more + 1);
+        memcpy(text + size, printed, more + 1);
+        size += more;
+    }
+    const char *error = model_warmup_error(text);
+    if (error == NULL) {
+        names_append(&p->model->warmups, text);
+        return 0;
+    }
+    RedisModule_Free(text);
+    return parse_error(p->ctx, "Invalid argument for WARMUP: %s", error);
+}
+
 static int parse_options(Parser *p) {
     Model *model = p->model;
     ModelLimits *limits = &model->limits;
@@ -107,6 +135,8 @@ static int parse_options(Parser *p) {
             result = parse_minbatchtimeout(p, limits);
         } else if (p->dialect == MODELSTORE && (at_word(p, "MAXQUEUE") || at_word(p, "TIMEOUT"))) {
             result = parse_own_limit(p, limits);
+        } else if (p->dialect == MODELSTORE && at_word(p, "WARMUP")) {
+            result = parse_warmup(p);
         } else {
             return p->at < p->argc ? 0 : parse_error(p->ctx, NO_BLOB);
         }
@@ -209,8 +239,8 @@ static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialec
 COMMAND_AS(modelstore, store(ctx, argv, argc, MODELSTORE), .name = "AI.MODELSTORE", .flags = "write deny-oom",
            .arity = -6, .since = "1.2.0", .keys = {{"key", KEY_WRITE}},
            .syntax = "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] "
-                     "[MAXQUEUE max] [TIMEOUT milliseconds] [INPUTS count name [name ...]] [OUTPUTS count name [name "
-                     "...]] BLOB chunk [chunk ...]",
+                     "[MAXQUEUE max] [TIMEOUT milliseconds] [WARMUP count input [input ...]] "
+                     "[INPUTS count name [name ...]] [OUTPUTS count name [name ...]] BLOB chunk [chunk ...]",
            .summary = "Stores a model; the server goes on while it is compiled",
            .complexity = "O(1), and compiling it");
 
@@ -350,6 +380,10 @@ static int reply_model(RedisModuleCtx *ctx, const Model *model, int meta, int bl
             reply_ports(ctx, model, "output_details", &model->declared.output_ports);
         }
         words += reply_more_limits(ctx, limits);
+        if (model->warmups.count) {
+            reply_names(ctx, "warmup", &model->warmups);
+            words += 2;
+        }
         if (blob) RedisModule_ReplyWithCString(ctx, "blob");
     }
     if (blob) reply_blob(ctx, model);

@@ -73,6 +73,7 @@ int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runn
         return reply_ok(ctx);
     }
     LoaderJob *job = job_new(JOB_LOAD, runnable);
+    job->job.is_store = 1;
     if (mode == WAIT_BLOCK) return block_on_job(ctx, argv, argc, job, reply_stored, write_compiled);
     if (job_post_and_wait_briefly(job) == -1) {
         return reply_error(ctx, "not compiled within %d s; store it outside of transactions and scripts", JOB_PATIENCE);

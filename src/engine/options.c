@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "redis/command.h"
 #include "values/backend.h"
@@ -63,11 +64,13 @@ typedef struct TextOption {
 #define BACKENDS_PATH 0
 #define PYTHON 1
 #define ONNX_CUSTOM_OPS 2
-#define FIRST_BACKEND 3 /* by number: the path from which it is loaded at start */
+#define PRELOAD 3
+#define FIRST_BACKEND 4 /* by number: the path from which it is loaded at start */
 static TextOption texts[FIRST_BACKEND + MAX_BACKENDS + 1] = {
     [BACKENDS_PATH] = {.name = "backendspath", .flags = REDISMODULE_CONFIG_PROTECTED},
     [PYTHON] = {.name = "python", .flags = REDISMODULE_CONFIG_IMMUTABLE},
     [ONNX_CUSTOM_OPS] = {.name = "onnx_custom_ops", .flags = REDISMODULE_CONFIG_IMMUTABLE},
+    [PRELOAD] = {.name = "preload", .flags = REDISMODULE_CONFIG_IMMUTABLE},
 };
 static pthread_mutex_t text_mutex = PTHREAD_MUTEX_INITIALIZER; /* the main thread sets texts, the loader copies one */
 
@@ -175,6 +178,27 @@ const char *bridge_backend_to_load(int backend) { return text_or_null(FIRST_BACK
 const char *bridge_onnx_custom_ops(void) { return text_or_null(ONNX_CUSTOM_OPS); }
 const char *options_python(void) { return text_or_null(PYTHON); }
 
+int options_preload(void) {
+    int backends = 0;
+    for (const char *text = arg_text(texts[PRELOAD].value); *text;) {
+        size_t size = strcspn(text, ",");
+        int i = 0;
+        while (backend_row(i) && (strlen(backend_name(i)) != size || strncasecmp(text, backend_name(i), size))) i++;
+        if (backend_row(i) == NULL) return -1;
+        backends |= 1 << i;
+        text += size + (text[size] == ',');
+    }
+    return backends;
+}
+
+static int check_preload(RedisModuleCtx *ctx) {
+    if (options_preload() != -1) return REDISMODULE_OK;
+    return log_refusal(ctx,
+                       "invalid value '%s' for PRELOAD: TF, TFLITE, TORCH, ONNX, or some of them with commas "
+                       "between them, are needed",
+                       arg_text(texts[PRELOAD].value));
+}
+
 /* ---- the arguments of loadmodule --------------------------------------------------------------------------------- */
 
 static int parse_option(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleString *value) {
@@ -267,5 +291,6 @@ static int register_configs(RedisModuleCtx *ctx) {
 }
 
 int options_load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return parse_arguments(ctx, argv, argc) || register_configs(ctx) ? REDISMODULE_ERR : REDISMODULE_OK;
+    return parse_arguments(ctx, argv, argc) || register_configs(ctx) || check_preload(ctx) ? REDISMODULE_ERR
+                                                                                           : REDISMODULE_OK;
 }

@@ -48,6 +48,9 @@ void options_set_backends_path(const RedisModuleString *path);
 void options_set_backend_to_load(int backend, const char *path);
 void options_set_onnx_custom_ops(const char *paths);
 
+/* The backends that PRELOAD names, a bit each by its number. */
+int options_preload(void);
+
 /* bin/python to embed, or NULL: find one. */
 const char *options_python(void);
 

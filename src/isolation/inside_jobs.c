@@ -138,6 +138,7 @@ static Runnable *read_model(Reader *reader, int backend) {
     read_limits(reader, model);
     read_names(reader, &model->inputs);
     read_names(reader, &model->outputs);
+    read_names(reader, &model->warmups);
     uint64_t size = (uint64_t)(reader->end - reader->at); /* the blob is the rest */
     char *blob = RedisModule_Alloc(size + 1);
     memcpy(blob, reader->at, size);
@@ -209,9 +210,11 @@ static void take_path(Reader *reader) {
 
 static void load(Reader *reader) {
     take_path(reader);
+    int is_store = (int)read_number(reader);
     Runnable *runnable = read_runnable(reader);
     add_runnable(runnable);
     LoaderJob *job = job_new(JOB_LOAD, runnable);
+    job->job.is_store = is_store;
     job->finished = job_done;
     job_post(job);
 }

@@ -15,6 +15,9 @@ void model_set_limits(Model *model, const ModelLimits *limits);
 void model_hold_piece(Model *model, RedisModuleString *arg);
 void model_take_piece(Model *model, char *data, uint64_t size);
 
+/* What is wrong with an item of warmups, as a text; NULL: nothing. */
+const char *model_warmup_error(const char *warmup);
+
 /* What the model itself declares if that is known, else what it was stored with. */
 const Names *model_inputs(const Model *model);
 const Names *model_outputs(const Model *model);

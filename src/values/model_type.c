@@ -33,6 +33,7 @@ static const char *load_chunks(RedisModuleIO *io, Model *model) {
 /* Redis saves one encoding version for all values of a type. So the number of the backend, which comes first, tells of
  * a model that has more limits than those of version 4. Builds that do not know these refuse that model alone. */
 #define WITH_MORE_LIMITS 256
+#define WITH_WARMUPS 1024 /* likewise: they follow the limits */
 
 static int has_more_limits(const ModelLimits *limits) {
     return limits->minbatchtimeout_us || limits->maxqueue || limits->timeout;
@@ -54,9 +55,18 @@ static const char *load_limits(RedisModuleIO *io, ModelLimits *limits, int encve
     return limits->maxqueue < 0 || limits->timeout < 0 ? "impossible limit" : NULL;
 }
 
-static const char *load_definition(RedisModuleIO *io, Model *model, int encver, int has_more_limits) {
+static const char *load_warmups(RedisModuleIO *io, Names *warmups) {
+    if (rdb_load_names(io, warmups) == -1) return "broken list of warm-ups";
+    for (int64_t i = 0; i < warmups->count; i++) {
+        if (model_warmup_error(warmups->names[i])) return "impossible warm-up";
+    }
+    return NULL;
+}
+
+static const char *load_definition(RedisModuleIO *io, Model *model, int encver, uint64_t with) {
     const char *error = runnable_load(io, &model->base, encver);
-    if (error == NULL) error = load_limits(io, &model->limits, encver, has_more_limits);
+    if (error == NULL) error = load_limits(io, &model->limits, encver, (with & WITH_MORE_LIMITS) != 0);
+    if (error == NULL && with & WITH_WARMUPS) error = load_warmups(io, &model->warmups);
     if (error) return error;
     if (rdb_load_names(io, &model->inputs) == -1) return "broken list of inputs";
     if (rdb_load_names(io, &model->outputs) == -1) return "broken list of outputs";
@@ -71,21 +81,21 @@ static const char *load_definition(RedisModuleIO *io, Model *model, int encver, 
 
 static void *rdb_load(RedisModuleIO *io, int encver) {
     if (encver > RDB_ENCODING_VERSION) return rdb_corrupt(io, "model", "saved by a newer version");
-    uint64_t backend = RedisModule_LoadUnsigned(io);
-    int has_more_limits = backend >= WITH_MORE_LIMITS;
-    if (has_more_limits) backend -= WITH_MORE_LIMITS;
+    uint64_t backend = RedisModule_LoadUnsigned(io), with = backend & (WITH_MORE_LIMITS | WITH_WARMUPS);
+    backend -= with;
     if (RedisModule_IsIOError(io) || backend > INT64_MAX || backend_row((int64_t)backend) == NULL) {
         return rdb_corrupt(io, "model", "unknown backend");
     }
     Model *model = model_new((int)backend);
-    return runnable_loaded(io, &model->base, "model", load_definition(io, model, encver, has_more_limits));
+    return runnable_loaded(io, &model->base, "model", load_definition(io, model, encver, with));
 }
 
 static void rdb_save(RedisModuleIO *io, void *value) {
     Model *model = value;
     const ModelLimits *limits = &model->limits;
-    int has_more = has_more_limits(limits);
-    RedisModule_SaveUnsigned(io, model->base.backend + (has_more ? WITH_MORE_LIMITS : 0));
+    int has_more = has_more_limits(limits), has_warmups = model->warmups.count > 0;
+    RedisModule_SaveUnsigned(io, model->base.backend + (has_more ? WITH_MORE_LIMITS : 0) +
+                                     (has_warmups ? WITH_WARMUPS : 0));
     runnable_save(io, &model->base);
     RedisModule_SaveUnsigned(io, limits->batchsize);
     RedisModule_SaveUnsigned(io, limits->minbatchsize);
@@ -95,6 +105,7 @@ static void rdb_save(RedisModuleIO *io, void *value) {
         RedisModule_SaveUnsigned(io, limits->maxqueue);
         RedisModule_SaveUnsigned(io, limits->timeout);
     }
+    if (has_warmups) rdb_save_names(io, &model->warmups);
     /* Names that came from an RDB stay as they were, so that a value saves the same before it is compiled and after. */
     rdb_save_names(io, model->inputs.count ? &model->inputs : model_inputs(model));
     rdb_save_names(io, model->outputs.count ? &model->outputs : model_outputs(model));
@@ -147,6 +158,14 @@ static void add_limits(Arguments *args, const ModelLimits *limits) {
     if (limits->timeout) add_number(args, "TIMEOUT", limits->timeout);
 }
 
+static void add_warmup(Arguments *args, const char *words) {
+    add_text(args, "WARMUP");
+    for (size_t size; *words; words += size + (words[size] == ' ')) {
+        size = strcspn(words, " ");
+        add(args, words, size);
+    }
+}
+
 static void add_names(Arguments *args, const char *section, const Names *names) {
     add_number(args, section, names->count);
     for (int64_t i = 0; i < names->count; i++) add_text(args, names->names[i]);
@@ -162,6 +181,7 @@ static void aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *value) 
         add(&args, model->base.tag, model->base.tag_size);
     }
     add_limits(&args, &model->limits);
+    for (int64_t i = 0; i < model->warmups.count; i++) add_warmup(&args, model->warmups.names[i]);
     if (backend_row(model->base.backend)->takes_names) {
         add_names(&args, "INPUTS", &model->inputs);
         add_names(&args, "OUTPUTS", &model->outputs);
@@ -182,7 +202,7 @@ static void aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *value) 
 static size_t mem_usage(const void *value) {
     const Model *model = value;
     size_t total = runnable_memory(&model->base) + RedisModule_MallocSize(model->pieces) +
-                   names_memory(&model->inputs) + names_memory(&model->outputs);
+                   names_memory(&model->inputs) + names_memory(&model->outputs) + names_memory(&model->warmups);
     for (int i = 0; i < DECLARED_LISTS && runnable_is_ready(&model->base); i++) {
         total += names_memory(declared_list((Declared *)&model->declared, i));
     }
@@ -213,6 +233,7 @@ static void digest(RedisModuleDigest *result, void *value) {
     const int64_t *numbers = (const int64_t *)&model->limits;
     int count = has_more_limits(&model->limits) ? sizeof(model->limits) / sizeof(*numbers) : 3;
     for (int i = 0; i < count; i++) RedisModule_DigestAddLongLong(result, numbers[i]);
+    if (model->warmups.count) digest_names(result, &model->warmups);
     if (backend_row(model->base.backend)->takes_names) {
         digest_names(result, &model->inputs);
         digest_names(result, &model->outputs);
@@ -242,6 +263,7 @@ static int defrag(RedisModuleDefragCtx *ctx, RedisModuleString *key, void **valu
     }
     names_defrag(ctx, &model->inputs);
     names_defrag(ctx, &model->outputs);
+    names_defrag(ctx, &model->warmups);
     for (int i = 0; i < DECLARED_LISTS; i++) names_defrag(ctx, declared_list(&model->declared, i));
     return 0;
 }

@@ -167,6 +167,11 @@ def test_model(use: Use) -> None:
     assert use("model_get", "m") == expected
     assert use("model_store", "m", models.onnx_add(), **(options | limits)) is True
     assert use("model_get", "m")["maxqueue"] == 9
+    assert use("model_store", "m", models.onnx_add(), warmup=[[X, X], [X[:1], X[:1]]]) is True
+    assert use("model_get", "m")["warmup"] == [f"2 FLOAT {rows} 2 FLOAT {rows} 2" for rows in (len(X), 1)]
+    assert use("model_store", "m", models.onnx_identity("STRING"), warmup=[[["a", "b\0"]]]) is True
+    assert use("model_get", "m")["warmup"] == ["1 STRING 2"]
+    assert use("model_store", "m", models.onnx_add(), **(options | limits)) is True
     assert use("model_blob", "m") == models.onnx_add()
     use("tensor_set", "x", X)
     assert use("model_execute", "m", ["x", "x"], "y", timeout_ms=10000) is True

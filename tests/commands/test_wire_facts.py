@@ -128,7 +128,6 @@ WORDS: dict[str, tuple[int, int | None]] = {
     "AI.SCRIPTSET": (5, 7),
     "AI.SCRIPTEXECUTE": (3, None),
     "AI.SCRIPTRUN": (3, None),
-    "AI.INFO": (2, 3),
     "AI.DAGRUN": (4, None),
     "AI.DAGRUN_RO": (4, None),
 }

@@ -22,6 +22,7 @@ DEFAULTS = {
     "ai.backendspath": BACKENDS,
     "ai.python": "",
     "ai.onnx-custom-ops": "",
+    "ai.preload": "",
     "ai.tf": "",
     "ai.tflite": "",
     "ai.torch": "",
