@@ -9,6 +9,7 @@ from testkit import models
 from testkit.server import Server, program
 from testkit.wire import Wire
 from tests.bindings.kit import LINE, bind, binding, floats, settle, store
+from tests.conftest import Slow
 
 HASH = f"ON HASH PREFIX 1 k: FIELDS 1 x {LINE}"
 
@@ -155,6 +156,26 @@ def test_a_deleted_key_is_not_brought_back(wire: Wire) -> None:
         wire.read(), wire.read()
         settle(wire)
         assert wire.ask("TYPE", "k:1") in (b"none", b"string"), end
+
+
+@pytest.mark.parametrize("ways", [("DEL k:1", "HSET k:1 z 1"), ("RENAME other k:1",), ("FLUSHALL", "HSET k:1 z 1")])
+def test_a_result_of_what_the_key_held_before_is_dropped(
+    server: Server, wire: Wire, slow: Slow, ways: tuple[str, ...]
+) -> None:
+    """The key is deleted and made anew, or replaced, while the run waits for the worker."""
+    bind(wire, HASH)
+    wire.ask("HSET", "other", "z", 1)
+    with server.wire() as busy:
+        busy.send(*slow(wire, 0.3))
+        wire.ask("HSET", "k:1", "x", 1)
+        for line in ways:
+            wire.ask(*line.split())
+        assert binding(wire)["runs"] == 0
+        busy.read()
+    store(wire)
+    settle(wire)
+    assert wire.ask("HGETALL", "k:1") == [b"z", b"1"]
+    assert binding(wire)["runs"] == 1
 
 
 def test_errors_do_not_stop_a_binding(wire: Wire) -> None:
