@@ -61,8 +61,8 @@ static inline char *process_stretch(Shared *shared) { return (char *)shared + SH
 
 static inline uint64_t align64(uint64_t size) { return (size + 63) & ~63ULL; }
 
-/* A request is: id of the runnable, arrival, numbers of inputs and outputs; of each input dtype, dimensions, offset and
- * size of its data, which follow the request; for scripts function, keys, args. A result is what
+/* A request is: id of the runnable, arrival, priority, numbers of inputs and outputs; of each input dtype, dimensions,
+ * offset and size of its data, which follow the request; for scripts function, keys, args. A result is what
  * inside_ops.c writes.
  *
  * Messages: length of the payload and kind, each 8 bytes, then the payload. */

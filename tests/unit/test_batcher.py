@@ -21,6 +21,7 @@ class Op:
     arrival: int = 0
     wanted: bool = True
     id: int = 0
+    priority: int = 2
     number: int = field(default_factory=count().__next__)
 
 
@@ -195,7 +196,7 @@ def test_nothing_piles_up() -> None:
         pair = groups.add(*ops(number % 1000, 1, 1, arrival=number))
         assert groups.take(now=number) == pair
     batcher = groups.batcher
-    assert not batcher._groups and not batcher._ready and len(batcher._deadlines) < 100
+    assert not batcher._groups and not batcher.ready and len(batcher._deadlines) < 100
 
 
 LIMITS = st.builds(
