@@ -15,7 +15,7 @@
 #include "engine/options.h"
 #include "engine/running.h"
 #include "redis/clock.h"
-#include "run/run.h"
+#include "run/state.h"
 
 #define MAX_QUEUES 64 /* clients may name any device: this bounds the threads that they can make us start */
 
@@ -280,11 +280,7 @@ static void sweep_plain(Queue *queue, List *list) {
     pthread_mutex_unlock(&queue->mutex);
     for (Op *op; (op = all.first);) {
         all.first = op->state->next;
-        if (op_is_wanted(op)) {
-            append(&wanted, op);
-        } else {
-            op_drop(op);
-        }
+        if (bridge_sweep_ops(&op, 1)) append(&wanted, op);
     }
     pthread_mutex_lock(&queue->mutex);
     if (wanted.first == NULL) return;
