@@ -9,11 +9,12 @@ import pytest
 from testkit import models, rdb, samples
 from testkit.restarts import rewrite
 from testkit.server import Server
-from testkit.wire import Error, Wire
+from testkit.wire import Error, Wire, Word
 from tests.conftest import StartServer
 
-NUMBERS = {"BATCHSIZE": 4, "MINBATCHSIZE": 2, "MINBATCHTIMEOUT": 1.5, "MAXQUEUE": 9, "TIMEOUT": 8, "PRIORITY": "low"}
-LIMITS = [word for pair in NUMBERS.items() for word in pair]
+NUMBERS: dict[str, Word] = {"BATCHSIZE": 4, "MINBATCHSIZE": 2, "MINBATCHTIMEOUT": 1.5, "MAXQUEUE": 9, "TIMEOUT": 8}
+NUMBERS["PRIORITY"] = "low"
+LIMITS: list[Word] = [word for pair in NUMBERS.items() for word in pair]
 MORE = [b"maxqueue", 9, b"timeout", 8, b"minbatchtimeout_us", 1500, b"priority", b"low"]
 
 
@@ -53,7 +54,7 @@ def test_layout(wire: Wire) -> None:
     assert fields.version == 4
     assert fields.fields[0] == rdb.BACKENDS["ONNX"] + 256 + 512
     assert fields.fields[3:10] == [4, 2, 1, 500, 9, 8, 1]
-    none = [word for name in NUMBERS for word in (name, "normal" if name == "PRIORITY" else 0)]
+    none: list[Word] = [word for name in NUMBERS for word in (name, "normal" if name == "PRIORITY" else 0)]
     wire.ask_ok("AI.MODELCONFIG", "m", *none[:-2])
     fields = rdb.decode(wire.ask("DUMP", "m"))
     assert fields.fields[0] == rdb.BACKENDS["ONNX"] + 512
