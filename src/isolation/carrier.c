@@ -75,7 +75,6 @@ static void write_request(Writer *writer, const Op *op) {
     writer->size = 0;
     write_number(writer, (int64_t)op->id);
     write_number(writer, op->arrival);
-    write_number(writer, op->priority);
     write_number(writer, op->ninputs);
     write_number(writer, op->noutputs);
     for (int i = 0; i < op->ninputs; i++) {
@@ -112,6 +111,7 @@ static uint32_t prepare(Process *process, Op *op) {
     *ticket = (Ticket){.op = op, .request = offset, .size = size, .number = process->last_number};
     slot->request = offset;
     slot->request_size = header;
+    slot->priority = op->priority;
     return index;
 }
 

@@ -64,13 +64,12 @@ static Op *read_op(Slot *slot) {
     Runnable *runnable = inside_runnable((uint64_t)read_number(&reader));
     (void)runnable_is_ready(runnable); /* it is: acquires what the loader has set */
     int64_t arrival = read_number(&reader);
-    int priority = (int)read_number(&reader);
     int ninputs = (int)read_number(&reader), noutputs = (int)read_number(&reader);
     Run *run = run_new(1, ninputs + noutputs, ninputs, 0);
     for (int i = 0; i < ninputs; i++) run->slots[i] = read_tensor(&reader, request + align64(slot->request_size));
     Op *op = run_add_op(run, runnable, NULL, ninputs, ninputs, noutputs);
     op->arrival = arrival;
-    op->priority = priority;
+    op->priority = (int32_t)slot->priority;
     op->state->shared = &slot->word;
     op->state->ticket = __atomic_load_n(&slot->word, __ATOMIC_ACQUIRE) & TICKET_MASK;
     if (runnable->kind == KIND_SCRIPT) {

@@ -26,9 +26,9 @@ typedef struct Slot {
     int32_t acked;    /* atomic, by the server: the ticket of the latest op whose result it has read */
     uint64_t request; /* by the server: offset in its stretch, and size */
     uint64_t request_size;
+    int64_t priority;
     uint64_t result; /* by the process, like the rest: offset in its stretch, and size */
     uint64_t result_size;
-    int64_t begun; /* ns */
 } Slot;
 
 #define RUNNING_RECORDS 33 /* of the loader and of the first workers */
@@ -61,8 +61,8 @@ static inline char *process_stretch(Shared *shared) { return (char *)shared + SH
 
 static inline uint64_t align64(uint64_t size) { return (size + 63) & ~63ULL; }
 
-/* A request is: id of the runnable, arrival, priority, numbers of inputs and outputs; of each input dtype, dimensions,
- * offset and size of its data, which follow the request; for scripts function, keys, args. A result is what
+/* A request is: id of the runnable, arrival, numbers of inputs and outputs; of each input dtype, dimensions, offset and
+ * size of its data, which follow the request; for scripts function, keys, args. A result is what
  * inside_ops.c writes.
  *
  * Messages: length of the payload and kind, each 8 bytes, then the payload. */
