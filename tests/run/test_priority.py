@@ -172,7 +172,7 @@ def test_all_count_for_the_minimum(wire: Wire, clients: Clients) -> None:
 
 
 @contextmanager
-def saturated(clients: Clients, run: Sequence[Word], level: str, count: int = 3) -> Iterator[None]:
+def saturated(clients: Clients, run: Sequence[Word], level: str, count: int = 5) -> Iterator[None]:
     """Runs of this priority wait without end."""
     before = clients.server.blocked_clients()
     wires = [clients.wire() for _ in range(count)]
