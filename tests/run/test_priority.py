@@ -8,6 +8,7 @@ PRIORITY_SECONDS=10 measures the time of runs with high priority for longer.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -91,6 +92,26 @@ def test_the_higher_goes_first(server: Server, wire: Wire, clients: Clients, how
         replies = [each.read() for each in waiting]
         assert all(reply == b"OK" or set(reply) == {b"OK"} for reply in replies), replies
     assert order == IN_TURN
+
+
+def test_a_high_dag_is_not_interrupted(server: Server, wire: Wire, clients: Clients) -> None:
+    """Not even for one run between its models."""
+    if server.is_isolated:
+        pytest.skip("each goes back to the server first")
+    store(wire)
+    steps: list[Word] = []
+    names = ["x", "a", "b", "c", "d", "out:dag"]
+    for given, made in itertools.pairwise(names):
+        steps += ["|>", *RUN[:4], "x", given, *RUN[6:], made]
+    with saved(server, wire) as order:
+        with clients.busy_worker():
+            waiting = queue(clients, "MODELEXECUTE")
+            dag = clients.wire()
+            dag.send("AI.DAGEXECUTE", "LOAD", 1, "x", "PERSIST", 1, "out:dag", "PRIORITY", "high", *steps)
+            clients.wait_blocked(len(ORDER) + 2)
+        assert dag.read() == [b"OK"] * 5
+        assert [each.read() for each in waiting] == [b"OK"] * len(ORDER)
+    assert order.index("dag") <= 2
 
 
 def test_runs_tells_it(wire: Wire, clients: Clients) -> None:
