@@ -263,7 +263,7 @@ def test_a_deadline_takes_all() -> None:
     assert not groups.batcher._groups and groups.batcher.deadline() == 0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(
         st.builds(lambda size, least: Limits(size, min(size, least)), st.integers(1, 8), st.integers(0, 8)), min_size=2
