@@ -100,6 +100,12 @@ typedef struct Runnable {
     struct RunnableState *state; /* C's own part (values/runnable.h) */
 } Runnable;
 
+/* Of models and ops. 0: none is said. */
+#define PRIORITY_LOW 1
+#define PRIORITY_NORMAL 2
+#define PRIORITY_HIGH 3
+#define PRIORITIES 4 /* numbers, with 0 */
+
 /* Of a model; the rest of its definition never changes. The main thread changes a number, others read it at any time.
  */
 typedef struct ModelLimits {
@@ -109,6 +115,7 @@ typedef struct ModelLimits {
     int64_t minbatchtimeout_us; /* more than these ms: 0 .. 999 */
     int64_t maxqueue;           /* runs that may wait; 0: any number */
     int64_t timeout;            /* ms, of runs that say none; 0: none */
+    int64_t priority;           /* of runs that say none: PRIORITY_LOW, PRIORITY_HIGH or 0, which is normal */
 } ModelLimits;
 
 typedef struct Model {
@@ -162,6 +169,7 @@ typedef struct Op {
                               outputs into tensors. The same on the direct path and in Python. In a batch, us of the
                               whole batch. -1: not executed, AI.INFO does not count it */
     int32_t is_direct;     /* its outputs or its error come from the library by the direct path */
+    int32_t priority;      /* PRIORITY_LOW .. PRIORITY_HIGH */
     struct OpState *state; /* C's own part (run/state.h) */
 } Op;
 
@@ -218,11 +226,14 @@ typedef struct Taken {
     int32_t nplain;
     int32_t nbatched;
     int32_t nready;
-    int32_t deadline_passed; /* the deadline set by bridge_set_deadline() */
+    int32_t deadline_passed; /* the deadline set by bridge_set_deadline(); or a batch that is ready has the turn */
     int32_t sweep;           /* many batched ops that were taken earlier, and have not begun, are unwanted now */
+    int32_t priority;        /* that has this turn: what is in plain has it, and so shall a batch; 0: any */
+    int32_t kept;            /* by the caller: priorities of ready ops that it runs next, as bits */
 } Taken;
 
-/* Takes the ops for batches, up to TAKE_BATCHED, and others that take about CHUNK_NS, in the order in which they came.
+/* Takes the ops for batches, up to TAKE_BATCHED, and others of one priority that take about CHUNK_NS, in the order in
+ * which they came.
  * With wait set, waits for something to do. What C can do is done (bridge_run_ops) unless there is something for the
  * batcher, which comes first. With wait set, goes on until Python has something to do. worker
  * (0 .. threads_per_queue - 1) is for CPU accounting. */
@@ -235,6 +246,9 @@ int bridge_run_ops(struct Queue *queue, Taken *taken, Op **ops, int n);
 /* One worker of the queue returns from bridge_work at this deadline (ns of the monotonic clock; in the past: at
  * once; 0: no deadline). A queue has one deadline. */
 void bridge_set_deadline(struct Queue *queue, int64_t deadline);
+
+/* The batcher has batches of these priorities, as bits, that are ready. */
+void bridge_set_batches(struct Queue *queue, int priorities);
 
 /* Whether the op's client still waits for an answer. */
 int bridge_is_awaited(const Op *op);

@@ -57,6 +57,7 @@ WORDS: tuple[Word, ...] = (
         "MINBATCHTIMEOUT",
         "MAXQUEUE",
         "WARMUP",
+        "PRIORITY",
         "ENTRY_POINTS",
         "RESETSTAT",
         "FULL",
@@ -190,7 +191,11 @@ class Grammar:
         return (self.number(len(items)) if not chance(self.draw, 4) else len(items) + 1, *items)
 
     def timeout(self) -> Words:
-        return ("TIMEOUT", self.number(1, 5, 1000)) if chance(self.draw, 25) else ()
+        words: Words = ("TIMEOUT", self.number(1, 5, 1000)) if chance(self.draw, 25) else ()
+        return (*words, "PRIORITY", self.level()) if chance(self.draw, 10) else words
+
+    def level(self) -> Word:
+        return self.often(("low", "normal", "high"), ("", "x", 3), 6)
 
     def case(self, word: str) -> str:
         return word.lower() if chance(self.draw, 10) else word
@@ -289,8 +294,12 @@ class Grammar:
         return ("WARMUP", self.often((2, 2, 1), BAD_NUMBERS), *shapes)
 
     def modelconfig(self) -> Words:
-        options = self.some(1, 3, lambda: self.draw(st.sampled_from(["MAXQUEUE", "TIMEOUT", "BATCHSIZE"])))
-        limits = [(option, self.often((0, 1, 2, 8, 100), BAD_NUMBERS, 4)) for option in options]
+        names = ["MAXQUEUE", "TIMEOUT", "BATCHSIZE", "PRIORITY"]
+        options = self.some(1, 3, lambda: self.draw(st.sampled_from(names)))
+        limits = [
+            (option, self.level() if option == "PRIORITY" else self.often((0, 1, 2, 8, 100), BAD_NUMBERS, 4))
+            for option in options
+        ]
         return (self.case("AI.MODELCONFIG"), self.key(MODELS), *(word for limit in limits for word in limit))
 
     def device(self) -> Word:

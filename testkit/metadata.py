@@ -32,7 +32,7 @@ COMMANDS = {
         -6,
         "1.2.0",
         "Stores a model; the server goes on while it is compiled",
-        "TAG BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT MAXQUEUE TIMEOUT WARMUP INPUTS OUTPUTS BLOB",
+        "TAG BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT MAXQUEUE TIMEOUT PRIORITY WARMUP INPUTS OUTPUTS BLOB",
     ),
     "AI.MODELSET": Command(
         WRITE,
@@ -46,13 +46,13 @@ COMMANDS = {
         -4,
         "2.0.0",
         "Changes how a stored model is batched and what its runs may take",
-        "MAXQUEUE TIMEOUT BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT",
+        "MAXQUEUE TIMEOUT BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT PRIORITY",
     ),
     "AI.MODELGET": Command(READ, -2, "1.0.0", "Returns a model's metadata and blob", "META FULL BLOB"),
     "AI.MODELDEL": Command({"write"}, 2, "1.0.0", "Deletes a model"),
     "AI._MODELSCAN": Command(READ, 1, "1.0.0", "Returns the keys and tags of all models"),
     "AI.MODELEXECUTE": Command(
-        WRITE, -7, "1.2.0", "Runs a model on tensors and stores its outputs", "INPUTS OUTPUTS TIMEOUT"
+        WRITE, -7, "1.2.0", "Runs a model on tensors and stores its outputs", "INPUTS OUTPUTS TIMEOUT PRIORITY"
     ),
     "AI.MODELRUN": Command(
         WRITE,
@@ -77,7 +77,7 @@ COMMANDS = {
         -3,
         "1.2.0",
         "Runs a script's function on tensors, keys and arguments and stores its outputs",
-        "KEYS INPUTS ARGS OUTPUTS TIMEOUT",
+        "KEYS INPUTS ARGS OUTPUTS TIMEOUT PRIORITY",
     ),
     "AI.SCRIPTRUN": Command(
         WRITE,
@@ -91,10 +91,10 @@ COMMANDS = {
         -1,
         "1.2.0",
         "Runs a graph of models and scripts on local tensors",
-        "LOAD PERSIST ROUTING TIMEOUT |>",
+        "LOAD PERSIST ROUTING TIMEOUT PRIORITY |>",
     ),
     "AI.DAGEXECUTE_RO": Command(
-        READ, -1, "1.2.0", "Runs a graph of models, also on a read-only replica", "LOAD ROUTING TIMEOUT |>"
+        READ, -1, "1.2.0", "Runs a graph of models, also on a read-only replica", "LOAD ROUTING TIMEOUT PRIORITY |>"
     ),
     "AI.DAGRUN": Command(
         WRITE,

@@ -73,6 +73,7 @@ class Op(CData, Protocol):
     nargs: int
     duration: int
     is_direct: int
+    priority: int
 
 class Taken(CData, Protocol):
     plain: CData
@@ -86,6 +87,8 @@ class Taken(CData, Protocol):
     nready: int
     deadline_passed: int
     sweep: int
+    priority: int
+    kept: int
 
 class CReply(CData, Protocol):
     type: int
@@ -154,6 +157,7 @@ class _Lib:
     def bridge_work(self, queue: Queue, worker: int, taken: Taken, wait: int) -> None: ...
     def bridge_run_ops(self, queue: Queue, taken: Taken, ops: CData, n: int) -> int: ...
     def bridge_set_deadline(self, queue: Queue, deadline: int) -> None: ...
+    def bridge_set_batches(self, queue: Queue, priorities: int) -> None: ...
     def bridge_is_awaited(self, op: Op) -> int: ...
     def bridge_note_op(self, op: Op) -> None: ...
     def bridge_sweep_ops(self, ops: CData, n: int) -> int: ...

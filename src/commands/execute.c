@@ -23,6 +23,25 @@ int parse_timeout(RunParser *p, const char *missing, long long least) {
     return 0;
 }
 
+int parse_priority(RunParser *p) {
+    p->positions.priority = ++p->at < p->argc ? priority_named(p->argv[p->at]) : 0;
+    p->at++;
+    return p->positions.priority ? 0 : parse_error(p->ctx, WRONG_PRIORITY);
+}
+
+int parse_run_options(RunParser *p, const char *missing_timeout) {
+    for (int failed = 0; !failed;) {
+        if (at_word(p, "TIMEOUT") && p->positions.timeout == 0) {
+            failed = parse_timeout(p, missing_timeout, 1);
+        } else if (at_word(p, "PRIORITY") && p->positions.priority == 0) {
+            failed = parse_priority(p);
+        } else {
+            return 0;
+        }
+    }
+    return -1;
+}
+
 int input_position(const ArgPositions *positions, int i) {
     return positions->input + i + (i >= positions->dollar) + 2 * (i >= positions->input_gap);
 }
@@ -42,8 +61,8 @@ int parse_positions(RunParser *p, const RunGrammar *grammar) {
     p->at = grammar->kind == KIND_MODEL ? 2 : 3; /* a script's function follows its key */
     p->positions = (ArgPositions){.dollar = INT_MAX, .input_gap = INT_MAX, .output_gap = INT_MAX};
     if (p->argc < p->at || grammar->parse(p) == -1) return -1;
-    if (p->in_dag && p->positions.timeout) return parse_error(p->ctx, "TIMEOUT not allowed within a DAG command");
-    return 0;
+    const char *of_all = p->positions.timeout ? "TIMEOUT" : p->positions.priority ? "PRIORITY" : NULL;
+    return p->in_dag && of_all ? parse_error(p->ctx, "%s not allowed within a DAG command", of_all) : 0;
 }
 
 static int report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const RunGrammar *grammar) {
@@ -122,6 +141,8 @@ static void set_user(RedisModuleCtx *ctx, Run *run) {
 void add_op(Run *run, const RunParser *p, const int *inputs, int first_output) {
     const ArgPositions *pos = &p->positions;
     Op *op = run_add_op(run, runnable_ref(p->runnable), inputs, pos->ninputs, first_output, pos->noutputs);
+    int64_t own = p->runnable->kind == KIND_MODEL ? ((const Model *)p->runnable)->limits.priority : 0;
+    if (own || pos->priority) op->priority = pos->priority ? pos->priority : (int)own;
     if (p->runnable->kind == KIND_MODEL) return;
     op->function = arg_copy(p->argv[2], NULL);
     op->nkeys = pos->nkeys;

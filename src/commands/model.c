@@ -66,7 +66,16 @@ static int parse_number(Parser *p, const char *word, int64_t *number) { return p
 /* The limits that need no other. */
 static int parse_own_limit(Parser *p, ModelLimits *limits) {
     if (at_word(p, "MAXQUEUE")) return parse_number(p, "MAXQUEUE", &limits->maxqueue);
-    return parse_number(p, "TIMEOUT", &limits->timeout);
+    if (at_word(p, "TIMEOUT")) return parse_number(p, "TIMEOUT", &limits->timeout);
+    int priority = p->at + 1 < p->argc ? priority_named(p->argv[p->at + 1]) : 0;
+    if (priority == 0) return parse_error(p->ctx, WRONG_PRIORITY);
+    limits->priority = priority == PRIORITY_NORMAL ? 0 : priority;
+    p->at += 2;
+    return 0;
+}
+
+static int at_own_limit(const Parser *p) {
+    return at_word(p, "MAXQUEUE") || at_word(p, "TIMEOUT") || at_word(p, "PRIORITY");
 }
 
 /* A number that needs another one. MODELSTORE looks at the value first, and a value of 0 needs nothing. */
@@ -133,7 +142,7 @@ static int parse_options(Parser *p) {
             result = parse_dependent(p, "MINBATCHSIZE", &limits->minbatchsize, NULL, "BATCHSIZE", limits->batchsize);
         } else if (at_word(p, "MINBATCHTIMEOUT")) {
             result = parse_minbatchtimeout(p, limits);
-        } else if (p->dialect == MODELSTORE && (at_word(p, "MAXQUEUE") || at_word(p, "TIMEOUT"))) {
+        } else if (p->dialect == MODELSTORE && at_own_limit(p)) {
             result = parse_own_limit(p, limits);
         } else if (p->dialect == MODELSTORE && at_word(p, "WARMUP")) {
             result = parse_warmup(p);
@@ -239,7 +248,7 @@ static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialec
 COMMAND_AS(modelstore, store(ctx, argv, argc, MODELSTORE), .name = "AI.MODELSTORE", .flags = "write deny-oom",
            .arity = -6, .since = "1.2.0", .keys = {{"key", KEY_WRITE}},
            .syntax = "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] "
-                     "[MAXQUEUE max] [TIMEOUT milliseconds] [WARMUP count input [input ...]] "
+                     "[MAXQUEUE max] [TIMEOUT milliseconds] [PRIORITY priority] [WARMUP count input [input ...]] "
                      "[INPUTS count name [name ...]] [OUTPUTS count name [name ...]] BLOB chunk [chunk ...]",
            .summary = "Stores a model; the server goes on while it is compiled",
            .complexity = "O(1), and compiling it");
@@ -253,7 +262,7 @@ COMMAND_AS(modelset, store(ctx, argv, argc, MODELSET), .name = "AI.MODELSET", .f
 /* ---- AI.MODELCONFIG ---------------------------------------------------------------------------------------------- */
 
 static int parse_limit(Parser *p, ModelLimits *limits) {
-    if (at_word(p, "MAXQUEUE") || at_word(p, "TIMEOUT")) return parse_own_limit(p, limits);
+    if (at_own_limit(p)) return parse_own_limit(p, limits);
     if (at_word(p, "BATCHSIZE")) return parse_number(p, "BATCHSIZE", &limits->batchsize);
     if (at_word(p, "MINBATCHSIZE")) return parse_number(p, "MINBATCHSIZE", &limits->minbatchsize);
     if (at_word(p, "MINBATCHTIMEOUT")) {
@@ -295,7 +304,7 @@ static int modelconfig_command(RedisModuleCtx *ctx, RedisModuleString **argv, in
 COMMAND(modelconfig, .name = "AI.MODELCONFIG", .flags = "write", .arity = -4, .since = "2.0.0",
         .keys = {{"key", KEY_CHANGE}},
         .syntax = "key [MAXQUEUE max] [TIMEOUT milliseconds] [BATCHSIZE max] [MINBATCHSIZE min] "
-                  "[MINBATCHTIMEOUT milliseconds]",
+                  "[MINBATCHTIMEOUT milliseconds] [PRIORITY priority]",
         .summary = "Changes how a stored model is batched and what its runs may take");
 
 /* ---- AI.MODELGET, AI.MODELDEL ------------------------------------------------------------------------------------ */
@@ -358,7 +367,9 @@ static int reply_more_limits(RedisModuleCtx *ctx, const ModelLimits *limits) {
         reply_number(ctx, fields[i].field, fields[i].number);
         words += 2;
     }
-    return words;
+    if (limits->priority == 0) return words;
+    reply_text(ctx, "priority", priority_name(limits->priority));
+    return words + 2;
 }
 
 static int reply_model(RedisModuleCtx *ctx, const Model *model, int meta, int blob, int full) {

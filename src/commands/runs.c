@@ -9,7 +9,7 @@
 #include "redis/clock.h"
 #include "redis/command.h"
 #include "run/run.h"
-#include "values/runnable.h"
+#include "values/model.h"
 
 typedef struct Listed {
     uint64_t client;
@@ -18,6 +18,7 @@ typedef struct Listed {
     char *function; /* ours; NULL: a model */
     const char *state;
     int64_t age; /* us */
+    int priority;
 } Listed;
 
 typedef struct Listing {
@@ -34,7 +35,7 @@ static void add_op(Listing *listing, const Run *run, const Op *op) {
         listing->listed = RedisModule_Realloc(listing->listed, room * sizeof(Listed));
     }
     Listed *listed = &listing->listed[listing->count++];
-    *listed = (Listed){.client = run->waiter.client, .state = op_state_name(op)};
+    *listed = (Listed){.client = run->waiter.client, .state = op_state_name(op), .priority = op->priority};
     runnable_key(op->runnable, listed->key);
     bridge_queue_name(op->runnable->device, listed->device);
     if (op->function) listed->function = RedisModule_Strdup(op->function);
@@ -61,13 +62,14 @@ static void reply_listed(RedisModuleCtx *ctx, Slices *slices) {
     RedisModule_ReplyWithArray(ctx, (long)listing->count);
     for (size_t i = 0; i < listing->count; i++) {
         const Listed *listed = &listing->listed[i];
-        RedisModule_ReplyWithArray(ctx, 12);
+        RedisModule_ReplyWithArray(ctx, 14);
         reply_number(ctx, "client", (int64_t)listed->client);
         reply_text(ctx, "key", listed->key);
         reply_text(ctx, "function", listed->function ? listed->function : "");
         reply_text(ctx, "device", listed->device);
         reply_text(ctx, "state", listed->state);
         reply_number(ctx, "age_us", listed->age);
+        reply_text(ctx, "priority", priority_name(listed->priority));
     }
 }
 

@@ -169,12 +169,27 @@ static int run_ready(Queue *queue, Taken *taken) {
     return done == most && taken->failed == NULL;
 }
 
+/* Ops of DAGs that have become ready go to their queues where ops of a higher priority have the turn. */
+static void give_way(Taken *taken) {
+    int kept = 0;
+    for (int i = 0; i < taken->nready; i++) {
+        Op *op = taken->ready[i];
+        if (op->priority < taken->priority) {
+            bridge_push_ops(&op, 1);
+        } else {
+            taken->ready[kept++] = op;
+        }
+    }
+    taken->nready = kept;
+}
+
 /* Between two ops of a DAG it looks at the queue: a long DAG must not keep others waiting. */
 void bridge_work(Queue *queue, int worker, Taken *taken, int wait) {
     taken->nready = 0;
     do {
         queue_take(queue, worker, taken, most_of(taken), wait && taken->nready == 0);
         taken->failed = NULL;
+        give_way(taken);
         if (taken->nbatched || taken->deadline_passed || taken->sweep) return;
         if (taken->nready && !run_ready(queue, taken)) return;
         int done = bridge_run_ops(queue, taken, taken->plain, taken->nplain);

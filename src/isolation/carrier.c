@@ -111,6 +111,7 @@ static uint32_t prepare(Process *process, Op *op) {
     *ticket = (Ticket){.op = op, .request = offset, .size = size, .number = process->last_number};
     slot->request = offset;
     slot->request_size = header;
+    slot->priority = op->priority;
     return index;
 }
 
@@ -148,9 +149,17 @@ static void wake_process(Consumer *consumer) {
 }
 
 static void add_pending(Process *process, Op *op) {
+    Pending *pending = &process->pending[op->priority];
     op->state->next = NULL;
-    *(process->last_pending ? &process->last_pending->state->next : &process->first_pending) = op;
-    process->last_pending = op;
+    *(pending->last ? &pending->last->state->next : &pending->first) = op;
+    pending->last = op;
+}
+
+/* Those of the highest priority that has any; or some without an op. With the mutex held. */
+static Pending *next_pending(Process *process) {
+    Pending *pending = &process->pending[PRIORITY_HIGH];
+    while (pending->first == NULL && pending > process->pending) pending--;
+    return pending;
 }
 
 static void push(Consumer *consumer, Op *op) {
@@ -185,12 +194,13 @@ static void note_unwanted(Consumer *consumer) {
  * there is none, or no room for it. */
 static Op *take_pending(Process *process, uint32_t *index) {
     pthread_mutex_lock(&process->mutex);
-    Op *op = process->first_pending;
+    Pending *pending = next_pending(process);
+    Op *op = pending->first;
     *index = op && op_is_wanted(op) ? prepare(process, op) : NONE;
     if (op && *index == NONE && op_is_wanted(op)) op = NULL; /* until a result frees a slot */
     if (*index != NONE) process->is_watched = 1;
-    if (op) process->first_pending = op->state->next;
-    if (process->first_pending == NULL) process->last_pending = NULL;
+    if (op) pending->first = op->state->next;
+    if (pending->first == NULL) pending->last = NULL;
     pthread_mutex_unlock(&process->mutex);
     return op;
 }
@@ -375,7 +385,7 @@ static int receive_some(Process *process) {
         process->completed++;
         seen++;
     }
-    int is_carriers = process->nlarge || process->first_pending || process->is_lying;
+    int is_carriers = process->nlarge || next_pending(process)->first || process->is_lying;
     pthread_mutex_unlock(&process->mutex);
     bridge_finish_ops(ops, count, NULL, 0);
     if (is_carriers) process_wake_carrier(process);
@@ -639,8 +649,9 @@ void carrier_abandon(Process *process) {
     if (process->death.verdict == DIED) find_guilty(process);
     for (uint32_t i = 0; i < process->top; i++) abandon_one(process, i);
     pthread_mutex_lock(&process->mutex);
-    Op *pending = process->first_pending;
-    process->first_pending = process->last_pending = NULL;
+    Pending all[PRIORITIES];
+    memcpy(all, process->pending, sizeof(all));
+    memset(process->pending, 0, sizeof(all));
     process->nread = process->nlarge = 0;
     process->top = 0;
     process->to_kill = 0;
@@ -648,9 +659,11 @@ void carrier_abandon(Process *process) {
     process->guests = RedisModule_CreateDict(NULL);
     pthread_mutex_unlock(&process->mutex);
     RedisModule_FreeDict(NULL, forgotten);
-    for (Op *next; pending; pending = next) {
-        next = pending->state->next;
-        op_wait_for_loader(pending);
+    for (int i = PRIORITY_HIGH; i >= PRIORITY_LOW; i--) {
+        for (Op *op; (op = all[i].first);) {
+            all[i].first = op->state->next;
+            op_wait_for_loader(op);
+        }
     }
 }
 

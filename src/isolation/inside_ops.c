@@ -69,6 +69,7 @@ static Op *read_op(Slot *slot) {
     for (int i = 0; i < ninputs; i++) run->slots[i] = read_tensor(&reader, request + align64(slot->request_size));
     Op *op = run_add_op(run, runnable, NULL, ninputs, ninputs, noutputs);
     op->arrival = arrival;
+    op->priority = (int32_t)slot->priority;
     op->state->shared = &slot->word;
     op->state->ticket = __atomic_load_n(&slot->word, __ATOMIC_ACQUIRE) & TICKET_MASK;
     if (runnable->kind == KIND_SCRIPT) {

@@ -30,6 +30,11 @@ typedef struct Ticket {
     uint32_t next_free;
 } Ticket;
 
+/* Ops linked by state->next. */
+typedef struct Pending {
+    Op *first, *last;
+} Pending;
+
 /* Why a process has ended. */
 typedef struct Death {
     enum { DIED, TIMED_OUT, LOAD_TIMED_OUT, KILLED } verdict; /* KILLED: by AI.KILL. DIED: all else */
@@ -68,7 +73,7 @@ typedef struct Process {
     uint32_t completed;                     /* how many completions were seen */
     int is_lying;                           /* a completion made no sense: the carrier shall end the process */
     RedisModuleDict *guests;                /* by id: models of other devices that it has compiled for scripts */
-    Op *first_pending, *last_pending;       /* for the carrier: large, or there was no room; linked by state->next */
+    Pending pending[PRIORITIES];            /* for the carrier: large, or there was no room */
     uint32_t *large;                        /* slots whose results the carrier shall read */
     uint32_t nlarge, nread, large_capacity; /* nread: how many of them it has read */
     struct RemoteCall *answered;            /* calls of scripts that the main thread has performed */

@@ -26,9 +26,9 @@ typedef struct Slot {
     int32_t acked;    /* atomic, by the server: the ticket of the latest op whose result it has read */
     uint64_t request; /* by the server: offset in its stretch, and size */
     uint64_t request_size;
+    int64_t priority;
     uint64_t result; /* by the process, like the rest: offset in its stretch, and size */
     uint64_t result_size;
-    int64_t begun; /* ns */
 } Slot;
 
 #define RUNNING_RECORDS 33 /* of the loader and of the first workers */

@@ -1,8 +1,8 @@
 /* queue.h - the queues of devices: the main thread, the loader and workers push ops, workers take them.
  *
- * One queue per device. The loader makes it when it compiles the first model for that device, and it stays. Ops that
- * may be batched are kept apart from the others: a worker takes all of them, and gives them to the batcher of the queue
- * (redisai/batcher.py), which holds them until their batch runs. */
+ * Ops of a higher priority are taken first. One queue per device. The loader makes it when it compiles the first model
+ * for that device, and it stays. Ops that may be batched are kept apart from the others: a worker takes all of them,
+ * and gives them to the batcher of the queue (redisai/batcher.py), which holds them until their batch runs. */
 #pragma once
 
 #include "bridge.h"

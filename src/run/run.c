@@ -52,6 +52,7 @@ Op *run_add_op(Run *run, Runnable *runnable, const int *inputs, int ninputs, int
     op->outputs = run->slots + first_output;
     op->noutputs = noutputs;
     op->duration = -1;
+    op->priority = PRIORITY_NORMAL;
     for (int i = 0; i < ninputs; i++) {
         int slot = inputs ? inputs[i] : i;
         op->inputs[i] = run->slots[slot];

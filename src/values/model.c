@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "redis/command.h"
 #include "values/backend.h"
 #include "values/dtype.h"
 #include "values/names.h"
@@ -32,6 +33,16 @@ Model *model_new(int backend) {
     model->declared = (Declared){.least_inputs = -1, .most_inputs = -1, .noutputs = -1};
     runnable_init(&model->base, KIND_MODEL, backend, destroy);
     return model;
+}
+
+static const char *const priorities[] = {NULL, "low", "normal", "high"};
+
+const char *priority_name(int64_t priority) { return priorities[priority]; }
+
+int priority_named(const RedisModuleString *word) {
+    int priority = PRIORITY_HIGH;
+    while (priority && !arg_is(word, priorities[priority])) priority--;
+    return priority;
 }
 
 void model_set_limits(Model *model, const ModelLimits *limits) {

@@ -8,6 +8,12 @@ Model *model_new(int backend); /* one reference, the caller's; fields are filled
 /* A MINBATCHTIMEOUT that has us is below so many ms: a double still tells them apart. */
 #define MODEL_MAX_EXACT_MS 1000000000000LL
 
+#define WRONG_PRIORITY "Invalid argument for PRIORITY: low, normal or high is needed"
+
+/* PRIORITY_LOW .. PRIORITY_HIGH as commands call it. 0: no such word; NULL: no such number. */
+int priority_named(const RedisModuleString *word);
+const char *priority_name(int64_t priority);
+
 /* While others read them, too. Main thread. */
 void model_set_limits(Model *model, const ModelLimits *limits);
 

@@ -33,26 +33,33 @@ static const char *load_chunks(RedisModuleIO *io, Model *model) {
 /* Redis saves one encoding version for all values of a type. So the number of the backend, which comes first, tells of
  * a model that has more limits than those of version 4. Builds that do not know these refuse that model alone. */
 #define WITH_MORE_LIMITS 256
+#define WITH_PRIORITY 512
 #define WITH_WARMUPS 1024 /* likewise: they follow the limits */
 
 static int has_more_limits(const ModelLimits *limits) {
     return limits->minbatchtimeout_us || limits->maxqueue || limits->timeout;
 }
 
-static const char *load_limits(RedisModuleIO *io, ModelLimits *limits, int encver, int has_more) {
-    limits->batchsize = (int64_t)RedisModule_LoadUnsigned(io);
-    limits->minbatchsize = (int64_t)RedisModule_LoadUnsigned(io);
-    if (encver >= 2) limits->minbatchtimeout = (int64_t)RedisModule_LoadUnsigned(io);
-    if (limits->batchsize < 0 || limits->minbatchsize < 0 || limits->minbatchtimeout < 0) {
-        return "impossible batch size";
-    }
-    if (!has_more) return NULL;
+static const char *load_more_limits(RedisModuleIO *io, ModelLimits *limits) {
     limits->minbatchtimeout_us = (int64_t)RedisModule_LoadUnsigned(io);
     limits->maxqueue = (int64_t)RedisModule_LoadUnsigned(io);
     limits->timeout = (int64_t)RedisModule_LoadUnsigned(io);
     int64_t us = limits->minbatchtimeout_us;
     if (us < 0 || us > 999 || (us && limits->minbatchtimeout >= MODEL_MAX_EXACT_MS)) return "impossible limit";
     return limits->maxqueue < 0 || limits->timeout < 0 ? "impossible limit" : NULL;
+}
+
+static const char *load_limits(RedisModuleIO *io, ModelLimits *limits, int encver, uint64_t with) {
+    limits->batchsize = (int64_t)RedisModule_LoadUnsigned(io);
+    limits->minbatchsize = (int64_t)RedisModule_LoadUnsigned(io);
+    if (encver >= 2) limits->minbatchtimeout = (int64_t)RedisModule_LoadUnsigned(io);
+    if (limits->batchsize < 0 || limits->minbatchsize < 0 || limits->minbatchtimeout < 0) {
+        return "impossible batch size";
+    }
+    const char *error = with & WITH_MORE_LIMITS ? load_more_limits(io, limits) : NULL;
+    if (error || !(with & WITH_PRIORITY)) return error;
+    limits->priority = (int64_t)RedisModule_LoadUnsigned(io);
+    return limits->priority == PRIORITY_LOW || limits->priority == PRIORITY_HIGH ? NULL : "impossible priority";
 }
 
 static const char *load_warmups(RedisModuleIO *io, Names *warmups) {
@@ -65,7 +72,7 @@ static const char *load_warmups(RedisModuleIO *io, Names *warmups) {
 
 static const char *load_definition(RedisModuleIO *io, Model *model, int encver, uint64_t with) {
     const char *error = runnable_load(io, &model->base, encver);
-    if (error == NULL) error = load_limits(io, &model->limits, encver, (with & WITH_MORE_LIMITS) != 0);
+    if (error == NULL) error = load_limits(io, &model->limits, encver, with);
     if (error == NULL && with & WITH_WARMUPS) error = load_warmups(io, &model->warmups);
     if (error) return error;
     if (rdb_load_names(io, &model->inputs) == -1) return "broken list of inputs";
@@ -81,7 +88,8 @@ static const char *load_definition(RedisModuleIO *io, Model *model, int encver, 
 
 static void *rdb_load(RedisModuleIO *io, int encver) {
     if (encver > RDB_ENCODING_VERSION) return rdb_corrupt(io, "model", "saved by a newer version");
-    uint64_t backend = RedisModule_LoadUnsigned(io), with = backend & (WITH_MORE_LIMITS | WITH_WARMUPS);
+    uint64_t backend = RedisModule_LoadUnsigned(io);
+    uint64_t with = backend & (WITH_MORE_LIMITS | WITH_PRIORITY | WITH_WARMUPS);
     backend -= with;
     if (RedisModule_IsIOError(io) || backend > INT64_MAX || backend_row((int64_t)backend) == NULL) {
         return rdb_corrupt(io, "model", "unknown backend");
@@ -94,8 +102,8 @@ static void rdb_save(RedisModuleIO *io, void *value) {
     Model *model = value;
     const ModelLimits *limits = &model->limits;
     int has_more = has_more_limits(limits), has_warmups = model->warmups.count > 0;
-    RedisModule_SaveUnsigned(io, model->base.backend + (has_more ? WITH_MORE_LIMITS : 0) +
-                                     (has_warmups ? WITH_WARMUPS : 0));
+    int with = (has_more ? WITH_MORE_LIMITS : 0) + (limits->priority ? WITH_PRIORITY : 0);
+    RedisModule_SaveUnsigned(io, model->base.backend + with + (has_warmups ? WITH_WARMUPS : 0));
     runnable_save(io, &model->base);
     RedisModule_SaveUnsigned(io, limits->batchsize);
     RedisModule_SaveUnsigned(io, limits->minbatchsize);
@@ -105,6 +113,7 @@ static void rdb_save(RedisModuleIO *io, void *value) {
         RedisModule_SaveUnsigned(io, limits->maxqueue);
         RedisModule_SaveUnsigned(io, limits->timeout);
     }
+    if (limits->priority) RedisModule_SaveUnsigned(io, limits->priority);
     if (has_warmups) rdb_save_names(io, &model->warmups);
     /* Names that came from an RDB stay as they were, so that a value saves the same before it is compiled and after. */
     rdb_save_names(io, model->inputs.count ? &model->inputs : model_inputs(model));
@@ -156,6 +165,9 @@ static void add_limits(Arguments *args, const ModelLimits *limits) {
     }
     if (limits->maxqueue) add_number(args, "MAXQUEUE", limits->maxqueue);
     if (limits->timeout) add_number(args, "TIMEOUT", limits->timeout);
+    if (limits->priority == 0) return;
+    add_text(args, "PRIORITY");
+    add_text(args, priority_name(limits->priority));
 }
 
 static void add_warmup(Arguments *args, const char *words) {
@@ -231,7 +243,7 @@ static void digest(RedisModuleDigest *result, void *value) {
     RedisModule_DigestAddLongLong(result, model->base.backend);
     runnable_digest(result, &model->base);
     const int64_t *numbers = (const int64_t *)&model->limits;
-    int count = has_more_limits(&model->limits) ? sizeof(model->limits) / sizeof(*numbers) : 3;
+    int count = model->limits.priority ? 7 : has_more_limits(&model->limits) ? 6 : 3;
     for (int i = 0; i < count; i++) RedisModule_DigestAddLongLong(result, numbers[i]);
     if (model->warmups.count) digest_names(result, &model->warmups);
     if (backend_row(model->base.backend)->takes_names) {

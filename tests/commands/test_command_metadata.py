@@ -49,6 +49,7 @@ def test_tree_of_arguments(server: Server) -> None:
         ("batchsize", "block", "", "optional", [("max", "integer", "BATCHSIZE", "", []), minimum]),
         ("max", "integer", "MAXQUEUE", "optional", []),
         ("milliseconds", "integer", "TIMEOUT", "optional", []),
+        ("priority", "string", "PRIORITY", "optional", []),
         ("warmup", "block", "WARMUP", "optional", [names[0], ("input", "string", "", "multiple", [])]),
         ("inputs", "block", "INPUTS", "optional", names),
         ("outputs", "block", "OUTPUTS", "optional", names),

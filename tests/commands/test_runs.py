@@ -43,6 +43,7 @@ def test_fields(wire: Wire, clients: Clients) -> None:
         assert busy["state"] == b"running" and busy["function"] != b""
         assert ours.pop("age_us") in range(1, busy["age_us"])
         expected = {"client": id, "key": b"m", "function": b"", "device": b"CPU", "state": b"queued"}
+        expected["priority"] = b"normal"
         assert ours == expected
         assert wire.ask("CLIENT", "UNBLOCK", id) == 1
         assert other.read() == b"TIMEDOUT"
