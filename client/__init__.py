@@ -69,10 +69,15 @@ def _option(word: str, value: str | float | None) -> list[Word]:
 
 
 def _limits(
-    size: int | None, minimum: int | None, wait_ms: float | None, queue: int | None, timeout_ms: int | None
+    size: int | None,
+    minimum: int | None,
+    wait_ms: float | None,
+    queue: int | None,
+    timeout_ms: int | None,
+    cache: int | None,
 ) -> list[Word]:
     words = [*_option("BATCHSIZE", size), *_option("MINBATCHSIZE", minimum), *_option("MINBATCHTIMEOUT", wait_ms)]
-    return [*words, *_option("MAXQUEUE", queue), *_option("TIMEOUT", timeout_ms)]
+    return [*words, *_option("MAXQUEUE", queue), *_option("TIMEOUT", timeout_ms), *_option("CACHE", cache)]
 
 
 def _plain(reply: Any) -> Any:
@@ -284,6 +289,7 @@ class RedisAI(_Steps):
         min_batch_timeout_ms: float | None = None,
         max_queue: int | None = None,
         timeout_ms: int | None = None,
+        cache_bytes: int | None = None,
         inputs: Sequence[str] = (),
         outputs: Sequence[str] = (),
         example: Any = None,
@@ -297,7 +303,8 @@ class RedisAI(_Steps):
         example: arguments as the model gets them (tensor or tuple of tensors for PyTorch, array for scikit-learn).
         """
         model, backend, inputs, outputs = define(model, backend, example, inputs, outputs)
-        words = _option("TAG", tag) + _limits(batch_size, min_batch_size, min_batch_timeout_ms, max_queue, timeout_ms)
+        limits = _limits(batch_size, min_batch_size, min_batch_timeout_ms, max_queue, timeout_ms, cache_bytes)
+        words = _option("TAG", tag) + limits
         words += [*_section("INPUTS", inputs), *_section("OUTPUTS", outputs)] if inputs or outputs else []
         chunks = [model[start : start + _CHUNK] for start in range(0, max(len(model), 1), _CHUNK)]
         return self._ask(_ok, "AI.MODELSTORE", key, backend, device, *words, "BLOB", *chunks)
@@ -311,9 +318,10 @@ class RedisAI(_Steps):
         min_batch_timeout_ms: float | None = None,
         max_queue: int | None = None,
         timeout_ms: int | None = None,
+        cache_bytes: int | None = None,
     ) -> Reply:
         """Changes how a stored model is batched and what its runs may take; what is not given stays. Returns True."""
-        words = _limits(batch_size, min_batch_size, min_batch_timeout_ms, max_queue, timeout_ms)
+        words = _limits(batch_size, min_batch_size, min_batch_timeout_ms, max_queue, timeout_ms, cache_bytes)
         return self._ask(_ok, "AI.MODELCONFIG", key, *words)
 
     def model_get(self, key: Key, *, full: bool = False) -> Reply:

@@ -81,6 +81,7 @@ typedef struct Declared {
     int64_t least_inputs; /* how many inputs a run may have; -1: the model does not say, likewise for noutputs */
     int64_t most_inputs;
     int64_t noutputs;
+    int64_t is_stateful; /* a run may change what later runs give */
 } Declared;
 
 #define KIND_MODEL 0
@@ -109,6 +110,7 @@ typedef struct ModelLimits {
     int64_t minbatchtimeout_us; /* more than these ms: 0 .. 999 */
     int64_t maxqueue;           /* runs that may wait; 0: any number */
     int64_t timeout;            /* ms, of runs that say none; 0: none */
+    int64_t cache;              /* bytes of inputs and outputs that are kept (values/cache.h); 0: none */
 } ModelLimits;
 
 typedef struct Model {

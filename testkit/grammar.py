@@ -56,6 +56,7 @@ WORDS: tuple[Word, ...] = (
         "MINBATCHSIZE",
         "MINBATCHTIMEOUT",
         "MAXQUEUE",
+        "CACHE",
         "ENTRY_POINTS",
         "RESETSTAT",
         "FULL",
@@ -279,7 +280,7 @@ class Grammar:
         return (*words, *self.batching(), *nodes, "BLOB", *pieces)
 
     def modelconfig(self) -> Words:
-        options = self.some(1, 3, lambda: self.draw(st.sampled_from(["MAXQUEUE", "TIMEOUT", "BATCHSIZE"])))
+        options = self.some(1, 3, lambda: self.draw(st.sampled_from(["MAXQUEUE", "TIMEOUT", "CACHE", "BATCHSIZE"])))
         limits = [(option, self.often((0, 1, 2, 8, 100), BAD_NUMBERS, 4)) for option in options]
         return (self.case("AI.MODELCONFIG"), self.key(MODELS), *(word for limit in limits for word in limit))
 

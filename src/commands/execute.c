@@ -122,6 +122,7 @@ static void set_user(RedisModuleCtx *ctx, Run *run) {
 void add_op(Run *run, const RunParser *p, const int *inputs, int first_output) {
     const ArgPositions *pos = &p->positions;
     Op *op = run_add_op(run, runnable_ref(p->runnable), inputs, pos->ninputs, first_output, pos->noutputs);
+    run_use_cache(run, op);
     if (p->runnable->kind == KIND_MODEL) return;
     op->function = arg_copy(p->argv[2], NULL);
     op->nkeys = pos->nkeys;

@@ -12,6 +12,7 @@
 #include "run/limits.h"
 #include "run/queue.h"
 #include "values/backend.h"
+#include "values/cache.h"
 #include "values/model.h"
 #include "values/rdb.h"
 #include "values/script.h"
@@ -186,12 +187,17 @@ static void reply_full(RedisModuleCtx *ctx, const Runnable *runnable, int is_mod
     reply_number(ctx, "deaths", stats_get(&stats->deaths));
     reply_number(ctx, "queued", limits_waiting(runnable));
     reply_number(ctx, "refused", stats_get(&stats->refused));
+    CacheFigures cache = is_model ? cache_figures((const Model *)runnable) : (CacheFigures){0};
+    reply_number(ctx, "cache_hits", stats_get(&stats->cache_hits));
+    reply_number(ctx, "cache_misses", stats_get(&stats->cache_misses));
+    reply_number(ctx, "cache_entries", cache.entries);
+    reply_number(ctx, "cache_bytes", cache.bytes);
 }
 
 static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runnable *runnable, int full) {
     const Stats *stats = &runnable->state->stats;
     int is_model = runnable->kind == KIND_MODEL;
-    RedisModule_ReplyWithArray(ctx, full ? 18 + 28 : 18);
+    RedisModule_ReplyWithArray(ctx, full ? 18 + 36 : 18);
     RedisModule_ReplyWithCString(ctx, "key");
     RedisModule_ReplyWithString(ctx, key);
     reply_text(ctx, "type", is_model ? "MODEL" : "SCRIPT");

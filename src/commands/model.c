@@ -62,8 +62,13 @@ static int parse_real(Parser *p, const char *word, int64_t *number, int64_t *tho
 static int parse_number(Parser *p, const char *word, int64_t *number) { return parse_real(p, word, number, NULL); }
 
 /* The limits that need no other. */
+static int at_own_limit(const Parser *p) {
+    return at_word(p, "MAXQUEUE") || at_word(p, "TIMEOUT") || at_word(p, "CACHE");
+}
+
 static int parse_own_limit(Parser *p, ModelLimits *limits) {
     if (at_word(p, "MAXQUEUE")) return parse_number(p, "MAXQUEUE", &limits->maxqueue);
+    if (at_word(p, "CACHE")) return parse_number(p, "CACHE", &limits->cache);
     return parse_number(p, "TIMEOUT", &limits->timeout);
 }
 
@@ -105,7 +110,7 @@ static int parse_options(Parser *p) {
             result = parse_dependent(p, "MINBATCHSIZE", &limits->minbatchsize, NULL, "BATCHSIZE", limits->batchsize);
         } else if (at_word(p, "MINBATCHTIMEOUT")) {
             result = parse_minbatchtimeout(p, limits);
-        } else if (p->dialect == MODELSTORE && (at_word(p, "MAXQUEUE") || at_word(p, "TIMEOUT"))) {
+        } else if (p->dialect == MODELSTORE && at_own_limit(p)) {
             result = parse_own_limit(p, limits);
         } else {
             return p->at < p->argc ? 0 : parse_error(p->ctx, NO_BLOB);
@@ -209,8 +214,8 @@ static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialec
 COMMAND_AS(modelstore, store(ctx, argv, argc, MODELSTORE), .name = "AI.MODELSTORE", .flags = "write deny-oom",
            .arity = -6, .since = "1.2.0", .keys = {{"key", KEY_WRITE}},
            .syntax = "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] "
-                     "[MAXQUEUE max] [TIMEOUT milliseconds] [INPUTS count name [name ...]] [OUTPUTS count name [name "
-                     "...]] BLOB chunk [chunk ...]",
+                     "[MAXQUEUE max] [TIMEOUT milliseconds] [CACHE bytes] [INPUTS count name [name ...]] [OUTPUTS "
+                     "count name [name ...]] BLOB chunk [chunk ...]",
            .summary = "Stores a model; the server goes on while it is compiled",
            .complexity = "O(1), and compiling it");
 
@@ -223,7 +228,7 @@ COMMAND_AS(modelset, store(ctx, argv, argc, MODELSET), .name = "AI.MODELSET", .f
 /* ---- AI.MODELCONFIG ---------------------------------------------------------------------------------------------- */
 
 static int parse_limit(Parser *p, ModelLimits *limits) {
-    if (at_word(p, "MAXQUEUE") || at_word(p, "TIMEOUT")) return parse_own_limit(p, limits);
+    if (at_own_limit(p)) return parse_own_limit(p, limits);
     if (at_word(p, "BATCHSIZE")) return parse_number(p, "BATCHSIZE", &limits->batchsize);
     if (at_word(p, "MINBATCHSIZE")) return parse_number(p, "MINBATCHSIZE", &limits->minbatchsize);
     if (at_word(p, "MINBATCHTIMEOUT")) {
@@ -264,7 +269,7 @@ static int modelconfig_command(RedisModuleCtx *ctx, RedisModuleString **argv, in
 
 COMMAND(modelconfig, .name = "AI.MODELCONFIG", .flags = "write", .arity = -4, .since = "2.0.0",
         .keys = {{"key", KEY_CHANGE}},
-        .syntax = "key [MAXQUEUE max] [TIMEOUT milliseconds] [BATCHSIZE max] [MINBATCHSIZE min] "
+        .syntax = "key [MAXQUEUE max] [TIMEOUT milliseconds] [CACHE bytes] [BATCHSIZE max] [MINBATCHSIZE min] "
                   "[MINBATCHTIMEOUT milliseconds]",
         .summary = "Changes how a stored model is batched and what its runs may take");
 
@@ -321,9 +326,12 @@ static int reply_more_limits(RedisModuleCtx *ctx, const ModelLimits *limits) {
     const struct {
         const char *field;
         int64_t number;
-    } fields[] = {{"maxqueue", limits->maxqueue}, {"timeout", limits->timeout}, {"minbatchtimeout_us", us}};
+    } fields[] = {{"maxqueue", limits->maxqueue},
+                  {"timeout", limits->timeout},
+                  {"minbatchtimeout_us", us},
+                  {"cache", limits->cache}};
     int words = 0;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         if (fields[i].number == 0) continue;
         reply_number(ctx, fields[i].field, fields[i].number);
         words += 2;

@@ -11,7 +11,8 @@
 #include "redis/clock.h"
 #include "run/limits.h"
 #include "run/queue.h"
-#include "values/runnable.h"
+#include "values/cache.h"
+#include "values/model.h"
 #include "values/tensor.h"
 
 Run *run_new(int nops, int nslots, int ninputs, int nsaves) {
@@ -64,6 +65,36 @@ Op *run_add_op(Run *run, Runnable *runnable, const int *inputs, int ninputs, int
     run->next_input += ninputs;
     run->nops++;
     return op;
+}
+
+/* ---- what a model's cache has ------------------------------------------------------------------------------------ */
+
+void run_use_cache(Run *run, Op *op) {
+    Model *model = (Model *)op->runnable;
+    if (op->runnable->kind != KIND_MODEL || model->limits.cache == 0 || op->state->is_chained) return;
+    if (runnable_is_ready(op->runnable) && model->declared.is_stateful) return;
+    uint64_t bytes = cache_input_bytes(op);
+    if (bytes > CACHE_MAX_HASHED - run->hashed) return;
+    run->hashed += bytes;
+    uint64_t hash = cache_hash(op);
+    int is_hit = cache_get(model, op, hash);
+    stats_count_lookup(&op->runnable->state->stats, is_hit);
+    if (is_hit) {
+        op->state->status = OP_DONE;
+    } else {
+        op->state->hash = hash;
+    }
+}
+
+/* At its end, and on the main thread. Strings of a command still under way stay out of the cache, for another thread
+ * may free it. */
+static void fill_caches(const Run *run) {
+    if (run->owns_args || __atomic_load_n(&run->state, __ATOMIC_ACQUIRE) != RUN_DONE) return;
+    for (const Op *op = run->ops; op < run->ops + run->nops; op++) {
+        Model *model = (Model *)op->runnable;
+        if (op->state->hash == 0 || op_status(op) != OP_DONE || model->declared.is_stateful) continue;
+        cache_put(model, op, op->state->hash);
+    }
 }
 
 static void free_words(Bytes *words, int count) {
@@ -146,6 +177,7 @@ static void client_freed(RedisModuleCtx *ctx, Waiter *waiter) {
     Run *run = (Run *)waiter;
     if (run->has_timer) RedisModule_StopTimer(ctx, run->timer, NULL);
     release_saves(run); /* here: another thread may free the run */
+    fill_caches(run);
     run_unref(run);
 }
 
@@ -172,7 +204,7 @@ int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, const RunEnd *e
     for (Op *op = run->ops; op < run->ops + run->nops; op++) op->arrival = now;
     run->active = 1; /* ours: ops that end meanwhile do not complete the run */
     for (Op *op = run->ops; op < run->ops + run->nops; op++) {
-        if (op->state->is_chained) continue;
+        if (op->state->is_chained || op_status(op) == OP_DONE) continue;
         op_queue(op, now);
         op_submit(op);
     }

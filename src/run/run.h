@@ -17,6 +17,10 @@ void run_unref(Run *run); /* any thread */
  * slot that holds no tensor is an output of an op added before. Outputs are the slots from first_output on. */
 Op *run_add_op(Run *run, Runnable *runnable, const int *inputs, int ninputs, int first_output, int noutputs);
 
+/* Answers an op that was just added from what its model has kept, if that may be; it is done then. Else, its outputs
+ * are kept in the end, if they may be. Main thread. */
+void run_use_cache(Run *run, Op *op);
+
 /* In the end the tensor of this slot shall be the value of this key, or in this form of this field (NULL: none). */
 void run_add_save(Run *run, RedisModuleString *key, RedisModuleString *field, int form, int slot);
 

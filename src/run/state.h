@@ -46,6 +46,7 @@ typedef struct OpState {
     int64_t bytes;      /* of the inputs that it waits with */
     int64_t queued;     /* ns, when it went to its queue */
     int64_t begun;      /* ns */
+    uint64_t hash;      /* of the inputs: its outputs shall be kept (values/cache.h); 0: not */
     char *error;
     Op *next; /* in its queue */
 } OpState;
@@ -82,6 +83,7 @@ typedef struct Run {
     Use *uses;
     int32_t nuses;
     Tensor **next_input; /* where the inputs of the next op to be added go */
+    uint64_t hashed;     /* bytes of inputs, to find what is kept of them */
     Save *saves;
     int32_t nsaves;
     int32_t nsteps;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "values/backend.h"
+#include "values/cache.h"
 #include "values/names.h"
 
 static void destroy(Runnable *runnable) {
@@ -20,6 +21,7 @@ static void destroy(Runnable *runnable) {
     names_free(&model->inputs);
     names_free(&model->outputs);
     declared_free(&model->declared);
+    cache_free(runnable->state->cache);
     RedisModule_Free(model);
 }
 
@@ -33,6 +35,7 @@ Model *model_new(int backend) {
 void model_set_limits(Model *model, const ModelLimits *limits) {
     const int64_t *from = (const int64_t *)limits;
     int64_t *to = (int64_t *)&model->limits;
+    if (limits->cache != model->limits.cache) cache_clear(model);
     for (size_t i = 0; i < sizeof(*limits) / sizeof(*to); i++) __atomic_store_n(&to[i], from[i], __ATOMIC_RELAXED);
 }
 

@@ -63,6 +63,8 @@ void stats_count(Stats *stats, const Execution *execution) {
     record(&stats->run_times, execution->duration);
 }
 
+void stats_count_lookup(Stats *stats, int is_hit) { add(is_hit ? &stats->cache_hits : &stats->cache_misses, 1); }
+
 static void clear(int64_t *counter) { __atomic_store_n(counter, 0, __ATOMIC_RELAXED); }
 
 static void clear_histogram(Histogram *histogram) {
@@ -82,6 +84,8 @@ void stats_reset(Stats *stats) {
     clear(&stats->direct_executions);
     clear(&stats->refused);
     clear(&stats->deaths);
+    clear(&stats->cache_hits);
+    clear(&stats->cache_misses);
     clear_histogram(__atomic_load_n(&stats->queue_times, __ATOMIC_ACQUIRE));
     clear_histogram(__atomic_load_n(&stats->run_times, __ATOMIC_ACQUIRE));
 }

@@ -9,10 +9,12 @@ typedef struct Stats {
     int64_t errors;
     int64_t duration; /* us */
     int64_t samples;
-    int64_t executions;            /* a batch counts once */
-    int64_t direct_executions;     /* those that C ran by the library's C API (direct/) */
-    int64_t refused;               /* runs, for the model's MAXQUEUE (run/limits.c) */
-    int64_t deaths;                /* engine processes that have ended while they ran or compiled it (isolation/) */
+    int64_t executions;        /* a batch counts once */
+    int64_t direct_executions; /* those that C ran by the library's C API (direct/) */
+    int64_t refused;           /* runs, for the model's MAXQUEUE (run/limits.c) */
+    int64_t deaths;            /* engine processes that have ended while they ran or compiled it (isolation/) */
+    int64_t cache_hits;        /* runs answered from memory: no others of these count them (values/cache.h) */
+    int64_t cache_misses;
     struct Histogram *queue_times; /* us; NULL until first needed: most of many stored models may never run */
     struct Histogram *run_times;
 } Stats;
@@ -32,6 +34,7 @@ typedef struct Times {
 } Times;
 
 void stats_count(Stats *stats, const Execution *execution);
+void stats_count_lookup(Stats *stats, int is_hit);
 
 void stats_reset(Stats *stats);
 void stats_free(Stats *stats); /* what it points to */

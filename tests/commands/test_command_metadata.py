@@ -49,6 +49,7 @@ def test_tree_of_arguments(server: Server) -> None:
         ("batchsize", "block", "", "optional", [("max", "integer", "BATCHSIZE", "", []), minimum]),
         ("max", "integer", "MAXQUEUE", "optional", []),
         ("milliseconds", "integer", "TIMEOUT", "optional", []),
+        ("bytes", "integer", "CACHE", "optional", []),
         ("inputs", "block", "INPUTS", "optional", names),
         ("outputs", "block", "OUTPUTS", "optional", names),
         ("chunk", "string", "BLOB", "multiple", []),

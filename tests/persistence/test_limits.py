@@ -12,9 +12,9 @@ from testkit.server import Server
 from testkit.wire import Error, Wire
 from tests.conftest import StartServer
 
-NUMBERS = {"BATCHSIZE": 4, "MINBATCHSIZE": 2, "MINBATCHTIMEOUT": 1.5, "MAXQUEUE": 9, "TIMEOUT": 8}
+NUMBERS = {"BATCHSIZE": 4, "MINBATCHSIZE": 2, "MINBATCHTIMEOUT": 1.5, "MAXQUEUE": 9, "TIMEOUT": 8, "CACHE": 7}
 LIMITS = [word for pair in NUMBERS.items() for word in pair]
-MORE = [b"maxqueue", 9, b"timeout", 8, b"minbatchtimeout_us", 1500]
+MORE = [b"maxqueue", 9, b"timeout", 8, b"minbatchtimeout_us", 1500, b"cache", 7]
 
 
 @pytest.mark.parametrize("saved", ["RDB", "AOF", "AOF rewritten", "AOF rewritten as RDB"])
@@ -42,14 +42,14 @@ def test_restart(start_server: StartServer, saved: str) -> None:
 
 
 def test_layout(wire: Wire) -> None:
-    """The number of the backend tells of three more numbers. A model that has none is saved as it always was."""
+    """The number of the backend tells of three more numbers, and of CACHE. Without, it is saved as it always was."""
     wire.ask_ok("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add())
     plain = wire.ask("DUMP", "m")
     wire.ask_ok("AI.MODELCONFIG", "m", *LIMITS)
     fields = rdb.decode(wire.ask("DUMP", "m"))
     assert fields.version == 4
-    assert fields.fields[0] == rdb.BACKENDS["ONNX"] + 256
-    assert fields.fields[3:9] == [4, 2, 1, 500, 9, 8]
+    assert fields.fields[0] == rdb.BACKENDS["ONNX"] + 256 + 1024
+    assert fields.fields[3:10] == [4, 2, 1, 500, 9, 8, 7]
     wire.ask_ok("AI.MODELCONFIG", "m", *(word for name in NUMBERS for word in (name, 0)))
     assert wire.ask("DUMP", "m") == plain
     assert rdb.decode(plain).fields[0] == rdb.BACKENDS["ONNX"]
@@ -72,3 +72,19 @@ def test_impossible_limits_are_refused(server: Server, wire: Wire, us: int, maxq
     else:
         assert reply == Error("ERR Bad data format")
         assert "impossible limit" in server.log()
+
+
+@pytest.mark.parametrize("flags", [512, 1024, 1024 + 512])
+@pytest.mark.parametrize("cache", [5, -1])
+def test_a_cache_alone(wire: Wire, flags: int, cache: int) -> None:
+    model = replace(samples.ONNX, batchsize=2)
+    type_name, fields = rdb.fields_of(model, 4)
+    assert isinstance(fields[0], int)
+    payload = rdb.dump_fields(type_name, 4, [fields[0] + flags, *fields[1:6], cache & (2**64 - 1), *fields[6:]])
+    reply = wire.ask("RESTORE", "m", 0, payload)
+    if flags == 1024 and cache > 0:
+        assert reply == b"OK"
+        assert rdb.decode(wire.ask("DUMP", "m")) == rdb.decode(payload)
+        assert wire.ask("AI.MODELGET", "m", "META")[16:] == [b"cache", cache]
+    else:
+        assert reply == Error("ERR Bad data format")
