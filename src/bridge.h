@@ -142,6 +142,8 @@ struct Run;
 
 /* One execution of a model or of a script's function. Python reads it, sets duration, and gives back outputs or an
  * error through the functions below. */
+#define SPLIT_NS 20000
+
 typedef struct Op {
     struct Run *run; /* what the op belongs to: all ops of one command */
     Runnable *runnable;
@@ -162,6 +164,8 @@ typedef struct Op {
     int64_t duration;      /* us that the worker took to convert the inputs, to run the library, and to copy the
                               outputs into tensors. The same on the direct path and in Python. In a batch, us of the
                               whole batch. -1: not executed, AI.INFO does not count it */
+    int64_t input_ns;      /* of the duration: converting the inputs, and copying the outputs. 0, or both, where the */
+    int64_t output_ns;     /* model's latest run took less than SPLIT_NS: reading the clock would cost too much */
     int32_t is_direct;     /* its outputs or its error come from the library by the direct path */
     struct OpState *state; /* C's own part (run/state.h) */
 } Op;

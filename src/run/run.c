@@ -69,6 +69,10 @@ Op *run_add_op(Run *run, Runnable *runnable, const int *inputs, int ninputs, int
 
 /* ---- what a model's cache has ------------------------------------------------------------------------------------ */
 
+static int64_t lookups[2]; /* missed, hit */
+
+int64_t run_lookups(int are_hits) { return lookups[are_hits]; }
+
 void run_use_cache(Run *run, Op *op) {
     Model *model = (Model *)op->runnable;
     if (op->runnable->kind != KIND_MODEL || model->limits.cache == 0 || op->state->is_chained) return;
@@ -79,6 +83,7 @@ void run_use_cache(Run *run, Op *op) {
     uint64_t hash = cache_hash(op);
     int is_hit = cache_get(model, op, hash);
     stats_count_lookup(&op->runnable->state->stats, is_hit);
+    lookups[is_hit]++;
     if (is_hit) {
         op->state->status = OP_DONE;
     } else {
@@ -144,18 +149,29 @@ void run_unref(Run *run) {
     }
 }
 
-void run_end_wait(Run *run, RunState reason) {
+int run_end_wait(Run *run, RunState reason) {
     int32_t waiting = RUN_WAITING;
-    if (!__atomic_compare_exchange_n(&run->state, &waiting, reason, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) return;
+    if (!__atomic_compare_exchange_n(&run->state, &waiting, reason, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) return 0;
     waiter_end(&run->waiter, reason == RUN_DONE && run->nsaves && !run_has_failed(run));
+    return 1;
 }
 
 /* ---- the client's side, main thread ------------------------------------------------------------------------------ */
 
+static int64_t given_up[RUN_GONE + 1]; /* runs, by reason */
+
+int64_t run_given_up(RunState reason) { return given_up[reason]; }
+
 /* The client no longer waits, so nobody wants its ops in the batcher. */
 static void give_up(Run *run, RunState reason) {
-    run_end_wait(run, reason);
-    for (Op *op = run->ops; op < run->ops + run->nops; op++) queue_note_unwanted(op);
+    int is_first = run_end_wait(run, reason);
+    for (Op *op = run->ops; op < run->ops + run->nops; op++) {
+        if (is_first && op_state_name(op)) {
+            stats_count_given_up(&op->runnable->state->stats, reason == RUN_TIMEDOUT);
+            given_up[reason]++;
+        }
+        queue_note_unwanted(op);
+    }
 }
 
 _Static_assert(offsetof(Run, waiter) == 0, "a Waiter is cast to the Run that begins with it");

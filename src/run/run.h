@@ -34,8 +34,15 @@ typedef struct RunEnd {
  * caller's reference over. timeout in ms, 0: none. */
 int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, const RunEnd *end);
 
-/* Ends the client's wait for this reason (RUN_...), unless another reason came first. Any thread. */
-void run_end_wait(Run *run, RunState reason);
+/* Ends the client's wait for this reason (RUN_...), unless another reason came first; returns whether it does. Any
+ * thread. */
+int run_end_wait(Run *run, RunState reason);
+
+/* Runs that were looked up in a cache, and found (1) or not (0). Main thread. */
+int64_t run_lookups(int are_hits);
+
+/* Models and scripts whose client has not waited for their end, for this reason. Main thread. */
+int64_t run_given_up(RunState reason);
 
 /* The run of a client that waits for one; NULL: it waits for the loader. */
 const Run *run_of(const Waiter *waiter);

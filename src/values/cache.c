@@ -151,6 +151,17 @@ static int is_of(const Entry *entry, const Op *op) {
     return 1;
 }
 
+static struct {
+    int64_t entries, bytes; /* atomic: of all models */
+} all;
+
+static void count(Cache *cache, int entries, int64_t bytes) {
+    cache->count += entries;
+    cache->bytes += bytes;
+    __atomic_add_fetch(&all.entries, entries, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&all.bytes, bytes, __ATOMIC_RELAXED);
+}
+
 static void link_newest(Cache *cache, Entry *entry) {
     entry->newer = NULL;
     entry->older = cache->newest;
@@ -169,8 +180,7 @@ static Entry *find(const Cache *cache, uint64_t hash) {
 
 static void free_entry(Cache *cache, Entry *entry) {
     unlink_entry(cache, entry);
-    cache->count--;
-    cache->bytes -= (int64_t)entry->bytes;
+    count(cache, -1, -(int64_t)entry->bytes);
     for (int i = 0; i < entry->ninputs + entry->noutputs; i++) tensor_unref(entry->tensors[i]);
     RedisModule_Free(entry);
 }
@@ -190,8 +200,7 @@ static void add_entry(Cache *cache, const Op *op, uint64_t hash, size_t bytes) {
     for (int i = 0; i < op->ninputs + op->noutputs; i++) entry->tensors[i] = tensor_ref(tensor_of(op, i));
     link_newest(cache, entry);
     RedisModule_DictSetC(cache->entries, &hash, sizeof(hash), entry);
-    cache->count++;
-    cache->bytes += (int64_t)bytes;
+    count(cache, 1, (int64_t)bytes);
 }
 
 /* ---- the cache of a model ---------------------------------------------------------------------------------------- */
@@ -247,6 +256,11 @@ void cache_clear(Model *model) {
     Cache *cache = model->base.state->cache;
     model->base.state->cache = NULL;
     if (cache) drop_some(log_context, cache);
+}
+
+CacheFigures cache_all_figures(void) {
+    return (CacheFigures){.entries = __atomic_load_n(&all.entries, __ATOMIC_RELAXED),
+                          .bytes = __atomic_load_n(&all.bytes, __ATOMIC_RELAXED)};
 }
 
 CacheFigures cache_figures(const Model *model) {

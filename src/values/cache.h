@@ -28,6 +28,7 @@ typedef struct CacheFigures {
     int64_t entries, bytes;
 } CacheFigures;
 CacheFigures cache_figures(const Model *model);
+CacheFigures cache_all_figures(void);
 
 /* For the end of a model. Any thread. */
 typedef struct Cache Cache;
