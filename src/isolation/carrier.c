@@ -316,7 +316,7 @@ static int take_result(Process *process, Op *op, Reader *reader, int has_result)
     op->duration = read_number(reader);
     op->input_ns = read_number(reader);
     op->output_ns = read_number(reader);
-    op->state->batch_rows = (int32_t)read_number(reader);
+    op->state->batch_total = (int32_t)read_number(reader);
     op->is_direct = read_number(reader) != 0;
     int failed = read_number(reader) != 0;
     char *error = read_text(reader);

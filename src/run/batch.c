@@ -68,8 +68,8 @@ void bridge_batch_ran(Op **ops, int n, int64_t duration) {
     int64_t rows = 0;
     for (int i = 0; i < n; i++) {
         ops[i]->duration = duration;
-        ops[i]->state->batch_rows = -1;
+        ops[i]->state->batch_total = -1;
         rows += ops[i]->rows;
     }
-    ops[0]->state->batch_rows = rows < INT32_MAX ? (int32_t)rows : INT32_MAX;
+    ops[0]->state->batch_total = rows < INT32_MAX ? (int32_t)rows : INT32_MAX;
 }

@@ -99,9 +99,10 @@ static int refuse_for_model(RedisModuleCtx *ctx, const Run *run, const Model *mo
 
 /* -1 after replying that one is too many. */
 static int check(RedisModuleCtx *ctx, const Run *run, Count own) {
+    if (own.runs == 0) return 0;
     for (const Op *op = run->ops; op < run->ops + run->nops; op++) {
         const Model *model = (const Model *)op->runnable;
-        int64_t most = op->runnable->kind == KIND_MODEL ? model->limits.maxqueue : 0;
+        int64_t most = op->runnable->kind == KIND_MODEL && op->state->is_waiting ? model->limits.maxqueue : 0;
         int64_t all = most ? limits_waiting(op->runnable) : 0;
         if (all > most) return refuse_for_model(ctx, run, model, all);
     }

@@ -132,11 +132,11 @@ static void count_op(const Op *op, Totals *totals) {
     if (state->error == NULL && op->noutputs && op->outputs[0]) {
         samples = op->outputs[0]->ndim ? op->outputs[0]->shape[0] : 1;
     }
-    int is_follower = state->batch_rows < 0;
+    int is_follower = state->batch_total < 0;
     Execution execution = {.duration = is_follower ? -1 : op->duration,
                            .queued = (state->begun - state->queued) / 1000,
                            .samples = samples,
-                           .rows = state->batch_rows ? state->batch_rows : samples,
+                           .rows = state->batch_total ? state->batch_total : samples,
                            .input_ns = op->input_ns,
                            .output_ns = op->output_ns,
                            .end = state->begun + op->duration * 1000,

@@ -1,5 +1,8 @@
 """CACHE of a model: equal inputs are answered from memory."""
 
+# TorchScript reads comments about types in the code that it compiles, so they cannot stand there.
+# mypy: disable-error-code="assignment, operator"
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -256,15 +259,23 @@ def test_a_tensor_that_was_kept_outlives_its_keys(wire: Wire) -> None:
     assert wire.ask("DEL", "m") == 1
 
 
-def test_it_waits_for_no_worker(wire: Wire, clients: Clients) -> None:
+def test_it_waits_for_no_worker_and_for_no_limit(wire: Wire, clients: Clients) -> None:
     store(wire)
-    wire.ask_ok("AI.MODELCONFIG", "m", "MAXQUEUE", 1)
     put(wire, "x", 1, 2)
     run(wire)
+    put(wire, "new", 3, 4)
+    waiting = [clients.wire() for _ in range(2)]
     with clients.busy_worker():
+        for count, other in enumerate(waiting, 2):
+            other.send("AI.MODELEXECUTE", "m", "INPUTS", 2, "new", "x", "OUTPUTS", 1, "z")
+            clients.wait_blocked(count)
+        wire.ask_ok("AI.MODELCONFIG", "m", "MAXQUEUE", 1)
+        wire.ask_ok("CONFIG", "SET", "ai.max-queued", 1)
         for _ in range(3):
             assert run(wire) == [b"2", b"4"]
-    assert figures(wire) == [1, 3, 1]
+        wire.ask_ok("CONFIG", "SET", "ai.max-queued", 0)
+    assert [other.read() for other in waiting] == [b"OK"] * 2
+    assert figures(wire) == [3, 3, 3]
 
 
 def dag(*steps: str) -> list[Word]:
@@ -331,8 +342,6 @@ def test_replicas_get_the_outputs(start_server: StartServer) -> None:
 
 
 class Counter(nn.Module):
-    count: Tensor
-
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("count", torch.zeros(1))
