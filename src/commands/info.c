@@ -220,17 +220,17 @@ static void reply_times(RedisModuleCtx *ctx, const char *what, Times times) {
 
 /* Pairs of a power of two, of which the last stands for any number, and how many executions had so many rows. */
 static void reply_batches(RedisModuleCtx *ctx, const Stats *stats) {
-    long count = 0;
-    RedisModule_ReplyWithCString(ctx, "batch_rows");
-    RedisModule_ReplyWithArray(ctx, REDISMODULE_POSTPONED_LEN);
+    int64_t pairs[2 * BATCH_BUCKETS];
+    int count = 0;
     for (int i = 0; i < BATCH_BUCKETS; i++) {
         int64_t batches = stats_get(&stats->batches[i]);
         if (batches == 0) continue;
-        RedisModule_ReplyWithLongLong(ctx, i + 1 < BATCH_BUCKETS ? 1LL << i : -1);
-        RedisModule_ReplyWithLongLong(ctx, batches);
-        count += 2;
+        pairs[count++] = i + 1 < BATCH_BUCKETS ? 1LL << i : -1;
+        pairs[count++] = batches;
     }
-    RedisModule_ReplySetArrayLength(ctx, count);
+    RedisModule_ReplyWithCString(ctx, "batch_rows");
+    RedisModule_ReplyWithArray(ctx, count);
+    for (int i = 0; i < count; i++) RedisModule_ReplyWithLongLong(ctx, pairs[i]);
 }
 
 /* In ms since 1970; 0: it has not run. */
