@@ -75,9 +75,10 @@ def _limits(
     queue: int | None,
     timeout_ms: int | None,
     priority: str | None,
+    cache: int | None,
 ) -> list[Word]:
     words = [*_option("BATCHSIZE", size), *_option("MINBATCHSIZE", minimum), *_option("MINBATCHTIMEOUT", wait_ms)]
-    return [*words, *_option("MAXQUEUE", queue), *_of_run(timeout_ms, priority)]
+    return [*words, *_option("MAXQUEUE", queue), *_of_run(timeout_ms, priority), *_option("CACHE", cache)]
 
 
 def _of_run(timeout_ms: int | None, priority: str | None) -> list[Word]:
@@ -313,6 +314,7 @@ class RedisAI(_Steps):
         max_queue: int | None = None,
         timeout_ms: int | None = None,
         priority: str | None = None,
+        cache_bytes: int | None = None,
         warmup: Sequence[Sequence[npt.ArrayLike]] = (),
         inputs: Sequence[str] = (),
         outputs: Sequence[str] = (),
@@ -329,7 +331,7 @@ class RedisAI(_Steps):
         example: arguments as the model gets them (tensor or tuple of tensors for PyTorch, array for scikit-learn).
         """
         model, backend, inputs, outputs = define(model, backend, example, inputs, outputs)
-        limits = batch_size, min_batch_size, min_batch_timeout_ms, max_queue, timeout_ms, priority
+        limits = batch_size, min_batch_size, min_batch_timeout_ms, max_queue, timeout_ms, priority, cache_bytes
         words = _option("TAG", tag) + _limits(*limits)
         words += [word for each in warmup for word in _warmup(each)]
         words += [*_section("INPUTS", inputs), *_section("OUTPUTS", outputs)] if inputs or outputs else []
@@ -346,9 +348,11 @@ class RedisAI(_Steps):
         max_queue: int | None = None,
         timeout_ms: int | None = None,
         priority: str | None = None,
+        cache_bytes: int | None = None,
     ) -> Reply:
         """Changes how a stored model is batched and what its runs may take; what is not given stays. Returns True."""
-        words = _limits(batch_size, min_batch_size, min_batch_timeout_ms, max_queue, timeout_ms, priority)
+        limits = batch_size, min_batch_size, min_batch_timeout_ms, max_queue, timeout_ms, priority, cache_bytes
+        words = _limits(*limits)
         return self._ask(_ok, "AI.MODELCONFIG", key, *words)
 
     def model_get(self, key: Key, *, full: bool = False) -> Reply:

@@ -34,8 +34,24 @@ COUNTERS = {
     "errors": ("redisai_errors", "Runs that failed."),
     "samples": ("redisai_rows", "Rows that runs returned; models only."),
     "refused": ("redisai_refused", "Runs that were refused for the model's MAXQUEUE."),
+    "timeouts": ("redisai_timeouts", "Runs of clients that were answered TIMEDOUT meanwhile."),
+    "abandoned": ("redisai_abandoned", "Runs of clients that have left meanwhile."),
+    "cache_hits": ("redisai_cache_hits", "Runs answered from the model's CACHE; not among the calls."),
+    "cache_misses": ("redisai_cache_misses", "Runs not found in the model's CACHE."),
     "direct_executions": ("redisai_direct_executions", "Executions by the library's C API, without Python."),
     "deaths": ("redisai_deaths", "Engine processes that ended while they ran or compiled it."),
+}
+# The same, in microseconds.
+DURATIONS = {
+    "input_duration": ("redisai_input_seconds", "Converting inputs, as far as it is told apart."),
+    "infer_duration": ("redisai_infer_seconds", "The library's own time, and what is not told apart."),
+    "output_duration": ("redisai_output_seconds", "Copying outputs, as far as it is told apart."),
+}
+GAUGES = {
+    "queued": ("redisai_queued", "Runs of the model that wait.", 1),
+    "cache_entries": ("redisai_cache_entries", "Results in the model's CACHE.", 1),
+    "cache_bytes": ("redisai_cache_bytes", "What these take.", 1),
+    "last_run": ("redisai_last_run_timestamp_seconds", "The end of the latest run, since 1970; 0: none.", 1e-3),
 }
 QUANTILES = {"p50": "0.5", "p99": "0.99", "max": "1"}
 TIMES = {
@@ -52,12 +68,32 @@ SERVER = {
     "ai_backends_memory": ("redisai_backends_memory_bytes", "Memory of the process outside Redis's used_memory."),
     "ai_onnxruntime_memory": ("redisai_onnxruntime_memory_bytes", "Models that ONNX Runtime holds."),
 }
+# Fields of INFO's line for a device.
+DEVICES = {
+    "calls": ("redisai_device_calls", "Runs on the device, also of what is deleted since.", 1),
+    "errors": ("redisai_device_errors", "Those that failed.", 1),
+    "executions": ("redisai_device_executions", "Executions; a batch counts once.", 1),
+    "duration": ("redisai_device_run_seconds", "What these took.", MICROSECONDS),
+    "queue_duration": ("redisai_device_queue_seconds", "What runs have waited for the device's workers.", MICROSECONDS),
+}
 WORKER = r"ai_queue_(?P<device>.+)_bthread_n(?P<worker>\d+)"
 
 
 def label(text: object) -> str:
     """Labels are UTF-8; keys and tags may be any bytes, and two must not become one."""
     return str(text).encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def add_histogram(batches: Metric, labels: dict[str, str], info: dict[str, Any]) -> None:
+    """AI.INFO has pairs of a power of two, or -1 for any number, and how many executions had up to so many rows."""
+    told = dict(zip(info["batch_rows"][::2], info["batch_rows"][1::2], strict=True))
+    count = 0
+    for bound in (*(2**power for power in range(15)), -1):
+        count += told.get(bound, 0)
+        limit = str(float(bound)) if bound > 0 else "+Inf"
+        batches.add_sample(f"{batches.name}_bucket", {**labels, "le": limit}, count)
+    batches.add_sample(f"{batches.name}_count", labels, count)
+    batches.add_sample(f"{batches.name}_sum", labels, info["samples"])
 
 
 class ServerCollector(Collector):
@@ -106,8 +142,17 @@ class ServerCollector(Collector):
         for mode in "sys", "user":
             cpu.add_metric([mode], float(lines[f"ai_main_thread_used_cpu_{mode}"]))
         yield cpu
+        yield from self.devices(text)
         yield from self.workers(text)
         yield from self.processes(text)
+
+    def devices(self, text: str) -> Iterator[Metric]:
+        counters = {name: CounterMetricFamily(*row[:2], labels=["device"]) for name, row in DEVICES.items()}
+        for device, line in re.findall(r"^ai_device_(.+):(calls=.*?)\r?$", text, re.MULTILINE):
+            fields = dict(part.split("=", 1) for part in line.split(","))
+            for name, counter in counters.items():
+                counter.add_metric([device], int(fields[name]) * DEVICES[name][2])
+        yield from counters.values()
 
     def workers(self, text: str) -> Iterator[Metric]:
         cpu = CounterMetricFamily("redisai_worker_cpu_seconds", "CPU time of a worker.", labels=["device", "worker"])
@@ -143,20 +188,32 @@ class ServerCollector(Collector):
             self.keys = [key for reply in found for key, *_ in reply]
             self.scanned = time.monotonic()
         counters = {name: CounterMetricFamily(*row, labels=list(LABELS)) for name, row in COUNTERS.items()}
+        durations = {name: CounterMetricFamily(*row, labels=list(LABELS)) for name, row in DURATIONS.items()}
+        gauges = {name: GaugeMetricFamily(*row[:2], labels=list(LABELS)) for name, row in GAUGES.items()}
         times = {what: Metric(*row, "summary") for what, row in TIMES.items()}
+        batches = Metric("redisai_batch_rows", "Rows of each execution; models only.", "histogram")
         for info in self.infos():
             labels = {name: label(info[field]) for name, field in LABELS.items()}
             for field, counter in counters.items():
                 if info[field] >= 0:  # -1: a script has no samples
                     counter.add_metric(list(labels.values()), info[field])
+            for field, counter in durations.items():
+                counter.add_metric(list(labels.values()), info[field] * MICROSECONDS)
+            for field, gauge in gauges.items():
+                gauge.add_metric(list(labels.values()), info[field] * GAUGES[field][2])
+            if info["samples"] >= 0:
+                add_histogram(batches, labels, info)
             for what, summary in times.items():
                 for field, quantile in QUANTILES.items():
                     value = info[f"{what}_time_{field}"] * MICROSECONDS
                     summary.add_sample(summary.name, {**labels, "quantile": quantile}, value)
-            summary = times["run"]
-            summary.add_sample(f"{summary.name}_sum", labels, info["duration"] * MICROSECONDS)
-            summary.add_sample(f"{summary.name}_count", labels, info["executions"])
-        yield from (*counters.values(), *times.values())
+            for summary, total, count in (
+                (times["run"], "duration", "executions"),
+                (times["queue"], "queue_duration", "calls"),
+            ):
+                summary.add_sample(f"{summary.name}_sum", labels, info[total] * MICROSECONDS)
+                summary.add_sample(f"{summary.name}_count", labels, info[count])
+        yield from (*counters.values(), *durations.values(), *gauges.values(), *times.values(), batches)
 
     def infos(self) -> Iterator[dict[str, Any]]:
         keys = iter(self.keys)

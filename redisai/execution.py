@@ -161,11 +161,14 @@ class ModelEntry:
         if noutputs != self.noutputs and self.noutputs >= 0:
             lib.bridge_fail(op, OUTPUTS_MISMATCH)
             return False
-        begin = perf_counter_ns()
+        splits = self.duration > lib.SPLIT_NS
+        begin, ended = perf_counter_ns(), 0
         try:
             tensors = op.inputs
             inputs = [as_array(tensors[0])] if ninputs == 1 else [as_array(tensors[index]) for index in range(ninputs)]
+            called = perf_counter_ns() if splits else 0
             outputs = self.run(inputs)
+            ended = perf_counter_ns() if splits else 0
             if len(outputs) < noutputs:
                 lib.bridge_fail(op, OUTPUTS_MISMATCH)
                 return False
@@ -177,6 +180,8 @@ class ModelEntry:
         finally:
             self.duration = duration = perf_counter_ns() - begin
             op.duration = duration // 1000
+            if ended:
+                op.input_ns, op.output_ns = called - begin, begin + duration - ended
 
     def may_batch(self, ops: Sequence[Op]) -> bool:
         """Whether to try these ops as one batch. Until the model is proven, only a batch with a new number of rows is
@@ -218,7 +223,9 @@ class ModelEntry:
             inputs = self._gather(c_ops, ops)
             if inputs is None:
                 return ""
+            called = perf_counter_ns()
             outputs = self.run(inputs)
+            ended = perf_counter_ns()
             _check(outputs, noutputs, sum([op.rows for op in ops]))
         except BaseException as failure:
             if self.batching is None or not self.batching.proven:
@@ -233,6 +240,7 @@ class ModelEntry:
             names = self.outputs
             for index in range(noutputs):
                 scatter(c_ops, ops, index, outputs[index], names[index] if names else "")
+            ops[0].input_ns, ops[0].output_ns = called - begin, perf_counter_ns() - ended
         self.duration = duration = perf_counter_ns() - begin
         lib.bridge_batch_ran(c_ops, len(ops), duration // 1000)
         return None

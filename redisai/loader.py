@@ -168,9 +168,10 @@ class Loader:
         lists = [_c_texts(list(session.inputs or ())), _c_texts(list(session.outputs or ()))]
         lists += [_c_texts(texts_of(ports)) for ports in ports_of(session)]
         most = -1 if session.inputs is None else len(session.inputs)
-        counts = least_inputs(session), most, -1 if session.outputs is None else len(session.outputs)
+        noutputs = -1 if session.outputs is None else len(session.outputs)
+        facts = least_inputs(session), most, noutputs, getattr(session, "is_stateful", False)
         declared = [(len(texts), names) for texts, names in lists]
-        lib.bridge_ready(runnable, pool.queue, ffi.new("Declared *", [*declared, *counts]), _struct(direct))
+        lib.bridge_ready(runnable, pool.queue, ffi.new("Declared *", [*declared, *facts]), _struct(direct))
 
     def _change_limits(self, model: Model) -> None:
         """A model that is compiled later gets its limits then."""

@@ -81,6 +81,7 @@ typedef struct Declared {
     int64_t least_inputs; /* how many inputs a run may have; -1: the model does not say, likewise for noutputs */
     int64_t most_inputs;
     int64_t noutputs;
+    int64_t is_stateful; /* a run may change what later runs give */
 } Declared;
 
 #define KIND_MODEL 0
@@ -116,6 +117,7 @@ typedef struct ModelLimits {
     int64_t maxqueue;           /* runs that may wait; 0: any number */
     int64_t timeout;            /* ms, of runs that say none; 0: none */
     int64_t priority;           /* of runs that say none: PRIORITY_LOW, PRIORITY_HIGH or 0, which is normal */
+    int64_t cache;              /* bytes of inputs and outputs that are kept (values/cache.h); 0: none */
 } ModelLimits;
 
 typedef struct Model {
@@ -148,6 +150,8 @@ struct Run;
 
 /* One execution of a model or of a script's function. Python reads it, sets duration, and gives back outputs or an
  * error through the functions below. */
+#define SPLIT_NS 20000
+
 typedef struct Op {
     struct Run *run; /* what the op belongs to: all ops of one command */
     Runnable *runnable;
@@ -168,6 +172,8 @@ typedef struct Op {
     int64_t duration;      /* us that the worker took to convert the inputs, to run the library, and to copy the
                               outputs into tensors. The same on the direct path and in Python. In a batch, us of the
                               whole batch. -1: not executed, AI.INFO does not count it */
+    int64_t input_ns;      /* of the duration: converting the inputs, and copying the outputs. 0, or both, where the */
+    int64_t output_ns;     /* model's latest run took less than SPLIT_NS: reading the clock would cost too much */
     int32_t is_direct;     /* its outputs or its error come from the library by the direct path */
     int32_t priority;      /* PRIORITY_LOW .. PRIORITY_HIGH */
     struct OpState *state; /* C's own part (run/state.h) */

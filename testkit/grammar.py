@@ -58,6 +58,7 @@ WORDS: tuple[Word, ...] = (
         "MAXQUEUE",
         "WARMUP",
         "PRIORITY",
+        "CACHE",
         "ENTRY_POINTS",
         "RESETSTAT",
         "FULL",
@@ -294,7 +295,7 @@ class Grammar:
         return ("WARMUP", self.often((2, 2, 1), BAD_NUMBERS), *shapes)
 
     def modelconfig(self) -> Words:
-        names = ["MAXQUEUE", "TIMEOUT", "BATCHSIZE", "PRIORITY"]
+        names = ["MAXQUEUE", "TIMEOUT", "CACHE", "BATCHSIZE", "PRIORITY"]
         options = self.some(1, 3, lambda: self.draw(st.sampled_from(names)))
         limits = [
             (option, self.level() if option == "PRIORITY" else self.often((0, 1, 2, 8, 100), BAD_NUMBERS, 4))

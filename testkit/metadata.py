@@ -32,7 +32,7 @@ COMMANDS = {
         -6,
         "1.2.0",
         "Stores a model; the server goes on while it is compiled",
-        "TAG BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT MAXQUEUE TIMEOUT PRIORITY WARMUP INPUTS OUTPUTS BLOB",
+        "TAG BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT MAXQUEUE TIMEOUT PRIORITY CACHE WARMUP INPUTS OUTPUTS BLOB",
     ),
     "AI.MODELSET": Command(
         WRITE,
@@ -46,7 +46,7 @@ COMMANDS = {
         -4,
         "2.0.0",
         "Changes how a stored model is batched and what its runs may take",
-        "MAXQUEUE TIMEOUT BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT PRIORITY",
+        "MAXQUEUE TIMEOUT CACHE BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT PRIORITY",
     ),
     "AI.MODELGET": Command(READ, -2, "1.0.0", "Returns a model's metadata and blob", "META FULL BLOB"),
     "AI.MODELDEL": Command({"write"}, 2, "1.0.0", "Deletes a model"),

@@ -72,6 +72,8 @@ class Op(CData, Protocol):
     nkeys: int
     nargs: int
     duration: int
+    input_ns: int
+    output_ns: int
     is_direct: int
     priority: int
 
@@ -140,6 +142,7 @@ class _Lib:
     BACKEND_ONNX: int
     READY_OPS: int
     CHUNK_NS: int
+    SPLIT_NS: int
     QUEUE_NAME: int
     ANY_COUNT: int
     ANY_NUMBERS: int

@@ -143,6 +143,7 @@ void add_op(Run *run, const RunParser *p, const int *inputs, int first_output) {
     Op *op = run_add_op(run, runnable_ref(p->runnable), inputs, pos->ninputs, first_output, pos->noutputs);
     int64_t own = p->runnable->kind == KIND_MODEL ? ((const Model *)p->runnable)->limits.priority : 0;
     if (own || pos->priority) op->priority = pos->priority ? pos->priority : (int)own;
+    run_use_cache(run, op);
     if (p->runnable->kind == KIND_MODEL) return;
     op->function = arg_copy(p->argv[2], NULL);
     op->nkeys = pos->nkeys;

@@ -64,18 +64,19 @@ static int parse_real(Parser *p, const char *word, int64_t *number, int64_t *tho
 static int parse_number(Parser *p, const char *word, int64_t *number) { return parse_real(p, word, number, NULL); }
 
 /* The limits that need no other. */
+static int at_own_limit(const Parser *p) {
+    return at_word(p, "MAXQUEUE") || at_word(p, "TIMEOUT") || at_word(p, "CACHE") || at_word(p, "PRIORITY");
+}
+
 static int parse_own_limit(Parser *p, ModelLimits *limits) {
     if (at_word(p, "MAXQUEUE")) return parse_number(p, "MAXQUEUE", &limits->maxqueue);
     if (at_word(p, "TIMEOUT")) return parse_number(p, "TIMEOUT", &limits->timeout);
+    if (at_word(p, "CACHE")) return parse_number(p, "CACHE", &limits->cache);
     int priority = p->at + 1 < p->argc ? priority_named(p->argv[p->at + 1]) : 0;
     if (priority == 0) return parse_error(p->ctx, WRONG_PRIORITY);
     limits->priority = priority == PRIORITY_NORMAL ? 0 : priority;
     p->at += 2;
     return 0;
-}
-
-static int at_own_limit(const Parser *p) {
-    return at_word(p, "MAXQUEUE") || at_word(p, "TIMEOUT") || at_word(p, "PRIORITY");
 }
 
 /* A number that needs another one. MODELSTORE looks at the value first, and a value of 0 needs nothing. */
@@ -245,13 +246,13 @@ static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialec
     return store_runnable(ctx, argv, argc, &model->base);
 }
 
-COMMAND_AS(modelstore, store(ctx, argv, argc, MODELSTORE), .name = "AI.MODELSTORE", .flags = "write deny-oom",
-           .arity = -6, .since = "1.2.0", .keys = {{"key", KEY_WRITE}},
-           .syntax = "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] "
-                     "[MAXQUEUE max] [TIMEOUT milliseconds] [PRIORITY priority] [WARMUP count input [input ...]] "
-                     "[INPUTS count name [name ...]] [OUTPUTS count name [name ...]] BLOB chunk [chunk ...]",
-           .summary = "Stores a model; the server goes on while it is compiled",
-           .complexity = "O(1), and compiling it");
+COMMAND_AS(
+    modelstore, store(ctx, argv, argc, MODELSTORE), .name = "AI.MODELSTORE", .flags = "write deny-oom", .arity = -6,
+    .since = "1.2.0", .keys = {{"key", KEY_WRITE}},
+    .syntax = "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] "
+              "[MAXQUEUE max] [TIMEOUT milliseconds] [PRIORITY priority] [CACHE bytes] [WARMUP count input "
+              "[input ...]] [INPUTS count name [name ...]] [OUTPUTS count name [name ...]] BLOB chunk [chunk ...]",
+    .summary = "Stores a model; the server goes on while it is compiled", .complexity = "O(1), and compiling it");
 
 COMMAND_AS(modelset, store(ctx, argv, argc, MODELSET), .name = "AI.MODELSET", .flags = "write deny-oom", .arity = -4,
            .keys = {{"key", KEY_WRITE}},
@@ -303,7 +304,7 @@ static int modelconfig_command(RedisModuleCtx *ctx, RedisModuleString **argv, in
 
 COMMAND(modelconfig, .name = "AI.MODELCONFIG", .flags = "write", .arity = -4, .since = "2.0.0",
         .keys = {{"key", KEY_CHANGE}},
-        .syntax = "key [MAXQUEUE max] [TIMEOUT milliseconds] [BATCHSIZE max] [MINBATCHSIZE min] "
+        .syntax = "key [MAXQUEUE max] [TIMEOUT milliseconds] [CACHE bytes] [BATCHSIZE max] [MINBATCHSIZE min] "
                   "[MINBATCHTIMEOUT milliseconds] [PRIORITY priority]",
         .summary = "Changes how a stored model is batched and what its runs may take");
 
@@ -360,9 +361,12 @@ static int reply_more_limits(RedisModuleCtx *ctx, const ModelLimits *limits) {
     const struct {
         const char *field;
         int64_t number;
-    } fields[] = {{"maxqueue", limits->maxqueue}, {"timeout", limits->timeout}, {"minbatchtimeout_us", us}};
+    } fields[] = {{"maxqueue", limits->maxqueue},
+                  {"timeout", limits->timeout},
+                  {"minbatchtimeout_us", us},
+                  {"cache", limits->cache}};
     int words = 0;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         if (fields[i].number == 0) continue;
         reply_number(ctx, fields[i].field, fields[i].number);
         words += 2;

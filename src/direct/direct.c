@@ -45,6 +45,12 @@ Direct *direct_of(const Op *op) {
     return direct;
 }
 
+/* The library was called between two moments of this time, or was not. */
+static void split_duration(Op *op, int64_t begun, int64_t end) {
+    op->input_ns = op->output_ns ? op->input_ns - begun : 0;
+    op->output_ns = op->output_ns ? end - op->output_ns : 0;
+}
+
 /* ---- batches ----------------------------------------------------------------------------------------------------- */
 
 static Tensor *join_input(Op **ops, int n, int index, int64_t rows) {
@@ -92,7 +98,11 @@ int bridge_run_batch(Op **ops, int n, char **error) {
         }
         ops[i]->is_direct = 1;
     }
-    bridge_batch_ran(ops, n, (monotonic_ns() - begun) / 1000);
+    int64_t end = monotonic_ns();
+    split_duration(&joint, begun, end);
+    ops[0]->input_ns = joint.input_ns;
+    ops[0]->output_ns = joint.output_ns;
+    bridge_batch_ran(ops, n, (end - begun) / 1000);
     return 1;
 }
 
@@ -122,6 +132,7 @@ int bridge_run_ops(Queue *queue, Taken *taken, Op **ops, int n) {
         __atomic_store_n(&direct->duration, duration, __ATOMIC_RELAXED);
         if (duration > slowest) slowest = duration;
         op->duration = duration / 1000;
+        split_duration(op, op->state->begun, end);
         op->is_direct = taken->error == NULL; /* else Python decides whether that error is the op's */
         if (taken->error) {
             taken->failed = op;

@@ -3,6 +3,8 @@
 #pragma once
 
 #include "bridge.h"
+#include "redis/clock.h"
+#include "run/state.h"
 
 /* Runs one op that fits, and sets its outputs. Returns NULL, or the library's error, allocated by RedisModule_Strdup.
  */
@@ -15,6 +17,14 @@ DirectRun torch_run; /* torch.c */
 /* How C runs the op, and by which function; NULL: Python must (direct.c). */
 Direct *direct_of(const Op *op);
 DirectRun *direct_run_of(const Direct *direct);
+
+/* Around the call of the library: what was before is converting the inputs, what comes after is copying the outputs.
+ * Batches are told apart always, single runs if the latest took a while. */
+static inline void direct_call_begins(const Direct *direct, Op *op) {
+    int is_long = op->state->members || __atomic_load_n(&direct->duration, __ATOMIC_RELAXED) > SPLIT_NS;
+    op->input_ns = is_long ? monotonic_ns() : 0;
+}
+static inline void direct_call_ends(Op *op) { op->output_ns = op->input_ns ? monotonic_ns() : 0; }
 
 extern const TorchHost script_host; /* script_models.c */
 

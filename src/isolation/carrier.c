@@ -324,7 +324,9 @@ static int take_result(Process *process, Op *op, Reader *reader, int has_result)
     int64_t now = monotonic_ns(), begun = read_number(reader);
     if (!op_take_back(op, begun < op->state->queued || begun > now ? now : begun)) return 0;
     op->duration = read_number(reader);
-    op->state->is_follower = read_number(reader) != 0;
+    op->input_ns = read_number(reader);
+    op->output_ns = read_number(reader);
+    op->state->batch_total = (int32_t)read_number(reader);
     op->is_direct = read_number(reader) != 0;
     int failed = read_number(reader) != 0;
     char *error = read_text(reader);
@@ -335,7 +337,7 @@ static int take_result(Process *process, Op *op, Reader *reader, int has_result)
 }
 
 static int is_large(Reader result, const Op *op) {
-    for (int i = 0; i < 6; i++) read_number(&result);
+    for (int i = 0; i < 8; i++) read_number(&result);
     read_bytes(&result);
     return output_bytes(result, op) > SMALL;
 }

@@ -190,6 +190,7 @@ static void job_done(LoaderJob *job) {
     write_number(&writer, declared->least_inputs);
     write_number(&writer, declared->most_inputs);
     write_number(&writer, declared->noutputs);
+    write_number(&writer, declared->is_stateful);
     for (int i = 0; backend_row(i); i++) {
         write_text(&writer, backend_version(i));
         write_text(&writer, backend_advice(i));

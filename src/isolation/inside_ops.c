@@ -179,7 +179,9 @@ static void write_result(Writer *writer, const Op *op) {
     if (!is_run) return;
     write_number(writer, state->begun);
     write_number(writer, op->duration);
-    write_number(writer, state->is_follower);
+    write_number(writer, op->input_ns);
+    write_number(writer, op->output_ns);
+    write_number(writer, state->batch_total);
     write_number(writer, op->is_direct);
     write_number(writer, state->error != NULL);
     write_text(writer, state->error);

@@ -236,6 +236,7 @@ static void job_done(Process *process, Reader *reader) {
     declared.least_inputs = read_number(reader);
     declared.most_inputs = read_number(reader);
     declared.noutputs = read_number(reader);
+    declared.is_stateful = read_number(reader) != 0;
     for (int i = 0; backend_row(i); i++) {
         char *version = read_line(reader), *advice = read_line(reader);
         if (*version && !reader->failed) bridge_backend_loaded(i, version, advice);

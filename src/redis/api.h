@@ -261,6 +261,8 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(size_t, MallocSize, (void *))                                                                             \
     OPTIONAL(void *, TryCalloc, (size_t, size_t))                                                                      \
     OPTIONAL(void *, TryAlloc, (size_t))                                                                               \
+    FUNCTION(float, GetUsedMemoryRatio, (void))                                                                        \
+    FUNCTION(void, GetRandomBytes, (unsigned char *, size_t))                                                          \
     FUNCTION(size_t, MallocSizeString, (RedisModuleString *))                                                          \
     FUNCTION(void *, DefragAlloc, (RedisModuleDefragCtx *, void *))                                                    \
     OPTIONAL(RedisModuleString *, DefragRedisModuleString, (RedisModuleDefragCtx *, RedisModuleString *))              \

@@ -126,17 +126,28 @@ void bridge_note_op(const Op *op) { running_begin(op->runnable, op->function, mo
 
 /* ---- the end ----------------------------------------------------------------------------------------------------- */
 
-static void count_op(const Op *op) {
+static void count_op(const Op *op, Totals *totals) {
     const OpState *state = op->state;
     int64_t samples = 0;
     if (state->error == NULL && op->noutputs && op->outputs[0]) {
         samples = op->outputs[0]->ndim ? op->outputs[0]->shape[0] : 1;
     }
-    stats_count(&op->runnable->state->stats, &(Execution){.duration = state->is_follower ? -1 : op->duration,
-                                                          .queued = (state->begun - state->queued) / 1000,
-                                                          .samples = samples,
-                                                          .is_direct = op->is_direct,
-                                                          .failed = state->error != NULL});
+    int is_follower = state->batch_total < 0;
+    Execution execution = {.duration = is_follower ? -1 : op->duration,
+                           .queued = (state->begun - state->queued) / 1000,
+                           .samples = samples,
+                           .rows = state->batch_total ? state->batch_total : samples,
+                           .input_ns = op->input_ns,
+                           .output_ns = op->output_ns,
+                           .end = state->begun + op->duration * 1000,
+                           .is_direct = op->is_direct,
+                           .failed = state->error != NULL};
+    stats_count(&op->runnable->state->stats, &execution);
+    totals->calls++;
+    totals->errors += execution.failed;
+    totals->executions += !is_follower;
+    totals->duration += is_follower ? 0 : op->duration;
+    totals->queued += execution.queued;
 }
 
 /* Else its client would read what the key of an output holds since an earlier run. */
@@ -174,10 +185,8 @@ static int pass_outputs(Op *op, Op **ready, int max) {
 
 static int finish(Op *op, Op **ready, int max) {
     Run *run = op->run;
-    check_outputs(op);
     int failed = op->state->error != NULL;
     int nready = 0;
-    if (op->duration >= 0) count_op(op);
     __atomic_store_n(&op->state->status, failed ? OP_FAILED : OP_DONE, __ATOMIC_SEQ_CST);
     if (failed) {
         fail_run(run);
@@ -191,6 +200,12 @@ static int finish(Op *op, Op **ready, int max) {
 
 int bridge_finish_ops(Op **ops, int n, Op **ready, int max_ready) {
     int nready = 0;
+    Totals totals = {0};
+    for (int i = 0; i < n; i++) {
+        check_outputs(ops[i]);
+        if (ops[i]->duration >= 0) count_op(ops[i], &totals);
+    }
+    if (totals.calls) queue_add_totals(ops[0]->runnable->queue, &totals); /* before the first client is answered */
     for (int i = 0; i < n; i++) nready += finish(ops[i], ready + nready, max_ready - nready);
     return nready;
 }

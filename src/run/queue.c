@@ -49,6 +49,7 @@ struct Queue {
     const Source *source; /* NULL: ops come by queue_push() */
     Consumer *consumer;   /* NULL: workers of this process take the ops */
     char device[16];
+    Totals totals; /* atomic */
     struct {
         int started; /* atomic */
         clockid_t cpu_clock;
@@ -72,6 +73,23 @@ double queue_worker_cpu(const Queue *queue, int worker) {
     if (!__atomic_load_n(&queue->workers[worker].started, __ATOMIC_ACQUIRE)) return -1;
     if (clock_gettime(queue->workers[worker].cpu_clock, &used) == -1) return -1;
     return used.tv_sec + used.tv_nsec / 1e9;
+}
+
+static void count(int64_t *counter, int64_t number) { __atomic_add_fetch(counter, number, __ATOMIC_RELAXED); }
+static int64_t get(const int64_t *counter) { return __atomic_load_n(counter, __ATOMIC_RELAXED); }
+
+void queue_add_totals(Queue *queue, const Totals *totals) {
+    count(&queue->totals.calls, totals->calls);
+    if (totals->errors) count(&queue->totals.errors, totals->errors);
+    count(&queue->totals.executions, totals->executions);
+    count(&queue->totals.duration, totals->duration);
+    count(&queue->totals.queued, totals->queued);
+}
+
+Totals queue_totals(const Queue *queue) {
+    const Totals *totals = &queue->totals;
+    return (Totals){get(&totals->calls), get(&totals->errors), get(&totals->executions), get(&totals->duration),
+                    get(&totals->queued)};
 }
 
 Queue *bridge_open_queue(const char *device) { return queue_open(device, NULL); }

@@ -53,6 +53,14 @@ void queue_note_unwanted(Op *op);
 /* n ops of one queue leave the batcher, if they were there. */
 void queue_release_held(Op **ops, int n);
 
+/* What its workers have run, since the start. */
+typedef struct Totals {
+    int64_t calls, errors, executions; /* as of a model (values/stats.h) */
+    int64_t duration, queued;          /* us */
+} Totals;
+void queue_add_totals(Queue *queue, const Totals *totals); /* any thread, like the next */
+Totals queue_totals(const Queue *queue);
+
 /* The queues in the order they were made; for INFO. */
 int queue_count(void);
 Queue *queue_at(int index);

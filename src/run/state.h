@@ -34,7 +34,7 @@ typedef struct OpState {
     int32_t status;      /* atomic, OP_... */
     int32_t waits_for;   /* atomic: inputs that other ops have not given yet */
     int32_t is_chained;  /* other ops give some of its inputs */
-    int32_t is_follower; /* ran in a batch; another op counts its execution */
+    int32_t batch_total; /* rows of the batch it ran in; -1: another op counts that execution; 0: it ran alone */
     int32_t is_held;     /* atomic: the batcher has it (run/queue.c) */
     int32_t nmembers;    /* of an op that stands for the ops of a batch: these get the rows of its outputs */
     Op **members;        /* NULL: it stands for itself */
@@ -46,6 +46,7 @@ typedef struct OpState {
     int64_t bytes;      /* of the inputs that it waits with */
     int64_t queued;     /* ns, when it went to its queue */
     int64_t begun;      /* ns */
+    uint64_t hash;      /* of the inputs: its outputs shall be kept (values/cache.h); 0: not */
     char *error;
     Op *next; /* in its queue */
 } OpState;
@@ -82,6 +83,7 @@ typedef struct Run {
     Use *uses;
     int32_t nuses;
     Tensor **next_input; /* where the inputs of the next op to be added go */
+    uint64_t hashed;     /* bytes of inputs, to find what is kept of them */
     Save *saves;
     int32_t nsaves;
     int32_t nsteps;

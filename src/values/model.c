@@ -6,6 +6,7 @@
 
 #include "redis/command.h"
 #include "values/backend.h"
+#include "values/cache.h"
 #include "values/dtype.h"
 #include "values/names.h"
 #include "values/tensor.h"
@@ -25,6 +26,7 @@ static void destroy(Runnable *runnable) {
     names_free(&model->outputs);
     names_free(&model->warmups);
     declared_free(&model->declared);
+    cache_free(runnable->state->cache);
     RedisModule_Free(model);
 }
 
@@ -48,6 +50,7 @@ int priority_named(const RedisModuleString *word) {
 void model_set_limits(Model *model, const ModelLimits *limits) {
     const int64_t *from = (const int64_t *)limits;
     int64_t *to = (int64_t *)&model->limits;
+    if (limits->cache != model->limits.cache) cache_clear(model);
     for (size_t i = 0; i < sizeof(*limits) / sizeof(*to); i++) __atomic_store_n(&to[i], from[i], __ATOMIC_RELAXED);
 }
 

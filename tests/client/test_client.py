@@ -161,9 +161,10 @@ def test_model(use: Use) -> None:
         "minbatchtimeout": 5,
     }
     assert use("model_get", "m") == expected
-    limits = {"min_batch_timeout_ms": 0.5, "max_queue": 9, "timeout_ms": 60000, "priority": "low"}
+    limits = {"min_batch_timeout_ms": 0.5, "max_queue": 9, "timeout_ms": 60000, "priority": "low", "cache_bytes": 1000}
     assert use("model_config", "m", **limits) is True
     expected |= {"minbatchtimeout": 1, "minbatchtimeout_us": 500, "maxqueue": 9, "timeout": 60000, "priority": "low"}
+    expected["cache"] = 1000
     assert use("model_get", "m") == expected
     assert use("model_store", "m", models.onnx_add(), **(options | limits)) is True
     assert use("model_get", "m")["maxqueue"] == 9

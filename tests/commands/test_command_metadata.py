@@ -50,6 +50,7 @@ def test_tree_of_arguments(server: Server) -> None:
         ("max", "integer", "MAXQUEUE", "optional", []),
         ("milliseconds", "integer", "TIMEOUT", "optional", []),
         ("priority", "string", "PRIORITY", "optional", []),
+        ("bytes", "integer", "CACHE", "optional", []),
         ("warmup", "block", "WARMUP", "optional", [names[0], ("input", "string", "", "multiple", [])]),
         ("inputs", "block", "INPUTS", "optional", names),
         ("outputs", "block", "OUTPUTS", "optional", names),

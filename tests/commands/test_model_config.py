@@ -16,9 +16,10 @@ from testkit.wire import Error, Wire, Word
 from tests.conftest import Slow, StartServer
 
 PLAIN = ["backend", "device", "tag", "batchsize", "minbatchsize", "inputs", "outputs", "minbatchtimeout"]
-NEW = ["maxqueue", "timeout", "minbatchtimeout_us", "priority"]
+NEW = ["maxqueue", "timeout", "minbatchtimeout_us", "priority", "cache"]
 MOST = 2**63 - 1
-ALL = ("BATCHSIZE", 4, "MINBATCHSIZE", 2, "MINBATCHTIMEOUT", 1.5, "MAXQUEUE", 9, "TIMEOUT", 8, "PRIORITY", "high")
+ALL: tuple[Word, ...] = ("BATCHSIZE", 4, "MINBATCHSIZE", 2, "MINBATCHTIMEOUT", 1.5, "MAXQUEUE", 9, "TIMEOUT", 8)
+ALL += ("PRIORITY", "high", "CACHE", 7)
 
 
 def store(wire: Wire, *options: Word, key: str = "m") -> Any:
@@ -40,6 +41,7 @@ def limits(wire: Wire, key: str = "m") -> dict[str, Any]:
     [
         ("MAXQUEUE 100", {"maxqueue": 100}),
         ("timeout 250", {"timeout": 250}),
+        (f"CACHE {MOST}", {"cache": MOST}),
         ("TIMEOUT 5 MAXQUEUE 7 TAG t", {"maxqueue": 7, "timeout": 5}),
         ("MAXQUEUE 0 TIMEOUT 0", {}),
         (f"MAXQUEUE {MOST} TIMEOUT {MOST}", {"maxqueue": MOST, "timeout": MOST}),
@@ -73,7 +75,7 @@ def test_what_is_kept(wire: Wire, command: str, words: str, kept: dict[str, Any]
 def test_modelget_of_a_model_with_all(wire: Wire) -> None:
     assert store(wire, *ALL) == b"OK"
     meta = wire.ask("AI.MODELGET", "m", "META")
-    more = [b"maxqueue", 9, b"timeout", 8, b"minbatchtimeout_us", 1500, b"priority", b"high"]
+    more = [b"maxqueue", 9, b"timeout", 8, b"minbatchtimeout_us", 1500, b"priority", b"high", b"cache", 7]
     assert meta[14:] == [b"minbatchtimeout", 2, *more]
     assert wire.ask("AI.MODELGET", "m") == [*meta, b"blob", models.onnx_add()]
     full = wire.ask("AI.MODELGET", "m", "FULL")
@@ -88,6 +90,8 @@ def test_modelget_of_a_model_with_all(wire: Wire) -> None:
         ("MAXQUEUE 1.5", "Invalid argument for MAXQUEUE"),
         ("MAXQUEUE 9223372036854775808", "Invalid argument for MAXQUEUE"),
         ("TIMEOUT -1", "Invalid argument for TIMEOUT"),
+        ("CACHE -1", "Invalid argument for CACHE"),
+        ("CACHE 1mb", "Invalid argument for CACHE"),
         ("TIMEOUT 0.5", "Invalid argument for TIMEOUT"),
         ("BATCHSIZE 4 MINBATCHSIZE 2 MINBATCHTIMEOUT -0.5", "Invalid argument for MINBATCHTIMEOUT"),
         ("BATCHSIZE 4 MINBATCHSIZE 2 MINBATCHTIMEOUT nan", "Invalid argument for MINBATCHTIMEOUT"),

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -100,8 +101,19 @@ def test_figures(server: Server, r: Client, export: Export) -> None:
     assert of("redisai_run_time_seconds_count") == told[b"executions"]
     assert of("redisai_run_time_seconds_sum") == pytest.approx(told[b"duration"] / 1e6)
     assert of("redisai_queue_time_seconds", quantile="0.99") == pytest.approx(told[b"queue_time_p99"] / 1e6)
+    assert of("redisai_queue_time_seconds_sum") == pytest.approx(told[b"queue_duration"] / 1e6)
+    assert of("redisai_queue_time_seconds_count") == 4
+    parts = [of(f"redisai_{part}_seconds_total") for part in ("input", "infer", "output")]
+    assert sum(parts) == pytest.approx(told[b"duration"] / 1e6)
+    sizes = [of("redisai_batch_rows_bucket", le=le) for le in ("1.0", "2.0", "4.0", "8.0", "16384.0", "+Inf")]
+    assert sizes == [1, 1, 3, 4, 4, 4], "the failed one gave no rows"
+    assert (of("redisai_batch_rows_count"), of("redisai_batch_rows_sum")) == (4, 11)
+    zeros = ("timeouts_total", "abandoned_total", "cache_hits_total", "cache_bytes", "queued")
+    assert [of(f"redisai_{name}") for name in zeros] == [0] * 5
+    assert 0 <= time.time() - of("redisai_last_run_timestamp_seconds") < 60
     assert of("redisai_run_time_seconds", quantile="1") == pytest.approx(told[b"run_time_max"] / 1e6)
     assert found["redisai_up", frozenset()] == 1
+    assert found["redisai_device_calls_total", frozenset({("device", "CPU:1")})] >= 4
     assert ("redisai_worker_cpu_seconds_total", frozenset({("device", "CPU:1"), ("worker", "1")})) in found
     names = {value for _, some in found for label, value in some if label == "model"}
     assert names == {"fraud", 'k\\xff\n"\\'}
