@@ -21,8 +21,8 @@ import argparse
 import importlib.util
 import json
 import sys
-import unicodedata
 import zipfile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +88,13 @@ def characters(tokenizer: Any) -> dict[str, str]:
     A table can hold that, because this kind of tokenizer looks at each character by itself. The operator BertTokenizer
     would do it too, but it knows only the accents of Western Europe.
     """
-    known, table = tokenizer.get_vocab(), {" ": " "}
-    for number in range(0xF0000):  # up to the planes of private characters
-        character = chr(number)
-        if unicodedata.category(character) in ("Cn", "Cs"):  # there is no such character, or it is half of one
-            continue
+    known, table = {" ", *tokenizer.get_vocab()}, {}
+    for character in map(chr, chain(range(0xD800), range(0xE000, 0x40000), range(0xE0000, 0xE1000))):  # all of Unicode
         normal = tokenizer.normalizer.normalize_str(character)
         pieces = tokenizer.pre_tokenizer.pre_tokenize_str(f"a{normal}a")  # for é only aea; for ! these three: a, !, a
         becomes = " ".join(piece for piece, _ in pieces)[1:-1]
-        if becomes != character or character in known:
-            table[character] = becomes
-    return table
+        table[character] = "".join(part if part in known else UNKNOWN for part in becomes)
+    return {character: becomes for character, becomes in table.items() if becomes != UNKNOWN}
 
 
 def tokenize(graph: Graph, tokenizer: Any, limit: int) -> str:
