@@ -34,9 +34,9 @@ from redisai_module.client import RedisAI
 
 TEXTS = [
     "Where can I get an espresso?",
-    "The bar at the station serves good coffee.",
-    "¿Dónde puedo tomar un café?",
+    "You can buy coffee at the bar in the station.",
     "The train to Vienna is late again.",
+    "The museum is closed on Mondays.",
 ]
 OPSETS = {"": 20, "ai.onnx.ml": 4, "com.microsoft": 1, "ai.onnx.contrib": 1}  # the last is onnxruntime-extensions
 UNKNOWN = "\ufffd"  # takes the place of each character that the encoder does not know
