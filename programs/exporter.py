@@ -82,6 +82,11 @@ class ServerCollector(Collector):
             if name in lines:
                 gauge.add_metric([], float(lines[name]))
             yield gauge
+        yield CounterMetricFamily(
+            "redisai_refused_commands",
+            "Commands that a limit refused, of a model or of the server.",
+            float(lines["ai_refused_runs"]),
+        )
         cpu = CounterMetricFamily("redisai_main_thread_cpu_seconds", "CPU time of the event loop.", labels=["mode"])
         for mode in "sys", "user":
             cpu.add_metric([mode], float(lines[f"ai_main_thread_used_cpu_{mode}"]))
