@@ -199,9 +199,9 @@ def test_prometheus(
     assert checked.returncode == 0, checked.stderr
     (config,) = page_blocks(PAGE, "Prometheus and Grafana: redisai-exporter", "yaml")
     config = config.replace("127.0.0.1:9122", urllib.parse.urlparse(url).netloc)
-    times = "global: {scrape_interval: 250ms, evaluation_interval: 250ms}\n"
+    times = "global: {scrape_interval: 1s, evaluation_interval: 200ms}\n"
     (tmp_path / "prometheus.yml").write_text(times + config)
-    rules = re.sub(r"for: \d+m", "for: 0s", re.sub(r"\[\d+m\]", "[3s]", ALERTS.read_text()))
+    rules = re.sub(r"for: \d+m", "for: 0s", re.sub(r"\[\d+m\]", "[30s]", ALERTS.read_text()))
     (tmp_path / "alerts.yml").write_text(rules.replace("redisai_busy_seconds > 60", "redisai_busy_seconds > 1"))
     checked = subprocess.run(
         [which("promtool"), "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True
@@ -259,7 +259,10 @@ def test_prometheus(
             firing()
             return set(fired) == names() - {"RedisaiDown"}
 
-        wait_for(all_have_fired, 30, "these fire")
+        try:
+            wait_for(all_have_fired, 30, "these fire")
+        except AssertionError:
+            raise AssertionError(f"after 30 s only these have fired: {fired}") from None
     server.kill()
     wait_for(lambda: "RedisaiDown" in firing(), 30, "RedisaiDown fires")
     for wire in waiting:
