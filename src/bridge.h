@@ -265,8 +265,9 @@ int bridge_gather(Op **ops, int n, int input, void *into, uint64_t size);
 int bridge_scatter(Op **ops, int n, int output, int dtype, int ndim, const int64_t *shape, const void *data,
                    uint64_t size);
 
-/* Runs n begun ops as one batch without Python. Returns 1 if they have outputs or errors now. Else Python must run
- * them, unless *error is set: the library's text, to be freed with bridge_free. */
+/* Runs n begun ops as one batch without Python. Returns 1 if they have outputs or errors now; -1 if it was ended for
+ * the sake of one of them, so that Python must run the others one by one. Else Python must run them, unless *error is
+ * set: the library's text, to be freed with bridge_free. */
 int bridge_run_batch(Op **ops, int n, char **error);
 
 /* n ops ran as one batch, which took duration us. */

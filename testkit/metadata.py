@@ -119,7 +119,9 @@ COMMANDS = {
         "BACKENDSPATH LOADBACKEND MODEL_CHUNK_SIZE MAX_QUEUED",
     ),
     "AI.RUNS": Command({"admin", "readonly"}, -1, "2.0.0", "Lists the runs that wait or are under way", ""),
-    "AI.KILL": Command({"admin", "readonly"}, 2, "2.0.0", "Ends what runs or compiles a model or script now", ""),
+    "AI.KILL": Command(
+        {"admin", "readonly"}, -2, "2.0.0", "Ends what runs or compiles a model or script now, or one run", "RUN"
+    ),
 }
 
 

@@ -446,11 +446,14 @@ static int64_t busy_since(const Process *process, uint64_t id) {
     return latest;
 }
 
+/* Whether the id is that of the op's run, or of its model or script. */
+static int has_id(const Op *op, uint64_t id) { return op->id == id || op->run->id == id; }
+
 int carrier_runs(Process *process, uint64_t id) {
     pthread_mutex_lock(&process->mutex);
     int is_up = process->state == PROCESS_UP, runs = is_up && busy_since(process, id);
     for (uint32_t i = 0; i < process->top && !runs && is_up; i++) {
-        runs = process->tickets[i].op && process->tickets[i].op->id == id && is_begun(process, i);
+        runs = process->tickets[i].op && has_id(process->tickets[i].op, id) && is_begun(process, i);
     }
     pthread_mutex_unlock(&process->mutex);
     return runs;
@@ -575,7 +578,7 @@ static int is_guilty(const Process *process, const Ticket *ticket) {
     switch (process->death.verdict) {
     case TIMED_OUT: return ticket->is_overdue;
     case LOAD_TIMED_OUT: return 0;
-    case KILLED: return ticket->op->id == process->death.guilty;
+    case KILLED: return has_id(ticket->op, process->death.guilty);
     default: return carrier_died_under(process, ticket->op->id);
     }
 }

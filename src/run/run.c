@@ -129,9 +129,11 @@ static void give_up(Run *run, RunState reason) {
 
 _Static_assert(offsetof(Run, waiter) == 0, "a Waiter is cast to the Run that begins with it");
 
+void run_kill(Run *run) { give_up(run, RUN_KILLED); }
+
 static void client_gone(Waiter *waiter) { give_up((Run *)waiter, RUN_GONE); }
 
-const Run *run_of(const Waiter *waiter) { return waiter->gone == client_gone ? (const Run *)waiter : NULL; }
+Run *run_of(Waiter *waiter) { return waiter->gone == client_gone ? (Run *)waiter : NULL; }
 
 /* A timer of our own. Redis checks BlockClient's timeouts once per iteration of its loop: up to 100 ms late on an idle
  * server. */
@@ -169,6 +171,7 @@ int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, const RunEnd *e
     }
 
     int64_t now = monotonic_ns();
+    run->id = new_id();
     for (Op *op = run->ops; op < run->ops + run->nops; op++) op->arrival = now;
     run->active = 1; /* ours: ops that end meanwhile do not complete the run */
     for (Op *op = run->ops; op < run->ops + run->nops; op++) {

@@ -34,7 +34,10 @@ int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, const RunEnd *e
 void run_end_wait(Run *run, RunState reason);
 
 /* The run of a client that waits for one; NULL: it waits for the loader. */
-const Run *run_of(const Waiter *waiter);
+Run *run_of(Waiter *waiter);
+
+/* Ends the client's wait with an error. What nobody has begun does not begin any more. */
+void run_kill(Run *run);
 
 /* ---- the workers' side: op.c ------------------------------------------------------------------------------------- */
 

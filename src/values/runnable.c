@@ -30,9 +30,13 @@ void bridge_queue_name(const char *device, char name[QUEUE_NAME]) {
     name[size] = '\0';
 }
 
-void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Runnable *runnable)) {
+uint64_t new_id(void) {
     static uint64_t last_id;
-    runnable->id = __atomic_add_fetch(&last_id, 1, __ATOMIC_RELAXED);
+    return __atomic_add_fetch(&last_id, 1, __ATOMIC_RELAXED);
+}
+
+void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Runnable *runnable)) {
+    runnable->id = new_id();
     runnable->kind = kind;
     runnable->backend = backend;
     runnable->state = RedisModule_Calloc(1, sizeof(RunnableState));

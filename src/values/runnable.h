@@ -38,6 +38,9 @@ void runnable_set_hooks(const RunnableHooks *hooks);
 int device_is_valid(const char *text);
 int device_is_exact(const char *text, size_t len);
 
+/* That no model, script or run has had in this server. */
+uint64_t new_id(void);
+
 /* Gives a new, zeroed value its id and one reference, the caller's. */
 void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Runnable *runnable));
 
