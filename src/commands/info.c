@@ -173,6 +173,22 @@ static void reply_times(RedisModuleCtx *ctx, const char *what, Times times) {
     }
 }
 
+static void reply_slowest(RedisModuleCtx *ctx, const Slowest *slowest) {
+    SlowRun runs[SLOWEST_RUNS];
+    int count = slowest_get(slowest, runs);
+    RedisModule_ReplyWithCString(ctx, "slowest");
+    RedisModule_ReplyWithArray(ctx, count);
+    for (const SlowRun *run = runs; run < runs + count; run++) {
+        RedisModule_ReplyWithArray(ctx, 12);
+        reply_number(ctx, "time_ms", run->time);
+        reply_number(ctx, "rows", run->rows);
+        reply_number(ctx, "queue_us", run->queued);
+        reply_number(ctx, "run_us", run->duration);
+        reply_number(ctx, "client", (int64_t)run->client);
+        reply_text(ctx, "function", run->function);
+    }
+}
+
 static void reply_full(RedisModuleCtx *ctx, const Runnable *runnable, int is_model) {
     const Stats *stats = &runnable->state->stats;
     int64_t executions = stats_get(&stats->executions);
@@ -186,12 +202,13 @@ static void reply_full(RedisModuleCtx *ctx, const Runnable *runnable, int is_mod
     reply_number(ctx, "deaths", stats_get(&stats->deaths));
     reply_number(ctx, "queued", limits_waiting(runnable));
     reply_number(ctx, "refused", stats_get(&stats->refused));
+    reply_slowest(ctx, &runnable->state->slowest);
 }
 
 static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runnable *runnable, int full) {
     const Stats *stats = &runnable->state->stats;
     int is_model = runnable->kind == KIND_MODEL;
-    RedisModule_ReplyWithArray(ctx, full ? 18 + 28 : 18);
+    RedisModule_ReplyWithArray(ctx, full ? 18 + 30 : 18);
     RedisModule_ReplyWithCString(ctx, "key");
     RedisModule_ReplyWithString(ctx, key);
     reply_text(ctx, "type", is_model ? "MODEL" : "SCRIPT");
@@ -222,6 +239,7 @@ static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
                 return RedisModule_ReplyWithError(ctx, "NOPERM AI.INFO RESETSTAT needs the right to write the key");
             }
             stats_reset(&runnable->state->stats);
+            slowest_reset(&runnable->state->slowest);
             return reply_ok(ctx);
         }
         if (!arg_is(argv[2], "FULL")) return reply_error(ctx, "unsupported subcommand");

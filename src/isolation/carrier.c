@@ -314,7 +314,7 @@ static int take_result(Process *process, Op *op, Reader *reader, int has_result)
     int64_t now = monotonic_ns(), begun = read_number(reader);
     if (!op_take_back(op, begun < op->state->queued || begun > now ? now : begun)) return 0;
     op->duration = read_number(reader);
-    op->state->is_follower = read_number(reader) != 0;
+    op->state->batch_rows = read_number(reader);
     op->is_direct = read_number(reader) != 0;
     int failed = read_number(reader) != 0;
     char *error = read_text(reader);

@@ -178,7 +178,7 @@ static void write_result(Writer *writer, const Op *op) {
     if (!is_run) return;
     write_number(writer, state->begun);
     write_number(writer, op->duration);
-    write_number(writer, state->is_follower);
+    write_number(writer, state->batch_rows);
     write_number(writer, op->is_direct);
     write_number(writer, state->error != NULL);
     write_text(writer, state->error);

@@ -2,6 +2,8 @@
  *
  * Main thread: op_queue, op_submit and op_leave at the start of a run. Loader: resume. Workers: the bridge functions.
  * No locks: `status`, `waits_for` and the run's counters are atomic. */
+#include <stdio.h>
+
 #include "engine/jobs.h"
 #include "engine/running.h"
 #include "redis/clock.h"
@@ -126,17 +128,27 @@ void bridge_note_op(const Op *op) { running_begin(op->runnable, op->function, mo
 
 /* ---- the end ----------------------------------------------------------------------------------------------------- */
 
+/* Of an op that ran alone. */
+static int64_t rows_of(const Op *op) { return op->ninputs && op->inputs[0]->ndim ? op->inputs[0]->shape[0] : 1; }
+
 static void count_op(const Op *op) {
     const OpState *state = op->state;
     int64_t samples = 0;
     if (state->error == NULL && op->noutputs && op->outputs[0]) {
         samples = op->outputs[0]->ndim ? op->outputs[0]->shape[0] : 1;
     }
-    stats_count(&op->runnable->state->stats, &(Execution){.duration = state->is_follower ? -1 : op->duration,
-                                                          .queued = (state->begun - state->queued) / 1000,
+    int64_t queued = (state->begun - state->queued) / 1000;
+    int is_follower = state->batch_rows < 0;
+    stats_count(&op->runnable->state->stats, &(Execution){.duration = is_follower ? -1 : op->duration,
+                                                          .queued = queued,
                                                           .samples = samples,
                                                           .is_direct = op->is_direct,
                                                           .failed = state->error != NULL});
+    if (is_follower || !slowest_is(&op->runnable->state->slowest, op->duration)) return;
+    SlowRun run = {.queued = queued, .duration = op->duration, .client = op->run->waiter.client};
+    run.rows = state->batch_rows ? state->batch_rows : rows_of(op);
+    if (op->function) snprintf(run.function, sizeof(run.function), "%s", op->function);
+    slowest_add(&op->runnable->state->slowest, run);
 }
 
 /* Else its client would read what the key of an output holds since an earlier run. */

@@ -32,13 +32,13 @@ typedef enum {
 } OpStatus;
 
 typedef struct OpState {
-    int32_t status;      /* atomic, OP_... */
-    int32_t waits_for;   /* atomic: inputs that other ops have not given yet */
-    int32_t is_chained;  /* other ops give some of its inputs */
-    int32_t is_follower; /* ran in a batch; another op counts its execution */
-    int32_t is_held;     /* atomic: the batcher has it (run/queue.c) */
-    int32_t nmembers;    /* of an op that stands for the ops of a batch: these get the rows of its outputs */
-    Op **members;        /* NULL: it stands for itself */
+    int32_t status;     /* atomic, OP_... */
+    int32_t waits_for;  /* atomic: inputs that other ops have not given yet */
+    int32_t is_chained; /* other ops give some of its inputs */
+    int64_t batch_rows; /* of the batch in which it ran; -1: another op counts that; 0: it ran alone */
+    int32_t is_held;    /* atomic: the batcher has it (run/queue.c) */
+    int32_t nmembers;   /* of an op that stands for the ops of a batch: these get the rows of its outputs */
+    Op **members;       /* NULL: it stands for itself */
     /* Of an op that is with an engine process (isolation/): the word of shared memory by which both processes decide
      * who begins or skips it: the ticket with the status in its low bits. NULL: the op is not with one. */
     int32_t *shared;

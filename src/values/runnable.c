@@ -42,6 +42,7 @@ void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Ru
     runnable->state = RedisModule_Calloc(1, sizeof(RunnableState));
     runnable->state->refs = 1;
     runnable->state->destroy = destroy;
+    slowest_init(&runnable->state->slowest);
 }
 
 /* Up to size bytes, in which nothing ends a line or a field of INFO, and a NUL. Returns its end. */
@@ -113,6 +114,7 @@ void runnable_destroy(Runnable *runnable) {
     RedisModule_Free(runnable->tag);
     RunnableState *state = runnable->state;
     stats_free(&state->stats);
+    slowest_free(&state->slowest);
     state->destroy(runnable);
     RedisModule_Free(state);
 }

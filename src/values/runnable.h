@@ -8,6 +8,7 @@
 
 #include "bridge.h"
 #include "redis/api.h"
+#include "values/slowest.h"
 #include "values/stats.h"
 
 #define RUNNABLE_LABEL 104
@@ -17,6 +18,7 @@ typedef struct RunnableState {
     int32_t ready;                       /* atomic; once set, queue and what the loader declared never change */
     void (*destroy)(Runnable *runnable); /* frees the Model or Script and what only it has */
     Stats stats;
+    Slowest slowest;
     int64_t compiled_by;   /* atomic: the start of the engine process of its device that has compiled it (isolation/) */
     int32_t has_failed;    /* atomic: the loader could not compile it */
     int32_t limits_posted; /* atomic: the loader has yet to learn of new limits (engine/jobs.c) */
