@@ -51,7 +51,7 @@ class Limits:
 class _Group(Generic[T]):
     """The waiting ops of one model and one batch key."""
 
-    __slots__ = ("deadline", "key", "limits", "ops", "ready", "rows")
+    __slots__ = ("deadline", "is_full", "key", "limits", "ops", "ready", "rows")
 
     def __init__(self, key: tuple[int, int], limits: Limits) -> None:
         self.key = key
@@ -59,6 +59,7 @@ class _Group(Generic[T]):
         self.ops: deque[T] = deque()
         self.rows = 0
         self.ready = False  # is in the heap of ready groups
+        self.is_full = False  # no more ops come before some have run
         self.deadline = 0  # when it becomes ready even without the minimum; 0: never, or it is ready already
 
 
@@ -118,11 +119,13 @@ class Batcher(Generic[T]):
             heapq.heappop(deadlines)
         return deadlines[0][0] if deadlines else 0
 
-    def sweep(self) -> None:
-        """Sweeps every group, and applies its limits to what is left."""
+    def sweep(self, is_full: bool = False) -> None:
+        """Sweeps every group, and applies its limits to what is left. is_full: there will be no more ops until some
+        have run, so no group waits for its minimum."""
         for group in list(self._groups.values()):
             group.ops = deque(self._sweep(list(group.ops)))
             group.rows = sum(op.rows for op in group.ops)
+            group.is_full = is_full
             if not group.ready or not group.ops:
                 self._reschedule(group)
 
@@ -143,7 +146,7 @@ class Batcher(Generic[T]):
         group.deadline = 0
         if not group.ops:
             del self._groups[group.key]
-        elif group.rows >= group.limits.minbatchsize:
+        elif group.rows >= group.limits.minbatchsize or group.is_full:
             self._make_ready(group)
         else:  # below its minimum it holds few ops, so looking at each costs little
             self._schedule(group, min(op.arrival for op in group.ops))
@@ -181,7 +184,7 @@ class Batcher(Generic[T]):
             rows += found
             awaited += head
         ops.extendleft(reversed(awaited))
-        if rows >= minimum:
+        if rows >= minimum or (group.is_full and awaited):
             return True
         timeout = group.limits.minbatchtimeout
         if awaited and timeout and min(op.arrival for op in awaited) + timeout <= now:

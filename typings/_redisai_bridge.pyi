@@ -134,6 +134,7 @@ class _Lib:
     CODE_STRING: int
     BACKEND_ONNX: int
     READY_OPS: int
+    SWEEP_ALL_READY: int
     CHUNK_NS: int
     QUEUE_NAME: int
     ANY_COUNT: int

@@ -181,6 +181,11 @@ static void note_unwanted(Consumer *consumer) {
     wake_process(consumer);
 }
 
+static void note_full(Consumer *consumer) {
+    __atomic_add_fetch(&((Process *)consumer)->shared->full, 1, __ATOMIC_SEQ_CST);
+    wake_process(consumer);
+}
+
 /* Takes the first pending op off the list, with a slot in *index; or with NONE, if nobody wants it any more. NULL:
  * there is none, or no room for it. */
 static Op *take_pending(Process *process, uint32_t *index) {
@@ -696,7 +701,7 @@ static double cpu(Consumer *consumer) {
     return (double)used.tv_sec + used.tv_nsec / 1e9;
 }
 
-const Consumer carrier_consumer = {push, wake_process, note_unwanted, cpu};
+const Consumer carrier_consumer = {push, wake_process, note_unwanted, note_full, cpu};
 
 void carrier_init(Process *process) {
     process->tickets = RedisModule_Calloc(SLOTS, sizeof(*process->tickets));

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/options.h"
+#include "run/queue.h"
 #include "values/model.h"
 
 static struct {
@@ -119,5 +120,6 @@ int limits_admit(RedisModuleCtx *ctx, Run *run) {
     if (check(ctx, run, own) == 0) return 0;
     uncount(run, own);
     server.refused++;
+    queue_note_full();
     return -1;
 }
