@@ -18,6 +18,7 @@ from testkit.server import Server
 from testkit.users import logins
 from testkit.waiting import wait_for
 from testkit.wire import Error, Wire, Word
+from tests.conftest import Slow
 
 RUN: tuple[Word, ...] = ("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y")
 LONG: tuple[Word, ...] = ("AI.MODELEXECUTE", "long", "INPUTS", 1, "n", "OUTPUTS", 1, "out")
@@ -119,6 +120,20 @@ def test_what_the_library_cannot_end(wire: Wire, clients: Clients) -> None:
     )
     wire.ask_ok("SET", "go", "x")
     assert busy.read() == b"OK", "nothing has happened to it"
+
+
+@pytest.mark.parametrize("server", ["python"], indirect=True)
+def test_what_python_runs(server: Server, wire: Wire, clients: Clients, slow: Slow) -> None:
+    """It can tell ONNX Runtime nothing meanwhile."""
+    if is_isolated(wire):
+        pytest.skip("its process is ended, whatever it runs")
+    busy = clients.wire()
+    busy.send(*slow(wire, 0.5))
+    id = wait_for_run(wire, "slow")
+    assert wire.ask("AI.KILL", "RUN", id).startswith(
+        "ERR the run of 'slow' is under way, and only the option ISOLATION"
+    )
+    assert busy.read() == b"OK"
 
 
 def busy_client(wire: Wire, id: int) -> int:
