@@ -41,7 +41,7 @@ def test_commands_of_scripts(wire: Wire) -> None:
     scripts.store(wire, "s", source, ["sort"])
     wire.ask_ok("AI.TENSORSET", "x", "FLOAT", 1)
     wire.ask("EVAL", "for i = 1, tonumber(ARGV[1]) do redis.call('LPUSH', KEYS[1], i * 7 % 1009) end", 1, "list", KEYS)
-    for threshold in 60_000, 1, 0:
+    for threshold in 60_000, 1:
         watch(wire, threshold)
         wire.ask_ok("AI.SCRIPTEXECUTE", "s", "sort", "KEYS", 1, "list", "INPUTS", 1, "x", "OUTPUTS", 1, "y")
         assert list(events(wire)) == ([] if threshold == 60_000 else ["redisai-tasks"])
