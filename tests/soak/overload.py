@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from testkit import models
 from testkit.info import module_sections, number
-from testkit.load import GET, GET_WARMUP, Load, build_load
+from testkit.load import GET, GET_WARMUP, Load, build_load, run_load
 from testkit.server import Server, fresh_server
 from testkit.wire import Wire, Word, encode
 
@@ -37,6 +37,7 @@ MAX_QUEUED = 256
 MAX_QUEUED_BYTES = 4_000_000
 PATIENCE = 60.0  # seconds for the answers that are missing at the end
 MAX_GET_MS = 3.0
+ALONE = 0.5  # seconds that GET runs before
 LEVEL = 16_000_000  # bytes that memory may vary
 
 
@@ -87,6 +88,7 @@ class Figures:
     queued_bytes: list[int] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)  # of Redis, bytes
     resident: list[int] = field(default_factory=list)  # of the process
+    alone_p99: float = 0.0  # ms, of a GET before the others came
     get_p50: float = 0.0  # ms
     get_p99: float = 0.0
     get_max: float = 0.0
@@ -187,6 +189,7 @@ def overload(server: Server, connections: int, seconds: float, milliseconds: flo
             wire.ask_ok("AI.CONFIG", "MAX_QUEUED", MAX_QUEUED)
             wire.ask_ok("AI.CONFIG", "MAX_QUEUED_BYTES", MAX_QUEUED_BYTES)
             wire.ask_ok("AI.MODELCONFIG", "slow", "MAXQUEUE", MAX_QUEUED)
+        figures.alone_p99 = float(run_load(server, GET, 1, ALONE, GET_WARMUP)["p99_us"]) / 1e3
         crowd = Crowd(server, connections, figures)
         try:
             with Load(server, GET) as load:
@@ -257,7 +260,8 @@ def main() -> int:
     for name, samples in ("Redis", figures.memory), ("the process", figures.resident):
         most, more = max(samples) / 1e6, growth(samples) / 1e6
         print(f"memory of {name}: at most {most:.0f} MB, {more:+.1f} MB in the second half")
-    print(f"GET: p50 {figures.get_p50:.2f} ms, p99 {figures.get_p99:.2f} ms, at most {figures.get_max:.2f} ms")
+    print(f"GET: p50 {figures.get_p50:.2f} ms, p99 {figures.get_p99:.2f} ms, at most {figures.get_max:.2f} ms;")
+    print(f"GET alone, before: p99 {figures.alone_p99:.2f} ms")
     print(f"load of the machine before: {load:.1f} on {os.cpu_count()} cores")
     found = problems(figures)
     if figures.get_p99 > MAX_GET_MS:
