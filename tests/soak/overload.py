@@ -216,7 +216,7 @@ def overload(server: Server, connections: int, seconds: float, milliseconds: flo
 def growth(samples: list[int]) -> int:
     """How much more there is at most in the second half than in the first."""
     middle = len(samples) // 2
-    return max(samples[middle:]) - max(samples[:middle])
+    return max(samples[middle:]) - max(samples[:middle], default=samples[0])
 
 
 def problems(figures: Figures) -> list[str]:
