@@ -36,6 +36,8 @@ class Waiting(Protocol):
     def arrival(self) -> int: ...
 
 
+ALL = -1  # models: no id
+
 T = TypeVar("T", bound=Waiting)
 
 
@@ -119,13 +121,13 @@ class Batcher(Generic[T]):
             heapq.heappop(deadlines)
         return deadlines[0][0] if deadlines else 0
 
-    def sweep(self, is_full: bool = False) -> None:
-        """Sweeps every group, and applies its limits to what is left. is_full: there will be no more ops until some
-        have run, so no group waits for its minimum."""
+    def sweep(self, full: int = 0) -> None:
+        """Sweeps every group, and applies its limits to what is left. full: there will be no more ops of the model with
+        this id, or of all, until some have run, so no group of them waits for its minimum."""
         for group in list(self._groups.values()):
             group.ops = deque(self._sweep(list(group.ops)))
             group.rows = sum(op.rows for op in group.ops)
-            group.is_full = is_full
+            group.is_full = full != 0 and full in (group.key[0], ALL)
             if not group.ready or not group.ops:
                 self._reschedule(group)
 

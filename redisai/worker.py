@@ -277,7 +277,7 @@ class Worker:
             if taken.nbatched:
                 batcher.add(_list(taken.batched, taken.nbatched))
             if taken.sweep:
-                batcher.sweep(is_full=taken.sweep == lib.SWEEP_ALL_READY)
+                batcher.sweep(taken.full)
             if taken.deadline_passed:
                 pool.deadline = 0
             if pool.size > 1:

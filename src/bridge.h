@@ -204,7 +204,7 @@ uint64_t bridge_max_tensor_bytes(void);
 #define TAKE_PLAIN 32
 #define TAKE_BATCHED 256
 #define READY_OPS 64
-#define SWEEP_ALL_READY 2
+#define ALL_MODELS -1
 #define CHUNK_NS 200000 /* of work that a worker takes at once: more would keep it from the queue's other workers */
 
 /* What a worker has to do. */
@@ -219,8 +219,8 @@ typedef struct Taken {
     int32_t nbatched;
     int32_t nready;
     int32_t deadline_passed; /* the deadline set by bridge_set_deadline() */
-    int32_t sweep;           /* many batched ops that were taken earlier, and have not begun, are unwanted now; or
-                                SWEEP_ALL_READY: no more will come, so no batch is to wait for others */
+    int32_t sweep;           /* many batched ops that were taken earlier, and have not begun, are unwanted now */
+    int64_t full; /* with sweep: ops of the model with this id, or of ALL_MODELS, are not to wait for others; 0: none */
 } Taken;
 
 /* Takes the ops for batches, up to TAKE_BATCHED, and others that take about CHUNK_NS, in the order in which they came.

@@ -85,6 +85,7 @@ class Taken(CData, Protocol):
     nready: int
     deadline_passed: int
     sweep: int
+    full: int
 
 class CReply(CData, Protocol):
     type: int
@@ -134,7 +135,6 @@ class _Lib:
     CODE_STRING: int
     BACKEND_ONNX: int
     READY_OPS: int
-    SWEEP_ALL_READY: int
     CHUNK_NS: int
     QUEUE_NAME: int
     ANY_COUNT: int

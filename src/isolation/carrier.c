@@ -181,8 +181,10 @@ static void note_unwanted(Consumer *consumer) {
     wake_process(consumer);
 }
 
-static void note_full(Consumer *consumer) {
-    __atomic_add_fetch(&((Process *)consumer)->shared->full, 1, __ATOMIC_SEQ_CST);
+static void note_full(Consumer *consumer, int64_t model) {
+    Shared *shared = ((Process *)consumer)->shared;
+    __atomic_store_n(&shared->full, model, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&shared->refused, 1, __ATOMIC_SEQ_CST);
     wake_process(consumer);
 }
 

@@ -37,7 +37,7 @@ struct Queue {
     int announcements;     /* atomic: counts what should wake a worker */
     int held;              /* ops that the batcher has */
     int unwanted;          /* of those, ops that nobody waits for */
-    int is_full;           /* a limit has refused a run: no batch must wait for others */
+    int64_t full;          /* a limit has refused runs of this model, or ALL_MODELS: their batches must not wait */
     int64_t deadline;      /* bridge_set_deadline(); 0: none */
     int submitted;         /* main thread only, like the next two: ops submitted in this iteration of the event loop, */
     int last_submitted;    /* and in the last one that submitted any */
@@ -136,14 +136,16 @@ static int deadline_has_passed(const Queue *queue) { return queue->deadline && m
 
 static int has_work(const Queue *queue) {
     return queue->plain.first || queue->batched.first || sweep_is_due(queue) || deadline_has_passed(queue) ||
-           (queue->is_full && queue->held);
+           (queue->full && queue->held);
 }
 
 void queue_set_source(Queue *queue, const Source *source) { queue->source = source; }
 
 void queue_receive(Queue *queue, Op *op) { append(op->rows ? &queue->batched : &queue->plain, op); }
 void queue_receive_unwanted(Queue *queue, int count) { queue->unwanted += count; }
-void queue_receive_full(Queue *queue) { queue->is_full = 1; }
+void queue_receive_full(Queue *queue, int64_t model) {
+    queue->full = queue->full && queue->full != model ? ALL_MODELS : model;
+}
 
 void queue_push(Queue *queue, Op *op) {
     if (queue->consumer) {
@@ -197,15 +199,15 @@ static void end_iteration(void) {
 
 const LoopListener queue_listener = {.begin = begin_iteration, .end = end_iteration};
 
-void queue_note_full(void) {
+void queue_note_full(int64_t model) {
     for (int i = 0; i < queue_count(); i++) {
         Queue *queue = queue_at(i);
         if (queue->consumer) {
-            queue->consumer->note_full(queue->consumer);
+            queue->consumer->note_full(queue->consumer, model);
             continue;
         }
         pthread_mutex_lock(&queue->mutex);
-        queue->is_full = 1;
+        queue_receive_full(queue, model);
         unlock_and_wake(queue, queue->held && announce(queue));
     }
 }
@@ -327,8 +329,9 @@ void queue_take(Queue *queue, int worker, Taken *taken, int max_plain, int wait)
     queue->is_lightly_loaded = taken->nplain + taken->nbatched <= LIGHT_LOAD && table.cores > 1;
     taken->deadline_passed = deadline_has_passed(queue);
     if (taken->deadline_passed) queue->deadline = 0;
-    taken->sweep = queue->is_full && queue->held ? SWEEP_ALL_READY : sweep_is_due(queue);
-    queue->is_full = 0;
+    taken->full = queue->held ? queue->full : 0;
+    taken->sweep = taken->full || sweep_is_due(queue);
+    queue->full = 0;
     if (taken->sweep) queue->unwanted = 0;
 
     /* The worker that slept until the deadline may be the one that leaves with work now. */

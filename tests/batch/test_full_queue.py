@@ -53,6 +53,19 @@ def test_then_batches_wait_again(wire: Wire, clients: Clients, full: list[Reques
     assert [request.result() for request in requests] == [batch(MINIMUM, 0, 1, 2)] * 3
 
 
+def test_other_models_wait_on(wire: Wire, clients: Clients, full: list[Request]) -> None:
+    """It is the limit of one model. That of the server is everybody's."""
+    store_witness(wire, key="another", size=16, min_size=MINIMUM)
+    one, rest = clients.one(0, key="another"), clients.one(1, MINIMUM - 1, key="another")
+    clients.queue(one)
+    refuse(clients)
+    assert [request.result() for request in full] == [batch(ROOM, *range(ROOM))] * ROOM
+    clients.run_other_model()
+    assert full_ai_info(wire, "another")["queued"] == 1
+    rest.send()
+    assert [one.result(), rest.result()] == [batch(MINIMUM, 0, 1)] * 2
+
+
 def test_with_other_shapes(wire: Wire, clients: Clients, full: list[Request]) -> None:
     """Each shape is a batch of its own, and none of them is complete."""
     wire.ask_ok("AI.MODELCONFIG", "m", "MAXQUEUE", ROOM + 2)
