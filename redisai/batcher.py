@@ -46,6 +46,8 @@ class Waiting(Protocol):
 PRIORITIES = 4
 
 
+ALL = -1  # models: no id
+
 T = TypeVar("T", bound=Waiting)
 
 
@@ -61,7 +63,7 @@ class Limits:
 class _Group(Generic[T]):
     """The waiting ops of one model, one batch key and one priority."""
 
-    __slots__ = ("deadline", "key", "limits", "ops", "ready", "rows")
+    __slots__ = ("deadline", "is_full", "key", "limits", "ops", "ready", "rows")
 
     def __init__(self, key: tuple[int, int, int], limits: Limits) -> None:
         self.key = key
@@ -69,6 +71,7 @@ class _Group(Generic[T]):
         self.ops: deque[T] = deque()
         self.rows = 0
         self.ready = False  # is in the heap of ready groups
+        self.is_full = False  # no more ops come before some have run
         self.deadline = 0  # when it becomes ready even without the minimum; 0: never, or it is ready already
 
 
@@ -136,11 +139,13 @@ class Batcher(Generic[T]):
             heapq.heappop(deadlines)
         return deadlines[0][0] if deadlines else 0
 
-    def sweep(self) -> None:
-        """Sweeps every group, and applies its limits to what is left."""
+    def sweep(self, full: int = 0) -> None:
+        """Sweeps every group, and applies its limits to what is left. full: there will be no more ops of the model with
+        this id, or of all, until some have run, so no group of them waits for its minimum."""
         for group in list(self._groups.values()):
             group.ops = deque(self._sweep(list(group.ops)))
             group.rows = sum(op.rows for op in group.ops)
+            group.is_full = full != 0 and full in (group.key[0], ALL)
             if not group.ready or not group.ops:
                 self._reschedule(group)
 
@@ -177,7 +182,7 @@ class Batcher(Generic[T]):
         if not group.ops:
             del self._groups[group.key]
             self._counts[group.key[2]] -= 1
-        elif group.rows >= group.limits.minbatchsize:
+        elif group.rows >= group.limits.minbatchsize or group.is_full:
             self._make_ready(group)
         else:  # below its minimum it holds few ops, so looking at each costs little
             self._schedule(group, min(op.arrival for op in group.ops))
@@ -203,7 +208,7 @@ class Batcher(Generic[T]):
             more_rows, more = self._sweep_front(sibling, minimum - rows)
             rows += more_rows
             awaited += more
-        if rows >= minimum:
+        if rows >= minimum or (group.is_full and awaited):
             return True
         if awaited and timeout and min(op.arrival for op in awaited) + timeout <= now:
             return True

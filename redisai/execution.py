@@ -217,9 +217,9 @@ class ModelEntry:
             return ""
         begin = perf_counter_ns()
         try:
-            if self.direct is not None and self.direct.run_batch(c_ops, ops):
+            if self.direct is not None and (ran := self.direct.run_batch(c_ops, ops)):
                 self.duration = perf_counter_ns() - begin
-                return None
+                return None if ran > 0 else ""
             inputs = self._gather(c_ops, ops)
             if inputs is None:
                 return ""

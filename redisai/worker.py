@@ -300,7 +300,7 @@ class Worker:
             if taken.nbatched:
                 batcher.add(_list(taken.batched, taken.nbatched))
             if taken.sweep:
-                batcher.sweep()
+                batcher.sweep(taken.full)
             if taken.deadline_passed:
                 pool.deadline = 0
             if pool.size > 1:

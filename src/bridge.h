@@ -219,6 +219,7 @@ uint64_t bridge_max_tensor_bytes(void);
 #define TAKE_PLAIN 32
 #define TAKE_BATCHED 256
 #define READY_OPS 64
+#define ALL_MODELS -1
 #define CHUNK_NS 200000 /* of work that a worker takes at once: more would keep it from the queue's other workers */
 
 /* What a worker has to do. */
@@ -236,6 +237,7 @@ typedef struct Taken {
     int32_t sweep;           /* many batched ops that were taken earlier, and have not begun, are unwanted now */
     int32_t priority;        /* that has this turn: what is in plain has it, and so shall a batch; 0: any */
     int32_t kept;            /* by the caller: priorities of ready ops that it runs next, as bits */
+    int64_t full; /* with sweep: ops of the model with this id, or of ALL_MODELS, are not to wait for others; 0: none */
 } Taken;
 
 /* Takes the ops for batches, up to TAKE_BATCHED, and others of one priority that take about CHUNK_NS, in the order in
@@ -286,8 +288,9 @@ int bridge_gather(Op **ops, int n, int input, void *into, uint64_t size);
 int bridge_scatter(Op **ops, int n, int output, int dtype, int ndim, const int64_t *shape, const void *data,
                    uint64_t size);
 
-/* Runs n begun ops as one batch without Python. Returns 1 if they have outputs or errors now. Else Python must run
- * them, unless *error is set: the library's text, to be freed with bridge_free. */
+/* Runs n begun ops as one batch without Python. Returns 1 if they have outputs or errors now; -1 if it was ended for
+ * the sake of one of them, so that Python must run the others one by one. Else Python must run them, unless *error is
+ * set: the library's text, to be freed with bridge_free. */
 int bridge_run_batch(Op **ops, int n, char **error);
 
 /* n ops ran as one batch, which took duration us. */

@@ -13,7 +13,7 @@ DURATIONS = [f"{what}_duration" for what in ("queue", "input", "infer", "output"
 FULL = [
     *("executions", "direct_executions", "average_batch", *TIMES, "deaths", "queued", "refused"),
     *("cache_hits", "cache_misses", "cache_entries", "cache_bytes"),
-    *(*DURATIONS, "timeouts", "abandoned", "last_run", "batch_rows"),
+    *(*DURATIONS, "timeouts", "abandoned", "last_run", "batch_rows", "slowest"),
 ]
 
 

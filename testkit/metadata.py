@@ -137,7 +137,9 @@ COMMANDS = {
     "AI.BINDRUN": Command({"write"}, 2, "2.0.0", "Has a binding run for all keys that exist, in the background"),
     "AI._BOUND": Command({"write"}, -2, "2.0.0", "Tells replicas and the AOF which keys a binding has done"),
     "AI.RUNS": Command({"admin", "readonly"}, -1, "2.0.0", "Lists the runs that wait or are under way", ""),
-    "AI.KILL": Command({"admin", "readonly"}, 2, "2.0.0", "Ends what runs or compiles a model or script now", ""),
+    "AI.KILL": Command(
+        {"admin", "readonly"}, -2, "2.0.0", "Ends what runs or compiles a model or script now, or one run", "RUN"
+    ),
 }
 
 

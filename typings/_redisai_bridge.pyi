@@ -91,6 +91,7 @@ class Taken(CData, Protocol):
     sweep: int
     priority: int
     kept: int
+    full: int
 
 class CReply(CData, Protocol):
     type: int

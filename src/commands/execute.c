@@ -109,8 +109,17 @@ void save_outputs(RedisModuleCtx *ctx, Run *run) {
 
 const Run *answered_run(RedisModuleCtx *ctx) {
     const Run *run = RedisModule_GetBlockedClientPrivateData(ctx);
-    if (__atomic_load_n(&run->state, __ATOMIC_ACQUIRE) != RUN_TIMEDOUT) return run;
-    RedisModule_ReplyWithSimpleString(ctx, "TIMEDOUT");
+    int32_t state = __atomic_load_n(&run->state, __ATOMIC_ACQUIRE);
+    if (state == RUN_TIMEDOUT) {
+        RedisModule_ReplyWithSimpleString(ctx, "TIMEDOUT");
+    } else if (state == RUN_KILLED) {
+        char name[RUNNABLE_NAME] = "";
+        if (run->steps == NULL) runnable_key(run->ops[0].runnable, name);
+        reply_error(ctx, "the %s%s%s was ended by AI.KILL RUN %llu", run->steps ? "DAG" : "run of '", name,
+                    run->steps ? "" : "'", (unsigned long long)run->id);
+    } else {
+        return run;
+    }
     return NULL;
 }
 

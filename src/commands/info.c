@@ -260,6 +260,22 @@ static void reply_durations(RedisModuleCtx *ctx, const Stats *stats, int64_t que
     reply_number(ctx, "output_duration", output);
 }
 
+static void reply_slowest(RedisModuleCtx *ctx, const Slowest *slowest) {
+    SlowRun runs[SLOWEST_RUNS];
+    int count = slowest_get(slowest, runs);
+    RedisModule_ReplyWithCString(ctx, "slowest");
+    RedisModule_ReplyWithArray(ctx, count);
+    for (const SlowRun *run = runs; run < runs + count; run++) {
+        RedisModule_ReplyWithArray(ctx, 12);
+        reply_number(ctx, "time_ms", run->time);
+        reply_number(ctx, "rows", run->rows);
+        reply_number(ctx, "queue_us", run->queued);
+        reply_number(ctx, "run_us", run->duration);
+        reply_number(ctx, "client", (int64_t)run->client);
+        reply_text(ctx, "function", run->function);
+    }
+}
+
 static void reply_full(RedisModuleCtx *ctx, const Runnable *runnable, int is_model) {
     const Stats *stats = &runnable->state->stats;
     int64_t executions = stats_get(&stats->executions);
@@ -284,12 +300,13 @@ static void reply_full(RedisModuleCtx *ctx, const Runnable *runnable, int is_mod
     reply_number(ctx, "abandoned", stats_get(&stats->abandoned));
     reply_number(ctx, "last_run", last_run(stats));
     reply_batches(ctx, stats);
+    reply_slowest(ctx, &runnable->state->slowest);
 }
 
 static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runnable *runnable, int full) {
     const Stats *stats = &runnable->state->stats;
     int is_model = runnable->kind == KIND_MODEL;
-    RedisModule_ReplyWithArray(ctx, full ? 18 + 52 : 18);
+    RedisModule_ReplyWithArray(ctx, full ? 18 + 54 : 18);
     RedisModule_ReplyWithCString(ctx, "key");
     RedisModule_ReplyWithString(ctx, key);
     reply_text(ctx, "type", is_model ? "MODEL" : "SCRIPT");
@@ -328,6 +345,7 @@ static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
                 return RedisModule_ReplyWithError(ctx, "NOPERM AI.INFO RESETSTAT needs the right to write the key");
             }
             stats_reset(&runnable->state->stats);
+            slowest_reset(&runnable->state->slowest);
             return reply_ok(ctx);
         }
         if (!arg_is(argv[2], "FULL")) return reply_error(ctx, "unsupported subcommand");

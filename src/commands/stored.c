@@ -91,7 +91,7 @@ typedef struct Search {
     int killed;
 } Search;
 
-static void kill_store(void *data, const Waiter *waiter) {
+static void kill_store(void *data, Waiter *waiter) {
     Search *search = data;
     const JobWaiter *store = (const JobWaiter *)waiter;
     if (waiter->write != write_compiled || waiter->db != search->db || search->killed) return;

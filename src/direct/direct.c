@@ -74,6 +74,12 @@ static int have_equal_counts(Op **ops, int n) {
     return ops[0]->ninputs <= DIRECT_MAX;
 }
 
+static int any_is_killed(Op **ops, int n) {
+    int killed = 0;
+    for (int i = 0; i < n; i++) killed |= __atomic_load_n(&ops[i]->run->state, __ATOMIC_ACQUIRE) == RUN_KILLED;
+    return killed;
+}
+
 /* Runs one op that stands for all: its inputs are joined, and bridge_set_output() splits its outputs. */
 int bridge_run_batch(Op **ops, int n, char **error) {
     int64_t begun = monotonic_ns();
@@ -91,6 +97,11 @@ int bridge_run_batch(Op **ops, int n, char **error) {
     Direct *direct = njoined == joint.ninputs ? direct_of(&joint) : NULL;
     if (direct) *error = direct_run_of(direct)(direct, &joint);
     while (njoined) tensor_unref(inputs[--njoined]);
+    if (*error && any_is_killed(ops, n)) {
+        RedisModule_Free(*error);
+        *error = NULL;
+        return -1;
+    }
     if (direct == NULL || *error) return 0;
     for (int i = 0; i < n; i++) {
         for (int k = 0; k < ops[i]->noutputs; k++) {

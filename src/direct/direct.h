@@ -30,5 +30,8 @@ extern const TorchHost script_host; /* script_models.c */
 
 /* A thread calls both, around a run (watch.c). If that takes longer than MODEL_EXECUTION_TIMEOUT, terminate(options) is
  * called on another thread, and watch_end() returns 1. */
-void watch_begin(void *options, void *(*terminate)(void *options));
+void watch_begin(const Op *op, void *options, void *(*terminate)(void *options));
 int watch_end(void);
+
+/* Whether a thread is between these two with the op, alone or in a batch. is_to_end: then its run ends, too. */
+int watch_find(const Op *op, int is_to_end);

@@ -190,6 +190,13 @@ static void note_unwanted(Consumer *consumer) {
     wake_process(consumer);
 }
 
+static void note_full(Consumer *consumer, int64_t model) {
+    Shared *shared = ((Process *)consumer)->shared;
+    __atomic_store_n(&shared->full, model, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&shared->refused, 1, __ATOMIC_SEQ_CST);
+    wake_process(consumer);
+}
+
 /* Takes the first pending op off the list, with a slot in *index; or with NONE, if nobody wants it any more. NULL:
  * there is none, or no room for it. */
 static Op *take_pending(Process *process, uint32_t *index) {
@@ -458,11 +465,14 @@ static int64_t busy_since(const Process *process, uint64_t id) {
     return latest;
 }
 
+/* Whether the id is that of the op's run, or of its model or script. */
+static int has_id(const Op *op, uint64_t id) { return op->id == id || op->run->id == id; }
+
 int carrier_runs(Process *process, uint64_t id) {
     pthread_mutex_lock(&process->mutex);
     int is_up = process->state == PROCESS_UP, runs = is_up && busy_since(process, id);
     for (uint32_t i = 0; i < process->top && !runs && is_up; i++) {
-        runs = process->tickets[i].op && process->tickets[i].op->id == id && is_begun(process, i);
+        runs = process->tickets[i].op && has_id(process->tickets[i].op, id) && is_begun(process, i);
     }
     pthread_mutex_unlock(&process->mutex);
     return runs;
@@ -587,7 +597,7 @@ static int is_guilty(const Process *process, const Ticket *ticket) {
     switch (process->death.verdict) {
     case TIMED_OUT: return ticket->is_overdue;
     case LOAD_TIMED_OUT: return 0;
-    case KILLED: return ticket->op->id == process->death.guilty;
+    case KILLED: return has_id(ticket->op, process->death.guilty);
     default: return carrier_died_under(process, ticket->op->id);
     }
 }
@@ -708,7 +718,7 @@ static double cpu(Consumer *consumer) {
     return (double)used.tv_sec + used.tv_nsec / 1e9;
 }
 
-const Consumer carrier_consumer = {push, wake_process, note_unwanted, cpu};
+const Consumer carrier_consumer = {push, wake_process, note_unwanted, note_full, cpu};
 
 void carrier_init(Process *process) {
     process->tickets = RedisModule_Calloc(SLOTS, sizeof(*process->tickets));

@@ -17,7 +17,7 @@
 static Shared *shared;
 static int event_fd;
 /* What was received of the submissions, and of those that became unwanted. Atomic: written under the queue's mutex. */
-static uint32_t received, unwanted;
+static uint32_t received, unwanted, refused;
 
 /* Runs whose result the server has not read yet, in the order in which they ended. */
 static struct {
@@ -116,6 +116,9 @@ static void receive(Queue *queue) {
     uint32_t noted = __atomic_load_n(&shared->unwanted, __ATOMIC_ACQUIRE);
     if (noted != unwanted) queue_receive_unwanted(queue, (int)(noted - unwanted));
     __atomic_store_n(&unwanted, noted, __ATOMIC_RELEASE);
+    uint32_t times = __atomic_load_n(&shared->refused, __ATOMIC_ACQUIRE) - refused;
+    if (times) queue_receive_full(queue, times == 1 ? __atomic_load_n(&shared->full, __ATOMIC_RELAXED) : ALL_MODELS);
+    refused += times;
     forget_read_results();
     if (!__atomic_load_n(&shared->is_idle, __ATOMIC_ACQUIRE)) return;
     __atomic_store_n(&shared->is_idle, 0, __ATOMIC_RELEASE);

@@ -39,6 +39,8 @@ typedef struct Slot {
 typedef struct Shared {
     uint32_t submitted;      /* atomic, by the server: how many indexes were put into submissions */
     uint32_t unwanted;       /* atomic, by the server: how many ops became unwanted */
+    uint32_t refused;        /* atomic, by the server: how often a limit has refused a run */
+    int64_t full;            /* atomic, by the server: and of which model the last one was, or ALL_MODELS */
     uint32_t server_sleeps;  /* atomic: the event loop needs an event to see completions */
     uint32_t process_sleeps; /* atomic: a worker waits for new ops; a futex */
     uint32_t is_idle;        /* atomic: the server has nothing to run, so the process may give memory back */

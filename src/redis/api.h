@@ -335,6 +335,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(int, StopTimer, (RedisModuleCtx *, RedisModuleTimerID, void **))                                          \
     FUNCTION(int, EventLoopAdd, (int, int, RedisModuleEventLoopFunc, void *))                                          \
     FUNCTION(int, EventLoopAddOneShot, (RedisModuleEventLoopOneShotFunc, void *))                                      \
+    FUNCTION(void, LatencyAddSample, (const char *, long long))                                                        \
     FUNCTION(int, GetSelectedDb, (RedisModuleCtx *))                                                                   \
     FUNCTION(int, SelectDb, (RedisModuleCtx *, int))                                                                   \
     FUNCTION(RedisModuleCtx *, GetDetachedThreadSafeContext, (RedisModuleCtx *))                                       \

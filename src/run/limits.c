@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/options.h"
+#include "run/queue.h"
 #include "values/model.h"
 
 static struct {
@@ -75,8 +76,8 @@ static void uncount(Run *run, Count own) {
     server.bytes -= own.bytes;
 }
 
-static int refuse(RedisModuleCtx *ctx, const char *who, const char *option, int64_t limit, const char *unit,
-                  int64_t all, int64_t own) {
+static int refuse(RedisModuleCtx *ctx, int64_t model, const char *who, const char *option, int64_t limit,
+                  const char *unit, int64_t all, int64_t own) {
     char error[320];
     snprintf(
         error, sizeof(error),
@@ -84,6 +85,7 @@ static int refuse(RedisModuleCtx *ctx, const char *who, const char *option, int6
         who, option, (long long)limit, (long long)(all - own), unit, (long long)own,
         strcmp(option, "MAXQUEUE") ? "AI.CONFIG" : "AI.MODELCONFIG");
     RedisModule_ReplyWithError(ctx, error);
+    queue_note_full(model);
     return -1;
 }
 
@@ -94,7 +96,7 @@ static int refuse_for_model(RedisModuleCtx *ctx, const Run *run, const Model *mo
     runnable_key(&model->base, key);
     snprintf(who, sizeof(who), "model '%s'", key);
     add(&model->base.state->stats.refused, 1);
-    return refuse(ctx, who, "MAXQUEUE", model->limits.maxqueue, "runs", all, own);
+    return refuse(ctx, (int64_t)model->base.id, who, "MAXQUEUE", model->limits.maxqueue, "runs", all, own);
 }
 
 /* -1 after replying that one is too many. */
@@ -108,11 +110,11 @@ static int check(RedisModuleCtx *ctx, const Run *run, Count own) {
     }
     ServerFigures all = limits_figures();
     if (max_queued() && all.runs > max_queued()) {
-        return refuse(ctx, "the server", "MAX_QUEUED", max_queued(), "runs", all.runs, own.runs);
+        return refuse(ctx, ALL_MODELS, "the server", "MAX_QUEUED", max_queued(), "runs", all.runs, own.runs);
     }
     if (max_queued_bytes() && all.bytes > max_queued_bytes()) {
-        return refuse(ctx, "the server", "MAX_QUEUED_BYTES", max_queued_bytes(), "bytes of inputs", all.bytes,
-                      own.bytes);
+        return refuse(ctx, ALL_MODELS, "the server", "MAX_QUEUED_BYTES", max_queued_bytes(), "bytes of inputs",
+                      all.bytes, own.bytes);
     }
     return 0;
 }

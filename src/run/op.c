@@ -2,6 +2,8 @@
  *
  * Main thread: op_queue, op_submit and op_leave at the start of a run. Loader: resume. Workers: the bridge functions.
  * No locks: `status`, `waits_for` and the run's counters are atomic. */
+#include <stdio.h>
+
 #include "engine/jobs.h"
 #include "engine/running.h"
 #include "redis/clock.h"
@@ -126,6 +128,9 @@ void bridge_note_op(const Op *op) { running_begin(op->runnable, op->function, mo
 
 /* ---- the end ----------------------------------------------------------------------------------------------------- */
 
+/* Of an op that ran alone. */
+static int64_t rows_of(const Op *op) { return op->ninputs && op->inputs[0]->ndim ? op->inputs[0]->shape[0] : 1; }
+
 static void count_op(const Op *op, Totals *totals) {
     const OpState *state = op->state;
     int64_t samples = 0;
@@ -148,6 +153,11 @@ static void count_op(const Op *op, Totals *totals) {
     totals->executions += !is_follower;
     totals->duration += is_follower ? 0 : op->duration;
     totals->queued += execution.queued;
+    if (is_follower || !slowest_is(&op->runnable->state->slowest, op->duration)) return;
+    SlowRun run = {.queued = execution.queued, .duration = op->duration, .client = op->run->waiter.client};
+    run.rows = state->batch_total ? state->batch_total : rows_of(op);
+    if (op->function) snprintf(run.function, sizeof(run.function), "%s", op->function);
+    slowest_add(&op->runnable->state->slowest, run);
 }
 
 /* Else its client would read what the key of an output holds since an earlier run. */

@@ -41,7 +41,8 @@ struct Queue {
     int announcements;               /* atomic: counts what should wake a worker */
     int held;                        /* ops that the batcher has */
     int unwanted;                    /* of those, ops that nobody waits for */
-    int64_t deadline;                /* bridge_set_deadline(); 0: none */
+    int64_t full;         /* a limit has refused runs of this model, or ALL_MODELS: their batches must not wait */
+    int64_t deadline;     /* bridge_set_deadline(); 0: none */
     int submitted;        /* main thread only, like the next two: ops submitted in this iteration of the event loop, */
     int last_submitted;   /* and in the last one that submitted any */
     int is_unannounced;   /* no worker has been told of the latest of them */
@@ -169,13 +170,16 @@ static int deadline_has_passed(const Queue *queue) { return queue->deadline && m
 
 static int has_work(const Queue *queue) {
     return priorities_of(queue->plain) || priorities_of(queue->batched) || sweep_is_due(queue) ||
-           deadline_has_passed(queue);
+           deadline_has_passed(queue) || (queue->full && queue->held);
 }
 
 void queue_set_source(Queue *queue, const Source *source) { queue->source = source; }
 
 void queue_receive(Queue *queue, Op *op) { add(queue, op); }
 void queue_receive_unwanted(Queue *queue, int count) { queue->unwanted += count; }
+void queue_receive_full(Queue *queue, int64_t model) {
+    queue->full = queue->full && queue->full != model ? ALL_MODELS : model;
+}
 
 void queue_push(Queue *queue, Op *op) {
     if (queue->consumer) {
@@ -228,6 +232,19 @@ static void end_iteration(void) {
 }
 
 const LoopListener queue_listener = {.begin = begin_iteration, .end = end_iteration};
+
+void queue_note_full(int64_t model) {
+    for (int i = 0; i < queue_count(); i++) {
+        Queue *queue = queue_at(i);
+        if (queue->consumer) {
+            queue->consumer->note_full(queue->consumer, model);
+            continue;
+        }
+        pthread_mutex_lock(&queue->mutex);
+        queue_receive_full(queue, model);
+        unlock_and_wake(queue, queue->held && announce(queue));
+    }
+}
 
 /* ---- what the batcher holds -------------------------------------------------------------------------------------- */
 
@@ -419,7 +436,9 @@ void queue_take(Queue *queue, int worker, Taken *taken, int max_plain, int wait)
         taken->deadline_passed = 1;
         queue->deadline = 0;
     }
-    taken->sweep = sweep_is_due(queue);
+    taken->full = queue->held ? queue->full : 0;
+    taken->sweep = taken->full || sweep_is_due(queue);
+    queue->full = 0;
     if (taken->sweep) queue->unwanted = 0;
 
     /* The worker that slept until the deadline may be the one that leaves with work now. */

@@ -17,6 +17,7 @@ typedef struct Consumer {
     void (*push)(struct Consumer *consumer, Op *op);
     void (*wake)(struct Consumer *consumer); /* there are ops of which the other process has not been told */
     void (*note_unwanted)(struct Consumer *consumer);
+    void (*note_full)(struct Consumer *consumer, int64_t model);
     double (*cpu)(struct Consumer *consumer); /* s; -1: no process runs */
 } Consumer;
 
@@ -37,6 +38,7 @@ Queue *queue_open(const char *device, Consumer *consumer);
 void queue_set_source(Queue *queue, const Source *source);
 void queue_receive(Queue *queue, Op *op);
 void queue_receive_unwanted(Queue *queue, int count);
+void queue_receive_full(Queue *queue, int64_t model);
 
 void queue_push(Queue *queue, Op *op);
 
@@ -49,6 +51,10 @@ void queue_submit(Queue *queue, Op *op);
 
 /* Nobody waits for this op any more. Where the batcher holds many of those, it is told to sweep. */
 void queue_note_unwanted(Op *op);
+
+/* A limit has refused a run of this model (its id), or of ALL_MODELS. So batches that wait for more may wait in vain:
+ * they run as they are. Main thread. */
+void queue_note_full(int64_t model);
 
 /* n ops of one queue leave the batcher, if they were there. */
 void queue_release_held(Op **ops, int n);

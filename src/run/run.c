@@ -177,9 +177,11 @@ static void give_up(Run *run, RunState reason) {
 
 _Static_assert(offsetof(Run, waiter) == 0, "a Waiter is cast to the Run that begins with it");
 
+void run_kill(Run *run) { give_up(run, RUN_KILLED); }
+
 static void client_gone(Waiter *waiter) { give_up((Run *)waiter, RUN_GONE); }
 
-const Run *run_of(const Waiter *waiter) { return waiter->gone == client_gone ? (const Run *)waiter : NULL; }
+Run *run_of(Waiter *waiter) { return waiter->gone == client_gone ? (Run *)waiter : NULL; }
 
 /* A timer of our own. Redis checks BlockClient's timeouts once per iteration of its loop: up to 100 ms late on an idle
  * server. */
@@ -234,6 +236,7 @@ int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, const RunEnd *e
         run->timer = RedisModule_CreateTimer(ctx, timeout < MAX_TIMEOUT ? timeout : MAX_TIMEOUT, time_is_up, run);
     }
 
+    run->id = new_id();
     start(run);
     waiter_begin(&run->waiter);
     return REDISMODULE_OK;

@@ -48,7 +48,10 @@ int64_t run_lookups(int are_hits);
 int64_t run_given_up(RunState reason);
 
 /* The run of a client that waits for one; NULL: it waits for the loader. */
-const Run *run_of(const Waiter *waiter);
+Run *run_of(Waiter *waiter);
+
+/* Ends the client's wait with an error. What nobody has begun does not begin any more. */
+void run_kill(Run *run);
 
 /* ---- the workers' side: op.c ------------------------------------------------------------------------------------- */
 

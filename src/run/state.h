@@ -4,7 +4,7 @@
  *
  * The client holds the run (the main thread, until the blocked client is freed), and so does each op on its way
  * (loader, queue, worker). Whoever moves `state` away from RUN_WAITING, by one compare-and-swap, unblocks the client.
- * So exactly one of these does: the last op, the timer, the disconnection, CLIENT UNBLOCK.
+ * So exactly one of these does: the last op, the timer, the disconnection, CLIENT UNBLOCK, AI.KILL.
  *
  * An op is in one place at a time: with the loader, in a queue, or with a worker. `status` moves by compare-and-swap.
  * So when its run fails or times out, an op is either begun or skipped. Whoever has a skipped op drops it. */
@@ -17,7 +17,8 @@ typedef enum {
     RUN_WAITING, /* nobody has answered the client yet */
     RUN_DONE,
     RUN_TIMEDOUT,
-    RUN_GONE /* the client has disconnected, or CLIENT UNBLOCK has answered it */
+    RUN_KILLED, /* by AI.KILL RUN */
+    RUN_GONE    /* the client has disconnected, or CLIENT UNBLOCK has answered it */
 } RunState;
 
 typedef enum {
@@ -70,6 +71,7 @@ typedef struct Save {
 
 typedef struct Run {
     Waiter waiter; /* first: its client; waiter.write saves the outputs */
+    uint64_t id;   /* which no model or script has */
     int32_t state; /* atomic, RUN_... */
     int32_t nops;
     Op *ops;

@@ -73,9 +73,9 @@ int waiter_block(RedisModuleCtx *ctx, Waiter *waiter, RedisModuleCmdFunc reply) 
     return 0;
 }
 
-int waiter_visit(int at, void (*visit)(void *data, const Waiter *waiter), void *data) {
+int waiter_visit(int at, void (*visit)(void *data, Waiter *waiter), void *data) {
     for (int end = at + PART; at < end; at++) {
-        for (const Waiter *waiter = waiters[at]; waiter; waiter = waiter->next) visit(data, waiter);
+        for (Waiter *waiter = waiters[at]; waiter; waiter = waiter->next) visit(data, waiter);
     }
     return at % BUCKETS;
 }

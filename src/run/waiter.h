@@ -40,7 +40,7 @@ void waiter_end(Waiter *waiter, int writes);
 
 /* Main thread: visits the waiters that are not freed yet, a part of them at a time. at: 0, then what it has returned.
  * Returns 0 after the last part. */
-int waiter_visit(int at, void (*visit)(void *data, const Waiter *waiter), void *data);
+int waiter_visit(int at, void (*visit)(void *data, Waiter *waiter), void *data);
 
 /* A client that waits for the loader, and its command. */
 typedef struct JobWaiter {
