@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from testkit import dags, scripts
+from testkit import dags
 from testkit.dags import OK, Form, ask, both_forms, check
 from testkit.info import command_counts
 from testkit.replicas import caught_up, follow, wait_until_in_step
@@ -48,7 +48,6 @@ def replica(start_server: StartServer) -> Server:
     follow(replica, master)
     with master.wire() as wire:
         dags.store(wire)
-        scripts.store_redis(wire, "redis")
         assert wire.ask("AI.SCRIPTSET", "writes", "CPU", "SOURCE", WRITES) == b"OK"
         caught_up(wire)
     return replica
