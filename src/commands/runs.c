@@ -63,7 +63,7 @@ static void reply_listed(RedisModuleCtx *ctx, Slices *slices) {
     RedisModule_ReplyWithArray(ctx, (long)listing->count);
     for (size_t i = 0; i < listing->count; i++) {
         const Listed *listed = &listing->listed[i];
-        RedisModule_ReplyWithArray(ctx, 14);
+        RedisModule_ReplyWithArray(ctx, 16);
         reply_number(ctx, "id", (int64_t)listed->id);
         reply_number(ctx, "client", (int64_t)listed->client);
         reply_text(ctx, "key", listed->key);
