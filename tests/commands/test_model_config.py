@@ -75,7 +75,7 @@ def test_what_is_kept(wire: Wire, command: str, words: str, kept: dict[str, Any]
 def test_modelget_of_a_model_with_all(wire: Wire) -> None:
     assert store(wire, *ALL) == b"OK"
     meta = wire.ask("AI.MODELGET", "m", "META")
-    more = [b"maxqueue", 9, b"timeout", 8, b"minbatchtimeout_us", 1500, b"priority", b"high", b"cache", 7]
+    more = [b"maxqueue", 9, b"timeout", 8, b"minbatchtimeout_us", 1500, b"cache", 7, b"priority", b"high"]
     assert meta[14:] == [b"minbatchtimeout", 2, *more]
     assert wire.ask("AI.MODELGET", "m") == [*meta, b"blob", models.onnx_add()]
     full = wire.ask("AI.MODELGET", "m", "FULL")

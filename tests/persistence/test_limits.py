@@ -15,7 +15,7 @@ from tests.conftest import StartServer
 NUMBERS: dict[str, Word] = {"BATCHSIZE": 4, "MINBATCHSIZE": 2, "MINBATCHTIMEOUT": 1.5, "MAXQUEUE": 9, "TIMEOUT": 8}
 NUMBERS |= {"PRIORITY": "low", "CACHE": 7}
 LIMITS: list[Word] = [word for pair in NUMBERS.items() for word in pair]
-MORE = [b"maxqueue", 9, b"timeout", 8, b"minbatchtimeout_us", 1500, b"priority", b"low", b"cache", 7]
+MORE = [b"maxqueue", 9, b"timeout", 8, b"minbatchtimeout_us", 1500, b"cache", 7, b"priority", b"low"]
 
 
 @pytest.mark.parametrize("saved", ["RDB", "AOF", "AOF rewritten", "AOF rewritten as RDB"])
