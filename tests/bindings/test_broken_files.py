@@ -114,6 +114,20 @@ def test_damaged_files(start_server: StartServer) -> None:
     assert any(loaded) and not all(loaded)
 
 
+def test_a_file_that_fails_leaves_what_the_replica_still_serves(start_server: StartServer) -> None:
+    replica = start_server("--repl-diskless-load", "swapdb", options=BINDINGS)
+    master = Master()
+    with replica.wire() as wire:
+        master.file = file_of(GOOD)
+        wire.ask_ok("REPLICAOF", "127.0.0.1", master.port)
+        wait_for(lambda: b"Finished with success" in replica.log_file.read_bytes(), what="the file is loaded")
+        master.file = file_of(GOOD[:-1])
+        wait_for(lambda: b"Failed trying to load" in replica.log_file.read_bytes(), what="the next one is not")
+        assert wire.ask("AI.BINDLIST") == [b"b", b"stream"]
+        wire.ask_ok("REPLICAOF", "NO", "ONE")
+    master.listener.close()
+
+
 def load_from(wire: Wire, replica: Server, master: Master) -> bool:
     """Whether the replica has taken the file."""
     wire.ask_ok("REPLICAOF", "NO", "ONE")
