@@ -442,14 +442,16 @@ static void fill(RedisModuleCtx *ctx, Binding *b) {
 
 /* ---- the task ---------------------------------------------------------------------------------------------------- */
 
-static int can_go_on(const Binding *b) {
-    if (b->is_filling && b->npending < FILL_AHEAD) return 1;
+static int can_begin(const Binding *b) {
     return (b->reading || (b->first && b->under_way < MAX_UNDER_WAY)) && b->paused_until <= monotonic_ns();
 }
 
+static int can_fill(const Binding *b) { return b->is_filling && b->npending < FILL_AHEAD; }
+
+/* AI.BINDRUN comes last: what clients write does not wait for it. */
 static void go_on_with(RedisModuleCtx *ctx, Binding *b) {
-    if (b->is_filling && b->npending < FILL_AHEAD) fill(ctx, b);
-    while (work_has_time() && can_go_on(b) && (b->reading || b->first)) begin(ctx, b);
+    while (work_has_time() && can_begin(b)) begin(ctx, b);
+    if (work_has_time() && can_fill(b)) fill(ctx, b);
 }
 
 /* Each binding in its turn: the one for which there is no time is the first in the next iteration. */
@@ -461,7 +463,7 @@ static int go_on_with_all(RedisModuleCtx *ctx) {
             if ((number < work.turn) != pass) continue;
             if (!work_has_time() && stopped == -1) stopped = number;
             if (work_has_time()) go_on_with(ctx, b);
-            more |= can_go_on(b);
+            more |= can_begin(b) || can_fill(b);
         }
     }
     work.turn = stopped == -1 || stopped >= number ? 0 : stopped;
