@@ -7,6 +7,7 @@ import pytest
 
 from testkit import models
 from testkit.server import Server, program
+from testkit.waiting import wait_for
 from testkit.wire import Wire
 from tests.bindings.kit import LINE, bind, binding, floats, settle, store
 from tests.conftest import Slow
@@ -273,3 +274,22 @@ def test_vector_sets(wire: Wire) -> None:
     wire.ask("DEL", "k:1")
     settle(wire)
     assert (wire.ask("VCARD", "v"), binding(wire)["errors"]) == (1, 0)
+
+
+def test_a_key_that_expires_when_another_binding_reads_it(wire: Wire) -> None:
+    """Its vector goes, too: that the key has expired is no result."""
+    if not program().since((8, 0), (99, 0)):
+        return
+    wire.ask("DEBUG", "SET-ACTIVE-EXPIRE", 0)
+    store(wire, "other")
+    bind(wire, "ON HASH PREFIX 1 k: FIELDS 2 x z MODEL m VECTORSET v")
+    bind(wire, "ON HASH PREFIX 1 k: FIELDS 1 x MODEL other SET 1 y", "other")
+    wire.ask("AI.MODELDEL", "other")
+    wire.ask("HSET", "k:1", "x", 1, "z", 2)
+    wait_for(lambda: wire.ask("VCARD", "v") == 1)
+    wire.ask("PEXPIRE", "k:1", 1)
+    wire.ask("DEBUG", "SLEEP", 0.01)
+    store(wire, "other")
+    settle(wire)
+    assert wire.ask("EXISTS", "v") == 0
+    wire.ask("DEBUG", "SET-ACTIVE-EXPIRE", 1)
