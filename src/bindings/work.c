@@ -18,11 +18,9 @@
 #define DEFAULT_BATCH 32 /* rows, where the model has no BATCHSIZE */
 #define MAX_BATCH 4096
 #define PAUSE_MS 100
-#define SLICE_NS 250000 /* of all this in one iteration: clients wait for so long */
-#define BATCHES_AGAIN_S                                                                                                \
-    10                  /* then a model that took no batch gets one again: the failure may have had other reasons      \
-                         */
-#define FILL_AHEAD 4096 /* pending keys: with more, AI.BINDRUN waits */
+#define SLICE_NS 250000    /* of all this in one iteration: clients wait for so long */
+#define BATCHES_AGAIN_S 10 /* then a model that took no batch gets one again: it may have failed for other reasons */
+#define FILL_AHEAD 4096    /* pending keys: with more, AI.BINDRUN waits */
 
 static struct {
     Task task;
