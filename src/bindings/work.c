@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "bindings/bindings.h"
+#include "isolation/process.h"
 #include "redis/clock.h"
 #include "redis/command.h"
 #include "redis/event_loop.h"
@@ -329,6 +330,9 @@ static const char *find_refusal(const Binding *b, RedisModuleUser *user, const R
     if (runnable == NULL) {
         return b->kind == KIND_MODEL ? "there is no model at this key; what is bound waits for it"
                                      : "there is no script at this key; what is bound waits for it";
+    }
+    if (carrier_is_set_aside(runnable)) {
+        return "engine processes have ended under it, so it is set aside; what is bound waits for its release";
     }
     if (RedisModule_ACLCheckKeyPermissions(user, b->runnable, REDISMODULE_CMD_KEY_ACCESS) != REDISMODULE_OK) {
         return "NOPERM the binding's user may not read this key";
