@@ -18,7 +18,7 @@ from testkit.wire import Error, Wire
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 # Layout of src/isolation/shared.h
-PLACES = {"completed": 20, "dying": 24, "running": 56, "submissions": 7976, "completions": 270120, "slots": 532264}
+PLACES = {"completed": 36, "dying": 40, "running": 72, "submissions": 7992, "completions": 270136, "slots": 532280}
 PREAMBLE = f"""
 import ctypes, fcntl, mmap, os, random, re, signal, socket, struct, sys, threading, time
 import numpy as np
@@ -165,7 +165,7 @@ RESULTS = {
         f"    words = [1, begun, 5, 0, 0, 0, 0, 0, 1, {STRING if 'string' in name else 0}, 1, 2, 1 << 29, 8, 1 << 29]\n"
         f"    words[{position}] = {number}\n"
         "    head = struct.pack('<7q', *words[:7]) + text(b'')[:0]\n"
-        "    result = struct.pack('<6q', *words[:6]) + struct.pack('<q', words[6]) + b'\\0' "
+        "    result = struct.pack('<8q', *words[:3], 0, 0, *words[3:6]) + struct.pack('<q', words[6]) + b'\\0' "
         "+ struct.pack('<7q', *words[8:15])\n"
         "    shared[at:at + len(result)] = result\n"
         "    for slot in range(8):\n"
