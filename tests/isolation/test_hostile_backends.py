@@ -146,7 +146,7 @@ LIES = {
         "        word, acked = struct.unpack_from('<ii', shared, SLOTS + 48 * slot)\n"
         "        if word & 7 != 2 or word & ~7 == acked: continue\n"
         "        struct.pack_into('<i', shared, SLOTS + 48 * slot, word + 3)\n"
-        "        struct.pack_into('<QQ', shared, SLOTS + 48 * slot + 24, 1 << 29, 8)\n"
+        "        struct.pack_into('<QQ', shared, SLOTS + 48 * slot + 32, 1 << 29, 8)\n"
         "        struct.pack_into('<I', shared, COMPLETIONS + before % 65536 * 4, slot)\n"
         "        before += 1\n"
         "    struct.pack_into('<I', shared, COMPLETED, before)\n"
@@ -169,7 +169,7 @@ RESULTS = {
         "+ struct.pack('<7q', *words[8:15])\n"
         "    shared[at:at + len(result)] = result\n"
         "    for slot in range(8):\n"
-        "        struct.pack_into('<QQ', shared, SLOTS + 48 * slot + 24, 1 << 29, len(result))\n"
+        "        struct.pack_into('<QQ', shared, SLOTS + 48 * slot + 32, 1 << 29, len(result))\n"
         "    before = struct.unpack_from('<I', shared, COMPLETED)[0]\n"
         "    for i in range(8): struct.pack_into('<I', shared, COMPLETIONS + (before + i) % 65536 * 4, i)\n"
         "    struct.pack_into('<I', shared, COMPLETED, before + 8)\n"
@@ -255,6 +255,7 @@ def cause(server: Server, pings: Pings, blob: bytes, runs: int = 1, lies: bool =
 def test_lies_are_told_at_the_right_places(tmp_path: Path) -> None:
     """Else they would prove nothing."""
     checks = [f'_Static_assert(offsetof(Shared, {name}) == {place}, "");' for name, place in PLACES.items()]
+    checks.append('_Static_assert(offsetof(Slot, result) == 32 && sizeof(Slot) == 48, "");')
     (tmp_path / "places.c").write_text("\n".join(["#include <stddef.h>", '#include "isolation/shared.h"', *checks]))
     command = ["cc", "-fsyntax-only", "-I", str(SRC), str(tmp_path / "places.c")]
     compiled = subprocess.run(command, capture_output=True, text=True, timeout=60)
