@@ -71,6 +71,7 @@ typedef struct Binding {
 struct Pending {
     RedisModuleString *key;
     int64_t since;            /* ns, the oldest change without a result */
+    int64_t changed;          /* ns, where has_changed is set: the first change since the batch has read it */
     RedisModuleStreamID from; /* of a stream: the oldest entry that is new */
     int is_running;           /* a batch has it */
     int has_changed;          /* since the batch has read it */

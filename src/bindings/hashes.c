@@ -18,6 +18,7 @@ static void begin_done(Done *done, int capacity) {
 /* The key has its newest result, or an error. Unless it has changed meanwhile: then it runs again. */
 static void settle(Binding *b, Pending *pending, Done *done) {
     if (pending->has_changed) {
+        pending->since = pending->changed;
         pending_give_back(b, pending, 0);
         return;
     }
@@ -148,6 +149,7 @@ static char *add_vector(RedisModuleCtx *ctx, const Batch *batch, const Run *run,
     }
     char *error = NULL;
     RedisModuleString *value = work_value(run, batch, 0, row, FORM_BLOB, &error);
+    if (value == NULL) return error;
     RedisModuleString *format = RedisModule_CreateString(NULL, "FP32", 4);
     RedisModuleString *argv[] = {b->vector_set, format, value, key};
     error = work_call(ctx, "VADD", argv, 4);

@@ -44,6 +44,7 @@ static void delete(RedisModuleDict *dict, Pending *pending) {
 Pending *pending_add(Binding *b, RedisModuleString *key) {
     Pending *pending = pending_find(b, key);
     if (pending) {
+        if (!pending->has_changed) pending->changed = monotonic_ns();
         pending->has_changed = 1;
         return pending;
     }

@@ -241,6 +241,7 @@ static int write_entries(RedisModuleCtx *ctx, Batch *batch, Pending *pending) {
         if (error) refusal = error;
     }
     if (!refusal && !pending->is_gone && batch->written < batch->nentries) return 0;
+    if (!refusal && pending->has_changed) pending->since = pending->changed;
     pending_give_back(b, pending, b->alone > 0 || refusal); /* until there is no entry left */
     if (refusal) work_wait(b, pending->key, refusal);
     return 1;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -137,6 +139,19 @@ def test_a_key_that_changes_all_the_time(server: Server, wire: Wire) -> None:
         pipeline.execute()
     assert result(wire, "k:1") == b"9999"
     assert binding(wire)["results"] < 2500
+
+
+def test_the_lag_is_that_of_changes_without_a_result(server: Server, wire: Wire) -> None:
+    """A key that changes all the time has results all the time, so its lag does not grow."""
+    bind(wire, HASH)
+    begin, lags = time.monotonic(), []
+    while time.monotonic() < begin + 1:
+        for i in range(50):
+            wire.send("HSET", "k:1", "x", i)
+        for _ in range(50):
+            wire.read()
+        lags.append(binding(wire)["lag_ms"])
+    assert len(lags) > 10 and max(lags[len(lags) // 2 :]) < 400
 
 
 def test_a_deleted_key_is_not_brought_back(wire: Wire) -> None:
