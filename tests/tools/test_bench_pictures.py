@@ -222,7 +222,7 @@ def points() -> dict[str, list[tuple[Any, ...]]]:
         ],
         "isolation": [(name,) for name in [*isolated, *(f"get-beside-{name}" for name in isolation.BESIDE), "idle"]],
         "features": [(features.CASE, clients) for clients in features.TIMES],
-        "bindings": [(bindings.CASE,)],
+        "bindings": [(bindings.CASE,), (bindings.COST,)],
         "growth": [each for each in grown for _ in range(3 if each[0] == "growth-tensors" else 1)],
     }
 
