@@ -75,7 +75,7 @@ struct Pending {
     RedisModuleStreamID from; /* of a stream: the oldest entry that is new */
     int is_running;           /* a batch has it */
     int has_changed;          /* since the batch has read it */
-    int is_gone;              /* it was deleted or replaced since then */
+    int is_gone;              /* it was deleted or replaced since a batch last took it */
     Pending *previous, *next; /* where is_running is not set */
 };
 

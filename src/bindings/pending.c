@@ -66,7 +66,7 @@ void pending_take(Binding *b, Pending *pending) {
 }
 
 void pending_give_back(Binding *b, Pending *pending, int is_first) {
-    pending->is_running = pending->is_gone = 0;
+    pending->is_running = 0; /* is_gone stays: what comes next in a stream that was deleted is its first entry */
     if (!is_first || b->first == NULL) {
         append(b, pending);
         return;
