@@ -138,7 +138,7 @@ def _brain(value: float) -> bytes:
     """The nearest BFLOAT16, ties to even: the upper half of a FLOAT that has 8 significant bits."""
     if math.isfinite(value):
         unit = 8 - max(math.frexp(value)[1], -125)
-        value = math.ldexp(round(math.ldexp(value, unit)), -unit)
+        value = math.copysign(math.ldexp(round(math.ldexp(value, unit)), -unit), value)
     return array("f", [value]).tobytes()[2:]
 
 
@@ -341,6 +341,8 @@ def _model_words(runner: _ModelRunner, names: _Names | None) -> list[Word]:
     key, inputs = runner.key, [tensor for _, tensor in runner.inputs]
     outputs = len(runner.outputs)
     wanted: Iterable[int] = range(outputs)
+    if not outputs:
+        raise RedisAIError(f"the runner of the model '{_shown(key)}' has no outputs: add them by modelRunnerAddOutput()")
     if names:
         given = [name for name, _ in runner.inputs]
         _check(key, "input", given, names[0])
