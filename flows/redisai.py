@@ -342,7 +342,9 @@ def _model_words(runner: _ModelRunner, names: _Names | None) -> list[Word]:
     outputs = len(runner.outputs)
     wanted: Iterable[int] = range(outputs)
     if not outputs:
-        raise RedisAIError(f"the runner of the model '{_shown(key)}' has no outputs: add them by modelRunnerAddOutput()")
+        raise RedisAIError(
+            f"the runner of the model '{_shown(key)}' has no outputs: add them by modelRunnerAddOutput()"
+        )
     if names:
         given = [name for name, _ in runner.inputs]
         _check(key, "input", given, names[0])

@@ -7,6 +7,7 @@ thread may enter.
 from __future__ import annotations
 
 import importlib
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -77,7 +78,7 @@ class Requirements:
     def _pip(self, specs: list[str]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--quiet"]
-        command += ["--upgrade", "--target", str(self._folder), "--", *specs]
+        command += ["--no-warn-conflicts", "--upgrade", "--target", str(self._folder), "--", *specs]
         names = " ".join(specs)
         # A file, since what pip started may hold a pipe open after pip was ended.
         with TemporaryFile() as output:
@@ -94,9 +95,19 @@ class Requirements:
                 raise RequirementError(f"{names}: pip took more than {PIP_SECONDS:g} s") from None
             output.seek(0)
             said = output.read().decode(errors="replace")
+        self._drop_old_metadata()
         importlib.invalidate_caches()
         if done.returncode:
             raise RequirementError(f"{names}: pip: {_reason(said)}")
+
+    def _drop_old_metadata(self) -> None:
+        """pip leaves that of a version that it replaced in such a folder."""
+        newest: dict[str, Path] = {}
+        for info in sorted(self._folder.glob("*.dist-info"), key=lambda path: path.stat().st_mtime_ns):
+            name = info.name.partition("-")[0].lower()
+            if name in newest:
+                shutil.rmtree(newest[name], ignore_errors=True)
+            newest[name] = info
 
 
 def _parse(spec: str | bytes) -> tuple[str, Requirement]:
