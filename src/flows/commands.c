@@ -35,7 +35,7 @@ static int pass(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const c
 
 #define PASS(id, words, ...)                                                                                           \
     COMMAND_AS(id, pass(ctx, argv, argc, words, 0), .name = words, .since = "2.0.0",                                   \
-               .tips = "nondeterministic_output request_policy:special response_policy:special", __VA_ARGS__)
+               .tips = "nondeterministic_output", __VA_ARGS__)
 #define EXECUTION .arity = 2, .most_words = 2, .syntax = "id"
 
 PASS(pyexecute, "RG.PYEXECUTE", .flags = "admin deny-oom", .arity = -2,
@@ -56,8 +56,8 @@ PASS(getresultsblocking, "RG.GETRESULTSBLOCKING", .flags = "admin", EXECUTION,
      .summary = "Waits for an execution and returns what it gave");
 PASS(pydumpreqs, "RG.PYDUMPREQS", .flags = "admin", .arity = 1, .most_words = 1,
      .summary = "Lists the Python packages that flows required");
-PASS(pydumpsessions, "RG.PYDUMPSESSIONS", .flags = "admin", .arity = -1,
-     .syntax = "[VERBOSE] [SESSIONS id [id ...]] [TS]", .summary = "Lists the programs that RG.PYEXECUTE has run");
+PASS(pydumpsessions, "RG.PYDUMPSESSIONS", .flags = "admin", .arity = 1, .most_words = 1,
+     .summary = "Lists the programs that RG.PYEXECUTE has run");
 PASS(pystats, "RG.PYSTATS", .flags = "admin", .arity = 1, .most_words = 1,
      .summary = "Returns the memory of the flow process");
 PASS(infocluster, "RG.INFOCLUSTER", .flags = "admin", .arity = 1, .most_words = 1,
@@ -65,9 +65,8 @@ PASS(infocluster, "RG.INFOCLUSTER", .flags = "admin", .arity = 1, .most_words = 
 PASS(refreshcluster, "RG.REFRESHCLUSTER", .flags = "admin", .arity = 1, .most_words = 1,
      .summary = "Does nothing: flows run on each node by itself");
 COMMAND_AS(trigger, pass(ctx, argv, argc, "RG.TRIGGER", 1), .name = "RG.TRIGGER", .flags = "", .arity = -2,
-           .since = "2.0.0", .tips = "nondeterministic_output request_policy:special response_policy:special",
-           .syntax = "trigger [argument [argument ...]]", .summary = "Runs the flow that is registered for a trigger",
-           .complexity = "Depends on the flow");
+           .since = "2.0.0", .tips = "nondeterministic_output", .syntax = "trigger [argument [argument ...]]",
+           .summary = "Runs the flow that is registered for a trigger", .complexity = "Depends on the flow");
 
 static const Command *const commands[] = {
     &pyexecute,      &trigger,    &dumpregistrations,  &unregister, &getexecution,   &dumpexecutions, &abortexecution,
