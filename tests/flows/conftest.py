@@ -1,0 +1,53 @@
+"""A server with flows that these tests share, whose process the tests play."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testkit.server import Server
+from tests.conftest import SERVERS
+from tests.flows.kit import FLOWS, Process, module_with_stub
+
+
+@pytest.fixture(scope="session")
+def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return module_with_stub(tmp_path_factory.mktemp("stub"))
+
+
+@pytest.fixture(scope="session")
+def flows_server(tmp_path_factory: pytest.TempPathFactory, module: Path) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("flows"), module=module, options=FLOWS).start()
+    yield server
+    assert server.stop() == 0, server.log_tail()
+
+
+@pytest.fixture
+def server(flows_server: Server, request: pytest.FixtureRequest) -> Iterator[Server]:
+    request.node.stash.setdefault(SERVERS, []).append(flows_server)
+    with flows_server.wire() as wire:
+        wire.ask_ok("FLUSHALL")
+    yield flows_server
+    flows_server.check_alive()
+
+
+@pytest.fixture
+def flows(server: Server) -> Iterator[Process]:
+    process = start(server)
+    yield process
+    process.control.close()
+
+
+def start(server: Server) -> Process:
+    """Has the server start its process, and nothing wait."""
+    with server.wire() as wire:
+        wire.send("RG.TRIGGER", "x")
+        process = Process(server)
+        ((_, number, *_),) = process.next()
+        process.reply(number, "_")
+        wire.read()
+    process.do("WATCH")
+    process.do("HOOKS")
+    return process
