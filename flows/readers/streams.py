@@ -363,7 +363,7 @@ class Driver:
     def _move(self) -> None:
         """Writes the position to the stream, and trims it as far as no other registration needs its entries."""
         done = self._done_to
-        if done == self.moved_to:
+        if self.moved_to is None or done == self.moved_to:
             return
         until = b""
         if self._reader.trims:
