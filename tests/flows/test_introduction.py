@@ -108,3 +108,12 @@ def test_more(flows: Wire) -> None:
     assert flows.ask("RG.TRIGGER", "in_one_block") == [b"[[1.0], [2.0]]"]
     reply = flows.ask("RG.TRIGGER", "sync", "nothing", "1")
     assert isinstance(reply, Error) and "model key is empty" in reply
+
+
+def test_requirements(flows: Wire) -> None:
+    """An old pin of a package that is there counts as met. Programs look for the word yes at these places."""
+    flows.ask_ok("RG.PYEXECUTE", "import numpy", "REQUIREMENTS", "numpy<1.0")
+    (row,) = flows.ask("RG.PYDUMPREQS")
+    assert row[2:4] == [b"Name", b"numpy<1.0"] and row[5] == row[7] == b"yes"
+    reply = flows.ask("RG.PYEXECUTE", "import numpy", "REQUIREMENTS", "--index-url=http://127.0.0.1")
+    assert isinstance(reply, Error) and "is no requirement such as name or name>=1.0" in reply
