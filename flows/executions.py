@@ -110,11 +110,12 @@ def _raise_in(thread: int, error: type[BaseException] | None) -> None:
 class Lane:
     """Jobs of one owner: at most so many at once, begun in their order."""
 
-    __slots__ = ("jobs", "limit", "running")
+    __slots__ = ("jobs", "limit", "running", "turns")
 
     def __init__(self, limit: int = LANE_THREADS) -> None:
         self.limit = limit
         self.running = 0
+        self.turns = 0  # that wait for a thread; each is for one job
         self.jobs: deque[Callable[[], None]] = deque()
 
 
@@ -136,10 +137,14 @@ class Pool:
             lane.jobs.append(job)
             if lane.running >= lane.limit:
                 return
-            lane.running += 1
-            self._pending += 1
-            self._grow()
+            self._add_turn(lane)
         self._ready.put(lane)
+
+    def _add_turn(self, lane: Lane) -> None:
+        lane.running += 1
+        lane.turns += 1
+        self._pending += 1
+        self._grow()
 
     def _grow(self) -> None:
         if self._pending <= self._threads or self._threads >= MAX_THREADS + self._nested:
@@ -162,10 +167,8 @@ class Pool:
             goes_on = False
             if lane is not None:
                 lane.limit += 1
-                if goes_on := len(lane.jobs) > 0 and lane.running < lane.limit:
-                    lane.running += 1
-                    self._pending += 1
-            self._grow()
+                if goes_on := len(lane.jobs) > lane.turns and lane.running < lane.limit:
+                    self._add_turn(lane)
         if lane is not None and goes_on:
             self._ready.put(lane)
         try:
@@ -192,13 +195,18 @@ class Pool:
         self._here.lane = lane
         try:
             try:
-                lane.jobs.popleft()()
+                with self._lock:
+                    lane.turns -= 1
+                    job = lane.jobs.popleft()
+                job()
             except BaseException as error:
                 complain("a flow's thread", error)
         finally:
             with self._lock:
-                again = bool(lane.jobs) and lane.running <= lane.limit
-                if not again:
+                again = len(lane.jobs) > lane.turns and lane.running <= lane.limit
+                if again:
+                    lane.turns += 1
+                else:
                     lane.running -= 1
                     self._pending -= 1
             if again:

@@ -36,7 +36,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.setswitchinterval(SWITCH_SECONDS)
     threading.stack_size(STACK_BYTES)
-    # Only now, since -I leaves the script's folder out; and not for long, since users' code shall not find our packages.
+    # -I leaves the script's folder out. It does not stay: users' code shall not find the packages of the module.
     above = str(Path(__file__).resolve().parent.parent)
     sys.path.insert(0, above)
     from flows import gears, requirements

@@ -223,17 +223,17 @@ class Sessions:
                 self._adopt(session, old)
                 if session.kept is None and session.registrations:
                     self._control.say("RG._FLOW", session.id, session.payload())
-                for each in old:
-                    if each.id != session.id or not session.registrations:
-                        self._control.say("RG._FLOW", each.id)
-                    del self.sessions[each.id]
+                for before in old:
+                    if before.id != session.id or not session.registrations:
+                        self._control.say("RG._FLOW", before.id)
+                    del self.sessions[before.id]
                 if session.registrations:
                     self.sessions[session.id] = session
-                for registration in session.registrations:
-                    registration.is_live = True
-                gone = [registration for each in old for registration in each.registrations]
-                for registration in gone:
-                    registration.is_live = False
+                for new in session.registrations:
+                    new.is_live = True
+                gone = [known for before in old for known in before.registrations]
+                for known in gone:
+                    known.is_live = False
                 self._index()
         except BaseException:
             for each in session.registrations:
@@ -241,8 +241,8 @@ class Sessions:
             raise
         for registration in gone:
             self._end(registration)
-        for registration in session.registrations:
-            registration.reader.begin()
+        for each in session.registrations:
+            each.reader.begin()
 
     def _check_triggers(self, session: Session, old: list[Session]) -> None:
         for registration in session.registrations:

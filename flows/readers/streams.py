@@ -207,7 +207,7 @@ class Driver:
         if goes_on is None:
             return  # whoever ends what is awaited submits the next job
         with self._lock:
-            if not goes_on and not self._again:
+            if not self._registration.is_live or not (goes_on or self._again):
                 self.is_active = False
                 return
         self._submit()
@@ -222,7 +222,6 @@ class Driver:
     def _chunk(self) -> bool | None:
         """True: there is more to do. None: an execution or a pause is awaited."""
         with self._lock:
-            self._again = False
             ended, self._ended = self._ended, None
         if ended is not None and not self._note_end(ended):
             return None
@@ -230,8 +229,10 @@ class Driver:
             self._move()
         if not self._registration.is_live:
             return False
-        if self._read_to is None and not self._find_position():
-            return False
+        if self._read_to is None:
+            self._again = False
+            if not self._find_position():
+                return False
         size = self._reader.batch
         if not self._batch and len(self._entries) < size and self._read() == 0 and ended is None:
             self._check_group()
@@ -296,6 +297,7 @@ class Driver:
         count = min(READ_MOST, max(size, READ // size * size)) - len(self._entries)
         if count <= 0 or self._read_to is None:
             return 0
+        self._again = False
         entries = self._server.call("XRANGE", self._key, b"(" + self._read_to, "+", "COUNT", count)
         if entries:
             if not self._entries:
@@ -363,7 +365,7 @@ class Driver:
     def _move(self) -> None:
         """Writes the position to the stream, and trims it as far as no other registration needs its entries."""
         done = self._done_to
-        if done == self.moved_to:
+        if self.moved_to is None or done == self.moved_to:
             return
         until = b""
         if self._reader.trims:
