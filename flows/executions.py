@@ -268,8 +268,6 @@ async def guarded(awaitable: Any) -> tuple[bool, Any]:
     """Its value, or its error of whatever kind: nothing that users raise may reach the loop."""
     try:
         return True, await awaitable
-    except GeneratorExit:
-        raise
     except BaseException as error:
         return False, error
 
@@ -358,6 +356,8 @@ class Execution:
     # ---- what steps call
 
     def fail(self, error: BaseException) -> None:
+        if self._ended:
+            return
         self.error_count += 1
         if len(self.errors) < KEPT_ERRORS:
             self.errors.append(describe(error))
@@ -440,6 +440,13 @@ class Execution:
         self.task = self.runtime.loop.loop.create_task(self._await(step, taken, values, index))
 
     async def _await(self, step: Each, taken: list[Any], values: list[Any], index: int) -> None:
+        try:
+            await self._await_all(step, taken, values, index)
+        except BaseException as error:
+            self.fail(error)
+            self.end("done")
+
+    async def _await_all(self, step: Each, taken: list[Any], values: list[Any], index: int) -> None:
         outcomes: list[tuple[bool, Any]] = []
         if len(values) == 1:
             outcomes.append(await guarded(values[0]))
@@ -465,7 +472,6 @@ class Execution:
             self.duration = time.monotonic() - self.started
         if state == "aborted":
             self.errors.append("the execution was aborted")
-            self.error_count += 1
         self.runtime.executions.note_end(self)
         if self.on_end is not None:
             try:
@@ -491,6 +497,7 @@ class Execution:
                     connection.cut()
                 self._watch(lambda: self._thread is None or self._thread[0] != thread)
                 return True
+        self.end("aborted")
         if (task := self.task) is not None:
             answered = threading.Event()
 
@@ -500,7 +507,6 @@ class Execution:
 
             self.runtime.loop.loop.call_soon_threadsafe(cancel)
             self._watch(answered.is_set, self.runtime.loop.thread.ident)
-        self.end("aborted")
         return True
 
     def _watch(self, has_stopped: Callable[[], bool], thread: int | None = None) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from testkit.server import Server
+from testkit.server import Server, module_path
 from tests.conftest import SERVERS
 from tests.flows.kit import FLOWS, Process, module_with_stub
+from tests.flows.programs import Programs
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +52,24 @@ def start(server: Server) -> Process:
     process.do("WATCH")
     process.do("HOOKS")
     return process
+
+
+@pytest.fixture(scope="session")
+def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With the flow process itself."""
+    server = Server(tmp_path_factory.mktemp("real"), module=module_path(), options=FLOWS).start()
+    yield server
+    assert server.stop() == 0, server.log_tail()
+
+
+@pytest.fixture
+def programs(real_server: Server, request: pytest.FixtureRequest) -> Iterator[Programs]:
+    """Runs flows. No flow is registered and no key exists at the start of a test."""
+    request.node.stash.setdefault(SERVERS, []).append(real_server)
+    with Programs(real_server) as programs:
+        programs.wire.ask_ok("FLUSHALL")
+        programs.ask("RG.PYSTATS")  # it starts the process
+        yield programs
+    real_server.check_alive()
+    with Programs(real_server) as programs:
+        programs.unregister_all()
