@@ -7,7 +7,7 @@ from typing import Any
 from testkit.info import module_sections
 from testkit.server import Server
 from testkit.waiting import wait_for
-from testkit.wire import Error, Wire, Word
+from testkit.wire import Error, Word
 
 
 class Programs:

@@ -95,9 +95,7 @@ def test_the_process_ends(programs: Programs) -> None:
 def test_closed_connections(programs: Programs) -> None:
     """CLIENT KILL TYPE normal closes all connections of the process, those that it waits on, too."""
     programs.register("GB('CommandReader').map(lambda x: execute('ECHO', x[1])).register(trigger='t')")
-    programs.register(
-        "async def f(x): return await g(x)\ndef f2(x): return execute('ECHO', 'a')\nGB('CommandReader').map(f2).register(trigger='u')"
-    )
+    programs.register("async def f(x): return execute('ECHO', 'a')\nGB('CommandReader').map(f).register(trigger='u')")
     assert programs.trigger("t", "a") == [b"a"]
     for _ in range(3):
         programs.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")

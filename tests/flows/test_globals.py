@@ -13,7 +13,8 @@ def test_execute(programs: Programs) -> None:
 def f(x):
     execute('SET', 'a', b'\\xff')
     execute('RPUSH', 'l', 1, 1.5, 'ä', b'x', bytearray(b'y'))
-    return [execute('GET', 'a'), execute('LRANGE', 'l', 0, -1), execute('GET', 'none'), execute('PING'), execute('INCR', 'n')]
+    commands = ['GET', 'a'], ['LRANGE', 'l', 0, -1], ['GET', 'none'], ['PING'], ['INCR', 'n']
+    return [execute(*words) for words in commands]
 """
     assert programs.run(f"{code}{ONE}.map(f).run()") == [
         "[bytearray(b'\\xff'), ['1', '1.5', 'ä', 'x', 'y'], None, 'PONG', 1]"
@@ -61,7 +62,10 @@ def test_atomic_blocks_end(programs: Programs) -> None:
     code = "import time\ndef f(x):\n  with atomic():\n    time.sleep(0.2)\n    execute('SET', 'b', 1)\n"
     assert b"the atomic block took longer" in programs.execute(f"{code}{ONE}.map(f).run()")[1][0]
     assert programs.ask("GET", "b") is None
-    code = "def f(x):\n  with atomic():\n    try: execute('INCR', 'a', 'x')\n    except Exception: return execute('INCR', 'a')\n"
+    code = (
+        "def f(x):\n  with atomic():\n    try: execute('INCR', 'a', 'x')\n"
+        "    except Exception: return execute('INCR', 'a')\n"
+    )
     assert programs.run(f"{code}{ONE}.map(f).run()") == ["2"]
     assert (
         b"within another"

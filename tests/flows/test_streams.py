@@ -8,7 +8,10 @@ from testkit.waiting import wait_for
 from tests.flows.programs import Programs
 
 COLLECT = "GB('StreamReader').foreach(lambda x: execute('RPUSH', 'out', x['value']['n']))"
-TOGETHER = "GB('StreamReader').map(lambda x: x['value']['n']).accumulate(lambda a, r: (a or '') + r).foreach(lambda x: execute('RPUSH', 'out', x))"
+TOGETHER = (
+    "GB('StreamReader').map(lambda x: x['value']['n']).accumulate(lambda a, r: (a or '') + r)"
+    ".foreach(lambda x: execute('RPUSH', 'out', x))"
+)
 
 
 def add(programs: Programs, *values: object, key: str = "s") -> None:
@@ -105,7 +108,10 @@ def test_a_stream_made_anew(programs: Programs) -> None:
     programs.until("LRANGE", "out", 0, -1, is_=[b"1", b"2"])
 
 
-FAILS = "def f(x):\n  if x['value']['n'] == '1' and not execute('GET', 'fine'): raise ValueError('odd')\n  execute('RPUSH', 'out', x['value']['n'])\n"
+FAILS = (
+    "def f(x):\n  if x['value']['n'] == '1' and not execute('GET', 'fine'): raise ValueError('odd')\n"
+    "  execute('RPUSH', 'out', x['value']['n'])\n"
+)
 
 
 def test_failures_continue(programs: Programs) -> None:
