@@ -15,6 +15,8 @@ from testkit.wire import Error, Wire
 from tests.conftest import StartServer
 from tests.flows.kit import FLOWS, Process, figures, is_error, start
 
+NO_DELAY = ("--repl-diskless-sync-delay", "0")
+
 
 def is_gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
@@ -129,7 +131,7 @@ def loaded(flows: Process) -> dict[bytes, bytes]:
 
 @pytest.mark.parametrize("how", ["rdb", "aof", "rewritten"])
 def test_it_is_kept(start_server: StartServer, module: Path, how: str) -> None:
-    options = ["--appendonly", "yes"] if how != "rdb" else []
+    options = ["--appendonly", "yes", "--appendfsync", "always"] if how != "rdb" else []
     server = start_server(*options, module=module, options=FLOWS)
     flows = start(server)
     save(flows)
@@ -154,7 +156,7 @@ def test_it_is_kept(start_server: StartServer, module: Path, how: str) -> None:
 
 def test_replicas(start_server: StartServer, module: Path) -> None:
     """They keep the registry, and run nothing until they are promoted."""
-    master, replica = (start_server(module=module, options=FLOWS) for _ in range(2))
+    master, replica = (start_server(*NO_DELAY, module=module, options=FLOWS) for _ in range(2))
     flows = start(master)
     flows.control.ask_ok("RG._FLOW", "one", "by file")
     second = start(replica)
@@ -181,7 +183,7 @@ def test_replicas(start_server: StartServer, module: Path) -> None:
 def test_a_replica_whose_flows_are_off(start_server: StartServer, module: Path) -> None:
     if program().name == "redis" and program().version < (7, 2):
         pytest.skip("this server saves data beside keys only with FLOWS yes")
-    master, replica = start_server(module=module, options=FLOWS), start_server(module=module)
+    master, replica = start_server(*NO_DELAY, module=module, options=FLOWS), start_server(module=module)
     flows = start(master)
     flows.control.ask_ok("RG._FLOW", "one", "by file")
     follow(replica, master)
