@@ -9,7 +9,7 @@ import pytest
 
 from testkit.server import Server, module_path
 from tests.conftest import SERVERS
-from tests.flows.kit import FLOWS, Process, module_with_stub
+from tests.flows.kit import FLOWS, Process, module_with_stub, start
 from tests.flows.programs import Programs
 
 
@@ -39,19 +39,6 @@ def flows(server: Server) -> Iterator[Process]:
     process = start(server)
     yield process
     process.control.close()
-
-
-def start(server: Server) -> Process:
-    """Has the server start its process, and nothing wait."""
-    with server.wire() as wire:
-        wire.send("RG.TRIGGER", "x")
-        process = Process(server)
-        ((_, number, *_),) = process.next()
-        process.reply(number, "_")
-        wire.read()
-    process.do("WATCH")
-    process.do("HOOKS")
-    return process
 
 
 @pytest.fixture(scope="session")
