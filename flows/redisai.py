@@ -196,7 +196,7 @@ def createTensorFromBlob(type: str, dims: Sequence[int], blob: bytes | bytearray
     """blob: bytes as AI.TENSORSET BLOB takes them, or what has them in a buffer."""
     name, shape, length = _kind(type, dims)
     try:
-        data = bytes(memoryview(blob))
+        data = blob if isinstance(blob, bytes) else bytes(memoryview(blob))
     except TypeError:
         raise RedisAIError(f"a blob is bytes or a buffer, not {blob!r:.100}") from None
     if name == "STRING":

@@ -7,11 +7,12 @@ thread may enter.
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -21,10 +22,23 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 
 PIP_SECONDS = 600.0
+IMPORT_SECONDS = 60.0
 _ERROR_CHARACTERS = 600
 _SPEC_CHARACTERS = 500
 # Packages with the same module: one of them will do.
 _OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
+
+_TRY = """
+import sys
+sys.path[:] = sys.argv[1].split(":")
+for name in sys.argv[2:]:
+    try:
+        __import__(name)
+    except Exception:
+        continue
+    sys.exit(0)
+sys.exit(1)
+"""
 
 
 class RequirementError(Exception):
@@ -48,6 +62,9 @@ class Requirements:
             try:
                 if missing:
                     self._pip([str(requirement) for requirement in missing.values()])
+                # Old versions were built for an older NumPy; then the newest serves.
+                if broken := [each.name for each in missing.values() if each.specifier and not _works(each.name)]:
+                    self._pip(broken)
             finally:
                 for text in missing:
                     del self._wheels[text]
@@ -73,32 +90,18 @@ class Requirements:
         found = _find(requirement.name)
         if found is None or (force and Path(str(found.locate_file(""))) == self._folder):
             return False
-        return requirement.specifier.contains(found.version, prereleases=True) or _can_be_imported(found)
+        return requirement.specifier.contains(found.version, prereleases=True) or _works(requirement.name)
 
     def _pip(self, specs: list[str]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--quiet"]
         command += ["--no-warn-conflicts", "--upgrade", "--target", str(self._folder), "--", *specs]
-        names = " ".join(specs)
-        # A file, since what pip started may hold a pipe open after pip was ended.
-        with TemporaryFile() as output:
-            try:
-                done = subprocess.run(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    cwd=self._folder,
-                    timeout=PIP_SECONDS,
-                )
-            except subprocess.TimeoutExpired:
-                raise RequirementError(f"{names}: pip took more than {PIP_SECONDS:g} s") from None
-            output.seek(0)
-            said = output.read().decode(errors="replace")
+        code, said = _run(command, PIP_SECONDS)
         self._drop_old_metadata()
         importlib.invalidate_caches()
-        if done.returncode:
-            raise RequirementError(f"{names}: pip: {_reason(said)}")
+        if code:
+            hint = f"what has no wheel, install it with {sys.executable} -m pip install"
+            raise RequirementError(f"{' '.join(specs)}: pip: {_reason(said)} ({hint})")
 
     def _drop_old_metadata(self) -> None:
         """pip leaves that of a version that it replaced in such a folder."""
@@ -138,25 +141,37 @@ def _find(name: str) -> Distribution | None:
     return None
 
 
-def _can_be_imported(found: Distribution) -> bool:
-    modules = list(dict.fromkeys(_modules(found)))
-    for module in modules:
+def _works(name: str) -> bool:
+    """Whether a module of the package can be imported. Another process tries: modules may crash, and those that
+    failed half-way cannot be tried anew."""
+    found = _find(name)
+    modules = list(_modules(found)) if found else []
+    if not modules:
+        return found is not None
+    return _run([sys.executable, "-I", "-c", _TRY, ":".join(sys.path), *modules], IMPORT_SECONDS)[0] == 0
+
+
+def _modules(found: Distribution) -> set[str]:
+    """The names of its modules and of its packages; none for parts of a namespace."""
+    if listed := found.read_text("top_level.txt"):
+        return set(listed.split())
+    files = [path.parts for path in found.files or []]
+    packages = {parts[0] for parts in files if parts[1:] == ("__init__.py",)}
+    return packages | {parts[0].partition(".")[0] for parts in files if parts[0].endswith((".py", ".so"))}
+
+
+def _run(command: list[str], seconds: float) -> tuple[int, str]:
+    """Its exit status and what it said. A file takes that: what the command started may hold a pipe open after it."""
+    # Builds of sources take minutes of a machine that serves: pip refuses them at once.
+    environment = {"PIP_ONLY_BINARY": ":all:", **os.environ}
+    with TemporaryFile() as said:
+        given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said, "timeout": seconds}
         try:
-            importlib.import_module(module)
-            return True
-        except Exception:
-            continue
-    return not modules  # a package without modules has its use as it is
-
-
-def _modules(found: Distribution) -> Iterator[str]:
-    """The names of its modules, those of its folders without underscores."""
-    listed = (found.read_text("top_level.txt") or "").split()
-    parts = ((path.parts[0], path.suffix, len(path.parts)) for path in found.files or [])
-    files = (part.partition(".")[0] for part, suffix, depth in parts if suffix == ".py" or depth > 1)
-    for name in listed or files:
-        if name.isidentifier() and not name.startswith("_"):
-            yield name
+            code = subprocess.run(command, env=environment, **given).returncode
+        except subprocess.TimeoutExpired:
+            return 1, f"ERROR: it took more than {seconds:g} s"
+        said.seek(0)
+        return code, said.read().decode(errors="replace")
 
 
 def _reason(said: str) -> str:
