@@ -42,7 +42,7 @@ def main() -> None:
     from flows import gears, requirements
     from flows.commands import Commands
     from flows.executions import Runtime, describe, error_token
-    from flows.server import ConnectionLost, Control, Server, close_all, read_settings
+    from flows.server import CommandError, ConnectionLost, Control, Server, close_all, read_settings
     from flows.sessions import Sessions
 
     sys.path.remove(above)
@@ -63,7 +63,7 @@ def main() -> None:
     while True:
         try:
             messages = control.messages()
-        except ConnectionLost:
+        except (ConnectionLost, CommandError):
             time.sleep(0.1)
             continue
         for kind, *rest in messages:

@@ -229,25 +229,36 @@ class Control:
         """Waits for the next ones. The main thread only."""
         while True:
             try:
-                messages: list[list[Any]] = self._hears.call(("RG._PROCESS", "NEXT"))
-                return messages
+                messages = self._hears.call(("RG._PROCESS", "NEXT"))
+                if isinstance(messages, list):
+                    return messages
+            except CommandError as error:
+                if str(error).startswith("UNBLOCKED"):
+                    continue
+                self._hears.close()  # it has lost its rights
+                self._hears = self._connect()
             except ConnectionLost:
+                self._hears.close()
                 self._hears = self._connect()
 
     def say(self, *words: Word) -> Any:
         with self._lock:
             try:
                 return self._says.call(words)
+            except CommandError as error:
+                if not str(error).startswith("NOPERM"):
+                    raise
+                self._renew()
             except ConnectionLost:
-                self._says.close()
-                self._says = self._connect()
-            except CommandError:
-                raise
+                self._renew()
             except BaseException:  # an abort: the reply would be taken for that of the next command
-                self._says.close()
-                self._says = self._connect()
+                self._renew()
                 raise
             return self._says.call(words)
+
+    def _renew(self) -> None:
+        self._says.close()
+        self._says = self._connect()
 
 
 class _Mine(threading.local):
