@@ -16,6 +16,7 @@ from flows.sessions import FlowError, Session, Sessions, start
 
 Answer = Callable[[list[bytes]], None]
 OK = [b"+OK"]
+MAX_REPLY_BYTES = 256 << 20
 
 
 def _pairs(*words: Any) -> list[bytes]:
@@ -49,6 +50,8 @@ class Commands:
 
     def answer(self, request: int) -> Answer:
         def answer(reply: list[bytes]) -> None:
+            if sum(map(len, reply)) > MAX_REPLY_BYTES:
+                reply = [error_token(f"the reply is larger than {MAX_REPLY_BYTES >> 20} MB")]
             try:
                 self._control.say("RG._PROCESS", "REPLY", request, *reply)
             except CommandError as error:

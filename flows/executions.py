@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from flows.server import ACTOR, HOOKED, Actor, Connection, Server, encode
@@ -27,6 +27,8 @@ from flows.steps import Aborted, Each, Step, can_be_awaited
 
 MAX_THREADS = 256
 MAX_NESTED = 200
+KEPT_THREADS = 16
+IDLE_SECONDS = 30.0  # then threads beyond these end
 LANE_THREADS = 16
 AWAITED_AT_ONCE = 1_000
 KEPT = 1_000
@@ -182,13 +184,14 @@ class Pool:
     def _work(self) -> None:
         while True:
             try:
-                self._turn(self._ready.get())
+                self._turn(self._ready.get(timeout=IDLE_SECONDS))
+            except Empty:
+                with self._lock:
+                    if self._threads > KEPT_THREADS and self._threads > self._pending:
+                        self._threads -= 1
+                        break
             except BaseException:  # an abort that came late
                 continue
-            with self._lock:
-                if self._threads > MAX_THREADS + self._nested:
-                    self._threads -= 1
-                    break
         self._server.drop()
 
     def _turn(self, lane: Lane) -> None:
@@ -258,7 +261,12 @@ class Loop:
             done.put(await guarded(awaitable))
 
         self.post(lambda: self.loop.create_task(settle()))
-        is_good, value = done.get()
+        while True:
+            try:
+                is_good, value = done.get(timeout=0.2)  # an abort does not end a wait
+                break
+            except Empty:
+                continue
         if not is_good:
             raise value
         return value
@@ -268,8 +276,6 @@ async def guarded(awaitable: Any) -> tuple[bool, Any]:
     """Its value, or its error of whatever kind: nothing that users raise may reach the loop."""
     try:
         return True, await awaitable
-    except GeneratorExit:
-        raise
     except BaseException as error:
         return False, error
 
@@ -320,7 +326,6 @@ class Execution:
         "_interrupted",
         "_thread",
         "duration",
-        "error_count",
         "errors",
         "id",
         "is_registered",
@@ -345,7 +350,6 @@ class Execution:
         self.state = "created"
         self.results: list[list[bytes]] = []  # each as tokens
         self.errors: list[str] = []
-        self.error_count = 0
         self.size = 0
         self.started = time.monotonic()
         self.duration = 0.0
@@ -358,7 +362,8 @@ class Execution:
     # ---- what steps call
 
     def fail(self, error: BaseException) -> None:
-        self.error_count += 1
+        if self._ended:
+            return
         if len(self.errors) < KEPT_ERRORS:
             self.errors.append(describe(error))
 
@@ -393,7 +398,7 @@ class Execution:
     def here(self) -> Iterator[None]:
         """The execution is in this thread: an abort is raised here."""
         with self._end_lock:
-            if self._ended:
+            if self._ended or self._interrupted:
                 raise Aborted
             self.state = "running"
             self._thread = (threading.get_ident(), self.runtime.server.mine.busy)
@@ -433,13 +438,21 @@ class Execution:
             self.size += sum(map(len, made))
 
     def _begin(self, step: Each, taken: list[Any], values: list[Any], index: int) -> None:
-        if self._ended:
+        if self._ended or self._interrupted:
             for value in values:
                 getattr(value, "close", bool)()
+            self.end("aborted")
             return
         self.task = self.runtime.loop.loop.create_task(self._await(step, taken, values, index))
 
     async def _await(self, step: Each, taken: list[Any], values: list[Any], index: int) -> None:
+        try:
+            await self._await_all(step, taken, values, index)
+        except BaseException as error:
+            self.fail(error)
+            self.end("done")
+
+    async def _await_all(self, step: Each, taken: list[Any], values: list[Any], index: int) -> None:
         outcomes: list[tuple[bool, Any]] = []
         if len(values) == 1:
             outcomes.append(await guarded(values[0]))
@@ -461,11 +474,13 @@ class Execution:
             if self._ended:
                 return
             self._ended = True
+            if self._interrupted:
+                # What has been raised in this thread, but not yet arrived, would disturb what follows.
+                _raise_in(threading.get_ident(), None)
             self.state = state
             self.duration = time.monotonic() - self.started
         if state == "aborted":
             self.errors.append("the execution was aborted")
-            self.error_count += 1
         self.runtime.executions.note_end(self)
         if self.on_end is not None:
             try:
@@ -489,8 +504,9 @@ class Execution:
                 _raise_in(thread, Aborted)
                 for connection in list(busy):
                     connection.cut()
-                self._watch(lambda: self._thread is None or self._thread[0] != thread)
+                self._watch(lambda: self._ended or self._thread is None, self._raise_again)
                 return True
+        self.end("aborted")
         if (task := self.task) is not None:
             answered = threading.Event()
 
@@ -499,15 +515,20 @@ class Execution:
                 task.cancel()
 
             self.runtime.loop.loop.call_soon_threadsafe(cancel)
-            self._watch(answered.is_set, self.runtime.loop.thread.ident)
-        self.end("aborted")
+            loop = self.runtime.loop.thread.ident or 0
+            self._watch(answered.is_set, lambda: _raise_in(loop, Aborted))
         return True
 
-    def _watch(self, has_stopped: Callable[[], bool], thread: int | None = None) -> None:
-        """Waits, in a thread of its own, until it has stopped. thread: where an abort is raised if that takes long."""
+    def _raise_again(self) -> None:
+        with self._end_lock:
+            if not self._ended and self._thread is not None:
+                _raise_in(self._thread[0], Aborted)
+
+    def _watch(self, has_stopped: Callable[[], bool], insist: Callable[[], None]) -> None:
+        """Waits, in a thread of its own, until it has stopped. It may have caught what was raised."""
 
         def watch() -> None:
-            begin = time.monotonic()
+            begin = last = time.monotonic()
             while not has_stopped():
                 if time.monotonic() - begin > ABORT_SECONDS:
                     self.runtime.log(
@@ -517,8 +538,9 @@ class Execution:
                     )
                     time.sleep(0.1)
                     os._exit(1)
-                if thread is not None and time.monotonic() - begin > 0.5:
-                    _raise_in(thread, Aborted)
+                if time.monotonic() - last > 0.5:
+                    last = time.monotonic()
+                    insist()
                 time.sleep(0.02)
 
         threading.Thread(target=watch, daemon=True).start()

@@ -41,8 +41,8 @@ def main() -> None:
     sys.path.insert(0, above)
     from flows import gears, requirements
     from flows.commands import Commands
-    from flows.executions import Runtime, describe
-    from flows.server import ConnectionLost, Control, Server, read_settings
+    from flows.executions import Runtime, describe, error_token
+    from flows.server import CommandError, ConnectionLost, Control, Server, close_all, read_settings
     from flows.sessions import Sessions
 
     sys.path.remove(above)
@@ -51,6 +51,7 @@ def main() -> None:
     limit = int(settings.get("memory_limit") or 0)
     if limit:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    os.register_at_fork(after_in_child=close_all)
     control = Control(settings)
     log = gears.Log(control)
     server = Server(settings)
@@ -62,7 +63,7 @@ def main() -> None:
     while True:
         try:
             messages = control.messages()
-        except ConnectionLost:
+        except (ConnectionLost, CommandError):
             time.sleep(0.1)
             continue
         for kind, *rest in messages:
@@ -77,6 +78,8 @@ def main() -> None:
                     commands.hook(rest[0], rest[1], rest[2], rest[3:])
             except Exception as error:
                 log.write(f"a message {kind!r} failed: {describe(error)}", "warning")
+                if kind in (b"command", b"hook"):
+                    commands.answer(rest[0])([error_token(describe(error))])
 
 
 if __name__ == "__main__":

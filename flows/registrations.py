@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flows.executions import Execution, Lane, Runtime, describe
-from flows.server import Actor
+from flows.server import Actor, encode
 from flows.steps import Step
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Registration:
         self.steps: Sequence[Step] = list(steps)
         self.description = description
         self.actor: Actor = session.actor
-        self.hook = reader.hook.encode() if reader.hook else None
+        self.hook = encode(reader.hook) if reader.hook else None
         self.lane = Lane(reader.lane_threads)
         self.mode = words.choice("mode", "async", MODES)
         self.on_registered = words.function("onRegistered")
@@ -152,7 +152,7 @@ class Registration:
 
 def matches(pattern: str, key: bytes) -> bool:
     """A name that ends in * is a prefix, any other name is exact."""
-    name = pattern.encode("utf-8", "surrogateescape")
+    name = encode(pattern)
     return key.startswith(name[:-1]) if name.endswith(b"*") else key == name
 
 

@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from select import POLLIN, poll
 from typing import Any, NamedTuple, TypeAlias
+from weakref import WeakSet
 
 import hiredis
 
@@ -141,6 +142,16 @@ def _tls(settings: Settings) -> ssl.SSLContext:
     return context
 
 
+# All that are open. A process that a flow forks must not use them.
+_open_connections: WeakSet[Connection] = WeakSet()
+
+
+def close_all() -> None:
+    """In a forked process: its parent goes on with them."""
+    for connection in list(_open_connections):
+        connection.close()
+
+
 class Connection:
     """A blocking connection. One thread at a time may use it; another may cut it off."""
 
@@ -149,6 +160,7 @@ class Connection:
             self.socket = _open(settings)
         except OSError as error:
             raise ConnectionLost(f"the server cannot be reached: {error}") from None
+        _open_connections.add(self)
         self._reader = hiredis.Reader()
         for words in first:
             self.call(words)
@@ -217,22 +229,36 @@ class Control:
         """Waits for the next ones. The main thread only."""
         while True:
             try:
-                messages: list[list[Any]] = self._hears.call(("RG._PROCESS", "NEXT"))
-                return messages
+                messages = self._hears.call(("RG._PROCESS", "NEXT"))
+                if isinstance(messages, list):
+                    return messages
+            except CommandError as error:
+                if str(error).startswith("UNBLOCKED"):
+                    continue
+                self._hears.close()  # it has lost its rights
+                self._hears = self._connect()
             except ConnectionLost:
+                self._hears.close()
                 self._hears = self._connect()
 
     def say(self, *words: Word) -> Any:
         with self._lock:
-            for attempt in (1, 2):
-                try:
-                    return self._says.call(words)
-                except ConnectionLost:
-                    self._says.close()
-                    self._says = self._connect()
-                    if attempt == 2:
-                        raise
-            raise AssertionError
+            try:
+                return self._says.call(words)
+            except CommandError as error:
+                if not str(error).startswith("NOPERM"):
+                    raise
+                self._renew()
+            except ConnectionLost:
+                self._renew()
+            except BaseException:  # an abort: the reply would be taken for that of the next command
+                self._renew()
+                raise
+            return self._says.call(words)
+
+    def _renew(self) -> None:
+        self._says.close()
+        self._says = self._connect()
 
 
 class _Mine(threading.local):

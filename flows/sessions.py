@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from flows.builder import SCRIPT, Context
@@ -22,7 +23,7 @@ from flows.readers.keys import run_records as keys_records
 from flows.readers.streams import StreamReader
 from flows.readers.streams import run_records as stream_records
 from flows.registrations import Registration, Words
-from flows.server import ACTOR, Actor, Control
+from flows.server import ACTOR, Actor, Control, encode
 from flows.steps import Aborted, Step
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class Sessions:
     def hook(self, words: list[bytes]) -> CommandReader | None:
         key = words[1] if len(words) > 1 else b""
         for reader in self._hooks.get(words[0].upper(), ()):
-            if key.startswith(reader.prefix.encode("utf-8", "surrogateescape")):
+            if key.startswith(encode(reader.prefix)):
                 return reader
         return None
 
@@ -216,25 +217,7 @@ class Sessions:
                 raise
         try:
             with self._lock:
-                self.check_replaceable(session.id, upgrade, replaced)
-                names = [name for name in dict.fromkeys((session.id, replaced)) if name in self.sessions]
-                old = [self.sessions[each] for each in names if each is not None]
-                self._check_triggers(session, old)
-                self._adopt(session, old)
-                if session.kept is None and session.registrations:
-                    self._control.say("RG._FLOW", session.id, session.payload())
-                for before in old:
-                    if before.id != session.id or not session.registrations:
-                        self._control.say("RG._FLOW", before.id)
-                    del self.sessions[before.id]
-                if session.registrations:
-                    self.sessions[session.id] = session
-                for new in session.registrations:
-                    new.is_live = True
-                gone = [known for before in old for known in before.registrations]
-                for known in gone:
-                    known.is_live = False
-                self._index()
+                gone = self._put(session, upgrade, replaced)
         except BaseException:
             for each in session.registrations:
                 self._untell(each)
@@ -244,11 +227,49 @@ class Sessions:
         for each in session.registrations:
             each.reader.begin()
 
+    def _put(self, session: Session, upgrade: bool, replaced: str | None) -> list[Registration]:
+        """All or nothing. Returns the registrations that are gone."""
+        self.check_replaceable(session.id, upgrade, replaced)
+        names = [name for name in dict.fromkeys((session.id, replaced)) if name in self.sessions]
+        old = [self.sessions[each] for each in names if each is not None]
+        gone = [known for before in old for known in before.registrations]
+        self._check_triggers(session, old)
+        self._adopt(session, old)
+        kept = dict(self.sessions)
+        try:
+            for before in old:
+                del self.sessions[before.id]
+            if session.registrations:
+                self.sessions[session.id] = session
+                if session.kept is None:
+                    self._control.say("RG._FLOW", session.id, session.payload())
+            self._index()
+            for before in old:
+                if before.id not in self.sessions:
+                    self._control.say("RG._FLOW", before.id)
+        except BaseException:
+            self.sessions = kept
+            for known in gone:
+                known.keeps_no_group = True
+            with suppress(Exception):
+                for each in (session, *old):
+                    if each.id in kept:
+                        self._control.say("RG._FLOW", each.id, kept[each.id].payload())
+                    elif session.kept is None:
+                        self._control.say("RG._FLOW", each.id)
+                self._index()
+            raise
+        for known in gone:
+            known.is_live = False
+        for known in session.registrations:
+            known.is_live = True
+        return gone
+
     def _check_triggers(self, session: Session, old: list[Session]) -> None:
         for registration in session.registrations:
             reader = registration.reader
             if isinstance(reader, CommandReader) and reader.trigger is not None:
-                known = self._triggers.get(reader.trigger.encode("utf-8", "surrogateescape"))
+                known = self._triggers.get(encode(reader.trigger))
                 if known is not None and known.registration.session not in old:
                     raise FlowError(
                         f"the trigger {reader.trigger!r} is registered already, as {known.registration.id} of the "
@@ -346,9 +367,9 @@ class Sessions:
             elif isinstance(reader, StreamReader):
                 streams.setdefault(registration.actor.db, []).append(reader)
             elif isinstance(reader, CommandReader) and reader.trigger is not None:
-                triggers[reader.trigger.encode("utf-8", "surrogateescape")] = reader
+                triggers[encode(reader.trigger)] = reader
             elif isinstance(reader, CommandReader) and reader.hook is not None:
-                hooks.setdefault(reader.hook.upper().encode(), []).insert(0, reader)
+                hooks.setdefault(encode(reader.hook.upper()), []).insert(0, reader)
                 hooked += (reader.hook, reader.prefix)
         self._triggers, self._hooks, self._keys, self._streams = triggers, hooks, keys, streams
         self._control.say("RG._PROCESS", "WATCH", *(word for row in watches for word in row))

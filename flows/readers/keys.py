@@ -9,7 +9,7 @@ import hiredis
 
 from flows.readers import scan, text
 from flows.registrations import Registration, Words, matches, watch
-from flows.server import CommandError, Server
+from flows.server import CommandError, Server, encode
 
 MAX_QUEUED = 100_000
 AT_ONCE = 100  # keys whose values are read together
@@ -144,7 +144,7 @@ def _keys(server: Server, argument: Any, words: Words) -> Iterator[list[bytes]]:
     if not isinstance(argument, str):
         raise TypeError(f"{words.take('reader', 'KeysReader')}: run() takes a pattern of keys, as text")
     if words.take("noScan", False):
-        return iter([[argument.encode("utf-8", "surrogateescape")]])
+        return iter([[encode(argument)]])
     return scan(server, argument)
 
 

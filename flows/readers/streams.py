@@ -15,7 +15,7 @@ from typing import Any
 from flows.executions import LANE_THREADS, Execution, describe
 from flows.readers import escape, scan, text
 from flows.registrations import Registration, Words, matches, watch
-from flows.server import ACTOR, HOOKED, CommandError, Server
+from flows.server import ACTOR, HOOKED, CommandError, Server, encode
 
 READ = 200  # entries that are read at once, if a batch is smaller
 READ_MOST = 2_000
@@ -92,7 +92,7 @@ class StreamReader:
             ACTOR.set(registration.actor)
             try:
                 if not self.prefix.endswith("*"):
-                    self.note(self.prefix.encode("utf-8", "surrogateescape"))
+                    self.note(encode(self.prefix))
                     return
                 for keys in scan(registration.runtime.server, escape(self.prefix[:-1]) + "*", "stream"):
                     for key in keys:
@@ -259,7 +259,7 @@ class Driver:
 
     def _find_position(self) -> bool:
         """False where the stream is not there."""
-        group = self._registration.group.encode()
+        group = encode(self._registration.group)
         try:
             groups = self._server.call("XINFO", "GROUPS", self._key)
         except CommandError as error:
@@ -390,7 +390,7 @@ def run_records(server: Server, argument: Any, words: Words) -> Iterator[Any]:
         raise TypeError("StreamReader: run() takes the name of a stream, as text")
     position = words.take("fromId", "0-0", str).encode()
     words.finish()
-    names = argument.encode("utf-8", "surrogateescape")
+    names = encode(argument)
     keys = (
         (key for some in scan(server, escape(argument[:-1]) + "*", "stream") for key in some)
         if names.endswith(b"*")

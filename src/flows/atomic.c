@@ -20,6 +20,8 @@ static struct {
     int socket; /* -1: there is no process */
     size_t got; /* bytes of frames that have come */
     char bytes[MAX_FRAME];
+    size_t sent, to_send; /* bytes of answers */
+    char answers[2 * MAX_FRAME];
 } atomic = {.socket = -1};
 
 /* A frame that has come as a whole, in atomic.bytes. */
@@ -76,13 +78,13 @@ static void receive_late(int fd, void *data, int mask) {
 
 void atomic_open(int socket) {
     atomic.socket = socket;
-    atomic.got = 0;
+    atomic.got = atomic.sent = atomic.to_send = 0;
     RedisModule_EventLoopAdd(socket, REDISMODULE_EVENTLOOP_READABLE, receive_late, NULL);
 }
 
 void atomic_close(void) {
     if (atomic.socket == -1) return;
-    RedisModule_EventLoopDel(atomic.socket, REDISMODULE_EVENTLOOP_READABLE);
+    RedisModule_EventLoopDel(atomic.socket, REDISMODULE_EVENTLOOP_READABLE | REDISMODULE_EVENTLOOP_WRITABLE);
     atomic.socket = -1;
 }
 
@@ -97,25 +99,37 @@ static int wait_for(short events, int64_t until) {
     }
 }
 
-/* Whether the process has taken all of it. */
-static int send_all(const void *bytes, size_t size, int64_t until) {
-    const char *at = bytes;
-    while (size) {
-        ssize_t sent = send(atomic.socket, at, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (sent == -1 && errno == EAGAIN && wait_for(POLLOUT, until)) continue;
-        if (sent <= 0) return 0;
-        at += sent;
-        size -= sent;
+/* Sends what the process has room for. */
+static void flush(void) {
+    while (atomic.sent < atomic.to_send) {
+        ssize_t sent = send(atomic.socket, atomic.answers + atomic.sent, atomic.to_send - atomic.sent,
+                            MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent == -1 && errno == EAGAIN) return;
+        if (sent <= 0) break; /* the process has ended; that is told elsewhere */
+        atomic.sent += sent;
     }
-    return 1;
+    atomic.sent = atomic.to_send = 0;
 }
 
-/* The answer of a command, or, with size 0, the sign that the block has begun. */
+static void flush_late(int fd, void *data, int mask) {
+    flush();
+    if (atomic.to_send == 0) RedisModule_EventLoopDel(atomic.socket, REDISMODULE_EVENTLOOP_WRITABLE);
+}
+
+/* The answer of a command, or, with size 0, the sign that the block has begun. What the process has not taken when the
+ * time is over it gets between blocks. */
 static int send_answer(uint32_t block, const char *bytes, size_t size, int64_t until) {
     uint32_t head[2] = {block, (uint32_t)size};
-    if (send_all(head, sizeof(head), until) && send_all(bytes, size, until)) return 1;
-    flow_process_end("it has not read an answer of an atomic block");
-    return 0;
+    if (sizeof(atomic.answers) - atomic.to_send < sizeof(head) + size) {
+        flow_process_end("it does not read the answers of atomic blocks");
+        return 0;
+    }
+    memcpy(atomic.answers + atomic.to_send, head, sizeof(head));
+    if (size) memcpy(atomic.answers + atomic.to_send + sizeof(head), bytes, size);
+    atomic.to_send += sizeof(head) + size;
+    for (flush(); atomic.to_send && wait_for(POLLOUT, until);) flush();
+    if (atomic.to_send) RedisModule_EventLoopAdd(atomic.socket, REDISMODULE_EVENTLOOP_WRITABLE, flush_late, NULL);
+    return 1;
 }
 
 static int send_error(uint32_t block, const char *error, int64_t until) {

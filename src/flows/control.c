@@ -137,7 +137,7 @@ static int flow_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
 
 RedisModuleCallReply *control_call(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const char **error) {
     RedisModuleUser *user; /* for each call: the one before may have removed it */
-    *error = "NOPERM the user is gone";
+    *error = "NOPERM this connection is no user's, or the user is gone";
     if (!find_user(ctx, &user) || user == NULL) return NULL;
     RedisModule_SetContextUser(ctx, user);
     /* !: replicate; C: as the context's user; E: errors as replies; M: no writes when out of memory; S: as in Lua;
@@ -185,12 +185,12 @@ static int hooked_command(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
         return REDISMODULE_OK;
     }
     if (wait_mode(ctx) == WAIT_NOT || !flows_option()) return refuse(ctx);
-    if (wait_mode(ctx) == WAIT_MAIN_THREAD || control_is_own(ctx) || !flow_process_acts(ctx)) {
-        return call_and_reply(ctx, argv + 1, argc - 1);
-    }
     if (!may_run(ctx, argv + 1, argc - 1)) {
         return RedisModule_ReplyWithError(ctx,
                                           "NOPERM this user has no permissions to run the command, or for its keys");
+    }
+    if (wait_mode(ctx) == WAIT_MAIN_THREAD || control_is_own(ctx) || !flow_process_acts(ctx)) {
+        return call_and_reply(ctx, argv + 1, argc - 1);
     }
     return messages_pass(ctx, "hook", argv + 1, argc - 1);
 }

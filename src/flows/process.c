@@ -25,7 +25,7 @@
 
 #define START_MS 30000           /* to show its secret */
 #define SETTLED_NS 10000000000LL /* one that has lived for so long has not failed to start */
-#define MAX_PAUSE_S 10           /* between starts */
+#define MAX_PAUSE_S 10           /* between starts; the first comes at once */
 #define FD_SOCKET 3              /* in the process */
 #define SECRET_BYTES 32
 
@@ -47,6 +47,7 @@ static struct {
     int socket; /* the server's end; -1: none */
     char secret[2 * SECRET_BYTES + 1];
     char end_reason[128]; /* why the server ends it; empty: it does not */
+    int is_guilty;        /* because it has broken a rule */
     int is_asked;         /* a command has needed it */
     int has_timer;        /* it shall not start before */
     int is_posted, is_other;
@@ -244,6 +245,7 @@ void flow_process_end(const char *why) {
     char error[256];
     snprintf(error, sizeof(error), "ERR the flow process ended: %s", why);
     end(why, error);
+    process.is_guilty = 1;
 }
 
 static void too_late(RedisModuleCtx *ctx, void *data) {
@@ -275,7 +277,7 @@ static void pause_is_over(RedisModuleCtx *ctx, void *unused) {
 }
 
 static void pause_starts(void) {
-    int seconds = process.failures < MAX_PAUSE_S ? process.failures : MAX_PAUSE_S;
+    int seconds = process.failures - 1 < MAX_PAUSE_S ? process.failures - 1 : MAX_PAUSE_S;
     process.has_timer = 1;
     RedisModule_CreateTimer(log_context, seconds * 1000, pause_is_over, NULL);
 }
@@ -307,6 +309,7 @@ static void start(void) {
     pthread_detach(thread);
     process.state = STARTING;
     process.end_reason[0] = '\0';
+    process.is_guilty = 0;
     atomic_open(process.socket);
     int64_t *started = RedisModule_Alloc(sizeof(*started));
     *started = process.started;
@@ -320,14 +323,14 @@ static void begun(RedisModuleCtx *ctx, Task *task) {
 
 static void ended(RedisModuleCtx *ctx, Task *task) {
     Life *life = (Life *)((char *)task - offsetof(Life, ended));
-    int is_planned = process.state == ENDING;
+    int is_planned = process.state == ENDING && !process.is_guilty;
     process.state = DOWN;
     process.life = NULL;
-    if (!is_planned) {
-        failed(life->reason);
-        pause_starts();
-    } else {
+    if (is_planned) {
         RedisModule_Log(log_context, "notice", "flows: the server ended the flow process: %s", process.end_reason);
+    } else {
+        failed(process.is_guilty ? process.end_reason : life->reason);
+        pause_starts();
     }
     if (life->pidfd != -1) close(life->pidfd);
     RedisModule_Free(life);

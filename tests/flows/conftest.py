@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from testkit.server import Server
+from testkit.server import Server, module_path
 from tests.conftest import SERVERS
-from tests.flows.kit import FLOWS, Process, module_with_stub
+from tests.flows.kit import FLOWS, Process, module_with_stub, start
+from tests.flows.programs import Programs
 
 
 @pytest.fixture(scope="session")
@@ -40,14 +41,22 @@ def flows(server: Server) -> Iterator[Process]:
     process.control.close()
 
 
-def start(server: Server) -> Process:
-    """Has the server start its process, and nothing wait."""
-    with server.wire() as wire:
-        wire.send("RG.TRIGGER", "x")
-        process = Process(server)
-        ((_, number, *_),) = process.next()
-        process.reply(number, "_")
-        wire.read()
-    process.do("WATCH")
-    process.do("HOOKS")
-    return process
+@pytest.fixture(scope="session")
+def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With the flow process itself."""
+    server = Server(tmp_path_factory.mktemp("real"), module=module_path(), options=FLOWS).start()
+    yield server
+    assert server.stop() == 0, server.log_tail()
+
+
+@pytest.fixture
+def programs(real_server: Server, request: pytest.FixtureRequest) -> Iterator[Programs]:
+    """Runs flows. No flow is registered and no key exists at the start of a test."""
+    request.node.stash.setdefault(SERVERS, []).append(real_server)
+    with Programs(real_server) as programs:
+        programs.wire.ask_ok("FLUSHALL")
+        programs.ask("RG.PYSTATS")  # it starts the process
+        yield programs
+    real_server.check_alive()
+    with Programs(real_server) as programs:
+        programs.unregister_all()
