@@ -11,13 +11,16 @@ import pytest
 
 from testkit.server import Server
 from testkit.waiting import wait_for
+from tests.flows.programs import Programs
 from tests.tools.test_docs import ask, blocks, cli, session
 
 
-def test_page(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page(programs: Programs, real_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = real_server
     monkeypatch.chdir(tmp_path)
     asked = 0
-    for language, text in blocks("docs/flows.md"):
+    page = blocks("docs/flows.md")
+    for (language, text), (_, following) in zip(page, [*page[1:], ("", "")], strict=True):
         if language == "python":
             name = re.match(r"# (\w+\.py)\n", text)
             Path(name[1] if name else "program.py").write_text(
@@ -27,7 +30,8 @@ def test_page(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
                 runpy.run_path("program.py", run_name="__main__")  # a file, because TorchScript reads its source
         elif language == "sh" and text.startswith("redis-cli"):
             words = text.replace("redis-cli", f"{cli()} -p {server.port}", 1)
-            assert subprocess.check_output(words, shell=True, text=True, timeout=60) == "OK\n", text
+            printed = following if following.startswith("1) ") else "OK\n"
+            assert subprocess.check_output(words, shell=True, text=True, timeout=60).strip() == printed.strip(), text
         for command, reply in session(text):
             if command.startswith("HGET"):  # the flow runs beside the client
                 wait_for(lambda: ask(server, command) == reply, what=command)  # noqa: B023

@@ -6,9 +6,9 @@ import itertools
 import json
 from pathlib import Path
 
-from testkit.server import Server
 from testkit.waiting import wait_for
-from testkit.wire import Error, Wire
+from testkit.wire import Error
+from tests.flows.programs import Programs
 
 WORD_COUNT = """
 GearsBuilder() \\
@@ -70,7 +70,8 @@ GB("StreamReader").filter(lambda record: "degrees" in record["value"]).foreach(k
 """
 
 
-def test_word_count(wire: Wire) -> None:
+def test_word_count(programs: Programs) -> None:
+    wire = programs.wire
     for number, line in enumerate(("The quick brown fox", "the lazy dog", "THE end")):
         wire.ask_ok("SET", f"line:{number}", line)
     results, errors = wire.ask("RG.PYEXECUTE", WORD_COUNT)
@@ -79,7 +80,8 @@ def test_word_count(wire: Wire) -> None:
     assert errors == []
 
 
-def test_rate_limiter(wire: Wire) -> None:
+def test_rate_limiter(programs: Programs) -> None:
+    wire = programs.wire
     wire.ask_ok("RG.PYEXECUTE", RATE_LIMITER)
     answers = [wire.ask("RG.TRIGGER", "Allowed", user) for user in ("ada", "ada", "bob", "ada", "ada", "bob")]
     assert [answer[0] for answer in answers] == [b"yes", b"yes", b"yes", b"yes", b"no", b"yes"]
@@ -88,7 +90,8 @@ def test_rate_limiter(wire: Wire) -> None:
     assert isinstance(wire.ask("RG.TRIGGER", "allowed", "ada"), Error)
 
 
-def test_write_behind(wire: Wire, tmp_path: Path) -> None:
+def test_write_behind(programs: Programs, tmp_path: Path) -> None:
+    wire = programs.wire
     file = tmp_path / "changes"
     wire.ask_ok("RG.PYEXECUTE", f"FILE = {str(file)!r}\n{WRITE_BEHIND}")
     for number in range(95):
@@ -105,7 +108,8 @@ def test_write_behind(wire: Wire, tmp_path: Path) -> None:
     wait_for(lambda: wire.ask("XLEN", "changes") == 0, 10, "what is written has left the stream")
 
 
-def test_audit_of_expired_keys(wire: Wire) -> None:
+def test_audit_of_expired_keys(programs: Programs) -> None:
+    wire = programs.wire
     wire.ask_ok("RG.PYEXECUTE", EXPIRED)
     for number in range(20):
         wire.ask_ok("SET", f"session:{number}", "x", "PX", 1 + number)
@@ -115,7 +119,8 @@ def test_audit_of_expired_keys(wire: Wire) -> None:
     assert wire.ask("HGETALL", "audit") == [b"expired", b"20"]
 
 
-def test_stream_to_hash(server: Server, wire: Wire) -> None:
+def test_stream_to_hash(programs: Programs) -> None:
+    wire = programs.wire
     wire.ask_ok("RG.PYEXECUTE", STREAM_TO_HASH)
     ids = {}
     for degrees, room in itertools.product(range(10), ("hall", "attic")):
