@@ -280,6 +280,11 @@ async def guarded(awaitable: Any) -> tuple[bool, Any]:
         return False, error
 
 
+def _is_small(value: Any) -> bool:
+    """Whether it is made a text or a reply at once, by no function of users."""
+    return type(value) in (int, float, bool, type(None)) or (type(value) in (str, bytes) and len(value) < 10_000)
+
+
 async def _at_once(value: Any) -> tuple[bool, Any]:
     return True, value
 
@@ -419,7 +424,10 @@ class Execution:
                 continue
             taken, values = step.start(records, self)
             if any(map(can_be_awaited, values)):
-                self.runtime.loop.post(self._begin, step, taken, values, position + 1)
+                if self.runtime.server.mine.is_loop:
+                    self._begin(step, taken, values, position + 1)
+                else:
+                    self.runtime.loop.post(self._begin, step, taken, values, position + 1)
                 return
             records = step.join(taken, [(True, value) for value in values], self)
         self._keep(records)
@@ -465,6 +473,10 @@ class Execution:
         if self._ended:
             return
         self.task = None
+        rest = self.owner.steps[index:]
+        if len(taken) == 1 and (not rest or (len(rest) == 1 and rest[0].is_plain)) and _is_small(outcomes[0][1]):
+            self.advance(step.join(taken, outcomes, self), index)  # not worth a change of thread
+            return
         self.runtime.pool.submit(self.owner.lane, lambda: self.advance(step.join(taken, outcomes, self), index))
 
     # ---- the end

@@ -16,6 +16,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ Word: TypeAlias = str | bytes | bytearray | memoryview | int | float
 HEADER_BYTES = 65_536
 _CHUNK = 262_144
 _CLOSED = "the server closed the connection before it answered: the command may have run or not"
+FRESH_SECONDS = 0.002  # so long after its last reply, a connection is not asked whether it is open
 LINKS = 64  # of each (user, db): a command that blocks, such as a run of a model, holds up those behind it
 
 
@@ -108,7 +110,11 @@ def encode(word: object) -> bytes:
 def pack(words: Sequence[object]) -> bytes:
     if not words:
         raise CommandError("ERR a command has at least a name")
-    packed: bytes = hiredis.pack_command(tuple([word if type(word) is bytes else encode(word) for word in words]))  # type: ignore[arg-type]
+    packed: bytes
+    try:
+        packed = hiredis.pack_command(tuple(words))  # type: ignore[arg-type]
+    except (TypeError, UnicodeEncodeError):
+        packed = hiredis.pack_command(tuple(map(encode, words)))  # type: ignore[arg-type]
     return packed
 
 
@@ -161,6 +167,7 @@ class Connection:
         except OSError as error:
             raise ConnectionLost(f"the server cannot be reached: {error}") from None
         _open_connections.add(self)
+        self.used_at = 0.0
         self._reader = hiredis.Reader()
         for words in first:
             self.call(words)
@@ -315,7 +322,7 @@ class Server:
         connections = self.mine.connections
         found = connections.get(actor)
         if found is not None:
-            if not found.is_closed():
+            if time.monotonic() - found.used_at < FRESH_SECONDS or not found.is_closed():
                 return found
             del connections[actor]
             found.close()
@@ -351,8 +358,10 @@ class Server:
         return self._exchange(data, len(commands))
 
     def waits_for_flows(self, words: Sequence[object]) -> bool:
-        name = encode(words[0])
-        return name[:1] in (b"R", b"r") and name.upper() in _LATER
+        name = words[0]
+        if isinstance(name, (str, bytes)) and name[:1] not in ("R", "r", b"R", b"r"):
+            return False
+        return encode(name).upper() in _LATER
 
     def _exchange(self, data: bytes, count: int) -> list[Any]:
         connection = self.connection()
@@ -360,7 +369,9 @@ class Server:
         busy.append(connection)
         try:
             connection.send(data)
-            return [connection.receive() for _ in range(count)]
+            replies = [connection.receive() for _ in range(count)]
+            connection.used_at = time.monotonic()
+            return replies
         except BaseException:
             # Its replies would be taken for those of later commands.
             self._forget(connection)
