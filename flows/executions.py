@@ -196,6 +196,7 @@ class Pool:
 
     def _turn(self, lane: Lane) -> None:
         self._here.lane = lane
+        self._server.mine.turn += 1
         try:
             try:
                 with self._lock:
@@ -451,6 +452,7 @@ class Execution:
                 getattr(value, "close", bool)()
             self.end("aborted")
             return
+        self.runtime.server.mine.turn += 1
         self.task = self.runtime.loop.loop.create_task(self._await(step, taken, values, index))
 
     async def _await(self, step: Each, taken: list[Any], values: list[Any], index: int) -> None:

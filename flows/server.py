@@ -31,7 +31,7 @@ Word: TypeAlias = str | bytes | bytearray | memoryview | int | float
 HEADER_BYTES = 65_536
 _CHUNK = 262_144
 _CLOSED = "the server closed the connection before it answered: the command may have run or not"
-FRESH_SECONDS = 0.002  # so long after its last reply, a connection is not asked whether it is open
+FRESH_SECONDS = 0.005  # so long after a reply, the same turn of a thread does not ask whether the connection is open
 LINKS = 64  # of each (user, db): a command that blocks, such as a run of a model, holds up those behind it
 
 
@@ -167,7 +167,7 @@ class Connection:
         except OSError as error:
             raise ConnectionLost(f"the server cannot be reached: {error}") from None
         _open_connections.add(self)
-        self.used_at = 0.0
+        self.used_at, self.used_in = 0.0, -1
         self._reader = hiredis.Reader()
         for words in first:
             self.call(words)
@@ -274,6 +274,7 @@ class _Mine(threading.local):
     def __init__(self) -> None:
         self.connections: dict[Actor, Connection] = {}
         self.is_loop = False
+        self.turn = 0  # grows with each job of the pool, and each task of an execution
         self.busy: list[Connection] = []  # the one that waits for a reply: another thread may look here
 
 
@@ -322,7 +323,8 @@ class Server:
         connections = self.mine.connections
         found = connections.get(actor)
         if found is not None:
-            if time.monotonic() - found.used_at < FRESH_SECONDS or not found.is_closed():
+            is_fresh = 0 < found.used_in == self.mine.turn and time.monotonic() - found.used_at < FRESH_SECONDS
+            if is_fresh or not found.is_closed():
                 return found
             del connections[actor]
             found.close()
@@ -370,7 +372,7 @@ class Server:
         try:
             connection.send(data)
             replies = [connection.receive() for _ in range(count)]
-            connection.used_at = time.monotonic()
+            connection.used_at, connection.used_in = time.monotonic(), self.mine.turn
             return replies
         except BaseException:
             # Its replies would be taken for those of later commands.
