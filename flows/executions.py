@@ -35,6 +35,7 @@ KEPT = 1_000
 KEPT_BYTES = 64 << 20
 KEPT_ERRORS = 100  # of one execution
 ABORT_SECONDS = 5.0
+LOOP_SECONDS = 5.0
 _FOLDER = str(Path(__file__).parent)
 
 
@@ -229,8 +230,13 @@ class _Executor(ThreadPoolExecutor):
         return super().submit(copy_context().run, function, *arguments, **named)
 
 
+class HeldUp(BaseException):
+    def __str__(self) -> str:
+        return f"an async function ran for {LOOP_SECONDS:g} s without an await, so no other could run: use a plain one"
+
+
 class Loop:
-    """The thread of async functions."""
+    """The thread of async functions. One that computes for long holds up all others, so it is stopped."""
 
     def __init__(self, server: Server) -> None:
         self.loop = asyncio.new_event_loop()
@@ -239,6 +245,15 @@ class Loop:
         self._server = server
         self.thread = threading.Thread(target=self._work, name="loop", daemon=True)
         self.thread.start()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            passed = threading.Event()
+            self.loop.call_soon_threadsafe(passed.set)
+            while not passed.wait(LOOP_SECONDS):
+                _raise_in(self.thread.ident or 0, HeldUp)
+            time.sleep(LOOP_SECONDS / 10)
 
     def _work(self) -> None:
         self._server.mine.is_loop = True
@@ -248,6 +263,8 @@ class Loop:
                 self.loop.run_forever()
             except BaseException as error:  # SystemExit of a user's task, an abort
                 complain("a task", error)
+            if self.loop.is_closed():
+                os._exit(1)  # a flow has closed it
 
     def post(self, function: Callable[..., Any], *arguments: Any) -> None:
         """In a copy of this thread's context: the flow acts for the same user there."""
