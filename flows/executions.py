@@ -35,7 +35,7 @@ KEPT = 1_000
 KEPT_BYTES = 64 << 20
 KEPT_ERRORS = 100  # of one execution
 ABORT_SECONDS = 5.0
-LOOP_SECONDS = 5.0
+LOOP_SECONDS = 3.0
 _FOLDER = str(Path(__file__).parent)
 
 
