@@ -35,6 +35,7 @@ KEPT = 1_000
 KEPT_BYTES = 64 << 20
 KEPT_ERRORS = 100  # of one execution
 ABORT_SECONDS = 5.0
+LOOP_SECONDS = 3.0
 _FOLDER = str(Path(__file__).parent)
 
 
@@ -196,6 +197,7 @@ class Pool:
 
     def _turn(self, lane: Lane) -> None:
         self._here.lane = lane
+        self._server.mine.turn += 1
         try:
             try:
                 with self._lock:
@@ -228,8 +230,13 @@ class _Executor(ThreadPoolExecutor):
         return super().submit(copy_context().run, function, *arguments, **named)
 
 
+class HeldUp(BaseException):
+    def __str__(self) -> str:
+        return f"an async function ran for {LOOP_SECONDS:g} s without an await, so no other could run: use a plain one"
+
+
 class Loop:
-    """The thread of async functions."""
+    """The thread of async functions. One that computes for long holds up all others, so it is stopped."""
 
     def __init__(self, server: Server) -> None:
         self.loop = asyncio.new_event_loop()
@@ -238,6 +245,15 @@ class Loop:
         self._server = server
         self.thread = threading.Thread(target=self._work, name="loop", daemon=True)
         self.thread.start()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            passed = threading.Event()
+            self.loop.call_soon_threadsafe(passed.set)
+            while not passed.wait(LOOP_SECONDS):
+                _raise_in(self.thread.ident or 0, HeldUp)
+            time.sleep(LOOP_SECONDS / 10)
 
     def _work(self) -> None:
         self._server.mine.is_loop = True
@@ -247,6 +263,8 @@ class Loop:
                 self.loop.run_forever()
             except BaseException as error:  # SystemExit of a user's task, an abort
                 complain("a task", error)
+            if self.loop.is_closed():
+                os._exit(1)  # a flow has closed it
 
     def post(self, function: Callable[..., Any], *arguments: Any) -> None:
         """In a copy of this thread's context: the flow acts for the same user there."""
@@ -278,6 +296,11 @@ async def guarded(awaitable: Any) -> tuple[bool, Any]:
         return True, await awaitable
     except BaseException as error:
         return False, error
+
+
+def _is_small(value: Any) -> bool:
+    """Whether it is made a text or a reply at once, by no function of users."""
+    return type(value) in (int, float, bool, type(None)) or (type(value) in (str, bytes) and len(value) < 10_000)
 
 
 async def _at_once(value: Any) -> tuple[bool, Any]:
@@ -419,7 +442,10 @@ class Execution:
                 continue
             taken, values = step.start(records, self)
             if any(map(can_be_awaited, values)):
-                self.runtime.loop.post(self._begin, step, taken, values, position + 1)
+                if self.runtime.server.mine.is_loop:
+                    self._begin(step, taken, values, position + 1)
+                else:
+                    self.runtime.loop.post(self._begin, step, taken, values, position + 1)
                 return
             records = step.join(taken, [(True, value) for value in values], self)
         self._keep(records)
@@ -443,6 +469,7 @@ class Execution:
                 getattr(value, "close", bool)()
             self.end("aborted")
             return
+        self.runtime.server.mine.turn += 1
         self.task = self.runtime.loop.loop.create_task(self._await(step, taken, values, index))
 
     async def _await(self, step: Each, taken: list[Any], values: list[Any], index: int) -> None:
@@ -465,6 +492,10 @@ class Execution:
         if self._ended:
             return
         self.task = None
+        rest = self.owner.steps[index:]
+        if len(taken) == 1 and (not rest or (len(rest) == 1 and rest[0].is_plain)) and _is_small(outcomes[0][1]):
+            self.advance(step.join(taken, outcomes, self), index)  # not worth a change of thread
+            return
         self.runtime.pool.submit(self.owner.lane, lambda: self.advance(step.join(taken, outcomes, self), index))
 
     # ---- the end

@@ -192,9 +192,12 @@ def createTensorFromValues(type: str, dims: Sequence[int], values: Iterable[Any]
     return Tensor(name, shape, data)
 
 
-def createTensorFromBlob(type: str, dims: Sequence[int], blob: bytes | bytearray | memoryview) -> Tensor:
-    """blob: bytes as AI.TENSORSET BLOB takes them, or what has them in a buffer."""
+def createTensorFromBlob(type: str, dims: Sequence[int], blob: bytes | bytearray | memoryview | str) -> Tensor:
+    """blob: bytes as AI.TENSORSET BLOB takes them, or what has them in a buffer. Readers give bytes that are UTF-8 by
+    chance as text, so text stands for its bytes."""
     name, shape, length = _kind(type, dims)
+    if isinstance(blob, str):
+        blob = _text(blob)
     try:
         data = blob if isinstance(blob, bytes) else bytes(memoryview(blob))
     except TypeError:

@@ -16,6 +16,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ Word: TypeAlias = str | bytes | bytearray | memoryview | int | float
 HEADER_BYTES = 65_536
 _CHUNK = 262_144
 _CLOSED = "the server closed the connection before it answered: the command may have run or not"
+FRESH_SECONDS = 0.005  # so long after a reply, the same turn of a thread does not ask whether the connection is open
 LINKS = 64  # of each (user, db): a command that blocks, such as a run of a model, holds up those behind it
 
 
@@ -108,7 +110,11 @@ def encode(word: object) -> bytes:
 def pack(words: Sequence[object]) -> bytes:
     if not words:
         raise CommandError("ERR a command has at least a name")
-    packed: bytes = hiredis.pack_command(tuple([word if type(word) is bytes else encode(word) for word in words]))  # type: ignore[arg-type]
+    packed: bytes
+    try:
+        packed = hiredis.pack_command(tuple(words))  # type: ignore[arg-type]
+    except (TypeError, UnicodeEncodeError):
+        packed = hiredis.pack_command(tuple(map(encode, words)))  # type: ignore[arg-type]
     return packed
 
 
@@ -161,6 +167,7 @@ class Connection:
         except OSError as error:
             raise ConnectionLost(f"the server cannot be reached: {error}") from None
         _open_connections.add(self)
+        self.used_at, self.used_in = 0.0, -1
         self._reader = hiredis.Reader()
         for words in first:
             self.call(words)
@@ -267,6 +274,7 @@ class _Mine(threading.local):
     def __init__(self) -> None:
         self.connections: dict[Actor, Connection] = {}
         self.is_loop = False
+        self.turn = 0  # grows with each job of the pool, and each task of an execution
         self.busy: list[Connection] = []  # the one that waits for a reply: another thread may look here
 
 
@@ -315,7 +323,8 @@ class Server:
         connections = self.mine.connections
         found = connections.get(actor)
         if found is not None:
-            if not found.is_closed():
+            is_fresh = 0 < found.used_in == self.mine.turn and time.monotonic() - found.used_at < FRESH_SECONDS
+            if is_fresh or not found.is_closed():
                 return found
             del connections[actor]
             found.close()
@@ -351,8 +360,10 @@ class Server:
         return self._exchange(data, len(commands))
 
     def waits_for_flows(self, words: Sequence[object]) -> bool:
-        name = encode(words[0])
-        return name[:1] in (b"R", b"r") and name.upper() in _LATER
+        name = words[0]
+        if isinstance(name, (str, bytes)) and name[:1] not in ("R", "r", b"R", b"r"):
+            return False
+        return encode(name).upper() in _LATER
 
     def _exchange(self, data: bytes, count: int) -> list[Any]:
         connection = self.connection()
@@ -360,7 +371,9 @@ class Server:
         busy.append(connection)
         try:
             connection.send(data)
-            return [connection.receive() for _ in range(count)]
+            replies = [connection.receive() for _ in range(count)]
+            connection.used_at, connection.used_in = time.monotonic(), self.mine.turn
+            return replies
         except BaseException:
             # Its replies would be taken for those of later commands.
             self._forget(connection)
@@ -378,10 +391,8 @@ class Server:
 
     async def call_async(self, *words: object) -> Any:
         actor = self.actor()
-        if self._open_block() is not None:
+        if self._open_block() is not None or not self.mine.is_loop:  # a flow may have a loop of its own
             return self.call(*words)
-        if self.waits_for_flows(words) and not self.mine.is_loop:
-            raise RuntimeError("awaited commands run in async functions of flows")
         return await self._link(actor).call(pack(words))
 
     def _link(self, actor: Actor) -> Link:

@@ -68,11 +68,13 @@ class Session:
         self.run_with: tuple[ForRun, Any, Words] | None = None
         self.kept: dict[int, dict[str, str]] | None = None  # replayed: the live calls of register()
         self.calls = 0
+        self.has_run = False
         self.error: str | None = None
 
     # ---- what the code calls
 
     def run(self, builder: Context, argument: Any, words: dict[str, Any]) -> None:
+        self._check_runs()
         if self.kept is not None:
             return
         if self.run_with is not None:
@@ -84,6 +86,7 @@ class Session:
         self.run_with = (make, argument, Words(builder.reader, words))
 
     def register(self, builder: Context, words: dict[str, Any]) -> None:
+        self._check_runs()
         index = self.calls
         self.calls += 1
         kept = self.kept.get(index) if self.kept is not None else {}
@@ -102,6 +105,11 @@ class Session:
         self.sessions.check_free(registration)
         self.registrations.append(registration)
 
+    def _check_runs(self) -> None:
+        """Threads that the code has started may outlive it."""
+        if self.has_run:
+            raise RuntimeError("run() and register() are for the code of RG.PYEXECUTE, and it has ended")
+
     # ---- how it runs
 
     def execute(self) -> None:
@@ -112,6 +120,7 @@ class Session:
             exec(compile(self.code, "<flow>", "exec"), self.sessions.make_globals())
         finally:
             SCRIPT.reset(token)
+            self.has_run = True
 
     def records(self) -> Iterator[Any]:
         assert self.run_with

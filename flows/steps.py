@@ -47,6 +47,7 @@ def _settle(run: Run, value: Any) -> Any:
 
 class Step:
     is_async = False
+    is_plain = False  # its function is str
 
     def __init__(self, name: str, *functions: Function) -> None:
         self.name = name
@@ -119,6 +120,10 @@ class Each(Step):
 
 
 class Map(Each):
+    def __init__(self, name: str, function: Function) -> None:
+        super().__init__(name, function)
+        self.is_plain = function is str
+
     def result(self, record: Any, value: Any) -> Iterable[Any]:
         return (value,)
 

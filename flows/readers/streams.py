@@ -16,6 +16,7 @@ from flows.executions import LANE_THREADS, Execution, describe
 from flows.readers import escape, scan, text
 from flows.registrations import Registration, Words, matches, watch
 from flows.server import ACTOR, HOOKED, CommandError, Server, encode
+from flows.steps import Each, is_async
 
 READ = 200  # entries that are read at once, if a batch is smaller
 READ_MOST = 2_000
@@ -164,6 +165,8 @@ class Driver:
         self._ended: Execution | None = None
         self._parked: Execution | None = None
         self._pause = 1.0
+        steps = reader.registration.steps
+        self._begins_async = bool(steps) and isinstance(steps[0], Each) and is_async(steps[0].function)
 
     # ---- when to run
 
@@ -337,8 +340,27 @@ class Driver:
             self._ended = execution
             is_parked = self._parked is execution
             self._parked = None
-        if is_parked:
+        if is_parked and not self._goes_on(execution):
             self._submit()
+
+    def _goes_on(self, ended: Execution) -> bool:
+        """On the loop thread: begins the next batch at once, if that only makes coroutines."""
+        if (
+            not self._server.mine.is_loop
+            or not self._begins_async
+            or ended.errors
+            or not self._registration.is_live
+            or len(self._entries) < self._reader.batch
+            or time.monotonic() - self._moved_at > COMMIT_SECONDS
+        ):
+            return False
+        self._ended = None
+        self._done_to = self._batch[-1][0]
+        self._batch = self._take()
+        execution = self._registration.execution(self._on_end)
+        self._parked = execution
+        execution.start([record(self._name, entry) for entry in self._batch])
+        return True
 
     def _note_end(self, execution: Execution) -> bool:
         """False: not now, or no more."""

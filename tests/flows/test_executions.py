@@ -106,3 +106,16 @@ def test_the_last_thousand_are_kept(programs: Programs) -> None:
     for _ in range(1_010):
         programs.wire.read()
     assert len(executions(programs)) == 1_000
+
+
+def test_an_async_function_that_never_awaits(programs: Programs) -> None:
+    """It is stopped, since it holds up all others."""
+    programs.register(
+        "async def f(x):\n  while True: pass\nasync def g(x): return 'fine'\n"
+        "GB('CommandReader').map(f).register(trigger='stuck')\nGB('CommandReader').map(g).register(trigger='t')"
+    )
+    with programs.server.wire() as wire:
+        wire.send("RG.TRIGGER", "stuck")
+        wait_for(lambda: "running" in executions(programs).values())
+        assert programs.trigger("t") == [b"fine"]
+        assert "without an await" in wire.read()
