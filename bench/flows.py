@@ -1,7 +1,7 @@
 """The part "flows": entries of a stream that a flow runs a tiny model on, what a trigger takes, what other clients pay.
 
-Entries come one in a batch, and 100. Triggers come from one connection, one after another. Writes are compared between a
-server without flows, one with FLOWS yes and no flow, and one whose flow watches other keys.
+Entries come one in a batch, and 100. Triggers come from one connection, one after another. Writes are compared between
+a server without flows, one with FLOWS yes and no flow, and one whose flow watches other keys.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from testkit import networks
 from testkit.load import Result, modelstore
 from testkit.server import Server, fresh_server
 from testkit.waiting import wait_for
-from testkit.wire import Wire, encode
+from testkit.wire import encode
 
 STREAM, TRIGGER, COST = "flows-stream", "flows-trigger", "flows-cost"
 ENTRIES, TRIGGERS, WRITES = 20_000, 2_000, 50_000

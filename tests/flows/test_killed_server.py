@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from testkit.isolation import Pings
@@ -43,7 +44,7 @@ def test_killed_in_the_middle(tmp_path: Path) -> None:
         done = [int(n) for n in wire.ask("LRANGE", "done", 0, -1)]
     pings.stop()
     assert sorted(set(done)) == list(range(ENTRIES))
-    steps_back = [(a, b) for a, b in zip(done, done[1:], strict=False) if b != a + 1]
+    steps_back = [(a, b) for a, b in itertools.pairwise(done) if b != a + 1]
     assert len(steps_back) <= KILLS and all(b <= a for a, b in steps_back), steps_back
     print(f"{len(done) - ENTRIES} entries ran twice")
     assert server.stop() == 0

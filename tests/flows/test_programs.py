@@ -39,7 +39,8 @@ WRITE_BEHIND = """
 import json
 
 def note(record):
-    execute("XADD", "changes", "*", "key", record["key"], "event", record["event"], "fields", json.dumps(record["value"]))
+    fields = json.dumps(record["value"])
+    execute("XADD", "changes", "*", "key", record["key"], "event", record["event"], "fields", fields)
 
 def write(records):
     with open(FILE, "a") as file:
@@ -47,7 +48,9 @@ def write(records):
             file.write(json.dumps(record["value"]) + "\\n")
 
 GB("KeysReader").foreach(note).register("person:*", eventTypes=["hset", "del"], mode="sync")
-GB("StreamReader").aggregate([], lambda a, r: a + [r], lambda a, r: a + r).foreach(write).register("changes", batch=10, duration=50)
+
+behind = GB("StreamReader").aggregate([], lambda lines, record: lines + [record], lambda some, more: some + more)
+behind.foreach(write).register("changes", batch=10, duration=50)
 """
 
 EXPIRED = """
@@ -127,5 +130,5 @@ def test_stream_to_hash(programs: Programs) -> None:
         ids[room] = wire.ask("XADD", f"readings:{room}", "*", "degrees", degrees)
         wire.ask("XADD", f"readings:{room}", "*", "humidity", degrees)
     for room in ids:
-        wait_for(lambda room=room: wire.ask("HGET", f"sensor:{room}", "sum") == b"45", 10, "all are in the hash")
+        programs.until("HGET", f"sensor:{room}", "sum", is_=b"45")
         assert wire.ask("HMGET", f"sensor:{room}", "last", "at") == [b"9", ids[room]]
