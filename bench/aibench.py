@@ -40,6 +40,11 @@ TIMES = {"flask": 9.0, "torchserve": 4.0}  # what was published
 VISION = ("TF", "TFLITE")
 SIZES = (1, 2, 4, 8, 16, 32)  # of the batches of one client
 BATCHES = (8, 32)  # that the server makes
+QUICK = (OURS, "aibench-flask")
+
+
+def chosen(plan: Plan, name: str) -> bool:
+    return plan.wants(name) and bool(plan.wanted or not plan.quick or name in QUICK)
 
 
 def short(measured: Result) -> Result:
@@ -75,10 +80,10 @@ def beside_rival(plan: Plan, rival: rivals.Rival, reference: bool) -> Iterator[R
 
 def check_rows(plan: Plan, report: Report) -> Iterator[Result]:
     for reference in (True, False):
-        if plan.wants(OURS + ("" if reference else WITHOUT)) and (reference or not plan.quick):
+        if chosen(plan, OURS + ("" if reference else WITHOUT)) and (reference or not plan.quick):
             yield from beside_dagrun(plan, reference)
     for rival in RIVALS:
-        if not plan.wants(f"aibench-{rival.name}") or (plan.quick and not plan.wanted and rival.name not in TIMES):
+        if not chosen(plan, f"aibench-{rival.name}"):
             continue
         if missing := rival.missing():
             report.skipped.append(f"{rival.title}: {missing}")
@@ -142,9 +147,9 @@ def run(plan: Plan) -> Report:
         show(measured)
         report.rows.append(short(measured))
         report.goals += judge(measured)
-    for backend in VISION[:1] if plan.quick and not plan.wanted else VISION:
+    for backend in VISION:
         name = f"vision-{backend.lower()}"
-        if not plan.wants(name):
+        if not chosen(plan, name):
             continue
         try:
             model = mobilenet(backend, SIDE, version=1)
