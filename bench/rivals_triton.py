@@ -25,7 +25,7 @@ def main() -> None:
         return [{"output": check(request["transaction"].tobytes())} for request in requests]
 
     ports = {"http_port": port, "grpc_port": free_port(), "metrics_port": free_port()}
-    config = TritonConfig(http_address="127.0.0.1", **ports)
+    config = TritonConfig(http_address="127.0.0.1", grpc_address="127.0.0.1", **ports)
     with TemporaryDirectory() as folder, Triton(config=config, workspace=f"{folder}/work") as triton:
         triton.bind(
             "fraud",
