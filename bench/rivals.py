@@ -153,6 +153,7 @@ MORE = (
 class Service:
     port: int
     process: subprocess.Popen[bytes]
+    log: Path
 
 
 @contextmanager
@@ -167,10 +168,11 @@ def serve(rival: Rival, redis_port: int, backend: str) -> Iterator[Service]:
     ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": folder}  # also for the processes that it starts
-        with (ENVIRONMENTS / f"{rival.name}.log").open("wb") as log:
-            process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+        log = ENVIRONMENTS / f"{rival.name}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=out, stderr=out, start_new_session=True)
         try:
-            yield Service(port, process)
+            yield Service(port, process, log)
         finally:
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -183,7 +185,7 @@ def serve(rival: Rival, redis_port: int, backend: str) -> Iterator[Service]:
 def ask(service: Service, post: Post, transaction: bytes) -> bytes:
     """The body of the answer; nothing while the service is not ready."""
     if service.process.poll() is not None:
-        raise RuntimeError(f"{service.process.args!r} ended with {service.process.returncode}: see build/rivals/*.log")
+        raise RuntimeError(f"it ended with {service.process.returncode}: see {service.log}")
     connection = HTTPConnection("127.0.0.1", service.port, timeout=START_SECONDS)
     heads = dict(line.split(": ") for line in post.heads.splitlines())
     with suppress(ConnectionError):

@@ -143,7 +143,7 @@ def test_a_service_that_ends_leaves_the_others_their_figures(monkeypatch: pytest
     report = aibench.run(Plan(seconds=0.05, repeat=1, quick=True, wanted=("aibench-no_such", "aibench-apart")))
     assert report.rows == []
     ended, missing = report.skipped
-    assert ended.startswith("Gone: ") and "ended with 1: see build/rivals/" in ended
+    assert ended == f"Gone: it ended with 1: see {rivals.ENVIRONMENTS / 'no_such.log'}"
     assert missing == "Apart: .venv/bin/python -m bench.rivals apart"
 
 
@@ -155,3 +155,6 @@ def test_an_environment_apart_sees_the_packages_of_ours(tmp_path: Path, monkeypa
     assert not rival.missing()
     prefix = "import numpy, redis, sys; print(sys.prefix)"
     assert subprocess.check_output([rival.python, "-c", prefix], text=True).strip() == str(tmp_path / "apart")
+    names = " ".join(rival.name for rival in rivals.MORE if rival.apart)
+    page = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
+    assert f"\n.venv/bin/python -m bench.rivals {names}\n" in page.read_text()
