@@ -160,7 +160,7 @@ class Service:
 def serve(rival: Rival, redis_port: int, backend: str) -> Iterator[Service]:
     """Starts a service in a process group of its own, since it may start processes. It also ends if we are killed.
 
-    Whatever files it leaves are removed. What it says is in build/rivals/<name>.log.
+    What it leaves in its temporary folder is removed. What it says is in build/rivals/<name>.log.
     """
     port = free_port()
     words = ["setpriv", "--pdeathsig", "TERM", "--", str(rival.python), "-m", f"bench.rivals_{rival.name}"]
