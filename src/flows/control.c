@@ -5,6 +5,7 @@
  * RG._CALL, RG._ATOMIC and RG._HOOKED may write, so the server holds them back while writes are paused. */
 #include <errno.h>
 #include <string.h>
+#include <strings.h>
 
 #include "engine/options.h"
 #include "flows/flows.h"
@@ -162,12 +163,25 @@ static int call_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
     return control_is_own(ctx) ? call_and_reply(ctx, argv + 1, argc - 1) : refuse(ctx);
 }
 
+/* What is within commands of flows is none: they would call each other for each word. */
+static int is_of_flows(const RedisModuleString *command) { return strncasecmp(arg_text(command), "rg.", 3) == 0; }
+
 static void report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     int count = 0, *flags = NULL;
+    if (is_of_flows(argv[1])) return;
     int *keys = RedisModule_GetCommandKeysWithFlags(ctx, argv + 1, argc - 1, &count, &flags);
     for (int i = 0; keys && i < count; i++) RedisModule_KeyAtPosWithFlags(ctx, keys[i] + 1, flags[i]);
     if (keys) RedisModule_Free(keys);
     if (keys) RedisModule_Free(flags);
+}
+
+/* The check of rights looks at words that must be there. */
+static int has_its_words(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    int count;
+    errno = 0;
+    int *keys = RedisModule_GetCommandKeys(ctx, argv, argc, &count);
+    if (keys) RedisModule_Free(keys);
+    return keys || (errno != EINVAL && errno != ENOENT);
 }
 
 static int may_run(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
@@ -184,7 +198,8 @@ static int hooked_command(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
         report_keys(ctx, argv, argc);
         return REDISMODULE_OK;
     }
-    if (wait_mode(ctx) == WAIT_NOT || !flows_option()) return refuse(ctx);
+    if (wait_mode(ctx) == WAIT_NOT || !flows_option() || is_of_flows(argv[1])) return refuse(ctx);
+    if (!has_its_words(ctx, argv + 1, argc - 1)) return call_and_reply(ctx, argv + 1, argc - 1); /* which fails */
     if (!may_run(ctx, argv + 1, argc - 1)) {
         return RedisModule_ReplyWithError(ctx,
                                           "NOPERM this user has no permissions to run the command, or for its keys");

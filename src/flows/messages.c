@@ -1,5 +1,6 @@
 /* messages.c - what waits for the flow process, and the clients that wait for its answers (flows.h). Main thread. */
-#include <stdio.h>
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "flows/flows.h"
@@ -107,13 +108,13 @@ static int count_of(const char *text, int most) {
     return count >= 0 && count <= most && *end == '\0' ? (int)count : -1;
 }
 
-static int integer_of(RedisModuleString *token, long long *number) {
-    size_t size;
-    const char *text = RedisModule_StringPtrLen(token, &size);
-    RedisModuleString *digits = RedisModule_CreateString(NULL, text + 1, size - 1);
-    int is_one = RedisModule_StringToLongLong(digits, number) == REDISMODULE_OK;
-    RedisModule_FreeString(NULL, digits);
-    return is_one;
+/* The text ends with a NUL. */
+static int integer_of(const char *text, size_t size, long long *number) {
+    char *end;
+    if (size == 0 || size > 20 || (*text != '-' && (*text < '0' || *text > '9'))) return 0;
+    errno = 0;
+    *number = strtoll(text, &end, 10);
+    return errno == 0 && end == text + size;
 }
 
 /* A status or error is one line. */
@@ -131,7 +132,7 @@ static int token_is_right(RedisModuleString *token, int most) {
     switch (size ? text[0] : '\0') {
     case '*': return count_of(text + 1, most) != -1;
     case '$': return 1;
-    case ':': return integer_of(token, &number);
+    case ':': return integer_of(text + 1, size - 1, &number);
     case '+':
     case '-': return is_line(text, size);
     default: return size == 1 && text[0] == '_';
@@ -161,7 +162,7 @@ static void reply_token(RedisModuleCtx *ctx, RedisModuleString *token) {
     case '*': RedisModule_ReplyWithArray(ctx, atol(text + 1)); return;
     case '$': RedisModule_ReplyWithStringBuffer(ctx, text + 1, size - 1); return;
     case ':':
-        integer_of(token, &number);
+        integer_of(text + 1, size - 1, &number);
         RedisModule_ReplyWithLongLong(ctx, number);
         return;
     case '+': RedisModule_ReplyWithSimpleString(ctx, text + 1); return;

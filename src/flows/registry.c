@@ -105,8 +105,8 @@ static int load(RedisModuleIO *io, int encver, int when) {
 
 /* Other data replace those that there are, and so do their flows; what arrives beside them does so in the end. */
 static void loading(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
-    int has_ended = subevent == REDISMODULE_SUBEVENT_LOADING_ENDED || subevent == REDISMODULE_SUBEVENT_LOADING_FAILED;
-    if (!has_ended && !is_arriving) clear(&entries);
+    /* Half of a broken file does not stay either. */
+    if (subevent != REDISMODULE_SUBEVENT_LOADING_ENDED && !is_arriving) clear(&entries);
     flow_process_consider(1);
 }
 

@@ -44,6 +44,8 @@ def test_a_command_and_its_answer(flows: Process, wire: Wire) -> None:
         [""],
         [":"],
         [":1.5"],
+        [":9223372036854775808"],
+        [": 1"],
         ["+"],
         ["-"],
         ["+two\r\n+lines"],
@@ -293,6 +295,25 @@ def test_hooked_commands_where_nobody_can_wait(flows: Process, wire: Wire) -> No
     assert wire.ask("EVAL", "return redis.call('SET', 'k', 2)", 0) == b"OK"
     assert wire.ask("GET", "k") == b"2"
     assert wire.ask("COMMAND", "GETKEYS", "RG._HOOKED", "SET", "k", 1) == [b"k"]
+
+
+@pytest.mark.parametrize("words", [("HSET", "k"), ("EVAL",), ("ZUNIONSTORE", "k"), ("RENAME",)], ids=str)
+def test_hooked_commands_that_lack_words(flows: Process, wire: Wire, words: tuple[str, ...]) -> None:
+    assert flows.do("HOOKS", words[0], "") == b"OK"
+    assert is_error(wire.ask(*words), "ERR ")
+
+
+def test_one_within_the_other(flows: Process, wire: Wire) -> None:
+    """They would call each other for each word."""
+    words = ["RG._HOOKED"] * 200_000
+    assert is_error(wire.ask(*words), "NOPERM ")
+    assert isinstance(wire.ask("COMMAND", "GETKEYS", *words), Error)
+    wire.ask_ok("MULTI")
+    wire.ask(*words)
+    assert is_error(wire.ask("EXEC")[0], "NOPERM ")
+    with flows.user() as own:
+        assert is_error(own.ask("RG._CALL", *words), "NOPERM ")
+        assert isinstance(own.ask("RG._CALL", *["RG._CALL"] * 1000, "PING"), Error)
 
 
 @pytest.mark.parametrize("command", ["auth", "RG.TRIGGER", "rg._process", "EXEC", ""])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from testkit.replicas import follow
+from testkit import rdb
+from testkit.replicas import FakeMaster, follow
 from testkit.server import ServerExit, program
 from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
@@ -19,7 +20,10 @@ NO_DELAY = ("--repl-diskless-sync-delay", "0")
 
 
 def is_gone(pid: int) -> bool:
-    return not Path(f"/proc/{pid}").exists()
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()  # whose parent has not asked for its status
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_what_it_is_told(flows: Process, wire: Wire) -> None:
@@ -196,6 +200,42 @@ def test_a_replica_whose_flows_are_off(start_server: StartServer, module: Path) 
     replica.stop()
     with_flows = start_server(module=module, options=FLOWS, folder=replica.folder)
     assert loaded(Process(with_flows)) == {b"one": b"by file", b"two": b"by stream"}
+
+
+GOOD: list[rdb.Field] = [2, b"one", b"1", b"two", b""]
+BROKEN: list[tuple[int, list[rdb.Field]]] = [
+    (0, GOOD[:-1]),
+    (0, [3, *GOOD[1:]]),
+    (0, [2**64 - 1, *GOOD[1:]]),
+    (0, [b"two", *GOOD[1:]]),
+    (0, [1, 7, b"1"]),
+    (0, [1, b"one", 7]),
+    (0, []),
+    (1, GOOD),
+]
+
+
+def test_broken_files(start_server: StartServer, module: Path) -> None:
+    """A replica refuses them, keeps nothing of them and serves on."""
+    replica = start_server("--repl-diskless-load", "on-empty-db", module=module, options=FLOWS)
+    with replica.wire() as wire:
+        for version, fields in [*BROKEN, (0, GOOD)]:
+            value = rdb.module_value("AI__FLOWS", version, [1, *fields])
+            before = len(replica.log())
+            master = FakeMaster(b"REDIS0009\xf7" + value + b"\xff" + bytes(8))
+            wire.ask_ok("REPLICAOF", "127.0.0.1", master.port)
+
+            def outcome(before: int = before) -> str:
+                words = ("Finished with success", "Failed trying to load")
+                return next((word for word in words if word in replica.log()[before:]), "")
+
+            wait_for(outcome, what="the file is loaded, or not")
+            kept = "2" if (version, fields) == (0, GOOD) else "0"
+            assert (outcome() == "Finished with success") == (kept == "2")
+            wire.ask_ok("REPLICAOF", "NO", "ONE")
+            master.socket.close()
+            assert figures(wire)["registered"] == kept
+    assert loaded(Process(replica)) == {b"one": b"1", b"two": b""}
 
 
 def test_a_disk_that_is_full(flows: Process, wire: Wire) -> None:
