@@ -580,7 +580,7 @@ class Link(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, size: int) -> None:
-        self._reader.feed(self._buffer, 0, size)
+        self._reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]
         while (reply := self._reader.gets()) is not False:
             future = self._waiting.popleft()
             if future is None:
