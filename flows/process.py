@@ -76,6 +76,8 @@ def main() -> None:
                     sessions.note_event(rest[0], rest[1].decode("utf-8", "replace"), rest[2])
                 elif kind == b"hook":
                     commands.hook(rest[0], rest[1], rest[2], rest[3:])
+                elif kind == b"lost":
+                    sessions.find_streams()
             except Exception as error:
                 log.write(f"a message {kind!r} failed: {describe(error)}", "warning")
                 if kind in (b"command", b"hook"):

@@ -129,6 +129,10 @@ class Session:
 
     # ---- what the server keeps
 
+    def groups(self) -> set[str]:
+        """Of streams, as they were when the server was told of them."""
+        return {each["group"] for each in (self.kept or {}).values() if each.get("group")}
+
     def payload(self) -> bytes:
         if self.error is not None and self.kept is not None:
             live = {str(index): each for index, each in self.kept.items()}
@@ -193,6 +197,11 @@ class Sessions:
         for reader in self._streams.get(db, ()):
             reader.note(key)
 
+    def find_streams(self) -> None:
+        """Without events: some may be lost."""
+        for reader in list(self.runtime.readers):
+            reader.find()
+
     # ---- changes
 
     def live(self) -> list[Registration]:
@@ -237,6 +246,7 @@ class Sessions:
             self._end(registration)
         for each in session.registrations:
             each.reader.begin()
+        self.runtime.absent -= session.groups()
 
     def _put(self, session: Session, upgrade: bool, replaced: str | None) -> list[Registration]:
         """All or nothing. Returns the registrations that are gone."""
@@ -270,6 +280,8 @@ class Sessions:
                         self._control.say("RG._FLOW", each.id)
                 self._index()
             raise
+        for before in old:
+            self.runtime.absent -= before.groups()
         for known in gone:
             known.is_live = False
         for known in session.registrations:
@@ -326,6 +338,7 @@ class Sessions:
             for index, known in (session.kept or {}).items():
                 if session.error is not None and session.kept is not None and known["id"] == name:
                     del session.kept[index]
+                    self.runtime.absent.discard(known.get("group", ""))
                     self._save(session)
                     return
         raise FlowError(f"there is no registration {name!r}: RG.DUMPREGISTRATIONS lists them")
@@ -391,7 +404,7 @@ class Sessions:
     def replay(self) -> None:
         """Runs the code of all sessions again. One that fails is kept: the next start may have more luck."""
         flat = self._control.say("RG._PROCESS", "LOAD")
-        threads = []
+        found = []
         for raw, data in zip(flat[::2], flat[1::2], strict=True):
             name = raw.decode("utf-8", "surrogateescape")
             try:
@@ -399,6 +412,10 @@ class Sessions:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 self.runtime.log(f"the session {name!r} cannot be read: {describe(error)}", "warning")
                 continue
+            self.runtime.absent |= session.groups()  # before any of them trims a stream
+            found.append(session)
+        threads = []
+        for session in found:
             thread = threading.Thread(target=self._replay, args=(session,), name="replay", daemon=True)
             thread.start()
             threads.append((session, thread))
@@ -441,7 +458,8 @@ def start(
     runtime.executions.add(execution)
 
     def fail(error: BaseException) -> None:
-        runtime.executions.forget(execution.id)
+        execution.fail(error)
+        runtime.executions.forget(execution)
         answer(None, FlowError("the execution was aborted") if isinstance(error, Aborted) else error)
 
     def begin() -> None:
@@ -458,7 +476,7 @@ def start(
             fail(error)
             return
         if records is None:
-            runtime.executions.forget(execution.id)
+            runtime.executions.forget(execution)
             answer(None, None)
             return
         if unblocking:

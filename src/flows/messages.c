@@ -21,6 +21,7 @@ typedef struct Request {
     Waiter waiter; /* first */
     uint64_t id;
     uint64_t size;              /* of its words */
+    uint64_t round;             /* of NEXT, that has handed it over; 0: none */
     RedisModuleString **tokens; /* the answer */
     int ntokens;
     char *error; /* instead of one */
@@ -52,6 +53,9 @@ static struct {
 } requests;
 
 static Waiter *next; /* the connection that waits for messages; NULL: none */
+static struct {
+    uint64_t client, count;
+} rounds; /* of NEXT: the latest client, and how many times it was answered */
 
 MessageFigures messages_figures(void) {
     return (MessageFigures){.requests = requests.count, .events = queue.events, .dropped = queue.dropped};
@@ -261,8 +265,9 @@ static void add_event(Message *message) {
     append(message);
 }
 
-static int drops_event(void) {
-    if (queue.events < MAX_EVENTS && queue.event_bytes < MAX_BYTES) return 0;
+/* waiting: of its kind. */
+static int drops_event(uint64_t waiting, uint64_t most_bytes) {
+    if (waiting < MAX_EVENTS && queue.event_bytes < most_bytes) return 0;
     queue.dropped++;
     if (queue.logged == 0 || monotonic_ns() - queue.logged > LOG_PAUSE_NS) {
         RedisModule_Log(log_context, "warning",
@@ -280,7 +285,7 @@ static RedisModuleString *copy_of(const RedisModuleString *string) {
 }
 
 void messages_add_event(int db, const char *event, const RedisModuleString *key) {
-    if (drops_event()) return;
+    if (drops_event(queue.events, MAX_BYTES)) return;
     Message *message = new_message("event", 0, db, 2);
     message->words[0] = RedisModule_CreateString(NULL, event, strlen(event));
     message->words[1] = copy_of(key);
@@ -291,7 +296,9 @@ void messages_add_stream(int db, const RedisModuleString *key) {
     if (queue.streams == NULL) queue.streams = RedisModule_CreateDict(NULL);
     size_t size;
     char *name = stream_name(db, key, &size);
-    int is_new = RedisModule_DictGetC(queue.streams, name, size, NULL) == NULL && !drops_event();
+    /* Events of keys must not crowd out these: entries would wait until the stream changes again. */
+    int is_new = RedisModule_DictGetC(queue.streams, name, size, NULL) == NULL &&
+                 !drops_event(RedisModule_DictSize(queue.streams), 2 * MAX_BYTES);
     if (is_new) RedisModule_DictSetC(queue.streams, name, size, &queue);
     RedisModule_Free(name);
     if (!is_new) return;
@@ -339,6 +346,7 @@ int messages_pass(RedisModuleCtx *ctx, const char *kind, RedisModuleString **arg
 }
 
 void messages_fail(const char *error) {
+    next = NULL; /* that connection is being closed: what comes now is for the next process */
     for (Message *message; (message = take_first());) free_message(message);
     for (int i = 0; i < BUCKETS; i++) {
         while (requests.table[i]) fail(&requests.table[i], error);
@@ -363,9 +371,12 @@ static int reply_messages(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
     long count = 0;
     uint64_t bytes = 0;
     RedisModule_ReplyWithArray(ctx, REDISMODULE_POSTPONED_LEN);
+    rounds.count++;
     while (count < MAX_AT_ONCE && bytes < BYTES_AT_ONCE && queue.first) {
         Message *message = take_first();
-        if (message->id == 0 || *find(message->id)) { /* else the client has left */
+        Request *request = message->id ? *find(message->id) : NULL;
+        if (request) request->round = rounds.count;
+        if (message->id == 0 || request) { /* else the client has left */
             reply_message(ctx, message);
             bytes += message->size;
             count++;
@@ -382,7 +393,23 @@ static void next_gone(Waiter *waiter) {
 
 static void free_next(RedisModuleCtx *ctx, Waiter *waiter) { RedisModule_Free(waiter); }
 
+/* A connection may break before the process has read its last messages: whoever waits for them is told. */
+static void fail_last_round(void) {
+    for (int i = 0; i < BUCKETS; i++) {
+        for (Request **at = &requests.table[i]; *at;) {
+            if ((*at)->round == 0 || (*at)->round != rounds.count) {
+                at = &(*at)->next;
+            } else {
+                fail(at, "ERR the connection of the flow process was lost: the command may have run or not");
+            }
+        }
+    }
+}
+
 int messages_next(RedisModuleCtx *ctx) {
+    uint64_t client = RedisModule_GetClientId(ctx);
+    if (client != rounds.client && next == NULL) fail_last_round();
+    if (next == NULL) rounds.client = client;
     if (queue.first) return reply_messages(ctx, NULL, 0);
     if (next) return reply_error(ctx, "another connection waits for messages");
     Waiter *waiter = RedisModule_Calloc(1, sizeof(*waiter));
