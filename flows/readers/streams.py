@@ -84,6 +84,9 @@ class StreamReader:
     def begin(self) -> None:
         """Streams that exist have entries that wait."""
         self.registration.runtime.readers.append(self)
+        self.find()
+
+    def find(self) -> None:
         self.registration.runtime.pool.submit(self.registration.lane, self._find)
 
     def _find(self) -> None:

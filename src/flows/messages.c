@@ -43,6 +43,8 @@ static struct {
     uint64_t event_bytes;
     int64_t logged;           /* ns */
     RedisModuleDict *streams; /* those that wait: db and key */
+    int has_missed;           /* streams: they are to be looked for */
+    int is_taken;             /* the process has asked since messages_are_stuck was called */
 } queue;
 
 static struct {
@@ -273,6 +275,12 @@ static int drops_event(void) {
     return 1;
 }
 
+/* Instead of each stream that may have changed. */
+static void append_missed(void) {
+    queue.has_missed = 0;
+    add_event(new_message("missed", 0, 0, 0));
+}
+
 static RedisModuleString *copy_of(const RedisModuleString *string) {
     size_t size;
     const char *bytes = RedisModule_StringPtrLen(string, &size);
@@ -291,13 +299,22 @@ void messages_add_stream(int db, const RedisModuleString *key) {
     if (queue.streams == NULL) queue.streams = RedisModule_CreateDict(NULL);
     size_t size;
     char *name = stream_name(db, key, &size);
-    int is_new = RedisModule_DictGetC(queue.streams, name, size, NULL) == NULL && !drops_event();
+    int is_new = RedisModule_DictGetC(queue.streams, name, size, NULL) == NULL;
+    if (is_new && drops_event()) {
+        is_new = 0;
+        queue.has_missed = 1;
+    }
     if (is_new) RedisModule_DictSetC(queue.streams, name, size, &queue);
     RedisModule_Free(name);
     if (!is_new) return;
     Message *message = new_message("stream", 0, db, 1);
     message->words[0] = copy_of(key);
     add_event(message);
+}
+
+void messages_miss_streams(void) {
+    queue.has_missed = 1;
+    if (queue.first == NULL) append_missed();
 }
 
 static RedisModuleString *name_of_user(RedisModuleCtx *ctx) {
@@ -373,6 +390,7 @@ static int reply_messages(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
         free_message(message);
     }
     RedisModule_ReplySetArrayLength(ctx, count);
+    if (queue.first == NULL && queue.has_missed) append_missed();
     return REDISMODULE_OK;
 }
 
@@ -382,7 +400,14 @@ static void next_gone(Waiter *waiter) {
 
 static void free_next(RedisModuleCtx *ctx, Waiter *waiter) { RedisModule_Free(waiter); }
 
+int messages_are_stuck(void) {
+    int are = queue.first && !queue.is_taken;
+    queue.is_taken = 0;
+    return are;
+}
+
 int messages_next(RedisModuleCtx *ctx) {
+    queue.is_taken = 1;
     if (queue.first) return reply_messages(ctx, NULL, 0);
     if (next) return reply_error(ctx, "another connection waits for messages");
     Waiter *waiter = RedisModule_Calloc(1, sizeof(*waiter));
