@@ -17,6 +17,7 @@ from flows.sessions import RESTS, FlowError, Session, Sessions, start
 Answer = Callable[[list[bytes]], None]
 OK = [b"+OK"]
 MAX_REPLY_BYTES = 256 << 20
+MAX_REPLY_VALUES = 1 << 20  # the server makes the reply in one go: others wait as long
 
 
 def _pairs(*words: Any) -> list[bytes]:
@@ -52,6 +53,8 @@ class Commands:
         def answer(reply: list[bytes]) -> None:
             if sum(map(len, reply)) > MAX_REPLY_BYTES:
                 reply = [error_token(f"the reply is larger than {MAX_REPLY_BYTES >> 20} MB")]
+            if len(reply) > MAX_REPLY_VALUES:
+                reply = [error_token(f"the reply has more than {MAX_REPLY_VALUES:,} values")]
             try:
                 self._control.say("RG._PROCESS", "REPLY", request, *reply)
             except CommandError as error:

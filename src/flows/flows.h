@@ -22,7 +22,7 @@ void messages_add_stream(int db, const RedisModuleString *key); /* unless it wai
 
 void messages_miss_streams(void); /* any may have changed */
 
-/* Whether some wait, and none has been taken since the last call. */
+/* Whether some wait or are worked on, and the process has not asked for any since the last call. */
 int messages_are_stuck(void);
 
 /* What the process asks for: the messages, and to answer request argv[2] by the tokens that follow. */

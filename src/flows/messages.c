@@ -44,7 +44,8 @@ static struct {
     int64_t logged;           /* ns */
     RedisModuleDict *streams; /* those that wait: db and key */
     int has_missed;           /* streams: they are to be looked for */
-    int is_taken;             /* the process has asked since messages_are_stuck was called */
+    int is_worked_on;         /* the process has messages, and has not asked for more */
+    int has_asked;            /* since messages_are_stuck was called */
 } queue;
 
 static struct {
@@ -357,6 +358,7 @@ int messages_pass(RedisModuleCtx *ctx, const char *kind, RedisModuleString **arg
 
 void messages_fail(const char *error) {
     for (Message *message; (message = take_first());) free_message(message);
+    queue.is_worked_on = 0;
     for (int i = 0; i < BUCKETS; i++) {
         while (requests.table[i]) fail(&requests.table[i], error);
     }
@@ -390,6 +392,7 @@ static int reply_messages(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
         free_message(message);
     }
     RedisModule_ReplySetArrayLength(ctx, count);
+    queue.is_worked_on = 1;
     if (queue.first == NULL && queue.has_missed) append_missed();
     return REDISMODULE_OK;
 }
@@ -401,13 +404,14 @@ static void next_gone(Waiter *waiter) {
 static void free_next(RedisModuleCtx *ctx, Waiter *waiter) { RedisModule_Free(waiter); }
 
 int messages_are_stuck(void) {
-    int are = queue.first && !queue.is_taken;
-    queue.is_taken = 0;
+    int are = (queue.first || queue.is_worked_on) && !queue.has_asked;
+    queue.has_asked = 0;
     return are;
 }
 
 int messages_next(RedisModuleCtx *ctx) {
-    queue.is_taken = 1;
+    queue.has_asked = 1;
+    queue.is_worked_on = 0;
     if (queue.first) return reply_messages(ctx, NULL, 0);
     if (next) return reply_error(ctx, "another connection waits for messages");
     Waiter *waiter = RedisModule_Calloc(1, sizeof(*waiter));

@@ -455,5 +455,6 @@ int flow_process_init(RedisModuleCtx *ctx) {
     engine_stay_mapped();
     return engine_find_python(ctx, python, sizeof(python)) ||
            listen_to(ctx, REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, role_changed) ||
-           listen_to(ctx, REDISMODULE_EVENT_CONFIG, config_changed) || listen_to(ctx, REDISMODULE_EVENT_SWAPDB, swapped);
+           listen_to(ctx, REDISMODULE_EVENT_CONFIG, config_changed) ||
+           listen_to(ctx, REDISMODULE_EVENT_SWAPDB, swapped);
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from testkit.server import module_path
 from testkit.waiting import wait_for
 from tests.conftest import StartServer
@@ -30,3 +29,29 @@ def test_a_flow_that_ends_the_process_at_each_start(start_server: StartServer) -
         assert programs.figures()["registered"] == "2"
 
 
+SAVE = """
+import gc
+from flows.server import Control
+control = next(each for each in gc.get_objects() if isinstance(each, Control))
+control.say("RG._FLOW", "no text", "x")
+control.say("RG._FLOW", "no id", '{"user": "default", "db": 0, "code": "", "description": null, "requirements": [],'
+            '"registrations": {"0": {"id": 7.5, "group": null}}}')
+import os
+os._exit(1)
+"""
+
+
+def test_sessions_that_do_not_run(programs: Programs) -> None:
+    """Those that cannot be read, or register nothing any more, are listed and can be removed."""
+    programs.execute("if not execute('GET', 'x'): " + answers("no"), "ID", "nothing")
+    programs.ask("SET", "x", "1")
+    programs.execute(SAVE)
+    wait_for(lambda: len(sessions(programs)) == 3 and "nothing this time" in sessions(programs)["nothing"]["error"])
+    errors = {name: row["error"] for name, row in sessions(programs).items()}
+    assert "it cannot be read" in errors["no text"]
+    assert "it cannot be read" in errors["no id"]
+    assert programs.ask("RG.UNREGISTER", *sessions(programs)["nothing"]["registrations"]) == b"OK"
+    for name in ("no text", "no id"):
+        assert programs.execute("pass", "REPLACE_WITH", name) == b"OK"
+    assert sessions(programs) == {}
+    assert programs.figures()["registered"] == "0"
