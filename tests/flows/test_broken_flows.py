@@ -41,17 +41,18 @@ os._exit(1)
 """
 
 
-def test_sessions_that_do_not_run(programs: Programs) -> None:
+def test_sessions_that_do_not_run(start_server: StartServer) -> None:
     """Those that cannot be read, or register nothing any more, are listed and can be removed."""
-    programs.execute("if not execute('GET', 'x'): " + answers("no"), "ID", "nothing")
-    programs.ask("SET", "x", "1")
-    programs.execute(SAVE)
-    wait_for(lambda: len(sessions(programs)) == 3 and "nothing this time" in sessions(programs)["nothing"]["error"])
-    errors = {name: row["error"] for name, row in sessions(programs).items()}
-    assert "it cannot be read" in errors["no text"]
-    assert "it cannot be read" in errors["no id"]
-    assert programs.ask("RG.UNREGISTER", *sessions(programs)["nothing"]["registrations"]) == b"OK"
-    for name in ("no text", "no id"):
-        assert programs.execute("pass", "REPLACE_WITH", name) == b"OK"
-    assert sessions(programs) == {}
-    assert programs.figures()["registered"] == "0"
+    with Programs(start_server(options=FLOWS, module=module_path())) as programs:
+        programs.execute("if not execute('GET', 'x'): " + answers("no"), "ID", "nothing")
+        programs.ask("SET", "x", "1")
+        programs.execute(SAVE)
+        wait_for(lambda: len(sessions(programs)) == 3 and "nothing this time" in sessions(programs)["nothing"]["error"])
+        errors = {name: row["error"] for name, row in sessions(programs).items()}
+        assert "it cannot be read" in errors["no text"]
+        assert "it cannot be read" in errors["no id"]
+        assert programs.ask("RG.UNREGISTER", *sessions(programs)["nothing"]["registrations"]) == b"OK"
+        for name in ("no text", "no id"):
+            assert programs.execute("pass", "REPLACE_WITH", name) == b"OK"
+        assert sessions(programs) == {}
+        assert programs.figures()["registered"] == "0"

@@ -145,10 +145,11 @@ def test_forks(programs: Programs, kind: str) -> None:
     wait_for(lambda: is_gone(int(child)), what="the child has ended")
 
 
-def test_closed_files(programs: Programs) -> None:
+def test_closed_files(start_server: StartServer) -> None:
     """The process that has lost its socket to the server ends, and another one serves."""
-    programs.register("GB('CommandReader').map(lambda x: 1).register(trigger='t')")
-    pid = programs.figures()["pid"]
-    programs.execute("import os\nos.closerange(3, 1_000)")
-    wait_for(lambda: programs.figures()["pid"] not in ("0", pid), what="another process")
-    assert programs.trigger("t") == [b"1"]
+    with Programs(start_server(options=FLOWS, module=module_path())) as programs:
+        programs.register("GB('CommandReader').map(lambda x: 1).register(trigger='t')")
+        pid = programs.figures()["pid"]
+        programs.execute("import os\nos.closerange(3, 1_000)")
+        wait_for(lambda: programs.figures()["pid"] not in ("0", pid), what="another process")
+        assert programs.trigger("t") == [b"1"]

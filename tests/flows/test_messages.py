@@ -353,7 +353,7 @@ def test_the_secret_is_not_shown(flows: Process, wire: Wire) -> None:
 
 
 def test_commands_that_scripts_cannot_call_are_not_hooked(flows: Process) -> None:
-    for name in ("eval", "fcall", "subscribe", "blpop", "acl", "config", "shutdown", "auth", "select", "rg.trigger"):
+    for name in ("eval", "fcall", "acl", "config", "shutdown", "auth", "select", "rg.trigger"):
         assert flows.do("HOOKS", name, "") == f"ERR the command '{name}' cannot be hooked"
     for name in ("get", "xinfo", "ai.modelrun"):
         assert flows.do("HOOKS", name, "") == b"OK"
