@@ -44,6 +44,9 @@ static struct {
     uint64_t event_bytes;
     int64_t logged;           /* ns */
     RedisModuleDict *streams; /* those that wait: db and key */
+    int has_missed;           /* streams: they are to be looked for */
+    int is_worked_on;         /* the process has messages, and has not asked for more */
+    int has_asked;            /* since messages_are_stuck was called */
 } queue;
 
 static struct {
@@ -265,9 +268,8 @@ static void add_event(Message *message) {
     append(message);
 }
 
-/* waiting: of its kind. */
-static int drops_event(uint64_t waiting, uint64_t most_bytes) {
-    if (waiting < MAX_EVENTS && queue.event_bytes < most_bytes) return 0;
+static int drops_event(void) {
+    if (queue.events < MAX_EVENTS && queue.event_bytes < MAX_BYTES) return 0;
     queue.dropped++;
     if (queue.logged == 0 || monotonic_ns() - queue.logged > LOG_PAUSE_NS) {
         RedisModule_Log(log_context, "warning",
@@ -278,6 +280,12 @@ static int drops_event(uint64_t waiting, uint64_t most_bytes) {
     return 1;
 }
 
+/* Instead of each stream that may have changed. */
+static void append_missed(void) {
+    queue.has_missed = 0;
+    add_event(new_message("missed", 0, 0, 0));
+}
+
 static RedisModuleString *copy_of(const RedisModuleString *string) {
     size_t size;
     const char *bytes = RedisModule_StringPtrLen(string, &size);
@@ -285,7 +293,7 @@ static RedisModuleString *copy_of(const RedisModuleString *string) {
 }
 
 void messages_add_event(int db, const char *event, const RedisModuleString *key) {
-    if (drops_event(queue.events, MAX_BYTES)) return;
+    if (drops_event()) return;
     Message *message = new_message("event", 0, db, 2);
     message->words[0] = RedisModule_CreateString(NULL, event, strlen(event));
     message->words[1] = copy_of(key);
@@ -296,15 +304,22 @@ void messages_add_stream(int db, const RedisModuleString *key) {
     if (queue.streams == NULL) queue.streams = RedisModule_CreateDict(NULL);
     size_t size;
     char *name = stream_name(db, key, &size);
-    /* Events of keys must not crowd out these: entries would wait until the stream changes again. */
-    int is_new = RedisModule_DictGetC(queue.streams, name, size, NULL) == NULL &&
-                 !drops_event(RedisModule_DictSize(queue.streams), 2 * MAX_BYTES);
+    int is_new = RedisModule_DictGetC(queue.streams, name, size, NULL) == NULL;
+    if (is_new && drops_event()) {
+        is_new = 0;
+        queue.has_missed = 1;
+    }
     if (is_new) RedisModule_DictSetC(queue.streams, name, size, &queue);
     RedisModule_Free(name);
     if (!is_new) return;
     Message *message = new_message("stream", 0, db, 1);
     message->words[0] = copy_of(key);
     add_event(message);
+}
+
+void messages_miss_streams(void) {
+    queue.has_missed = 1;
+    if (queue.first == NULL) append_missed();
 }
 
 static RedisModuleString *name_of_user(RedisModuleCtx *ctx) {
@@ -348,6 +363,7 @@ int messages_pass(RedisModuleCtx *ctx, const char *kind, RedisModuleString **arg
 void messages_fail(const char *error) {
     next = NULL; /* that connection is being closed: what comes now is for the next process */
     for (Message *message; (message = take_first());) free_message(message);
+    queue.is_worked_on = 0;
     for (int i = 0; i < BUCKETS; i++) {
         while (requests.table[i]) fail(&requests.table[i], error);
     }
@@ -384,6 +400,8 @@ static int reply_messages(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
         free_message(message);
     }
     RedisModule_ReplySetArrayLength(ctx, count);
+    queue.is_worked_on = 1;
+    if (queue.first == NULL && queue.has_missed) append_missed();
     return REDISMODULE_OK;
 }
 
@@ -406,10 +424,18 @@ static void fail_last_round(void) {
     }
 }
 
+int messages_are_stuck(void) {
+    int are = (queue.first || queue.is_worked_on) && !queue.has_asked;
+    queue.has_asked = 0;
+    return are;
+}
+
 int messages_next(RedisModuleCtx *ctx) {
     uint64_t client = RedisModule_GetClientId(ctx);
     if (client != rounds.client && next == NULL) fail_last_round();
     if (next == NULL) rounds.client = client;
+    queue.has_asked = 1;
+    queue.is_worked_on = 0;
     if (queue.first) return reply_messages(ctx, NULL, 0);
     if (next) return reply_error(ctx, "another connection waits for messages");
     Waiter *waiter = RedisModule_Calloc(1, sizeof(*waiter));

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import pytest
 
 from testkit.waiting import wait_for
@@ -110,21 +107,21 @@ def test_entries_stay_for_a_flow_whose_code_fails(programs: Programs) -> None:
     programs.until("XLEN", "s", is_=0)
     programs.register(collect.format("out"), "ID", "b")
     programs.ask("SET", "broken", "1")
-    end(programs)
+    start_anew(programs)
     add(programs, 2, 3)
     programs.until("LRANGE", "out", 0, -1, is_=numbers(2, 4))
     wait_for(lambda: all(b"0-0" not in group for group in programs.ask("XINFO", "GROUPS", "s")))
     assert programs.ask("XLEN", "s") == 2
     programs.ask("DEL", "broken")
-    end(programs)
+    start_anew(programs)
     programs.until("LRANGE", "late", 0, -1, is_=numbers(1, 4))
     programs.until("XLEN", "s", is_=0)
 
 
-def end(programs: Programs) -> None:
-    """The flow process."""
+def start_anew(programs: Programs) -> None:
+    """The flow process, as after each load of data."""
     pid = programs.figures()["pid"]
-    os.kill(int(pid), signal.SIGKILL)
+    assert programs.ask("DEBUG", "RELOAD") == b"OK"
     wait_for(lambda: programs.figures()["pid"] not in (pid, "0"))
     programs.ask("RG.PYSTATS")  # all code has run again
 
@@ -191,3 +188,15 @@ def test_another_database(programs: Programs) -> None:
     programs.wire.ask_ok("SELECT", 0)
     add(programs, 2)
     assert programs.ask("EXISTS", "out") == 0
+
+
+def test_large_entries(programs: Programs) -> None:
+    """They are read some at a time: a reply of all would not pass this limit."""
+    for number in range(150):
+        programs.ask("XADD", "large", "*", "a", bytes(100_000) + b"%d" % number)
+    limit = programs.ask("CONFIG", "GET", "client-output-buffer-limit")[1]
+    programs.ask("CONFIG", "SET", "client-output-buffer-limit", "normal 8mb 8mb 1")
+    programs.register("GB('StreamReader').foreach(lambda x: execute('INCR', 'read')).register('large')")
+    programs.until("XLEN", "large", is_=0)
+    programs.ask("CONFIG", "SET", "client-output-buffer-limit", limit)
+    assert programs.ask("GET", "read") == b"150"
