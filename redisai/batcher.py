@@ -46,6 +46,22 @@ class Limits:
     batchsize: int  # rows; a single op may have more
     minbatchsize: int = 0  # rows, at most batchsize; 0: a batch waits for nothing
     minbatchtimeout: int = 0  # ns that an op waits for the minimum; 0: for ever
+    # Times that a tuner sets (tuner.py). An op waits after one run only.
+    since: int = 0  # the end of the latest run; 0: none
+    held_from: int = 0  # ops that came earlier do not wait for the minimum
+    held_until: int = 0  # the others do, until then
+    trial: int = 0  # rows: a size to be tried if it can be filled by more than half
+    is_tuned: bool = False
+
+    def most(self, waiting: int) -> int:
+        """Rows of the next batch where so many wait."""
+        return self.trial if 0 < self.trial < 2 * waiting else self.batchsize
+
+    def due(self, arrival: int) -> int:
+        """Until when an op with this arrival waits for the minimum; 0: for ever."""
+        if self.since:
+            return self.held_until if arrival >= self.held_from else arrival
+        return arrival + self.minbatchtimeout if self.minbatchtimeout else 0
 
 
 class _Group(Generic[T]):
@@ -126,6 +142,11 @@ class Batcher(Generic[T]):
             if not group.ready or not group.ops:
                 self._reschedule(group)
 
+    def rows(self, key: tuple[int, int]) -> int:
+        """That wait of one model and batch key."""
+        group = self._groups.get(key)
+        return group.rows if group else 0
+
     # ---- groups ----
 
     def _schedule(self, group: _Group[T], arrival: int) -> None:
@@ -133,10 +154,8 @@ class Batcher(Generic[T]):
         limits = group.limits
         if group.rows >= limits.minbatchsize:
             self._make_ready(group)
-        elif limits.minbatchtimeout:
-            deadline = arrival + limits.minbatchtimeout
-            if not group.deadline or deadline < group.deadline:
-                self._set_deadline(group, deadline)
+        elif (deadline := limits.due(arrival)) and (not group.deadline or deadline < group.deadline):
+            self._set_deadline(group, deadline)
 
     def _reschedule(self, group: _Group[T]) -> None:
         """Makes a group ready or sets its deadline, after ops have left it. Forgets an empty group."""
@@ -183,14 +202,13 @@ class Batcher(Generic[T]):
         ops.extendleft(reversed(awaited))
         if rows >= minimum:
             return True
-        timeout = group.limits.minbatchtimeout
-        if awaited and timeout and min(op.arrival for op in awaited) + timeout <= now:
+        if awaited and 0 < group.limits.due(min(op.arrival for op in awaited)) <= now:
             return True
         self._reschedule(group)
         return False
 
     def _cut_batch(self, group: _Group[T]) -> list[T]:
-        ops, batchsize = group.ops, group.limits.batchsize
+        ops, batchsize = group.ops, group.limits.most(group.rows)
         batch: list[T] = []
         rows = 0
         while ops:

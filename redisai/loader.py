@@ -160,7 +160,7 @@ class Loader:
             session = _loaded_session(backend, definition, self._settings)
         pool = self._open_pool(definition.device)
         direct = DirectRunner.of(runnable.backend, definition.backend, session)
-        batching = _batching(model, session, direct, pool) if model.limits.batchsize > 1 else None
+        batching = _batching(model, session, direct, pool) if _limits(model).batchsize != 1 else None
         self._entries[runnable.id] = ModelEntry(session, batching, direct)
         lists = [_c_texts(list(session.inputs or ())), _c_texts(list(session.outputs or ()))]
         lists += [_c_texts(texts_of(ports)) for ports in ports_of(session)]
@@ -180,7 +180,7 @@ class Loader:
         pool = self._pools[_device(model.base)]
         if entry.batching is not None:
             entry.batching.change(_limits(model))
-        elif model.limits.batchsize > 1:
+        elif _limits(model).batchsize != 1:
             batching = _batching(model, entry.session, entry.direct, pool)
             self._entries[id] = ModelEntry(entry.session, batching, entry.direct)
 
@@ -249,6 +249,8 @@ def _limits(model: Model) -> Limits:
     from .batcher import Limits
 
     limits = model.limits
+    if limits.batchsize == lib.AUTO_BATCHSIZE:
+        return Limits(limits.batchsize)
     if limits.batchsize <= 1:
         return Limits(1)
     timeout = min(limits.minbatchtimeout, MAX_TIMEOUT_MS) * 1_000_000 + limits.minbatchtimeout_us * 1000
@@ -262,7 +264,7 @@ def _batching(model: Model, session: Session, direct: DirectRunner | None, pool:
     kind = KINDS[base.backend].name
     tag = ffi.unpack(base.tag, base.tag_size).decode(errors="replace") if base.tag_size else ""
     label = f"{kind} model {tag!r}" if tag else f"{kind} model"
-    return Batching(session, direct, _limits(model), label, pool.apply_new_limits)
+    return Batching(session, direct, _limits(model), label, pool.change_limits)
 
 
 @functools.cache  # an engine process leaves the folder for which relative paths hold

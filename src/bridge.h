@@ -100,10 +100,21 @@ typedef struct Runnable {
     struct RunnableState *state; /* C's own part (values/runnable.h) */
 } Runnable;
 
+#define AUTO_BATCHSIZE -1
+#define AUTO_SIZES 9 /* of batches: 1, 2, 4 ... */
+#define AUTO_ROWS 256
+
+/* What BATCHSIZE auto has found out, for AI.INFO. */
+typedef struct Tuning {
+    int64_t rows;              /* at most in a batch */
+    int64_t wait;              /* ns at most for the next batch */
+    int64_t costs[AUTO_SIZES]; /* ns per row; 0: not known */
+} Tuning;
+
 /* Of a model; the rest of its definition never changes. The main thread changes a number, others read it at any time.
  */
 typedef struct ModelLimits {
-    int64_t batchsize;
+    int64_t batchsize; /* or AUTO_BATCHSIZE */
     int64_t minbatchsize;
     int64_t minbatchtimeout;    /* ms */
     int64_t minbatchtimeout_us; /* more than these ms: 0 .. 999 */
@@ -160,6 +171,7 @@ typedef struct Op {
     int64_t duration;      /* us that the worker took to convert the inputs, to run the library, and to copy the
                               outputs into tensors. The same on the direct path and in Python. In a batch, us of the
                               whole batch. -1: not executed, AI.INFO does not count it */
+    const Tuning *tuning;  /* NULL: no news */
     int32_t is_direct;     /* its outputs or its error come from the library by the direct path */
     struct OpState *state; /* C's own part (run/state.h) */
 } Op;
@@ -218,6 +230,7 @@ typedef struct Taken {
     int32_t nbatched;
     int32_t nready;
     int32_t deadline_passed; /* the deadline set by bridge_set_deadline() */
+    int32_t is_lone;         /* an op for batches is all there is, and the batcher holds none */
     int32_t sweep;           /* many batched ops that were taken earlier, and have not begun, are unwanted now */
 } Taken;
 
@@ -388,6 +401,8 @@ typedef struct Direct {
     int32_t types[DIRECT_MAX]; /* of each input: number of its Dtype, or ANY_NUMBERS */
     int64_t rows;              /* C runs only ops with so many rows, or ANY_ROWS; Python may change it at any time */
     int64_t duration;          /* atomic: ns of the latest run, for C */
+    int64_t alone; /* atomic: C runs an op for a batch alone if it is all there is and came since then. -1: never, 0:
+                      always. Else C sets it to the end of each run */
 } Direct;
 
 /* ---- jobs of the loader ------------------------------------------------------------------------------------------ */

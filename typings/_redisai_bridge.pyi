@@ -71,6 +71,7 @@ class Op(CData, Protocol):
     nkeys: int
     nargs: int
     duration: int
+    tuning: CData
     is_direct: int
 
 class Taken(CData, Protocol):
@@ -139,6 +140,8 @@ class _Lib:
     ANY_COUNT: int
     ANY_NUMBERS: int
     ANY_ROWS: int
+    AUTO_BATCHSIZE: int
+    AUTO_ROWS: int
     DIRECT_MAX: int
     KIND_SCRIPT: int
     REPLY_STRING: int

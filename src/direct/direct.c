@@ -120,6 +120,9 @@ int bridge_run_ops(Queue *queue, Taken *taken, Op **ops, int n) {
         taken->error = direct_run_of(direct)(direct, op);
         int64_t end = monotonic_ns(), duration = end - op->state->begun;
         __atomic_store_n(&direct->duration, duration, __ATOMIC_RELAXED);
+        int64_t alone = __atomic_load_n(&direct->alone, __ATOMIC_RELAXED);
+        if (alone > 0) /* unless Python has set it meanwhile */
+            __atomic_compare_exchange_n(&direct->alone, &alone, end, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
         if (duration > slowest) slowest = duration;
         op->duration = duration / 1000;
         op->is_direct = taken->error == NULL; /* else Python decides whether that error is the op's */
@@ -169,12 +172,24 @@ static int run_ready(Queue *queue, Taken *taken) {
     return done == most && taken->failed == NULL;
 }
 
+/* Makes an op for a batch a plain one if nothing is there that it could run with. */
+static void skip_batcher(Taken *taken) {
+    if (!taken->is_lone || taken->deadline_passed || taken->sweep) return;
+    const Direct *direct = direct_of(taken->batched[0]);
+    int64_t alone = direct ? __atomic_load_n(&direct->alone, __ATOMIC_RELAXED) : -1;
+    if (alone == -1 || taken->batched[0]->arrival < alone) return;
+    taken->plain[0] = taken->batched[0];
+    taken->nplain = 1;
+    taken->nbatched = 0;
+}
+
 /* Between two ops of a DAG it looks at the queue: a long DAG must not keep others waiting. */
 void bridge_work(Queue *queue, int worker, Taken *taken, int wait) {
     taken->nready = 0;
     do {
         queue_take(queue, worker, taken, most_of(taken), wait && taken->nready == 0);
         taken->failed = NULL;
+        skip_batcher(taken);
         if (taken->nbatched || taken->deadline_passed || taken->sweep) return;
         if (taken->nready && !run_ready(queue, taken)) return;
         int done = bridge_run_ops(queue, taken, taken->plain, taken->nplain);

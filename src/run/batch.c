@@ -14,6 +14,7 @@ void batch_describe(Op *op) {
     const Model *model = (const Model *)op->runnable;
     if (op->runnable->kind != KIND_MODEL) return;
     int64_t batchsize = __atomic_load_n(&model->limits.batchsize, __ATOMIC_RELAXED);
+    if (batchsize == AUTO_BATCHSIZE) batchsize = AUTO_ROWS;
     if (batchsize <= 1) return;
     uint64_t key = mix(mix(mix(14695981039346656037ULL, op->id), op->ninputs), op->noutputs);
     for (int i = 0; i < op->ninputs; i++) {

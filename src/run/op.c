@@ -178,6 +178,7 @@ static int finish(Op *op, Op **ready, int max) {
     int failed = op->state->error != NULL;
     int nready = 0;
     if (op->duration >= 0) count_op(op);
+    if (op->tuning) runnable_set_tuning(op->runnable, op->tuning);
     __atomic_store_n(&op->state->status, failed ? OP_FAILED : OP_DONE, __ATOMIC_SEQ_CST);
     if (failed) {
         fail_run(run);

@@ -307,6 +307,7 @@ void queue_take(Queue *queue, int worker, Taken *taken, int max_plain, int wait)
 
     taken->nplain = take(&queue->plain, taken->plain, max_plain < TAKE_PLAIN ? max_plain : TAKE_PLAIN);
     taken->nbatched = take(&queue->batched, taken->batched, TAKE_BATCHED);
+    taken->is_lone = taken->nbatched == 1 && taken->nplain == 0 && queue->held == 0;
     for (int i = 0; i < taken->nbatched; i++) hold(queue, taken->batched[i]);
     queue->is_lightly_loaded = taken->nplain + taken->nbatched <= LIGHT_LOAD && table.cores > 1;
     taken->deadline_passed = deadline_has_passed(queue);

@@ -17,6 +17,7 @@ typedef struct RunnableState {
     int32_t ready;                       /* atomic; once set, queue and what the loader declared never change */
     void (*destroy)(Runnable *runnable); /* frees the Model or Script and what only it has */
     Stats stats;
+    Tuning tuning;         /* atomic; of models with BATCHSIZE auto */
     int64_t compiled_by;   /* atomic: the start of the engine process of its device that has compiled it (isolation/) */
     int32_t has_failed;    /* atomic: the loader could not compile it */
     int32_t limits_posted; /* atomic: the loader has yet to learn of new limits (engine/jobs.c) */
@@ -56,6 +57,9 @@ void runnable_unref(Runnable *runnable);
 
 /* Whether the caller's reference is the only one. Then no other thread can take one. */
 int runnable_has_one_ref(const Runnable *runnable);
+
+/* What the tuner of a model has found out. Any thread. */
+void runnable_set_tuning(Runnable *runnable, const Tuning *tuning);
 
 /* Frees it. For the loader when it has dropped the session, and for values that the loader has never seen. */
 void runnable_destroy(Runnable *runnable);

@@ -1,0 +1,154 @@
+"""BATCHSIZE auto: decides how many rows run together, by how long runs have taken. Pure logic: it knows neither the
+bridge nor a clock. Workers enter, under the batcher's lock.
+
+Rows: the least size, of the powers of two, at which a row costs about as little as at the best one. Larger ones are
+tried where so many rows wait, one size at a time, and now and then again. Some libraries take long for two rows, and
+little for eight. So a size that is no gain does not end the search.
+
+Waiting: what gathers while a worker is busy runs next, so on an idle server nothing waits. But the clients that a batch
+has just answered often send again at once. If the time that one run saves is longer than that takes, two batches are
+better run as one: then the next batch waits for as many rows as were there, and no longer than it can save. If that was
+no gain, the next waits are left out, each time four times as many.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .batcher import Limits
+
+GAIN = 1.03  # what a larger batch must save
+LEAST_SAVING = 1 / 16  # of the time of a run: less is not worth a wait
+SAMPLES = 4  # runs of one size before it is compared
+REACH = 3  # sizes beyond the best that are tried
+REFRESH = 128  # runs after which a size is tried again that is no gain; twice as many for each further one
+MAX_REST = 1023  # batches without waiting after waits in vain
+
+
+@dataclass(slots=True)
+class _Mean:
+    """Of runs of about one size. The quick ones count more: slow ones tell what else the machine did."""
+
+    rows: float = 0.0
+    ns: float = 0.0
+    count: int = 0
+    latest: int = 0  # the number of the latest run
+
+    @property
+    def cost(self) -> float:
+        return self.ns / self.rows
+
+    def add(self, rows: int, ns: int, number: int) -> None:
+        self.count += 1
+        self.latest = number
+        quick = self.count == 1 or ns * self.rows < self.ns * rows
+        weight = 1 / 4 if quick else 1 / 16
+        if self.count <= SAMPLES:  # the first run of a size may take much longer than any other
+            weight = 1.0 if quick else 0.0
+        self.rows += (rows - self.rows) * weight
+        self.ns += (ns - self.ns) * weight
+
+
+class Tuner:
+    """Changes the limits of one model."""
+
+    def __init__(self, limits: Limits, max_rows: int) -> None:
+        """max_rows: a power of two."""
+        self.limits = limits
+        self.runs = 0
+        self._means = [_Mean() for _ in range(max_rows.bit_length())]  # of up to 1, 2, 4 ... rows
+        self._known: list[_Mean] = []  # those of them that have enough runs
+        self._most = len(self._means) - 1
+        self._rows = 0  # of the latest run
+        self._present = 1  # rows that were there when the wait was planned
+        self._best = 0  # bucket
+        self._rest = 0  # batches that do not wait
+        self._penalty = 0  # how many those are the next time
+        self._choose_size()
+
+    def costs(self) -> list[int]:
+        """ns per row in runs of up to 1, 2, 4 ... rows; 0: not known."""
+        return [int(mean.cost) if mean.count else 0 for mean in self._means]
+
+    @property
+    def wait(self) -> int:
+        """ns that the next batch may wait."""
+        limits = self.limits
+        return limits.held_until - limits.since if limits.minbatchsize else 0
+
+    def ran(self, rows: int, begin: int, end: int) -> None:
+        """A run of so many rows has ended."""
+        limits = self.limits
+        self._rest = max(0, self._rest - 1)
+        self._judge_wait(rows, begin, end)
+        bucket = min((rows - 1).bit_length(), len(self._means) - 1)
+        self.runs += 1
+        self._means[bucket].add(rows, end - begin, self.runs)
+        if self._means[bucket].count == SAMPLES:
+            self._known = [mean for mean in self._means if mean.count >= SAMPLES]
+        self._choose_size()
+        self._rows = rows
+        limits.held_from, limits.since = limits.since, end
+        self.plan(0)
+
+    def has_run(self, rows: int) -> bool:
+        """Whether a batch of about this size has succeeded."""
+        return self._means[(rows - 1).bit_length()].count > 0
+
+    def failed(self, rows: int) -> None:
+        """A batch has failed that was larger than any before."""
+        self._most = max(0, min(self._most, (rows - 1).bit_length() - 1))
+        self._choose_size()
+
+    def _choose_size(self) -> None:
+        means = self._means
+        known = [bucket for bucket, mean in enumerate(means) if mean.count >= SAMPLES and bucket <= self._most]
+        self._best = 0
+        if known:
+            limit = min(means[bucket].cost for bucket in known) * GAIN
+            self._best = next(bucket for bucket in known if means[bucket].cost <= limit)
+        larger = range(self._best + 1, min(self._best + REACH, self._most) + 1)
+        trial = next((bucket for bucket in larger if self._is_open(bucket)), 0)
+        self.limits.batchsize = 1 << self._best
+        self.limits.trial = 1 << trial if trial else 0
+
+    def _is_open(self, bucket: int) -> bool:
+        """Whether runs of such a size are to be tried."""
+        mean = self._means[bucket]
+        return mean.count < SAMPLES or self.runs - mean.latest >= REFRESH << max(1, bucket - self._best)
+
+    def plan(self, waiting: int) -> None:
+        """Decides how long the next batch waits, where so many rows have come during the run."""
+        limits = self.limits
+        self._present = max(1, waiting)
+        target = min(limits.most(self._rows + waiting), self._rows + waiting)
+        saving = 0.0
+        if target > self._present and not self._rest:
+            parts = self._time(self._present), self._time(target - self._present)
+            whole = max(parts) if self._is_open((target - 1).bit_length()) else self._time(target)
+            saving = sum(parts) - whole
+            if saving < whole * LEAST_SAVING:
+                saving = 0.0
+        limits.minbatchsize = target if saving else 0
+        limits.held_until = limits.since + int(saving)
+
+    def _judge_wait(self, rows: int, begin: int, end: int) -> None:
+        limits, present = self.limits, self._present
+        if not limits.minbatchsize:
+            return
+        if rows > present and self._time(present) + self._time(rows - present) > end - limits.since:
+            self._penalty //= 4
+        else:
+            self._penalty = self._rest = min(4 * self._penalty + 3, MAX_REST)
+
+    def _time(self, rows: float) -> float:
+        """ns of a run of so many rows: on a line through the two known sizes that are nearest."""
+        known = self._known
+        if len(known) < 2:
+            return known[0].ns if known else 0.0
+        index = 1
+        while index < len(known) - 1 and known[index].rows < rows:
+            index += 1
+        low, high = known[index - 1], known[index]
+        slope = (high.ns - low.ns) / (high.rows - low.rows) if high.rows > low.rows else 0.0
+        return high.ns + max(slope, 0.0) * (rows - high.rows)
