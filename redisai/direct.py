@@ -59,7 +59,7 @@ class DirectRunner:
         self.struct.rows = rows
 
     def skip_batcher(self, since: int) -> None:
-        """C runs an op for a batch alone if it is all there is, and came since then (ns; 0: always, -1: never)."""
+        """C runs an op for a batch alone if it is all there is, and came since then (ns; 0: never)."""
         self.struct.alone = since
 
     def settle(self, op: Op, error: CData) -> bool:

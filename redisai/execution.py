@@ -134,8 +134,8 @@ class Batching:
     def _let_skip(self) -> None:
         if self._direct is not None:
             # The tuner hears of ops that came during a run: they may be the first of many.
-            since = max(1, self.limits.since) if self.tuner else 0
-            self._direct.skip_batcher(-1 if self.limits.minbatchsize else since)
+            may_skip = self.limits.is_tuned and not self.limits.minbatchsize
+            self._direct.skip_batcher(max(1, self.limits.since) if may_skip else 0)
 
     # ---- BATCHSIZE auto; the caller holds the batcher's lock ----
 

@@ -124,10 +124,9 @@ class Tuner:
         target = min(limits.most(self._rows + waiting), self._rows + waiting)
         saving = 0.0
         if target > self._present and not self._rest:
-            parts = self._time(self._present), self._time(target - self._present)
-            whole = max(parts) if self._is_open((target - 1).bit_length()) else self._time(target)
-            saving = sum(parts) - whole
-            if saving < whole * LEAST_SAVING:
+            rest = self._time(target - self._present)
+            saving = self._saving(self._present, target, max(self._time(self._present), rest))
+            if saving < rest * LEAST_SAVING:
                 saving = 0.0
         limits.minbatchsize = target if saving else 0
         limits.held_until = limits.since + int(saving)
@@ -136,10 +135,15 @@ class Tuner:
         limits, present = self.limits, self._present
         if not limits.minbatchsize:
             return
-        if rows > present and self._time(present) + self._time(rows - present) > end - limits.since:
+        if rows > present and self._saving(present, rows, end - begin) > begin - limits.since:
             self._penalty //= 4
         else:
             self._penalty = self._rest = min(4 * self._penalty + 3, MAX_REST)
+
+    def _saving(self, part: int, whole: int, unknown: float) -> float:
+        """ns that one run takes less than its two parts. unknown: what it takes if runs of its size are to be tried."""
+        is_open = self._is_open((whole - 1).bit_length())
+        return self._time(part) + self._time(whole - part) - (unknown if is_open else self._time(whole))
 
     def _time(self, rows: float) -> float:
         """ns of a run of so many rows: on a line through the two known sizes that are nearest."""

@@ -401,8 +401,8 @@ typedef struct Direct {
     int32_t types[DIRECT_MAX]; /* of each input: number of its Dtype, or ANY_NUMBERS */
     int64_t rows;              /* C runs only ops with so many rows, or ANY_ROWS; Python may change it at any time */
     int64_t duration;          /* atomic: ns of the latest run, for C */
-    int64_t alone; /* atomic: C runs an op for a batch alone if it is all there is and came since then. -1: never, 0:
-                      always. Else C sets it to the end of each run */
+    int64_t alone; /* atomic: C runs an op for a batch alone if it is all there is and came since then. 0: never.
+                      Else C sets it to the end of each run */
 } Direct;
 
 /* ---- jobs of the loader ------------------------------------------------------------------------------------------ */

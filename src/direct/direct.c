@@ -176,8 +176,8 @@ static int run_ready(Queue *queue, Taken *taken) {
 static void skip_batcher(Taken *taken) {
     if (!taken->is_lone || taken->deadline_passed || taken->sweep) return;
     const Direct *direct = direct_of(taken->batched[0]);
-    int64_t alone = direct ? __atomic_load_n(&direct->alone, __ATOMIC_RELAXED) : -1;
-    if (alone == -1 || taken->batched[0]->arrival < alone) return;
+    int64_t alone = direct ? __atomic_load_n(&direct->alone, __ATOMIC_RELAXED) : 0;
+    if (alone == 0 || taken->batched[0]->arrival < alone) return;
     taken->plain[0] = taken->batched[0];
     taken->nplain = 1;
     taken->nbatched = 0;
