@@ -12,7 +12,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 
@@ -51,11 +51,15 @@ class Limits:
     held_from: int = 0  # ops that came earlier do not wait for the minimum
     held_until: int = 0  # the others do, until then
     trial: int = 0  # rows: a size to be tried if it can be filled by more than half
+    sizes: list[int] = field(default_factory=list)  # rows of the next batch where up to 1, 2, 4 ... rows wait
     is_tuned: bool = False
 
     def most(self, waiting: int) -> int:
         """Rows of the next batch where so many wait."""
-        return self.trial if 0 < self.trial < 2 * waiting else self.batchsize
+        if 0 < self.trial < 2 * waiting:
+            return self.trial
+        bucket = (waiting - 1).bit_length()
+        return self.sizes[bucket] if bucket < len(self.sizes) else self.batchsize
 
     def due(self, arrival: int) -> int:
         """Until when an op with this arrival waits for the minimum; 0: for ever."""

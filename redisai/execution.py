@@ -127,6 +127,7 @@ class Batching:
         limits.batchsize, limits.minbatchsize = new.batchsize, new.minbatchsize
         limits.minbatchtimeout = new.minbatchtimeout
         limits.since = limits.held_from = limits.held_until = limits.trial = 0
+        limits.sizes = []
         limits.is_tuned = is_tuned
         self.tuner = Tuner(limits, lib.AUTO_ROWS) if is_tuned else None
         self._let_skip()

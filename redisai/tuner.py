@@ -111,6 +111,13 @@ class Tuner:
         trial = next((bucket for bucket in larger if self._is_open(bucket)), 0)
         self.limits.batchsize = 1 << self._best
         self.limits.trial = 1 << trial if trial else 0
+        self.limits.sizes = [1 << self._size_for(bucket, known) for bucket in range(self._best)]
+
+    def _size_for(self, waiting: int, known: list[int]) -> int:
+        """Where fewer rows wait than the best size has, a still smaller one may be better."""
+        if self._is_open(waiting):
+            return waiting
+        return min((bucket for bucket in known if bucket <= waiting), key=lambda bucket: self._means[bucket].cost)
 
     def _is_open(self, bucket: int) -> bool:
         """Whether runs of such a size are to be tried."""

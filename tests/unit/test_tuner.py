@@ -204,3 +204,15 @@ def test_a_size_that_fails_is_not_tried_again() -> None:
     tuner.failed(8)
     feed(tuner, 10 * REFRESH, 4, MS)
     assert (limits.batchsize, limits.trial) == (4, 0)
+
+
+def test_few_rows_run_as_is_best_for_them() -> None:
+    """Two rows cost more than one, and eight cost least."""
+    limits = Limits(1)
+    tuner = Tuner(limits, MAX_ROWS)
+    for size, ms in ((1, 4), (2, 18), (4, 18), (8, 18)):
+        feed(tuner, SAMPLES, size, ms * MS)
+    assert limits.batchsize == 8
+    assert [limits.most(waiting) for waiting in (1, 2, 3, 4, 5, 8)] == [1, 1, 1, 1, 8, 8]
+    feed(tuner, 4 * REFRESH, 8, 18 * MS)
+    assert limits.most(2) == 2, "it is looked at again"
