@@ -69,10 +69,25 @@ def _option(word: str, value: str | float | None) -> list[Word]:
 
 
 def _limits(
-    size: int | str | None, minimum: int | None, wait_ms: float | None, queue: int | None, timeout_ms: int | None
+    size: int | str | None,
+    minimum: int | None,
+    wait_ms: float | None,
+    queue: int | None,
+    timeout_ms: int | None,
+    priority: str | None,
+    cache: int | None,
 ) -> list[Word]:
     words = [*_option("BATCHSIZE", size), *_option("MINBATCHSIZE", minimum), *_option("MINBATCHTIMEOUT", wait_ms)]
-    return [*words, *_option("MAXQUEUE", queue), *_option("TIMEOUT", timeout_ms)]
+    return [*words, *_option("MAXQUEUE", queue), *_of_run(timeout_ms, priority), *_option("CACHE", cache)]
+
+
+def _of_run(timeout_ms: int | None, priority: str | None) -> list[Word]:
+    return [*_option("TIMEOUT", timeout_ms), *_option("PRIORITY", priority)]
+
+
+def _warmup(inputs: Sequence[npt.ArrayLike]) -> list[Word]:
+    """Types and shapes."""
+    return ["WARMUP", len(inputs), *(word for value in inputs for word in _tensor_words(value)[: 1 + np.ndim(value)])]
 
 
 def _plain(reply: Any) -> Any:
@@ -185,12 +200,15 @@ class _Steps:
         words = [word for field, tensor in tensors.items() for word in (field, tensor, *_option("AS", form))]
         return self._ask(_ok, "AI.HASHSET", key, *words)
 
-    def model_execute(self, key: Key, inputs: Keys, outputs: Keys, *, timeout_ms: int | None = None) -> Reply:
+    def model_execute(
+        self, key: Key, inputs: Keys, outputs: Keys, *, timeout_ms: int | None = None, priority: str | None = None
+    ) -> Reply:
         """Runs a model on the tensors of some keys and saves its outputs under others. Returns True.
 
-        Raises redis.ResponseError if it fails (a wrong dtype, shape or number), TimedOut after timeout_ms.
+        priority: low, normal or high; without it, the model's. Raises redis.ResponseError if it fails (a wrong dtype,
+        shape or number), TimedOut after timeout_ms.
         """
-        words = [*_section("INPUTS", inputs), *_section("OUTPUTS", outputs), *_option("TIMEOUT", timeout_ms)]
+        words = [*_section("INPUTS", inputs), *_section("OUTPUTS", outputs), *_of_run(timeout_ms, priority)]
         return self._ask(_ok, "AI.MODELEXECUTE", key, *words)
 
     def script_execute(
@@ -203,6 +221,7 @@ class _Steps:
         keys: Keys = (),
         args: Iterable[Word] = (),
         timeout_ms: int | None = None,
+        priority: str | None = None,
     ) -> Reply:
         """Runs a function of a script: tensors of inputs, keys and args go in, its tensors come out under outputs.
 
@@ -212,7 +231,7 @@ class _Steps:
         words += _section("INPUTS", inputs)
         words += ["ARGS", len(given), *given] if (given := list(args)) else []
         words += _section("OUTPUTS", outputs) if _names(outputs) else []
-        return self._ask(_ok, "AI.SCRIPTEXECUTE", key, function, *words, *_option("TIMEOUT", timeout_ms))
+        return self._ask(_ok, "AI.SCRIPTEXECUTE", key, function, *words, *_of_run(timeout_ms, priority))
 
 
 class RedisAI(_Steps):
@@ -230,7 +249,14 @@ class RedisAI(_Steps):
     def _then(self, reply: Any, step: Callable[[Any], Any]) -> Any:
         return step(reply)
 
-    def run(self, key: Key, *inputs: npt.ArrayLike, outputs: int | None = None, timeout_ms: int | None = None) -> Reply:
+    def run(
+        self,
+        key: Key,
+        *inputs: npt.ArrayLike,
+        outputs: int | None = None,
+        timeout_ms: int | None = None,
+        priority: str | None = None,
+    ) -> Reply:
         """Runs a model on arrays and returns a list of arrays. Writes no key, so it also runs on a read-only replica.
 
         outputs is the number of the model's outputs. Without it, the model is asked first, which takes another round
@@ -241,9 +267,11 @@ class RedisAI(_Steps):
                 raise TypeError("in a pipeline, give outputs")
             return self._then(
                 self.model_get(key),
-                lambda model: self.run(key, *inputs, outputs=_outputs_of(model), timeout_ms=timeout_ms),
+                lambda model: self.run(
+                    key, *inputs, outputs=_outputs_of(model), timeout_ms=timeout_ms, priority=priority
+                ),
             )
-        dag = self.dag(routing=key, timeout_ms=timeout_ms, read_only=True)
+        dag = self.dag(routing=key, timeout_ms=timeout_ms, priority=priority, read_only=True)
         names = [f"in{i}" for i in range(len(inputs))], [f"out{i}" for i in range(outputs)]
         for name, value in zip(names[0], inputs, strict=True):
             dag.tensor_set(name, value)
@@ -259,6 +287,7 @@ class RedisAI(_Steps):
         persist: Keys = (),
         routing: Key | None = None,
         timeout_ms: int | None = None,
+        priority: str | None = None,
         read_only: bool = False,
     ) -> Dag:
         """Begins a DAG: call tensor_set(), model_execute(), script_execute(), tensor_get() of it, then execute().
@@ -269,7 +298,7 @@ class RedisAI(_Steps):
         words += _section("LOAD", load) if _names(load) else []
         words += _section("PERSIST", persist) if _names(persist) else []
         words += [] if routing is None else ["ROUTING", routing]
-        return Dag(self, words + _option("TIMEOUT", timeout_ms))
+        return Dag(self, words + _of_run(timeout_ms, priority))
 
     def model_store(
         self,
@@ -284,6 +313,9 @@ class RedisAI(_Steps):
         min_batch_timeout_ms: float | None = None,
         max_queue: int | None = None,
         timeout_ms: int | None = None,
+        priority: str | None = None,
+        cache_bytes: int | None = None,
+        warmup: Sequence[Sequence[npt.ArrayLike]] = (),
         inputs: Sequence[str] = (),
         outputs: Sequence[str] = (),
         example: Any = None,
@@ -294,10 +326,14 @@ class RedisAI(_Steps):
         LightGBM or XGBoost; a module of PyTorch; a model of Keras. define() in models.py says what it does with each.
         backend: ONNX, TORCH, TF or TFLITE; without it, the bytes tell. PyTorch's modules become TORCH, or ONNX; Keras's
         models become ONNX, or TF. inputs, outputs: names of nodes, for the bytes of a TF graph only.
+        warmup: inputs like those that runs will bring, of which only types and shapes count: the server runs the model
+        with each before it answers, and after a restart. [[x], [batch]] is for two shapes of one input.
         example: arguments as the model gets them (tensor or tuple of tensors for PyTorch, array for scikit-learn).
         """
         model, backend, inputs, outputs = define(model, backend, example, inputs, outputs)
-        words = _option("TAG", tag) + _limits(batch_size, min_batch_size, min_batch_timeout_ms, max_queue, timeout_ms)
+        limits = batch_size, min_batch_size, min_batch_timeout_ms, max_queue, timeout_ms, priority, cache_bytes
+        words = _option("TAG", tag) + _limits(*limits)
+        words += [word for each in warmup for word in _warmup(each)]
         words += [*_section("INPUTS", inputs), *_section("OUTPUTS", outputs)] if inputs or outputs else []
         chunks = [model[start : start + _CHUNK] for start in range(0, max(len(model), 1), _CHUNK)]
         return self._ask(_ok, "AI.MODELSTORE", key, backend, device, *words, "BLOB", *chunks)
@@ -311,9 +347,12 @@ class RedisAI(_Steps):
         min_batch_timeout_ms: float | None = None,
         max_queue: int | None = None,
         timeout_ms: int | None = None,
+        priority: str | None = None,
+        cache_bytes: int | None = None,
     ) -> Reply:
         """Changes how a stored model is batched and what its runs may take; what is not given stays. Returns True."""
-        words = _limits(batch_size, min_batch_size, min_batch_timeout_ms, max_queue, timeout_ms)
+        limits = batch_size, min_batch_size, min_batch_timeout_ms, max_queue, timeout_ms, priority, cache_bytes
+        words = _limits(*limits)
         return self._ask(_ok, "AI.MODELCONFIG", key, *words)
 
     def model_get(self, key: Key, *, full: bool = False) -> Reply:

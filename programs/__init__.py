@@ -25,3 +25,7 @@ def redisai_exporter() -> int:
 
 def redisai_http() -> int:
     return _start("http")
+
+
+def redisai_top() -> int:
+    return _start("top")

@@ -7,10 +7,12 @@ leaves no keys. The order is known from the request before; if the model has cha
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
 import json
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import redis
@@ -108,29 +110,35 @@ class Service:
         self.timeout_ms = timeout_ms
         self.known: dict[str, Fields] = {}  # as AI.MODELGET META has told
 
-    async def model(self, request: Request, full: bool = False) -> tuple[str, Fields]:
-        key = request.path_params["name"]
-        model = await AsyncRedisAI(self.client).model_get(key, full=full)
-        check_version(request, model)
-        return key, model
+    async def model(self, key: str, version: str | None, full: bool = False) -> Fields:
+        model: Fields = await AsyncRedisAI(self.client).model_get(key, full=full)
+        check_version(version, model)
+        return model
+
+    def describe(self) -> Fields:
+        version = importlib.metadata.version("redisai-module")
+        return {"name": "redisai-http", "version": version, "extensions": EXTENSIONS}
 
     async def server(self, request: Request) -> Response:
-        version = importlib.metadata.version("redisai-module")
-        return JSONResponse({"name": "redisai-http", "version": version, "extensions": EXTENSIONS})
+        return JSONResponse(self.describe())
 
     async def live(self, request: Request) -> Response:
         return JSONResponse({"live": True})
 
+    async def is_ready(self) -> bool:
+        return bool((await self.client.execute_command("AI.INFO"))[1])
+
     async def ready(self, request: Request) -> Response:
-        await self.client.ping()
-        return JSONResponse({"ready": True})
+        ready = await self.is_ready()
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     async def model_ready(self, request: Request) -> Response:
-        key, _ = await self.model(request)  # waits until it is compiled
+        key, version = named(request)
+        await self.model(key, version)  # waits until it is compiled
         return JSONResponse({"name": key, "ready": True})
 
-    async def metadata(self, request: Request) -> Response:
-        key, model = await self.model(request, full=True)
+    async def describe_model(self, key: str, version: str | None) -> Fields:
+        model = await self.model(key, version, full=True)
         ends = {
             which: [
                 detail(name, details)
@@ -139,7 +147,10 @@ class Service:
             for which in ("inputs", "outputs")
         }
         versions = [model["tag"]] if model["tag"] else []
-        return JSONResponse({"name": key, "versions": versions, "platform": PLATFORMS[model["backend"]], **ends})
+        return {"name": key, "versions": versions, "platform": PLATFORMS[model["backend"]], **ends}
+
+    async def metadata(self, request: Request) -> Response:
+        return JSONResponse(await self.describe_model(*named(request)))
 
     async def infer(self, request: Request) -> Response:
         head, binary = await body_of(request)
@@ -159,23 +170,27 @@ class Service:
                 name = need(need(entry, dict, "an output").get("name"), str, "the name of an output")
                 parameters = parameters_of(entry, name)
                 outputs.append(Wanted(name, bool(parameters.get("binary_data", all_binary))))
-        model, found = await self.run(request, arrays, outputs, bool(all_binary))
+        model, found = await self.run(*named(request), arrays, outputs, bool(all_binary))
         answered = {"model_name": request.path_params["name"], "model_version": model["tag"]}
         if "id" in head:
             answered["id"] = need(head["id"], str, "id")
         return answer(answered, found)
 
     async def run(
-        self, request: Request, arrays: dict[str, Array], outputs: list[Wanted] | None, all_binary: bool
+        self,
+        key: str,
+        version: str | None,
+        arrays: dict[str, Array],
+        outputs: list[Wanted] | None,
+        all_binary: bool,
     ) -> tuple[Fields, list[tuple[Wanted, Array]]]:
-        key = request.path_params["name"]
         model = self.known.get(key)
         is_fresh = model is None
         for _ in range(3):
             if model is None:
-                model = (await self.model(request))[1]
+                model = await self.model(key, version)
             try:
-                check_version(request, model)
+                check_version(version, model)
                 inputs = in_order(names_of(model, "inputs"), arrays)
                 names = names_of(model, "outputs")
                 wanted = [Wanted(name, all_binary) for name in names] if outputs is None else outputs
@@ -208,8 +223,11 @@ class Service:
         raise Refused(503, "the model is being replaced again and again; try again")
 
 
-def check_version(request: Request, model: Fields) -> None:
-    version = request.path_params.get("version")
+def named(request: Request) -> tuple[str, str | None]:
+    return request.path_params["name"], request.path_params.get("version")
+
+
+def check_version(version: str | None, model: Fields) -> None:
     if version is not None and version != model["tag"]:
         raise Refused(404, f"the version (TAG) of the model is {model['tag']!r}, not {version!r}")
 
@@ -236,7 +254,7 @@ async def not_found(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": "no such path; docs/http.md lists them" if status == 404 else str(error)}, status)
 
 
-def application(url: str, timeout_ms: int) -> Starlette:
+def application(url: str, timeout_ms: int, grpc_address: str | None = None) -> Starlette:
     # RESP2: the client reads what models declare as lists. The server itself ends runs after timeout_ms.
     client = redis.asyncio.Redis.from_url(url, protocol=2, socket_timeout=timeout_ms / 1000 + 5 if timeout_ms else None)
     service = Service(client, timeout_ms)
@@ -252,7 +270,19 @@ def application(url: str, timeout_ms: int) -> Starlette:
             (f"{model}/infer", service.infer, "POST"),
         ]
     made = [Route(path, answering(handler), methods=[method]) for path, handler, method in routes]
-    return Starlette(routes=made, exception_handlers={404: not_found, 405: not_found})
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        if grpc_address is None:
+            yield
+            return
+        from . import grpc_service
+
+        server = await grpc_service.start(service, grpc_address)
+        yield
+        await server.stop(1)
+
+    return Starlette(routes=made, exception_handlers={404: not_found, 405: not_found}, lifespan=lifespan)
 
 
 def main() -> int:
@@ -264,9 +294,15 @@ def main() -> int:
     parser.add_argument(
         "--timeout-ms", type=int, default=60000, help="for how long a run may take, 0: any time (default: 60000)"
     )
+    parser.add_argument("--grpc-port", type=int, help="the port for gRPC, of the same address (default: no gRPC)")
     options = parser.parse_args()
     try:
-        app = application(options.url, options.timeout_ms)
+        if options.grpc_port is not None:
+            importlib.import_module(".grpc_service", __package__)
+        address = None if options.grpc_port is None else f"{options.host}:{options.grpc_port}"
+        app = application(options.url, options.timeout_ms, address)
+    except ModuleNotFoundError as error:
+        sys.exit(f"redisai-http: {error}; in the checkout, run `{sys.prefix}/bin/pip install '.[grpc]'`")
     except ValueError as error:
         print(f"redisai-http: {error}", file=sys.stderr)
         return 1

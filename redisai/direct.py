@@ -71,17 +71,17 @@ class DirectRunner:
         op.is_direct = 1
         return True
 
-    def run_batch(self, c_ops: CData, ops: Sequence[Op]) -> bool:
-        """Runs begun ops as one batch in C. Returns False where Python must run it. Raises where it has failed."""
+    def run_batch(self, c_ops: CData, ops: Sequence[Op]) -> int:
+        """Runs begun ops as one batch in C, and returns what bridge_run_batch says. Raises where it has failed."""
         error = ffi.new("char **")
-        if lib.bridge_run_batch(c_ops, len(ops), error):
-            return True
+        if ran := lib.bridge_run_batch(c_ops, len(ops), error):
+            return ran
         if error[0]:
             failure = self._failure(ops[0], error[0])
             lib.bridge_free(error[0])
             if failure is not None:
                 raise failure
-        return False
+        return 0
 
     def _failure(self, op: Op, error: CData) -> BaseException | None:
         inputs = [as_array(op.inputs[index]) for index in range(op.ninputs)]

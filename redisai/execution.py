@@ -140,14 +140,15 @@ class Batching:
 
     # ---- BATCHSIZE auto; the caller holds the batcher's lock ----
 
-    def ran(self, tuner: Tuner, rows: int, begin: int, end: int) -> None:
+    def ran(self, tuner: Tuner, rows: int, priority: int, begin: int, end: int) -> None:
         if tuner is self.tuner:
+            self.limits.held_priority = priority
             tuner.ran(rows, begin, end)
             self._let_skip()
 
-    def plan(self, waiting: int) -> None:
+    def plan(self, waiting: int, may_wait: bool) -> None:
         if self.tuner:
-            self.tuner.plan(waiting)
+            self.tuner.plan(waiting, may_wait)
             self._let_skip()
 
     def tell(self, tuner: Tuner, op: Op) -> None:
@@ -216,11 +217,14 @@ class ModelEntry:
         if noutputs != self.noutputs and self.noutputs >= 0:
             lib.bridge_fail(op, OUTPUTS_MISMATCH)
             return False
-        begin = perf_counter_ns()
+        splits = self.duration > lib.SPLIT_NS
+        begin, ended = perf_counter_ns(), 0
         try:
             tensors = op.inputs
             inputs = [as_array(tensors[0])] if ninputs == 1 else [as_array(tensors[index]) for index in range(ninputs)]
+            called = perf_counter_ns() if splits else 0
             outputs = self.run(inputs)
+            ended = perf_counter_ns() if splits else 0
             if len(outputs) < noutputs:
                 lib.bridge_fail(op, OUTPUTS_MISMATCH)
                 return False
@@ -232,6 +236,8 @@ class ModelEntry:
         finally:
             self.duration = duration = perf_counter_ns() - begin
             op.duration = duration // 1000
+            if ended:
+                op.input_ns, op.output_ns = called - begin, begin + duration - ended
 
     def may_batch(self, ops: Sequence[Op]) -> bool:
         """Whether to try these ops as one batch. Until the model is proven, only a batch with a new number of rows is
@@ -267,13 +273,15 @@ class ModelEntry:
             return ""
         begin = perf_counter_ns()
         try:
-            if self.direct is not None and self.direct.run_batch(c_ops, ops):
+            if self.direct is not None and (ran := self.direct.run_batch(c_ops, ops)):
                 self.duration = perf_counter_ns() - begin
-                return None
+                return None if ran > 0 else ""
             inputs = self._gather(c_ops, ops)
             if inputs is None:
                 return ""
+            called = perf_counter_ns()
             outputs = self.run(inputs)
+            ended = perf_counter_ns()
             _check(outputs, noutputs, sum([op.rows for op in ops]))
         except BaseException as failure:
             if self.batching is None or not self.batching.proven:
@@ -291,6 +299,7 @@ class ModelEntry:
         names = self.outputs
         for index in range(noutputs):
             scatter(c_ops, ops, index, outputs[index], names[index] if names else "")
+        ops[0].input_ns, ops[0].output_ns = called - begin, perf_counter_ns() - ended
         self._note_duration(begin, c_ops, len(ops))
         return None
 

@@ -105,7 +105,7 @@ class Loader:
 
     def _do(self, job: Job) -> None:
         if job.kind == lib.JOB_LOAD:
-            self._load(job.runnable)
+            self._load(job.runnable, bool(job.is_store))
         elif job.kind == lib.JOB_DROP:
             self._entries.pop(job.runnable.id, None)
             self._failures.pop(job.runnable.id, None)
@@ -114,11 +114,12 @@ class Loader:
         elif job.kind == lib.JOB_LIMITS:
             self._change_limits(ffi.cast("Model *", job.runnable))
         elif job.kind == lib.JOB_IMPORT:
-            self._registry.load(job.backend, backends_path() / _text(job.path))
+            path = _text(job.path) if job.path else ""
+            self._registry.load(job.backend, backends_path() / path if path else None)
 
-    def _load(self, runnable: Runnable) -> None:
+    def _load(self, runnable: Runnable, is_store: bool) -> None:
         """Compiles a model or script that is not compiled yet. After a failure it tries again only once another backend
-        has been imported."""
+        has been imported. is_store: it also fails where a warm-up fails."""
         id = runnable.id
         if id in self._entries:
             return
@@ -129,7 +130,7 @@ class Loader:
             if runnable.kind == lib.KIND_SCRIPT:
                 self._compile_script(runnable)
             else:
-                self._compile_model(runnable)
+                self._compile_model(runnable, is_store)
         except BaseException as failure:
             cause = failure.__cause__
             if cause is not None and str(cause) not in str(failure):  # what the client is not told
@@ -141,7 +142,7 @@ class Loader:
             raise
         self._failures.pop(id, None)
 
-    def _compile_model(self, runnable: Runnable) -> None:
+    def _compile_model(self, runnable: Runnable, is_store: bool) -> None:
         from .direct import DirectRunner
         from .execution import ModelEntry
         from .ports import least_inputs, ports_of, texts_of
@@ -158,6 +159,8 @@ class Loader:
         )
         with self._library_compiles():
             session = _loaded_session(backend, definition, self._settings)
+            if model.warmups.count:
+                _warm_up(model, session, is_store)
         pool = self._open_pool(definition.device)
         direct = DirectRunner.of(runnable.backend, definition.backend, session)
         batching = _batching(model, session, direct, pool) if _limits(model).batchsize != 1 else None
@@ -165,9 +168,10 @@ class Loader:
         lists = [_c_texts(list(session.inputs or ())), _c_texts(list(session.outputs or ()))]
         lists += [_c_texts(texts_of(ports)) for ports in ports_of(session)]
         most = -1 if session.inputs is None else len(session.inputs)
-        counts = least_inputs(session), most, -1 if session.outputs is None else len(session.outputs)
+        noutputs = -1 if session.outputs is None else len(session.outputs)
+        facts = least_inputs(session), most, noutputs, getattr(session, "is_stateful", False)
         declared = [(len(texts), names) for texts, names in lists]
-        lib.bridge_ready(runnable, pool.queue, ffi.new("Declared *", [*declared, *counts]), _struct(direct))
+        lib.bridge_ready(runnable, pool.queue, ffi.new("Declared *", [*declared, *facts]), _struct(direct))
 
     def _change_limits(self, model: Model) -> None:
         """A model that is compiled later gets its limits then."""
@@ -245,6 +249,19 @@ def _loaded_session(backend: Backend, definition: Definition, settings: Settings
         raise RuntimeError(text) from error.__cause__
 
 
+def _warm_up(model: Model, session: Session, is_store: bool) -> None:
+    """A model that is stored already serves also where this fails."""
+    from .warmup import warm_up
+
+    try:
+        level, text = b"notice", warm_up(session, _names(model.warmups))
+    except RuntimeError as failure:
+        if is_store:
+            raise
+        level, text = b"warning", f"is not warm: {one_line(failure)}"
+    lib.bridge_log(level, f"{_label(model)} {text}".encode(errors="replace"))
+
+
 def _limits(model: Model) -> Limits:
     from .batcher import Limits
 
@@ -260,11 +277,14 @@ def _limits(model: Model) -> Limits:
 def _batching(model: Model, session: Session, direct: DirectRunner | None, pool: WorkerPool) -> Batching:
     from .execution import Batching
 
+    return Batching(session, direct, _limits(model), _label(model), pool.change_limits)
+
+
+def _label(model: Model) -> str:
     base = model.base
     kind = KINDS[base.backend].name
     tag = ffi.unpack(base.tag, base.tag_size).decode(errors="replace") if base.tag_size else ""
-    label = f"{kind} model {tag!r}" if tag else f"{kind} model"
-    return Batching(session, direct, _limits(model), label, pool.change_limits)
+    return f"{kind} model {tag!r}" if tag else f"{kind} model"
 
 
 @functools.cache  # an engine process leaves the folder for which relative paths hold

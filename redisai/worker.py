@@ -52,6 +52,7 @@ class WorkerPool:
         self.report = report
         self.batcher: Batcher[Op] = Batcher(self.limits, _sweep)
         self.deadline = 0  # the one that C holds for the queue; 0: none; guarded by batcher.lock
+        self.ready = 0  # the priorities of batches that are ready, as C knows them; guarded by batcher.lock
         self.drops = 0  # models and scripts that the loader has dropped; only the loader writes it
         self._device = device
         self._started = 0
@@ -68,7 +69,11 @@ class WorkerPool:
 
         An earlier deadline that is no longer needed stays: waking in vain is cheap and rare."""
         batcher = self.batcher
-        if not batcher.ready:
+        ready = batcher.ready
+        if ready != self.ready:
+            self.ready = ready
+            lib.bridge_set_batches(self.queue, ready)
+        if not ready:
             self._wake_at(batcher.deadline())
         elif self.size > 1:  # the only worker of a queue needs no waking: it is the caller
             self._wake_at(PAST_NS)
@@ -114,8 +119,10 @@ class Worker:
         self._ready = self._taken.ready
         self._one = ffi.new("Op *[1]")
         self._kept: list[Op] = []  # ready ops that this worker runs next
+        self._kept_bits = 0  # their priorities, as C knows them
         self._next_report = 0
         self._drops = 0  # of the pool, when this worker last looked
+        self._finished = 0  # when the latest batch had run; ns
         self._ended: tuple[Batching, tuple[int, int]] | None = None  # the latest batch, if a tuner is to plan the next
 
     def work(self) -> None:
@@ -145,18 +152,35 @@ class Worker:
                 self._plan_next(*self._ended)
             if not count and wait and self._can_skip_batcher():
                 self._run_chunk(taken.batched, 1)
-                return 0 if self._kept else 1
+                return self._wait_next(0)
             self._fill_batcher()
         if self._kept:
-            most = max(1, CHUNK_NS // max(1, taken.op_ns))
-            ops, self._kept = self._kept[:most], self._kept[most:]
-            self._run_chunk(ffi.new("Op *[]", ops), len(ops))
+            self._run_kept()
         if count:
             self._run_chunk(taken.plain, count)
-        more = may_batch and self._run_batch()
-        return 0 if more or self._kept else 1
+        return self._wait_next(may_batch and self._run_batch())
+
+    def _wait_next(self, more: int) -> int:
+        bits = 0
+        for op in self._kept:
+            bits |= 1 << op.priority
+        if bits != self._kept_bits:
+            self._kept_bits = self._taken.kept = bits
+        return 0 if more or bits else 1
 
     # ---- ops that run alone ----
+
+    def _run_kept(self) -> None:
+        """Runs some of the ops that were kept, unless ops of a higher priority have the turn."""
+        turn, kept = self._taken.priority, self._kept
+        lower = [op for op in kept if op.priority < turn]
+        if lower:
+            kept = [op for op in kept if op.priority >= turn]
+            lib.bridge_push_ops(ffi.new("Op *[]", lower), len(lower))
+        most = max(1, CHUNK_NS // max(1, self._taken.op_ns))
+        ops, self._kept = kept[:most], kept[most:]
+        if ops:
+            self._run_chunk(ffi.new("Op *[]", ops), len(ops))
 
     def _run_chunk(self, ops: CData, count: int) -> None:
         """Runs ops one by one, without Python where that is possible."""
@@ -282,7 +306,7 @@ class Worker:
             if taken.nbatched:
                 batcher.add(_list(taken.batched, taken.nbatched))
             if taken.sweep:
-                batcher.sweep()
+                batcher.sweep(taken.full)
             if taken.deadline_passed:
                 pool.deadline = 0
             if pool.size > 1:
@@ -293,7 +317,7 @@ class Worker:
         pool = self._pool
         batcher = pool.batcher
         with batcher.lock:
-            ops = batcher.take(monotonic_ns())
+            ops = batcher.take(monotonic_ns(), self._taken.priority)
             more = batcher.ready
             pool.schedule_next_batch()
         if ops:
@@ -303,7 +327,7 @@ class Worker:
                 ops = _list(c_ops, count)
             if ops:
                 self._execute_batch(c_ops, ops, self._entries.get(ops[0].id, _MISSING))
-        return more
+        return more != 0
 
     def _execute_batch(self, c_ops: CData, ops: list[Op], entry: Entry) -> None:
         batching = entry.batching if isinstance(entry, ModelEntry) else None
@@ -312,12 +336,13 @@ class Worker:
             execute_batch(c_ops, ops, entry, self._finish_batch)
             return
         first, rows = ops[0], sum([op.rows for op in ops])
+        highest = max([op.priority for op in ops])
         key = first.id, first.batch_key
         batching.tell(tuner, first)
         begin = monotonic_ns()
         if execute_batch(c_ops, ops, entry, self._finish_batch):
             with self._pool.batcher.lock:
-                batching.ran(tuner, rows, begin, monotonic_ns())
+                batching.ran(tuner, rows, highest, begin, self._finished)
             self._ended = batching, key
 
     def _plan_next(self, batching: Batching, key: tuple[int, int]) -> None:
@@ -329,9 +354,12 @@ class Worker:
             for op in _list(taken.batched, taken.nbatched):
                 if op.arrival < end and (op.id, op.batch_key) == key:
                     waiting += op.rows
-            batching.plan(waiting)
+            # While it waits, ops of a lower priority would have the turn.
+            lower = taken.waiting & ((1 << batching.limits.held_priority) - 1)
+            batching.plan(waiting, not lower)
 
     def _finish_batch(self, ops: CData, count: int) -> None:
+        self._finished = monotonic_ns()  # before clients have their answers: what they send then came after the run
         now = perf_counter_ns()
         if now > self._next_report:
             self._report(now)

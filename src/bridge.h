@@ -81,6 +81,7 @@ typedef struct Declared {
     int64_t least_inputs; /* how many inputs a run may have; -1: the model does not say, likewise for noutputs */
     int64_t most_inputs;
     int64_t noutputs;
+    int64_t is_stateful; /* a run may change what later runs give */
 } Declared;
 
 #define KIND_MODEL 0
@@ -111,6 +112,12 @@ typedef struct Tuning {
     int64_t costs[AUTO_SIZES]; /* ns per row; 0: not known */
 } Tuning;
 
+/* Of models and ops. 0: none is said. */
+#define PRIORITY_LOW 1
+#define PRIORITY_NORMAL 2
+#define PRIORITY_HIGH 3
+#define PRIORITIES 4 /* numbers, with 0 */
+
 /* Of a model; the rest of its definition never changes. The main thread changes a number, others read it at any time.
  */
 typedef struct ModelLimits {
@@ -120,6 +127,8 @@ typedef struct ModelLimits {
     int64_t minbatchtimeout_us; /* more than these ms: 0 .. 999 */
     int64_t maxqueue;           /* runs that may wait; 0: any number */
     int64_t timeout;            /* ms, of runs that say none; 0: none */
+    int64_t priority;           /* of runs that say none: PRIORITY_LOW, PRIORITY_HIGH or 0, which is normal */
+    int64_t cache;              /* bytes of inputs and outputs that are kept (values/cache.h); 0: none */
 } ModelLimits;
 
 typedef struct Model {
@@ -127,6 +136,7 @@ typedef struct Model {
     ModelLimits limits;
     Names inputs; /* as given when stored (TF), or as read from an RDB */
     Names outputs;
+    Names warmups; /* inputs that it is run with once it is compiled, each "count type dimension ... type ..." */
     Piece *pieces;
     int64_t npieces;
     uint64_t blob_size;
@@ -151,6 +161,8 @@ struct Run;
 
 /* One execution of a model or of a script's function. Python reads it, sets duration, and gives back outputs or an
  * error through the functions below. */
+#define SPLIT_NS 20000
+
 typedef struct Op {
     struct Run *run; /* what the op belongs to: all ops of one command */
     Runnable *runnable;
@@ -172,7 +184,10 @@ typedef struct Op {
                               outputs into tensors. The same on the direct path and in Python. In a batch, us of the
                               whole batch. -1: not executed, AI.INFO does not count it */
     const Tuning *tuning;  /* NULL: no news */
+    int64_t input_ns;      /* of the duration: converting the inputs, and copying the outputs. 0, or both, where the */
+    int64_t output_ns;     /* model's latest run took less than SPLIT_NS: reading the clock would cost too much */
     int32_t is_direct;     /* its outputs or its error come from the library by the direct path */
+    int32_t priority;      /* PRIORITY_LOW .. PRIORITY_HIGH */
     struct OpState *state; /* C's own part (run/state.h) */
 } Op;
 
@@ -216,6 +231,7 @@ uint64_t bridge_max_tensor_bytes(void);
 #define TAKE_PLAIN 32
 #define TAKE_BATCHED 256
 #define READY_OPS 64
+#define ALL_MODELS -1
 #define CHUNK_NS 200000 /* of work that a worker takes at once: more would keep it from the queue's other workers */
 
 /* What a worker has to do. */
@@ -229,12 +245,17 @@ typedef struct Taken {
     int32_t nplain;
     int32_t nbatched;
     int32_t nready;
-    int32_t deadline_passed; /* the deadline set by bridge_set_deadline() */
+    int32_t deadline_passed; /* the deadline set by bridge_set_deadline(); or a batch that is ready has the turn */
     int32_t is_lone;         /* an op for batches is all there is, and the batcher holds none */
+    int32_t waiting;         /* priorities that waited for this turn, as bits */
     int32_t sweep;           /* many batched ops that were taken earlier, and have not begun, are unwanted now */
+    int32_t priority;        /* that has this turn: what is in plain has it, and so shall a batch; 0: any */
+    int32_t kept;            /* by the caller: priorities of ready ops that it runs next, as bits */
+    int64_t full; /* with sweep: ops of the model with this id, or of ALL_MODELS, are not to wait for others; 0: none */
 } Taken;
 
-/* Takes the ops for batches, up to TAKE_BATCHED, and others that take about CHUNK_NS, in the order in which they came.
+/* Takes the ops for batches, up to TAKE_BATCHED, and others of one priority that take about CHUNK_NS, in the order in
+ * which they came.
  * With wait set, waits for something to do. What C can do is done (bridge_run_ops) unless there is something for the
  * batcher, which comes first. With wait set, goes on until Python has something to do. worker
  * (0 .. threads_per_queue - 1) is for CPU accounting. */
@@ -247,6 +268,9 @@ int bridge_run_ops(struct Queue *queue, Taken *taken, Op **ops, int n);
 /* One worker of the queue returns from bridge_work at this deadline (ns of the monotonic clock; in the past: at
  * once; 0: no deadline). A queue has one deadline. */
 void bridge_set_deadline(struct Queue *queue, int64_t deadline);
+
+/* The batcher has batches of these priorities, as bits, that are ready. */
+void bridge_set_batches(struct Queue *queue, int priorities);
 
 /* Whether the op's client still waits for an answer. */
 int bridge_is_awaited(const Op *op);
@@ -278,8 +302,9 @@ int bridge_gather(Op **ops, int n, int input, void *into, uint64_t size);
 int bridge_scatter(Op **ops, int n, int output, int dtype, int ndim, const int64_t *shape, const void *data,
                    uint64_t size);
 
-/* Runs n begun ops as one batch without Python. Returns 1 if they have outputs or errors now. Else Python must run
- * them, unless *error is set: the library's text, to be freed with bridge_free. */
+/* Runs n begun ops as one batch without Python. Returns 1 if they have outputs or errors now; -1 if it was ended for
+ * the sake of one of them, so that Python must run the others one by one. Else Python must run them, unless *error is
+ * set: the library's text, to be freed with bridge_free. */
 int bridge_run_batch(Op **ops, int n, char **error);
 
 /* n ops ran as one batch, which took duration us. */
@@ -409,7 +434,7 @@ typedef struct Direct {
 
 #define JOB_LOAD 0   /* compile job.runnable, unless it is compiled already */
 #define JOB_DROP 1   /* forget the session of job.runnable; finishing the job frees it */
-#define JOB_IMPORT 2 /* import backend job.backend from job.path */
+#define JOB_IMPORT 2 /* import backend job.backend from job.path; no path: from its default place, if it has to be */
 #define JOB_LIMITS 3 /* limits of job.runnable, a model, have changed */
 
 typedef struct Job {
@@ -417,6 +442,7 @@ typedef struct Job {
     int32_t backend;
     char *path; /* JOB_IMPORT: absolute, or below the backends path */
     Runnable *runnable;
+    int32_t is_store; /* JOB_LOAD: a client stores it, so it fails where a warm-up fails */
 } Job;
 
 /* Waits for the next job. Jobs come in the order in which they were posted, except that jobs with a waiting client go

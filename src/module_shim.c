@@ -2,6 +2,7 @@
  *
  * docs/architecture.md describes the folders, the threads and the locks. Each mutex is named at the head of the file
  * that owns it. All are leaves: none is held while another is taken. */
+#include "bindings/bindings.h"
 #include "commands/commands.h"
 #include "engine/allocator.h"
 #include "engine/divisions.h"
@@ -32,6 +33,16 @@ static void import_backends(RedisModuleCtx *ctx) {
     }
 }
 
+/* Imports the libraries of PRELOAD in the background. */
+static void preload_backends(void) {
+    for (int backend = 0; backend_row(backend); backend++) {
+        if (!(options_preload() >> backend & 1)) continue;
+        LoaderJob *job = job_new(JOB_IMPORT, NULL);
+        job->job.backend = backend;
+        job_post_early(job);
+    }
+}
+
 __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     const char *missing = redis_api_bind(ctx);
     if (RedisModule_SetModuleAttribs == NULL) return REDISMODULE_ERR;
@@ -56,8 +67,9 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
     allocator_init();
     divisions_init(ctx);
     import_backends(ctx);
+    preload_backends();
     tensor_max_bytes(ctx, UINT64_MAX);
     if (tensor_type_register(ctx) || model_type_register(ctx) || script_type_register(ctx)) return REDISMODULE_ERR;
-    if (commands_register(ctx) || info_register(ctx)) return REDISMODULE_ERR;
+    if (commands_register(ctx) || info_register(ctx) || bindings_init(ctx)) return REDISMODULE_ERR;
     return REDISMODULE_OK;
 }

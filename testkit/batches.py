@@ -237,7 +237,7 @@ class Clients:
     def busy_worker(self) -> Iterator[None]:
         """Until the end of the block, the one worker of the CPU runs a script. Its client is blocked."""
         wire = self.wire()
-        scripts.store_redis(wire, "busy")
+        scripts.store_redis(wire, "gone_on", key="busy")
         keys = ["busy:started", "busy:go", "busy:done"]
         wire.ask("DEL", *keys)
         busy = self.wire()

@@ -56,6 +56,9 @@ WORDS: tuple[Word, ...] = (
         "MINBATCHSIZE",
         "MINBATCHTIMEOUT",
         "MAXQUEUE",
+        "WARMUP",
+        "PRIORITY",
+        "CACHE",
         "ENTRY_POINTS",
         "RESETSTAT",
         "FULL",
@@ -189,7 +192,11 @@ class Grammar:
         return (self.number(len(items)) if not chance(self.draw, 4) else len(items) + 1, *items)
 
     def timeout(self) -> Words:
-        return ("TIMEOUT", self.number(1, 5, 1000)) if chance(self.draw, 25) else ()
+        words: Words = ("TIMEOUT", self.number(1, 5, 1000)) if chance(self.draw, 25) else ()
+        return (*words, "PRIORITY", self.level()) if chance(self.draw, 10) else words
+
+    def level(self) -> Word:
+        return self.often(("low", "normal", "high"), ("", "x", 3), 6)
 
     def case(self, word: str) -> str:
         return word.lower() if chance(self.draw, 10) else word
@@ -276,11 +283,24 @@ class Grammar:
         pieces: Words = (blob[:100], blob[100:]) if chance(self.draw, 10) else (blob,)
         key = self.key((*MODELS, *OUTPUTS[:2]))
         words = (self.case("AI.MODELSET" if old else "AI.MODELSTORE"), key, backend, self.device(), *tag)
-        return (*words, *self.batching(), *nodes, "BLOB", *pieces)
+        return (*words, *self.batching(), *self.warmup(), *nodes, "BLOB", *pieces)
+
+    def warmup(self) -> Words:
+        if not chance(self.draw, 10):
+            return ()
+        dimensions = [self.often((0, 1, 2), BAD_NUMBERS, 10) for _ in range(2)]
+        shapes = [
+            word for dimension in dimensions for word in (self.often(("FLOAT", "INT64"), ("STRING", "X")), dimension, 2)
+        ]
+        return ("WARMUP", self.often((2, 2, 1), BAD_NUMBERS), *shapes)
 
     def modelconfig(self) -> Words:
-        options = self.some(1, 3, lambda: self.draw(st.sampled_from(["MAXQUEUE", "TIMEOUT", "BATCHSIZE"])))
-        limits = [(option, self.often((0, 1, 2, 8, 100), BAD_NUMBERS, 4)) for option in options]
+        names = ["MAXQUEUE", "TIMEOUT", "CACHE", "BATCHSIZE", "PRIORITY"]
+        options = self.some(1, 3, lambda: self.draw(st.sampled_from(names)))
+        limits = [
+            (option, self.level() if option == "PRIORITY" else self.often((0, 1, 2, 8, 100), BAD_NUMBERS, 4))
+            for option in options
+        ]
         return (self.case("AI.MODELCONFIG"), self.key(MODELS), *(word for limit in limits for word in limit))
 
     def device(self) -> Word:

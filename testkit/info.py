@@ -7,6 +7,15 @@ from typing import Any
 
 from testkit.wire import Error, Wire, Word
 
+TIMES = [f"{what}_time_{which}" for what in ("queue", "run") for which in ("mean", "p50", "p99", "max")]
+DURATIONS = [f"{what}_duration" for what in ("queue", "input", "infer", "output")]
+# What AI.INFO FULL tells beyond AI.INFO, in order.
+FULL = [
+    *("executions", "direct_executions", "average_batch", *TIMES, "deaths", "queued", "refused"),
+    *("cache_hits", "cache_misses", "cache_entries", "cache_bytes"),
+    *(*DURATIONS, "timeouts", "abandoned", "last_run", "batch_rows", "slowest"),
+]
+
 
 def info(wire: Wire, *sections: Word) -> dict[str, str]:
     """INFO's fields by name."""

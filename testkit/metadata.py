@@ -32,7 +32,7 @@ COMMANDS = {
         -6,
         "1.2.0",
         "Stores a model; the server goes on while it is compiled",
-        "TAG BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT MAXQUEUE TIMEOUT INPUTS OUTPUTS BLOB",
+        "TAG BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT MAXQUEUE TIMEOUT PRIORITY CACHE WARMUP INPUTS OUTPUTS BLOB",
     ),
     "AI.MODELSET": Command(
         WRITE,
@@ -46,13 +46,13 @@ COMMANDS = {
         -4,
         "2.0.0",
         "Changes how a stored model is batched and what its runs may take",
-        "MAXQUEUE TIMEOUT BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT",
+        "MAXQUEUE TIMEOUT CACHE BATCHSIZE MINBATCHSIZE MINBATCHTIMEOUT PRIORITY",
     ),
     "AI.MODELGET": Command(READ, -2, "1.0.0", "Returns a model's metadata and blob", "META FULL BLOB"),
     "AI.MODELDEL": Command({"write"}, 2, "1.0.0", "Deletes a model"),
     "AI._MODELSCAN": Command(READ, 1, "1.0.0", "Returns the keys and tags of all models"),
     "AI.MODELEXECUTE": Command(
-        WRITE, -7, "1.2.0", "Runs a model on tensors and stores its outputs", "INPUTS OUTPUTS TIMEOUT"
+        WRITE, -7, "1.2.0", "Runs a model on tensors and stores its outputs", "INPUTS OUTPUTS TIMEOUT PRIORITY"
     ),
     "AI.MODELRUN": Command(
         WRITE,
@@ -77,7 +77,7 @@ COMMANDS = {
         -3,
         "1.2.0",
         "Runs a script's function on tensors, keys and arguments and stores its outputs",
-        "KEYS INPUTS ARGS OUTPUTS TIMEOUT",
+        "KEYS INPUTS ARGS OUTPUTS TIMEOUT PRIORITY",
     ),
     "AI.SCRIPTRUN": Command(
         WRITE,
@@ -91,10 +91,10 @@ COMMANDS = {
         -1,
         "1.2.0",
         "Runs a graph of models and scripts on local tensors",
-        "LOAD PERSIST ROUTING TIMEOUT |>",
+        "LOAD PERSIST ROUTING TIMEOUT PRIORITY |>",
     ),
     "AI.DAGEXECUTE_RO": Command(
-        READ, -1, "1.2.0", "Runs a graph of models, also on a read-only replica", "LOAD ROUTING TIMEOUT |>"
+        READ, -1, "1.2.0", "Runs a graph of models, also on a read-only replica", "LOAD ROUTING TIMEOUT PRIORITY |>"
     ),
     "AI.DAGRUN": Command(
         WRITE,
@@ -110,7 +110,13 @@ COMMANDS = {
         "Runs a graph of models and scripts (deprecated: use AI.DAGEXECUTE_RO)",
         "LOAD ROUTING TIMEOUT |>",
     ),
-    "AI.INFO": Command(READ, -2, "1.0.0", "Returns or resets the run statistics of a model or script", "RESETSTAT"),
+    "AI.INFO": Command(
+        READ,
+        -1,
+        "1.0.0",
+        "Returns or resets the run statistics of a model or script, or says whether the server is ready",
+        "RESETSTAT",
+    ),
     "AI.CONFIG": Command(
         {"admin"},
         -2,
@@ -118,8 +124,22 @@ COMMANDS = {
         "Reads and sets options, loads backends",
         "BACKENDSPATH LOADBACKEND MODEL_CHUNK_SIZE MAX_QUEUED",
     ),
+    "AI.BIND": Command(
+        WRITE,
+        -12,
+        "2.0.0",
+        "Runs a model or script whenever keys change, and sets what it gives",
+        "ON HASH STREAM PREFIX KEYS FIELDS AS DEFAULT MODEL SCRIPT SET VECTORSET STREAM MAXLEN VERSION ERROR",
+    ),
+    "AI.UNBIND": Command({"write"}, 2, "2.0.0", "Ends a binding"),
+    "AI.BINDLIST": Command(READ, 1, "2.0.0", "Lists the names of the bindings"),
+    "AI.BINDINFO": Command(READ, 2, "2.0.0", "Tells what a binding does, and how far it is"),
+    "AI.BINDRUN": Command({"write"}, 2, "2.0.0", "Has a binding run for all keys that exist, in the background"),
+    "AI._BOUND": Command({"write"}, -2, "2.0.0", "Tells replicas and the AOF which keys a binding has done"),
     "AI.RUNS": Command({"admin", "readonly"}, -1, "2.0.0", "Lists the runs that wait or are under way", ""),
-    "AI.KILL": Command({"admin", "readonly"}, 2, "2.0.0", "Ends what runs or compiles a model or script now", ""),
+    "AI.KILL": Command(
+        {"admin", "readonly"}, -2, "2.0.0", "Ends what runs or compiles a model or script now, or one run", "RUN"
+    ),
 }
 
 
@@ -178,7 +198,7 @@ def check_arity(wire: Wire, name: str) -> None:
     """It is declared, and a word less is the error of Redis. Where no word is too few, some are too many."""
     arity = command_info(wire, name)[1]
     assert arity == COMMANDS[name].arity
-    words = ["x"] * (abs(arity) - 2) if abs(arity) > 1 else ["x"] * (2 if name == "AI.RUNS" else 1)
+    words = ["x"] * (abs(arity) - 2) if abs(arity) > 1 else ["x"] * {"AI.RUNS": 2, "AI.INFO": 3}.get(name, 1)
     assert wire.ask(name.lower(), *words).lower() == f"err wrong number of arguments for '{name.lower()}' command"
 
 
@@ -186,7 +206,7 @@ def check_docs(server: Server, name: str) -> None:
     found, wanted = docs(server, name), COMMANDS[name]
     assert found[b"summary"].decode() == wanted.summary
     assert (found[b"group"], found[b"since"].decode()) == (b"module", wanted.since)
-    assert (b"arguments" in found) == (not name.endswith("SCAN")), "redis-cli's hints come from these"
+    assert (b"arguments" in found) == (not name.endswith(("SCAN", "LIST"))), "redis-cli's hints come from these"
 
 
 def check_keywords(server: Server, name: str) -> None:

@@ -231,14 +231,18 @@ class Server:
 
 @contextmanager
 def fresh_server(
-    threads_per_queue: int = 1, isolation: str = "", module: Path | None = None, program: str | None = None
+    threads_per_queue: int = 1,
+    isolation: str = "",
+    module: Path | None = None,
+    program: str | None = None,
+    more: Sequence[str] = (),
 ) -> Iterator[Server]:
     """A server with the module, with so many workers on each device and no keys."""
     module = module or module_path()
     if not module.is_file():
         sys.exit(f"{module} is not there: install the module first (scripts/setup), or name it in REDISAI_MODULE")
     with TemporaryDirectory() as folder:
-        options = ["THREADS_PER_QUEUE", str(threads_per_queue), *(["ISOLATION", isolation] if isolation else [])]
+        options = ["THREADS_PER_QUEUE", str(threads_per_queue), *(["ISOLATION", isolation] if isolation else []), *more]
         started = Server(Path(folder), options=options, module=module, program=program)
         try:
             yield started.start()

@@ -44,6 +44,7 @@ class Model(CData, Protocol):
     limits: ModelLimits
     inputs: CNames
     outputs: CNames
+    warmups: CNames
     pieces: CData
     npieces: int
 
@@ -72,7 +73,10 @@ class Op(CData, Protocol):
     nargs: int
     duration: int
     tuning: CData
+    input_ns: int
+    output_ns: int
     is_direct: int
+    priority: int
 
 class Taken(CData, Protocol):
     plain: CData
@@ -85,7 +89,11 @@ class Taken(CData, Protocol):
     nbatched: int
     nready: int
     deadline_passed: int
+    waiting: int
     sweep: int
+    priority: int
+    kept: int
+    full: int
 
 class CReply(CData, Protocol):
     type: int
@@ -100,6 +108,7 @@ class Job(CData, Protocol):
     backend: int
     path: CData
     runnable: Runnable
+    is_store: int
 
 class Option(CData, Protocol):
     name: CData
@@ -136,6 +145,7 @@ class _Lib:
     BACKEND_ONNX: int
     READY_OPS: int
     CHUNK_NS: int
+    SPLIT_NS: int
     QUEUE_NAME: int
     ANY_COUNT: int
     ANY_NUMBERS: int
@@ -155,6 +165,7 @@ class _Lib:
     def bridge_work(self, queue: Queue, worker: int, taken: Taken, wait: int) -> None: ...
     def bridge_run_ops(self, queue: Queue, taken: Taken, ops: CData, n: int) -> int: ...
     def bridge_set_deadline(self, queue: Queue, deadline: int) -> None: ...
+    def bridge_set_batches(self, queue: Queue, priorities: int) -> None: ...
     def bridge_is_awaited(self, op: Op) -> int: ...
     def bridge_note_op(self, op: Op) -> None: ...
     def bridge_sweep_ops(self, ops: CData, n: int) -> int: ...

@@ -79,17 +79,17 @@ COMMAND_AS(dagexecute, dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGEXEC
            .flags = "write deny-oom getkeys-api", .arity = -1, .since = "1.2.0",
            .keys = {{"load", KEY_READ, "LOAD"}, {"persist", KEY_WRITE, "PERSIST"}, {NULL, KEY_READ, ANYWHERE}},
            .syntax = "[LOAD load_count load [load ...]] [PERSIST persist_count persist [persist ...]] "
-                     "[ROUTING routing] [TIMEOUT milliseconds] |> command [|> command ...]",
+                     "[ROUTING routing] [TIMEOUT milliseconds] [PRIORITY priority] |> command [|> command ...]",
            .summary = "Runs a graph of models and scripts on local tensors", .tips = "nondeterministic_output",
            .complexity = "O(1), and running it");
 
-COMMAND_AS(
-    dagexecute_ro, dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGEXECUTE_RO", .is_read_only = 1}),
-    .name = "AI.DAGEXECUTE_RO", .flags = "readonly getkeys-api", .arity = -1, .since = "1.2.0",
-    .keys = {{"load", KEY_READ, "LOAD"}, {NULL, KEY_READ, ANYWHERE}},
-    .syntax = "[LOAD load_count load [load ...]] [ROUTING routing] [TIMEOUT milliseconds] |> command [|> command ...]",
-    .summary = "Runs a graph of models, also on a read-only replica", .tips = "nondeterministic_output",
-    .complexity = "O(1), and running it");
+COMMAND_AS(dagexecute_ro, dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGEXECUTE_RO", .is_read_only = 1}),
+           .name = "AI.DAGEXECUTE_RO", .flags = "readonly getkeys-api", .arity = -1, .since = "1.2.0",
+           .keys = {{"load", KEY_READ, "LOAD"}, {NULL, KEY_READ, ANYWHERE}},
+           .syntax = "[LOAD load_count load [load ...]] [ROUTING routing] [TIMEOUT milliseconds] [PRIORITY priority] "
+                     "|> command [|> command ...]",
+           .summary = "Runs a graph of models, also on a read-only replica", .tips = "nondeterministic_output",
+           .complexity = "O(1), and running it");
 
 COMMAND_AS(dagrun, dag(ctx, argv, argc, &(DagGrammar){.command = "AI.DAGRUN", .is_deprecated = 1}), .name = "AI.DAGRUN",
            .flags = "write deny-oom getkeys-api", .arity = -4,

@@ -50,7 +50,7 @@ static int count_commands(RunParser p) {
     return count;
 }
 
-/* ---- LOAD, PERSIST, ROUTING, TIMEOUT ----------------------------------------------------------------------------- */
+/* ---- LOAD, PERSIST, ROUTING, TIMEOUT, PRIORITY ------------------------------------------------------------------- */
 
 /* Where the sections are in argv: index of the first key, how many; 0: no such section. */
 typedef struct Sections {
@@ -111,6 +111,7 @@ static int parse_section(RunParser *p, const DagGrammar *dag, Sections *s) {
     if (at_word(p, "TIMEOUT") && p->positions.timeout == 0) {
         return parse_timeout(p, "No value provided for TIMEOUT", LLONG_MIN);
     }
+    if (at_word(p, "PRIORITY") && p->positions.priority == 0 && !dag->is_deprecated) return parse_priority(p);
     if (at_word(p, "ROUTING") && s->routing == 0) {
         s->routing = ++p->at;
         if (p->at == p->argc || at_word(p, PIPE)) {
@@ -358,6 +359,7 @@ Run *dag_parse(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const Da
     RunParser p = {.ctx = ctx, .argv = argv, .argc = argc, .at = 1};
     Run *run = parse_sections(&p, dag, &s, &count) == -1 ? NULL : parse_commands(&p, dag, &s, count);
     *timeout = p.positions.timeout > 0 ? p.positions.timeout : 0;
+    for (int i = 0; run && p.positions.priority && i < run->nops; i++) run->ops[i].priority = p.positions.priority;
     for (int i = 0; s.loaded && i < s.nload && s.loaded[i]; i++) tensor_unref(s.loaded[i]);
     RedisModule_Free(s.loaded);
     return run;

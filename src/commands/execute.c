@@ -23,6 +23,25 @@ int parse_timeout(RunParser *p, const char *missing, long long least) {
     return 0;
 }
 
+int parse_priority(RunParser *p) {
+    p->positions.priority = ++p->at < p->argc ? priority_named(p->argv[p->at]) : 0;
+    p->at++;
+    return p->positions.priority ? 0 : parse_error(p->ctx, WRONG_PRIORITY);
+}
+
+int parse_run_options(RunParser *p, const char *missing_timeout) {
+    for (int failed = 0; !failed;) {
+        if (at_word(p, "TIMEOUT") && p->positions.timeout == 0) {
+            failed = parse_timeout(p, missing_timeout, 1);
+        } else if (at_word(p, "PRIORITY") && p->positions.priority == 0) {
+            failed = parse_priority(p);
+        } else {
+            return 0;
+        }
+    }
+    return -1;
+}
+
 int input_position(const ArgPositions *positions, int i) {
     return positions->input + i + (i >= positions->dollar) + 2 * (i >= positions->input_gap);
 }
@@ -42,8 +61,8 @@ int parse_positions(RunParser *p, const RunGrammar *grammar) {
     p->at = grammar->kind == KIND_MODEL ? 2 : 3; /* a script's function follows its key */
     p->positions = (ArgPositions){.dollar = INT_MAX, .input_gap = INT_MAX, .output_gap = INT_MAX};
     if (p->argc < p->at || grammar->parse(p) == -1) return -1;
-    if (p->in_dag && p->positions.timeout) return parse_error(p->ctx, "TIMEOUT not allowed within a DAG command");
-    return 0;
+    const char *of_all = p->positions.timeout ? "TIMEOUT" : p->positions.priority ? "PRIORITY" : NULL;
+    return p->in_dag && of_all ? parse_error(p->ctx, "%s not allowed within a DAG command", of_all) : 0;
 }
 
 static int report_keys(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, const RunGrammar *grammar) {
@@ -90,8 +109,17 @@ void save_outputs(RedisModuleCtx *ctx, Run *run) {
 
 const Run *answered_run(RedisModuleCtx *ctx) {
     const Run *run = RedisModule_GetBlockedClientPrivateData(ctx);
-    if (__atomic_load_n(&run->state, __ATOMIC_ACQUIRE) != RUN_TIMEDOUT) return run;
-    RedisModule_ReplyWithSimpleString(ctx, "TIMEDOUT");
+    int32_t state = __atomic_load_n(&run->state, __ATOMIC_ACQUIRE);
+    if (state == RUN_TIMEDOUT) {
+        RedisModule_ReplyWithSimpleString(ctx, "TIMEDOUT");
+    } else if (state == RUN_KILLED) {
+        char name[RUNNABLE_NAME] = "";
+        if (run->steps == NULL) runnable_key(run->ops[0].runnable, name);
+        reply_error(ctx, "the %s%s%s was ended by AI.KILL RUN %llu", run->steps ? "DAG" : "run of '", name,
+                    run->steps ? "" : "'", (unsigned long long)run->id);
+    } else {
+        return run;
+    }
     return NULL;
 }
 
@@ -122,6 +150,9 @@ static void set_user(RedisModuleCtx *ctx, Run *run) {
 void add_op(Run *run, const RunParser *p, const int *inputs, int first_output) {
     const ArgPositions *pos = &p->positions;
     Op *op = run_add_op(run, runnable_ref(p->runnable), inputs, pos->ninputs, first_output, pos->noutputs);
+    int64_t own = p->runnable->kind == KIND_MODEL ? ((const Model *)p->runnable)->limits.priority : 0;
+    if (own || pos->priority) op->priority = pos->priority ? pos->priority : (int)own;
+    run_use_cache(run, op);
     if (p->runnable->kind == KIND_MODEL) return;
     op->function = arg_copy(p->argv[2], NULL);
     op->nkeys = pos->nkeys;

@@ -14,6 +14,7 @@ typedef struct ArgPositions {
     int dollar;                /* AI.SCRIPTRUN: how many inputs come before `$`, which is none; INT_MAX: all */
     int input_gap, output_gap; /* AI.SCRIPTRUN: the same of TIMEOUT and its value */
     long long timeout;         /* ms, 0: not given, -1: given, but none */
+    int priority;              /* PRIORITY_...; 0: not given */
 } ArgPositions;
 
 /* A parser of such a command. While Redis only asks where the keys are, ctx is NULL and errors go nowhere. */
@@ -43,6 +44,10 @@ int at_word(const RunParser *p, const char *word);
 
 /* Parses TIMEOUT, where the parser is, and its value, which is at least this; missing is the error for no value. */
 int parse_timeout(RunParser *p, const char *missing, long long least);
+
+/* The same of PRIORITY, and of both, each once at most and in any order. */
+int parse_priority(RunParser *p);
+int parse_run_options(RunParser *p, const char *missing_timeout);
 
 /* Index in argv of input or output number i. */
 int input_position(const ArgPositions *positions, int i);

@@ -5,8 +5,15 @@
 #include "redis/event_loop.h"
 #include "values/number_text.h"
 
-enum { FORM_OWN, FORM_NUMBER, FORM_TEXT, FORM_ARGMAX, FORM_BLOB };
 static const char *const forms[] = {"", "NUMBER", "TEXT", "ARGMAX", "BLOB"};
+
+int hash_parse_form(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int *at, int *found) {
+    for (int form = FORM_NUMBER; *at + 1 < argc && form <= FORM_BLOB; form++) {
+        if (arg_is(argv[*at + 1], forms[form])) *found = form;
+    }
+    *at += 2;
+    return *found ? 0 : parse_error(ctx, "AS needs NUMBER, TEXT, ARGMAX or BLOB");
+}
 
 int hash_next_field(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int *at, HashField *field) {
     if (*at == argc) return 0;
@@ -14,11 +21,7 @@ int hash_next_field(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, int
     *field = (HashField){.name = argv[*at], .tensor = *at + 1};
     *at += 2;
     if (*at == argc || !arg_is(argv[*at], "AS")) return 1;
-    for (int form = FORM_NUMBER; *at + 1 < argc && form <= FORM_BLOB; form++) {
-        if (arg_is(argv[*at + 1], forms[form])) field->form = form;
-    }
-    *at += 2;
-    return field->form ? 1 : parse_error(ctx, "AS needs NUMBER, TEXT, ARGMAX or BLOB");
+    return hash_parse_form(ctx, argv, argc, at, &field->form) == -1 ? -1 : 1;
 }
 
 /* Why the tensor has no such form, and which it has; NULL: it has. */

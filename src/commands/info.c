@@ -2,19 +2,29 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #include "bridge.h"
 #include "commands/commands.h"
+#include "engine/jobs.h"
 #include "engine/options.h"
 #include "engine/running.h"
 #include "isolation/isolation.h"
+#include "redis/clock.h"
 #include "redis/command.h"
 #include "run/limits.h"
 #include "run/queue.h"
+#include "run/run.h"
 #include "values/backend.h"
+#include "values/cache.h"
 #include "values/model.h"
 #include "values/rdb.h"
 #include "values/script.h"
+
+/* Whether the server has its data, and has compiled what it found there, or has failed to. */
+static int is_ready(void) {
+    return jobs_early() == 0 && !(RedisModule_GetContextFlags(log_context) & REDISMODULE_CTX_FLAGS_LOADING);
+}
 
 /* ---- INFO -------------------------------------------------------------------------------------------------------- */
 
@@ -120,6 +130,43 @@ static void add_running(void *ctx, const char *thread, const char *what, int64_t
     RedisModule_InfoAddFieldCString(ctx, thread, value);
 }
 
+static void add_totals(RedisModuleInfoCtx *ctx) {
+    Totals all = {0};
+    for (int i = 0; i < queue_count(); i++) {
+        Totals one = queue_totals(queue_at(i));
+        int64_t *sums = (int64_t *)&all;
+        for (size_t k = 0; k < sizeof(all) / sizeof(*sums); k++) sums[k] += ((const int64_t *)&one)[k];
+    }
+    CacheFigures cache = cache_all_figures();
+    const struct {
+        const char *field;
+        int64_t number;
+    } fields[] = {{"total_calls", all.calls},
+                  {"total_errors", all.errors},
+                  {"total_executions", all.executions},
+                  {"total_duration", all.duration},
+                  {"total_queue_duration", all.queued},
+                  {"total_timeouts", run_given_up(RUN_TIMEDOUT)},
+                  {"total_abandoned", run_given_up(RUN_GONE)},
+                  {"total_cache_hits", run_lookups(1)},
+                  {"total_cache_misses", run_lookups(0)},
+                  {"cache_entries", cache.entries},
+                  {"cache_bytes", cache.bytes}};
+    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+        RedisModule_InfoAddFieldLongLong(ctx, fields[i].field, fields[i].number);
+    }
+}
+
+static void add_device(RedisModuleInfoCtx *ctx, const Queue *queue) {
+    char name[32], value[256];
+    Totals totals = queue_totals(queue);
+    snprintf(name, sizeof(name), "device_%s", queue_device(queue));
+    snprintf(value, sizeof(value), "calls=%lld,errors=%lld,executions=%lld,duration=%lld,queue_duration=%lld",
+             (long long)totals.calls, (long long)totals.errors, (long long)totals.executions,
+             (long long)totals.duration, (long long)totals.queued);
+    RedisModule_InfoAddFieldCString(ctx, name, value);
+}
+
 static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
     if (RedisModule_InfoAddSection(ctx, "versions") == REDISMODULE_OK) {
         RedisModule_InfoAddFieldCString(ctx, "RedisAI_version", REDISAI_VERSION);
@@ -157,6 +204,14 @@ static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
         RedisModule_InfoAddFieldLongLong(ctx, "queued_bytes", figures.bytes);
         RedisModule_InfoAddFieldLongLong(ctx, "refused_runs", figures.refused);
     }
+    if (RedisModule_InfoAddSection(ctx, "devices") == REDISMODULE_OK) {
+        for (int i = 0; i < queue_count(); i++) add_device(ctx, queue_at(i));
+    }
+    if (RedisModule_InfoAddSection(ctx, "totals") == REDISMODULE_OK) add_totals(ctx);
+    if (RedisModule_InfoAddSection(ctx, "start") == REDISMODULE_OK) {
+        RedisModule_InfoAddFieldLongLong(ctx, "ready", is_ready());
+        RedisModule_InfoAddFieldLongLong(ctx, "pending", jobs_early());
+    }
 }
 
 /* ---- AI.INFO ----------------------------------------------------------------------------------------------------- */
@@ -187,26 +242,86 @@ static void reply_tuning(RedisModuleCtx *ctx, const Tuning *tuning) {
     reply_text(ctx, "auto_row_times", times);
 }
 
+/* Pairs of a power of two, of which the last stands for any number, and how many executions had so many rows. */
+static void reply_batches(RedisModuleCtx *ctx, const Stats *stats) {
+    int64_t pairs[2 * BATCH_BUCKETS];
+    int count = 0;
+    for (int i = 0; i < BATCH_BUCKETS; i++) {
+        int64_t batches = stats_get(&stats->batches[i]);
+        if (batches == 0) continue;
+        pairs[count++] = i + 1 < BATCH_BUCKETS ? 1LL << i : -1;
+        pairs[count++] = batches;
+    }
+    RedisModule_ReplyWithCString(ctx, "batch_rows");
+    RedisModule_ReplyWithArray(ctx, count);
+    for (int i = 0; i < count; i++) RedisModule_ReplyWithLongLong(ctx, pairs[i]);
+}
+
+/* In ms since 1970; 0: it has not run. */
+static int64_t last_run(const Stats *stats) {
+    int64_t last = stats_get(&stats->last);
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return last ? now.tv_sec * 1000LL + (now.tv_nsec - (monotonic_ns() - last)) / 1000000 : 0;
+}
+
+static void reply_durations(RedisModuleCtx *ctx, const Stats *stats, int64_t queue_duration) {
+    int64_t input = stats_get(&stats->input_ns) / 1000, output = stats_get(&stats->output_ns) / 1000;
+    int64_t infer = stats_get(&stats->duration) - input - output;
+    reply_number(ctx, "queue_duration", queue_duration);
+    reply_number(ctx, "input_duration", input);
+    reply_number(ctx, "infer_duration", infer > 0 ? infer : 0);
+    reply_number(ctx, "output_duration", output);
+}
+
+static void reply_slowest(RedisModuleCtx *ctx, const Slowest *slowest) {
+    SlowRun runs[SLOWEST_RUNS];
+    int count = slowest_get(slowest, runs);
+    RedisModule_ReplyWithCString(ctx, "slowest");
+    RedisModule_ReplyWithArray(ctx, count);
+    for (const SlowRun *run = runs; run < runs + count; run++) {
+        RedisModule_ReplyWithArray(ctx, 12);
+        reply_number(ctx, "time_ms", run->time);
+        reply_number(ctx, "rows", run->rows);
+        reply_number(ctx, "queue_us", run->queued);
+        reply_number(ctx, "run_us", run->duration);
+        reply_number(ctx, "client", (int64_t)run->client);
+        reply_text(ctx, "function", run->function);
+    }
+}
+
 static void reply_full(RedisModuleCtx *ctx, const Runnable *runnable, int is_model) {
     const Stats *stats = &runnable->state->stats;
     int64_t executions = stats_get(&stats->executions);
+    Times queue_times = stats_times(&stats->queue_times);
     double batch = executions ? (double)stats_get(&stats->samples) / executions : 0;
     reply_number(ctx, "executions", executions);
     reply_number(ctx, "direct_executions", stats_get(&stats->direct_executions));
     RedisModule_ReplyWithCString(ctx, "average_batch");
     RedisModule_ReplyWithDouble(ctx, is_model ? batch : -1);
-    reply_times(ctx, "queue", stats_times(&stats->queue_times));
+    reply_times(ctx, "queue", queue_times);
     reply_times(ctx, "run", stats_times(&stats->run_times));
     reply_number(ctx, "deaths", stats_get(&stats->deaths));
     reply_number(ctx, "queued", limits_waiting(runnable));
     reply_number(ctx, "refused", stats_get(&stats->refused));
+    CacheFigures cache = is_model ? cache_figures((const Model *)runnable) : (CacheFigures){0};
+    reply_number(ctx, "cache_hits", stats_get(&stats->cache_hits));
+    reply_number(ctx, "cache_misses", stats_get(&stats->cache_misses));
+    reply_number(ctx, "cache_entries", cache.entries);
+    reply_number(ctx, "cache_bytes", cache.bytes);
+    reply_durations(ctx, stats, queue_times.sum);
+    reply_number(ctx, "timeouts", stats_get(&stats->timeouts));
+    reply_number(ctx, "abandoned", stats_get(&stats->abandoned));
+    reply_number(ctx, "last_run", last_run(stats));
+    reply_batches(ctx, stats);
+    reply_slowest(ctx, &runnable->state->slowest);
 }
 
 static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runnable *runnable, int full) {
     const Stats *stats = &runnable->state->stats;
     int is_model = runnable->kind == KIND_MODEL;
     int is_tuned = full && is_model && ((const Model *)runnable)->limits.batchsize == AUTO_BATCHSIZE;
-    RedisModule_ReplyWithArray(ctx, (full ? 18 + 28 : 18) + (is_tuned ? 6 : 0));
+    RedisModule_ReplyWithArray(ctx, (full ? 18 + 54 : 18) + (is_tuned ? 6 : 0));
     RedisModule_ReplyWithCString(ctx, "key");
     RedisModule_ReplyWithString(ctx, key);
     reply_text(ctx, "type", is_model ? "MODEL" : "SCRIPT");
@@ -222,7 +337,15 @@ static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runna
     if (is_tuned) reply_tuning(ctx, &runnable->state->tuning);
 }
 
+static int reply_state(RedisModuleCtx *ctx) {
+    RedisModule_ReplyWithArray(ctx, 4);
+    reply_number(ctx, "ready", is_ready());
+    reply_number(ctx, "pending", jobs_early());
+    return REDISMODULE_OK;
+}
+
 static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    if (argc == 1) return reply_state(ctx);
     Runnable *runnable = NULL;
     RedisModuleKey *key = RedisModule_OpenKey(ctx, argv[1], REDISMODULE_READ);
     if (key) {
@@ -238,6 +361,7 @@ static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
                 return RedisModule_ReplyWithError(ctx, "NOPERM AI.INFO RESETSTAT needs the right to write the key");
             }
             stats_reset(&runnable->state->stats);
+            slowest_reset(&runnable->state->slowest);
             return reply_ok(ctx);
         }
         if (!arg_is(argv[2], "FULL")) return reply_error(ctx, "unsupported subcommand");
@@ -246,9 +370,9 @@ static int info_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
     return REDISMODULE_OK;
 }
 
-COMMAND(info, .name = "AI.INFO", .flags = "readonly", .arity = -2, .most_words = 3, .keys = {{"key", KEY_READ}},
-        .syntax = "key [action: FULL | RESETSTAT]", .tips = "nondeterministic_output",
-        .summary = "Returns or resets the run statistics of a model or script");
+COMMAND(info, .name = "AI.INFO", .flags = "readonly", .arity = -1, .most_words = 3, .keys = {{"key", KEY_READ}},
+        .syntax = "[key [action: FULL | RESETSTAT]]", .tips = "nondeterministic_output",
+        .summary = "Returns or resets the run statistics of a model or script, or says whether the server is ready");
 
 int info_register(RedisModuleCtx *ctx) { return RedisModule_RegisterInfoFunc(ctx, add_sections); }
 

@@ -2,6 +2,7 @@
  *
  * The blob is the command's own argument, held: copying it would make every client wait. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +13,7 @@
 #include "redis/command.h"
 #include "run/waiter.h"
 #include "values/backend.h"
+#include "values/dtype.h"
 #include "values/model.h"
 #include "values/names.h"
 
@@ -62,9 +64,19 @@ static int parse_real(Parser *p, const char *word, int64_t *number, int64_t *tho
 static int parse_number(Parser *p, const char *word, int64_t *number) { return parse_real(p, word, number, NULL); }
 
 /* The limits that need no other. */
+static int at_own_limit(const Parser *p) {
+    return at_word(p, "MAXQUEUE") || at_word(p, "TIMEOUT") || at_word(p, "CACHE") || at_word(p, "PRIORITY");
+}
+
 static int parse_own_limit(Parser *p, ModelLimits *limits) {
     if (at_word(p, "MAXQUEUE")) return parse_number(p, "MAXQUEUE", &limits->maxqueue);
-    return parse_number(p, "TIMEOUT", &limits->timeout);
+    if (at_word(p, "TIMEOUT")) return parse_number(p, "TIMEOUT", &limits->timeout);
+    if (at_word(p, "CACHE")) return parse_number(p, "CACHE", &limits->cache);
+    int priority = p->at + 1 < p->argc ? priority_named(p->argv[p->at + 1]) : 0;
+    if (priority == 0) return parse_error(p->ctx, WRONG_PRIORITY);
+    limits->priority = priority == PRIORITY_NORMAL ? 0 : priority;
+    p->at += 2;
+    return 0;
 }
 
 static int reply_lacking(const Parser *p, const char *word, const char *needed, int64_t needed_number) {
@@ -104,6 +116,32 @@ static int parse_minbatchtimeout(Parser *p, ModelLimits *limits) {
                            lacks_batches ? "BATCHSIZE" : "MINBATCHSIZE", lacks_batches ? 0 : limits->minbatchsize);
 }
 
+/* `count type dimension ... type dimension ...`, as long as words can be that, becomes one text. */
+static int parse_warmup(Parser *p) {
+    size_t size = 0;
+    char *text = RedisModule_Strdup("");
+    for (p->at++; p->at < p->argc; p->at++) {
+        long long number;
+        size_t len;
+        const char *word = RedisModule_StringPtrLen(p->argv[p->at], &len);
+        int dtype = dtype_from_name(word, len), is_number = RedisModule_StringToLongLong(p->argv[p->at], &number) == 0;
+        if (dtype == -1 && !is_number) break;
+        char printed[32];
+        int more = dtype == -1 ? snprintf(printed, sizeof(printed), "%s%lld", size ? " " : "", number)
+                               : snprintf(printed, sizeof(printed), " %s", dtype_row(dtype)->python.name);
+        text = RedisModule_Realloc(text, size + more + 1);
+        memcpy(text + size, printed, more + 1);
+        size += more;
+    }
+    const char *error = model_warmup_error(text);
+    if (error == NULL) {
+        names_append(&p->model->warmups, text);
+        return 0;
+    }
+    RedisModule_Free(text);
+    return parse_error(p->ctx, "Invalid argument for WARMUP: %s", error);
+}
+
 static int parse_options(Parser *p) {
     Model *model = p->model;
     ModelLimits *limits = &model->limits;
@@ -118,8 +156,10 @@ static int parse_options(Parser *p) {
             result = parse_dependent(p, "MINBATCHSIZE", &limits->minbatchsize, NULL, "BATCHSIZE", limits->batchsize);
         } else if (at_word(p, "MINBATCHTIMEOUT")) {
             result = parse_minbatchtimeout(p, limits);
-        } else if (p->dialect == MODELSTORE && (at_word(p, "MAXQUEUE") || at_word(p, "TIMEOUT"))) {
+        } else if (p->dialect == MODELSTORE && at_own_limit(p)) {
             result = parse_own_limit(p, limits);
+        } else if (p->dialect == MODELSTORE && at_word(p, "WARMUP")) {
+            result = parse_warmup(p);
         } else {
             return p->at < p->argc ? 0 : parse_error(p->ctx, NO_BLOB);
         }
@@ -219,13 +259,13 @@ static int store(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Dialec
     return store_runnable(ctx, argv, argc, &model->base);
 }
 
-COMMAND_AS(modelstore, store(ctx, argv, argc, MODELSTORE), .name = "AI.MODELSTORE", .flags = "write deny-oom",
-           .arity = -6, .since = "1.2.0", .keys = {{"key", KEY_WRITE}},
-           .syntax = "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] "
-                     "[MAXQUEUE max] [TIMEOUT milliseconds] [INPUTS count name [name ...]] [OUTPUTS count name [name "
-                     "...]] BLOB chunk [chunk ...]",
-           .summary = "Stores a model; the server goes on while it is compiled",
-           .complexity = "O(1), and compiling it");
+COMMAND_AS(
+    modelstore, store(ctx, argv, argc, MODELSTORE), .name = "AI.MODELSTORE", .flags = "write deny-oom", .arity = -6,
+    .since = "1.2.0", .keys = {{"key", KEY_WRITE}},
+    .syntax = "key backend device [TAG tag] [BATCHSIZE max [MINBATCHSIZE min [MINBATCHTIMEOUT milliseconds]]] "
+              "[MAXQUEUE max] [TIMEOUT milliseconds] [PRIORITY priority] [CACHE bytes] [WARMUP count input "
+              "[input ...]] [INPUTS count name [name ...]] [OUTPUTS count name [name ...]] BLOB chunk [chunk ...]",
+    .summary = "Stores a model; the server goes on while it is compiled", .complexity = "O(1), and compiling it");
 
 COMMAND_AS(modelset, store(ctx, argv, argc, MODELSET), .name = "AI.MODELSET", .flags = "write deny-oom", .arity = -4,
            .keys = {{"key", KEY_WRITE}},
@@ -236,7 +276,7 @@ COMMAND_AS(modelset, store(ctx, argv, argc, MODELSET), .name = "AI.MODELSET", .f
 /* ---- AI.MODELCONFIG ---------------------------------------------------------------------------------------------- */
 
 static int parse_limit(Parser *p, ModelLimits *limits) {
-    if (at_word(p, "MAXQUEUE") || at_word(p, "TIMEOUT")) return parse_own_limit(p, limits);
+    if (at_own_limit(p)) return parse_own_limit(p, limits);
     if (at_word(p, "BATCHSIZE")) return parse_max_batch(p, limits);
     if (at_word(p, "MINBATCHSIZE")) return parse_number(p, "MINBATCHSIZE", &limits->minbatchsize);
     if (at_word(p, "MINBATCHTIMEOUT")) {
@@ -277,8 +317,8 @@ static int modelconfig_command(RedisModuleCtx *ctx, RedisModuleString **argv, in
 
 COMMAND(modelconfig, .name = "AI.MODELCONFIG", .flags = "write", .arity = -4, .since = "2.0.0",
         .keys = {{"key", KEY_CHANGE}},
-        .syntax = "key [MAXQUEUE max] [TIMEOUT milliseconds] [BATCHSIZE max] [MINBATCHSIZE min] "
-                  "[MINBATCHTIMEOUT milliseconds]",
+        .syntax = "key [MAXQUEUE max] [TIMEOUT milliseconds] [CACHE bytes] [BATCHSIZE max] [MINBATCHSIZE min] "
+                  "[MINBATCHTIMEOUT milliseconds] [PRIORITY priority]",
         .summary = "Changes how a stored model is batched and what its runs may take");
 
 /* ---- AI.MODELGET, AI.MODELDEL ------------------------------------------------------------------------------------ */
@@ -334,14 +374,19 @@ static int reply_more_limits(RedisModuleCtx *ctx, const ModelLimits *limits) {
     const struct {
         const char *field;
         int64_t number;
-    } fields[] = {{"maxqueue", limits->maxqueue}, {"timeout", limits->timeout}, {"minbatchtimeout_us", us}};
+    } fields[] = {{"maxqueue", limits->maxqueue},
+                  {"timeout", limits->timeout},
+                  {"minbatchtimeout_us", us},
+                  {"cache", limits->cache}};
     int words = 0;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         if (fields[i].number == 0) continue;
         reply_number(ctx, fields[i].field, fields[i].number);
         words += 2;
     }
-    return words;
+    if (limits->priority == 0) return words;
+    reply_text(ctx, "priority", priority_name(limits->priority));
+    return words + 2;
 }
 
 static int reply_model(RedisModuleCtx *ctx, const Model *model, int meta, int blob, int full) {
@@ -363,6 +408,10 @@ static int reply_model(RedisModuleCtx *ctx, const Model *model, int meta, int bl
             reply_ports(ctx, model, "output_details", &model->declared.output_ports);
         }
         words += reply_more_limits(ctx, limits);
+        if (model->warmups.count) {
+            reply_names(ctx, "warmup", &model->warmups);
+            words += 2;
+        }
         if (blob) RedisModule_ReplyWithCString(ctx, "blob");
     }
     if (blob) reply_blob(ctx, model);

@@ -39,14 +39,14 @@ static int parse_counted_keys(RunParser *p, const char *section, const char *nou
     return 0;
 }
 
-/* key INPUTS n input ... OUTPUTS n output ... [TIMEOUT t] */
+/* key INPUTS n input ... OUTPUTS n output ... [TIMEOUT t] [PRIORITY p] */
 static int parse_modelexecute(RunParser *p) {
     ArgPositions *pos = &p->positions;
     if (parse_counted_keys(p, "INPUTS", "input", "Input", model_input_range, &pos->input, &pos->ninputs) == -1 ||
         parse_counted_keys(p, "OUTPUTS", "output", "Output", model_output_range, &pos->output, &pos->noutputs) == -1) {
         return -1;
     }
-    if (at_word(p, "TIMEOUT") && parse_timeout(p, "No value provided for TIMEOUT", 1) == -1) return -1;
+    if (parse_run_options(p, "No value provided for TIMEOUT") == -1) return -1;
     if (p->at < p->argc) return parse_error(p->ctx, "Invalid argument: %s", arg_text(p->argv[p->at]));
     return 0;
 }
@@ -66,13 +66,12 @@ static int parse_modelrun(RunParser *p) {
     return check_count(p, "OUTPUTS", model_output_range, pos->noutputs);
 }
 
-COMMAND_AS(
-    modelexecute, execute(ctx, argv, argc, &modelexecute_grammar), .name = "AI.MODELEXECUTE",
-    .flags = "write deny-oom getkeys-api", .arity = -7, .since = "1.2.0",
-    .keys = {{"key", KEY_READ}, {"input", KEY_READ, "INPUTS"}, {"output", KEY_WRITE, "OUTPUTS"}},
-    .syntax =
-        "key INPUTS input_count input [input ...] OUTPUTS output_count output [output ...] [TIMEOUT milliseconds]",
-    .summary = "Runs a model on tensors and stores its outputs", .complexity = "O(1), and running it");
+COMMAND_AS(modelexecute, execute(ctx, argv, argc, &modelexecute_grammar), .name = "AI.MODELEXECUTE",
+           .flags = "write deny-oom getkeys-api", .arity = -7, .since = "1.2.0",
+           .keys = {{"key", KEY_READ}, {"input", KEY_READ, "INPUTS"}, {"output", KEY_WRITE, "OUTPUTS"}},
+           .syntax = "key INPUTS input_count input [input ...] OUTPUTS output_count output [output ...] "
+                     "[TIMEOUT milliseconds] [PRIORITY priority]",
+           .summary = "Runs a model on tensors and stores its outputs", .complexity = "O(1), and running it");
 
 const RunGrammar modelexecute_grammar = {.command = &modelexecute, .kind = KIND_MODEL, .parse = parse_modelexecute};
 

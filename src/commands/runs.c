@@ -9,15 +9,16 @@
 #include "redis/clock.h"
 #include "redis/command.h"
 #include "run/run.h"
-#include "values/runnable.h"
+#include "values/model.h"
 
 typedef struct Listed {
-    uint64_t client;
+    uint64_t id, client;
     char key[RUNNABLE_NAME];
     char device[QUEUE_NAME];
     char *function; /* ours; NULL: a model */
     const char *state;
     int64_t age; /* us */
+    int priority;
 } Listed;
 
 typedef struct Listing {
@@ -34,14 +35,15 @@ static void add_op(Listing *listing, const Run *run, const Op *op) {
         listing->listed = RedisModule_Realloc(listing->listed, room * sizeof(Listed));
     }
     Listed *listed = &listing->listed[listing->count++];
-    *listed = (Listed){.client = run->waiter.client, .state = op_state_name(op)};
+    *listed =
+        (Listed){.id = run->id, .client = run->waiter.client, .state = op_state_name(op), .priority = op->priority};
     runnable_key(op->runnable, listed->key);
     bridge_queue_name(op->runnable->device, listed->device);
     if (op->function) listed->function = RedisModule_Strdup(op->function);
     listed->age = (monotonic_ns() - op->arrival) / 1000;
 }
 
-static void list_run(void *data, const Waiter *waiter) {
+static void list_run(void *data, Waiter *waiter) {
     Listing *listing = data;
     const Run *run = run_of(waiter);
     if (run == NULL || !run_is_waiting(run)) return;
@@ -61,13 +63,15 @@ static void reply_listed(RedisModuleCtx *ctx, Slices *slices) {
     RedisModule_ReplyWithArray(ctx, (long)listing->count);
     for (size_t i = 0; i < listing->count; i++) {
         const Listed *listed = &listing->listed[i];
-        RedisModule_ReplyWithArray(ctx, 12);
+        RedisModule_ReplyWithArray(ctx, 16);
+        reply_number(ctx, "id", (int64_t)listed->id);
         reply_number(ctx, "client", (int64_t)listed->client);
         reply_text(ctx, "key", listed->key);
         reply_text(ctx, "function", listed->function ? listed->function : "");
         reply_text(ctx, "device", listed->device);
         reply_text(ctx, "state", listed->state);
         reply_number(ctx, "age_us", listed->age);
+        reply_text(ctx, "priority", priority_name(listed->priority));
     }
 }
 

@@ -46,7 +46,7 @@ static int parse_section(RunParser *p, const Section *section) {
     return 0;
 }
 
-/* key function [KEYS n ...] [INPUTS n ...] [ARGS n ...] [OUTPUTS n ...] [TIMEOUT t] */
+/* key function [KEYS n ...] [INPUTS n ...] [ARGS n ...] [OUTPUTS n ...] [TIMEOUT t] [PRIORITY p] */
 static int parse_scriptexecute(RunParser *p) {
     ArgPositions *pos = &p->positions;
     const Section sections[] = {{"KEYS", NULL, NULL, &pos->key, &pos->nkeys},
@@ -57,7 +57,7 @@ static int parse_scriptexecute(RunParser *p) {
     if (!p->in_dag && !at_word(p, "KEYS") && !at_word(p, "INPUTS")) {
         return parse_error(p->ctx, "KEYS or INPUTS scope must be provided first for AI.SCRIPTEXECUTE command");
     }
-    while (p->at < p->argc && !at_word(p, "TIMEOUT")) {
+    while (p->at < p->argc && !at_word(p, "TIMEOUT") && !at_word(p, "PRIORITY")) {
         const Section *section = sections;
         while (section->word && !at_word(p, section->word)) section++;
         if (section->word == NULL) {
@@ -66,8 +66,7 @@ static int parse_scriptexecute(RunParser *p) {
         }
         if (parse_section(p, section) == -1) return -1;
     }
-    if (p->at == p->argc) return 0;
-    if (parse_timeout(p, "No value provided for TIMEOUT in AI.SCRIPTEXECUTE", 1) == -1) return -1;
+    if (parse_run_options(p, "No value provided for TIMEOUT in AI.SCRIPTEXECUTE") == -1) return -1;
     return p->at == p->argc ? 0 : parse_error(p->ctx, "Encountered problem parsing AI.SCRIPTEXECUTE");
 }
 
@@ -136,7 +135,8 @@ COMMAND_AS(scriptexecute, execute(ctx, argv, argc, &scriptexecute_grammar), .nam
                     {"input", KEY_READ, "INPUTS"},
                     {"output", KEY_WRITE, "OUTPUTS"}},
            .syntax = "key function [KEYS key_count key [key ...]] [INPUTS input_count input [input ...]] "
-                     "[ARGS arg_count arg [arg ...]] [OUTPUTS output_count output [output ...]] [TIMEOUT milliseconds]",
+                     "[ARGS arg_count arg [arg ...]] [OUTPUTS output_count output [output ...]] [TIMEOUT milliseconds] "
+                     "[PRIORITY priority]",
            .summary = "Runs a script's function on tensors, keys and arguments and stores its outputs",
            .complexity = "O(1), and running it");
 

@@ -1,18 +1,26 @@
 /* slices.c - a command's work in slices of a millisecond, so that it stalls nobody (slices.h). Main thread only. */
 #include "commands/slices.h"
 
-#include "redis/clock.h"
 #include "redis/command.h"
+#include "redis/latency.h"
 
 #define SLICE_NS 1000000
 #define PAUSE_MS 1
+
+static void do_slice(RedisModuleCtx *ctx, void *data);
+
+static void do_next_slice(RedisModuleCtx *ctx, void *data) {
+    int64_t begun = monotonic_ns();
+    do_slice(ctx, data);
+    latency_note("redisai-slices", begun);
+}
 
 static void do_slice(RedisModuleCtx *ctx, void *data) {
     Slices *work = data;
     int64_t end = monotonic_ns() + SLICE_NS;
     while (work->step(work)) {
         if (monotonic_ns() < end) continue;
-        RedisModule_CreateTimer(ctx, PAUSE_MS, do_slice, work);
+        RedisModule_CreateTimer(ctx, PAUSE_MS, do_next_slice, work);
         return;
     }
     RedisModule_BlockedClientMeasureTimeEnd(work->blocked);

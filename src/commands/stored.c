@@ -73,6 +73,7 @@ int store_runnable(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, Runn
         return reply_ok(ctx);
     }
     LoaderJob *job = job_new(JOB_LOAD, runnable);
+    job->job.is_store = 1;
     if (mode == WAIT_BLOCK) return block_on_job(ctx, argv, argc, job, reply_stored, write_compiled);
     if (job_post_and_wait_briefly(job) == -1) {
         return reply_error(ctx, "not compiled within %d s; store it outside of transactions and scripts", JOB_PATIENCE);
@@ -90,7 +91,7 @@ typedef struct Search {
     int killed;
 } Search;
 
-static void kill_store(void *data, const Waiter *waiter) {
+static void kill_store(void *data, Waiter *waiter) {
     Search *search = data;
     const JobWaiter *store = (const JobWaiter *)waiter;
     if (waiter->write != write_compiled || waiter->db != search->db || search->killed) return;

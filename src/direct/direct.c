@@ -45,6 +45,12 @@ Direct *direct_of(const Op *op) {
     return direct;
 }
 
+/* The library was called between two moments of this time, or was not. */
+static void split_duration(Op *op, int64_t begun, int64_t end) {
+    op->input_ns = op->output_ns ? op->input_ns - begun : 0;
+    op->output_ns = op->output_ns ? end - op->output_ns : 0;
+}
+
 /* ---- batches ----------------------------------------------------------------------------------------------------- */
 
 static Tensor *join_input(Op **ops, int n, int index, int64_t rows) {
@@ -68,6 +74,12 @@ static int have_equal_counts(Op **ops, int n) {
     return ops[0]->ninputs <= DIRECT_MAX;
 }
 
+static int any_is_killed(Op **ops, int n) {
+    int killed = 0;
+    for (int i = 0; i < n; i++) killed |= __atomic_load_n(&ops[i]->run->state, __ATOMIC_ACQUIRE) == RUN_KILLED;
+    return killed;
+}
+
 /* Runs one op that stands for all: its inputs are joined, and bridge_set_output() splits its outputs. */
 int bridge_run_batch(Op **ops, int n, char **error) {
     int64_t begun = monotonic_ns();
@@ -85,6 +97,11 @@ int bridge_run_batch(Op **ops, int n, char **error) {
     Direct *direct = njoined == joint.ninputs ? direct_of(&joint) : NULL;
     if (direct) *error = direct_run_of(direct)(direct, &joint);
     while (njoined) tensor_unref(inputs[--njoined]);
+    if (*error && any_is_killed(ops, n)) {
+        RedisModule_Free(*error);
+        *error = NULL;
+        return -1;
+    }
     if (direct == NULL || *error) return 0;
     for (int i = 0; i < n; i++) {
         for (int k = 0; k < ops[i]->noutputs; k++) {
@@ -92,7 +109,11 @@ int bridge_run_batch(Op **ops, int n, char **error) {
         }
         ops[i]->is_direct = 1;
     }
-    bridge_batch_ran(ops, n, (monotonic_ns() - begun) / 1000);
+    int64_t end = monotonic_ns();
+    split_duration(&joint, begun, end);
+    ops[0]->input_ns = joint.input_ns;
+    ops[0]->output_ns = joint.output_ns;
+    bridge_batch_ran(ops, n, (end - begun) / 1000);
     return 1;
 }
 
@@ -125,6 +146,7 @@ int bridge_run_ops(Queue *queue, Taken *taken, Op **ops, int n) {
             __atomic_compare_exchange_n(&direct->alone, &alone, end, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
         if (duration > slowest) slowest = duration;
         op->duration = duration / 1000;
+        split_duration(op, op->state->begun, end);
         op->is_direct = taken->error == NULL; /* else Python decides whether that error is the op's */
         if (taken->error) {
             taken->failed = op;
@@ -183,6 +205,20 @@ static void skip_batcher(Taken *taken) {
     taken->nbatched = 0;
 }
 
+/* Ops of DAGs that have become ready go to their queues where ops of a higher priority have the turn. */
+static void give_way(Taken *taken) {
+    int kept = 0;
+    for (int i = 0; i < taken->nready; i++) {
+        Op *op = taken->ready[i];
+        if (op->priority < taken->priority) {
+            bridge_push_ops(&op, 1);
+        } else {
+            taken->ready[kept++] = op;
+        }
+    }
+    taken->nready = kept;
+}
+
 /* Between two ops of a DAG it looks at the queue: a long DAG must not keep others waiting. */
 void bridge_work(Queue *queue, int worker, Taken *taken, int wait) {
     taken->nready = 0;
@@ -190,6 +226,7 @@ void bridge_work(Queue *queue, int worker, Taken *taken, int wait) {
         queue_take(queue, worker, taken, most_of(taken), wait && taken->nready == 0);
         taken->failed = NULL;
         skip_batcher(taken);
+        give_way(taken);
         if (taken->nbatched || taken->deadline_passed || taken->sweep) return;
         if (taken->nready && !run_ready(queue, taken)) return;
         int done = bridge_run_ops(queue, taken, taken->plain, taken->nplain);

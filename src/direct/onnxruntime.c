@@ -57,9 +57,11 @@ char *onnx_run(const Direct *direct, Op *op) {
     }
     if (!status) {
         backend_count_onnx_run();
-        watch_begin(options, api->RunOptionsSetTerminate);
+        watch_begin(op, options, api->RunOptionsSetTerminate);
+        direct_call_begins(direct, op);
         status = api->Run(direct->session, options, direct->inputs, (const void *const *)inputs, op->ninputs,
                           direct->outputs, op->noutputs, outputs);
+        direct_call_ends(op);
         is_ended = watch_end();
     }
     for (int i = 0; i < op->noutputs; i++) {

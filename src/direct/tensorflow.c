@@ -22,8 +22,10 @@ char *tf_run(const Direct *direct, Op *op) {
         inputs[i] = api->TF_NewTensor(bridge_dtype(tensor->dtype)->tf, tensor->shape, tensor->ndim, tensor->data,
                                       tensor->size, keep, NULL);
     }
+    direct_call_begins(direct, op);
     api->TF_SessionRun(direct->session, NULL, direct->inputs, inputs, op->ninputs, direct->outputs, outputs,
                        op->noutputs, NULL, 0, NULL, status);
+    direct_call_ends(op);
     for (int i = 0; i < op->ninputs; i++) api->TF_DeleteTensor(inputs[i]);
     char *error = api->TF_GetCode(status) ? RedisModule_Strdup(api->TF_Message(status)) : NULL;
     for (int i = 0; i < op->noutputs; i++) {

@@ -45,7 +45,9 @@ char *torch_run(const Direct *direct, Op *op) {
                       op,
                       &script_host};
     void *outputs = NULL;
+    direct_call_begins(direct, op);
     int succeeded = api->redisai_torch_run(direct->session, &call, &outputs) == 0;
+    direct_call_ends(op);
     int wanted = succeeded && are_wanted(api, op, outputs);
     if (wanted) set_outputs(api, op, outputs);
     if (succeeded) api->redisai_torch_free(outputs, wanted);

@@ -1,17 +1,20 @@
-/* watch.c - ends runs that take longer than MODEL_EXECUTION_TIMEOUT, where the library lets us (direct.h).
+/* watch.c - ends runs that take longer than MODEL_EXECUTION_TIMEOUT, or that shall end, where the library lets us
+ * (direct.h).
  *
- * Workers enter. A thread of its own, started by the first run, sleeps until the first deadline. While nothing runs it
- * waits for the next run; once woken it sleeps for a whole timeout, so at most one run in that time pays for waking it.
- * Lock: watch.mutex, a leaf; terminate(), which sets a flag, is called under it. */
+ * Workers enter, and the main thread for AI.KILL. A thread of its own, started by the first run, sleeps until the first
+ * deadline. While nothing runs it waits for the next run; once woken it sleeps for a whole timeout, so at most one run
+ * in that time pays for waking it. Lock: watch.mutex, a leaf; terminate(), which sets a flag, is called under it. */
 #include <pthread.h>
 
 #include "direct/direct.h"
 #include "engine/options.h"
 #include "redis/api.h"
 #include "redis/clock.h"
+#include "run/state.h"
 
 /* One of each worker. Workers do not end. */
 typedef struct Watched {
+    const Op *op; /* with all that it stands for */
     void *options;
     void *(*terminate)(void *options);
     int64_t deadline; /* 0: it runs nothing */
@@ -72,7 +75,7 @@ static void start(void) {
     }
 }
 
-void watch_begin(void *options, void *(*terminate)(void *options)) {
+void watch_begin(const Op *op, void *options, void *(*terminate)(void *options)) {
     int64_t deadline = monotonic_ns() + model_execution_timeout() * 1000000;
     pthread_mutex_lock(&watch.mutex);
     if (!watch.is_started) start();
@@ -81,6 +84,7 @@ void watch_begin(void *options, void *(*terminate)(void *options)) {
         mine.next = watch.first;
         watch.first = &mine;
     }
+    mine.op = op;
     mine.options = options;
     mine.terminate = terminate;
     mine.is_ended = 0;
@@ -97,4 +101,21 @@ int watch_end(void) {
     int is_ended = mine.is_ended;
     pthread_mutex_unlock(&watch.mutex);
     return is_ended;
+}
+
+static int is_part(const Op *op, const Watched *watched) {
+    const OpState *all = watched->op->state;
+    for (int i = 0; i < all->nmembers; i++) {
+        if (all->members[i] == op) return 1;
+    }
+    return watched->op == op;
+}
+
+int watch_find(const Op *op, int is_to_end) {
+    pthread_mutex_lock(&watch.mutex);
+    Watched *watched = watch.first;
+    while (watched && (watched->deadline == 0 || !is_part(op, watched))) watched = watched->next;
+    if (watched && is_to_end) watched->terminate(watched->options);
+    pthread_mutex_unlock(&watch.mutex);
+    return watched != NULL;
 }

@@ -22,6 +22,7 @@ static struct {
     pthread_cond_t finished; /* of awaited jobs; by the monotonic clock; made by jobs_init() */
     JobQueue queue;          /* of this process's loader */
     JobRouter *route;        /* NULL: to this process's loader */
+    int64_t early;           /* atomic */
 } jobs = {.mutex = PTHREAD_MUTEX_INITIALIZER, .posted = PTHREAD_COND_INITIALIZER};
 
 LoaderJob *job_new(int kind, Runnable *runnable) {
@@ -32,6 +33,7 @@ LoaderJob *job_new(int kind, Runnable *runnable) {
 }
 
 void job_free(LoaderJob *job) {
+    if (job->is_early) __atomic_sub_fetch(&jobs.early, 1, __ATOMIC_RELAXED);
     if (job->job.runnable) runnable_unref(job->job.runnable);
     RedisModule_Free(job->job.path);
     RedisModule_Free(job->error);
@@ -47,6 +49,14 @@ void job_post(LoaderJob *job) {
         job_queue_add(&jobs.queue, job);
     }
 }
+
+void job_post_early(LoaderJob *job) {
+    job->is_early = 1;
+    __atomic_add_fetch(&jobs.early, 1, __ATOMIC_RELAXED);
+    job_post(job);
+}
+
+int64_t jobs_early(void) { return __atomic_load_n(&jobs.early, __ATOMIC_RELAXED); }
 
 void job_queue_add(JobQueue *queue, LoaderJob *job) {
     JobList *list = job->is_urgent ? &queue->urgent : &queue->others;
@@ -109,7 +119,9 @@ int job_post_and_wait_briefly(LoaderJob *job) {
 /* ---- what values ask of the loader ------------------------------------------------------------------------------- */
 
 static void compile_in_background(Runnable *runnable) {
-    if (!safe_start()) job_post(job_new(JOB_LOAD, runnable_ref(runnable)));
+    if (safe_start()) return;
+    int is_loading = RedisModule_GetContextFlags(log_context) & REDISMODULE_CTX_FLAGS_LOADING;
+    (is_loading ? job_post_early : job_post)(job_new(JOB_LOAD, runnable_ref(runnable)));
 }
 
 static void destroy_dropped(LoaderJob *job) {

@@ -16,6 +16,7 @@ typedef struct LoaderJob {
     char *error;    /* NULL: it succeeded */
     int is_urgent;  /* a client or thread waits for a runnable that is stored already */
     int is_awaited; /* by a thread */
+    int is_early;   /* the server is ready only once it is done */
     int is_done;
     struct LoaderJob *next;
 } LoaderJob;
@@ -25,6 +26,12 @@ void job_free(LoaderJob *job);                    /* and what it holds: the runn
 
 /* Hands the job over to the loader. */
 void job_post(LoaderJob *job);
+
+/* The same in the background; until it is done, the server is not ready. Main thread. */
+void job_post_early(LoaderJob *job);
+
+/* How many of these are not done. The server is ready once it has its data and this is 0. */
+int64_t jobs_early(void);
 
 /* The model's limits have changed, and the loader shall tell the workers. */
 void jobs_post_limits(Runnable *model);

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "redis/command.h"
 #include "values/backend.h"
@@ -27,7 +28,9 @@
 #define MODEL_LOAD_TIMEOUT 5
 #define MAX_QUEUED 6
 #define MAX_QUEUED_BYTES 7
+#define BINDINGS 8
 static const char *const isolation_words[] = {"none", "process", NULL};
+static const char *const yes_no[] = {"no", "yes", NULL};
 static OptionRow options[] = {
     [THREADS_PER_QUEUE] = {.python = {"threads_per_queue", 1}, .min = 1, .max = MAX_THREADS},
     [SAFE_START] = {.python = {"safe_start", 0}, .max = 1}, /* 1: values that were not stored here wait for a run */
@@ -39,6 +42,7 @@ static OptionRow options[] = {
     [MODEL_LOAD_TIMEOUT] = {.python = {"model_load_timeout", 0}, .max = INT_MAX}, /* ms; 0: none */
     [MAX_QUEUED] = {.python = {"max_queued", 0}, .max = LLONG_MAX, .at_run_time = 1},
     [MAX_QUEUED_BYTES] = {.python = {"max_queued_bytes", 0}, .max = LLONG_MAX, .at_run_time = 1},
+    [BINDINGS] = {.python = {"bindings", 0}, .max = 1, .words = yes_no}, /* AI.BIND on servers before Redis 7.2, too */
     {.python = {"inter_op_parallelism", 0}, .max = MAX_THREADS},
     {.python = {"intra_op_parallelism", 0}, .max = MAX_THREADS},
     {.python = {"backend_memory_limit", 0}, .max = LLONG_MAX / MB}, /* MB; 0: none */
@@ -60,11 +64,13 @@ typedef struct TextOption {
 #define BACKENDS_PATH 0
 #define PYTHON 1
 #define ONNX_CUSTOM_OPS 2
-#define FIRST_BACKEND 3 /* by number: the path from which it is loaded at start */
+#define PRELOAD 3
+#define FIRST_BACKEND 4 /* by number: the path from which it is loaded at start */
 static TextOption texts[FIRST_BACKEND + MAX_BACKENDS + 1] = {
     [BACKENDS_PATH] = {.name = "backendspath", .flags = REDISMODULE_CONFIG_PROTECTED},
     [PYTHON] = {.name = "python", .flags = REDISMODULE_CONFIG_IMMUTABLE},
     [ONNX_CUSTOM_OPS] = {.name = "onnx_custom_ops", .flags = REDISMODULE_CONFIG_IMMUTABLE},
+    [PRELOAD] = {.name = "preload", .flags = REDISMODULE_CONFIG_IMMUTABLE},
 };
 static pthread_mutex_t text_mutex = PTHREAD_MUTEX_INITIALIZER; /* the main thread sets texts, the loader copies one */
 
@@ -117,6 +123,7 @@ int64_t model_load_timeout(void) { return options[MODEL_LOAD_TIMEOUT].python.val
 int64_t max_queued(void) { return options[MAX_QUEUED].python.value; }
 int64_t max_queued_bytes(void) { return options[MAX_QUEUED_BYTES].python.value; }
 int64_t threads_per_queue(void) { return options[THREADS_PER_QUEUE].python.value; }
+int bindings_option(void) { return options[BINDINGS].python.value != 0; }
 int safe_start(void) { return options[SAFE_START].python.value != 0; }
 
 /* ---- paths ------------------------------------------------------------------------------------------------------- */
@@ -170,6 +177,27 @@ static const char *text_or_null(int option) {
 const char *bridge_backend_to_load(int backend) { return text_or_null(FIRST_BACKEND + backend); }
 const char *bridge_onnx_custom_ops(void) { return text_or_null(ONNX_CUSTOM_OPS); }
 const char *options_python(void) { return text_or_null(PYTHON); }
+
+int options_preload(void) {
+    int backends = 0;
+    for (const char *text = arg_text(texts[PRELOAD].value); *text;) {
+        size_t size = strcspn(text, ",");
+        int i = 0;
+        while (backend_row(i) && (strlen(backend_name(i)) != size || strncasecmp(text, backend_name(i), size))) i++;
+        if (backend_row(i) == NULL) return -1;
+        backends |= 1 << i;
+        text += size + (text[size] == ',');
+    }
+    return backends;
+}
+
+static int check_preload(RedisModuleCtx *ctx) {
+    if (options_preload() != -1) return REDISMODULE_OK;
+    return log_refusal(ctx,
+                       "invalid value '%s' for PRELOAD: TF, TFLITE, TORCH, ONNX, or some of them with commas "
+                       "between them, are needed",
+                       arg_text(texts[PRELOAD].value));
+}
 
 /* ---- the arguments of loadmodule --------------------------------------------------------------------------------- */
 
@@ -263,5 +291,6 @@ static int register_configs(RedisModuleCtx *ctx) {
 }
 
 int options_load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    return parse_arguments(ctx, argv, argc) || register_configs(ctx) ? REDISMODULE_ERR : REDISMODULE_OK;
+    return parse_arguments(ctx, argv, argc) || register_configs(ctx) || check_preload(ctx) ? REDISMODULE_ERR
+                                                                                           : REDISMODULE_OK;
 }

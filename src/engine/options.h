@@ -35,6 +35,7 @@ int64_t model_execution_timeout(void); /* ms, like the next */
 int64_t model_load_timeout(void);      /* 0: none */
 int64_t max_queued(void);              /* runs that may wait on the server; 0: any number, likewise for the next */
 int64_t max_queued_bytes(void);        /* of their inputs */
+int bindings_option(void);
 int is_isolated(void);
 
 /* Whether only runs compile what a database, an AOF or a master brings. */
@@ -46,6 +47,9 @@ void options_set_backends_path(const RedisModuleString *path);
 /* In an engine process: what bridge_backend_to_load() and bridge_onnx_custom_ops() return. */
 void options_set_backend_to_load(int backend, const char *path);
 void options_set_onnx_custom_ops(const char *paths);
+
+/* The backends that PRELOAD names, a bit each by its number. */
+int options_preload(void);
 
 /* bin/python to embed, or NULL: find one. */
 const char *options_python(void);

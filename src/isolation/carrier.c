@@ -111,6 +111,7 @@ static uint32_t prepare(Process *process, Op *op) {
     *ticket = (Ticket){.op = op, .request = offset, .size = size, .number = process->last_number};
     slot->request = offset;
     slot->request_size = header;
+    slot->priority = op->priority;
     return index;
 }
 
@@ -148,9 +149,17 @@ static void wake_process(Consumer *consumer) {
 }
 
 static void add_pending(Process *process, Op *op) {
+    Pending *pending = &process->pending[op->priority];
     op->state->next = NULL;
-    *(process->last_pending ? &process->last_pending->state->next : &process->first_pending) = op;
-    process->last_pending = op;
+    *(pending->last ? &pending->last->state->next : &pending->first) = op;
+    pending->last = op;
+}
+
+/* Those of the highest priority that has any; or some without an op. With the mutex held. */
+static Pending *next_pending(Process *process) {
+    Pending *pending = &process->pending[PRIORITY_HIGH];
+    while (pending->first == NULL && pending > process->pending) pending--;
+    return pending;
 }
 
 static void push(Consumer *consumer, Op *op) {
@@ -181,16 +190,24 @@ static void note_unwanted(Consumer *consumer) {
     wake_process(consumer);
 }
 
+static void note_full(Consumer *consumer, int64_t model) {
+    Shared *shared = ((Process *)consumer)->shared;
+    __atomic_store_n(&shared->full, model, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&shared->refused, 1, __ATOMIC_SEQ_CST);
+    wake_process(consumer);
+}
+
 /* Takes the first pending op off the list, with a slot in *index; or with NONE, if nobody wants it any more. NULL:
  * there is none, or no room for it. */
 static Op *take_pending(Process *process, uint32_t *index) {
     pthread_mutex_lock(&process->mutex);
-    Op *op = process->first_pending;
+    Pending *pending = next_pending(process);
+    Op *op = pending->first;
     *index = op && op_is_wanted(op) ? prepare(process, op) : NONE;
     if (op && *index == NONE && op_is_wanted(op)) op = NULL; /* until a result frees a slot */
     if (*index != NONE) process->is_watched = 1;
-    if (op) process->first_pending = op->state->next;
-    if (process->first_pending == NULL) process->last_pending = NULL;
+    if (op) pending->first = op->state->next;
+    if (pending->first == NULL) pending->last = NULL;
     pthread_mutex_unlock(&process->mutex);
     return op;
 }
@@ -321,7 +338,9 @@ static int take_result(Process *process, Op *op, Reader *reader, int has_result)
     int64_t now = monotonic_ns(), begun = read_number(reader);
     if (!op_take_back(op, begun < op->state->queued || begun > now ? now : begun)) return 0;
     op->duration = read_number(reader);
-    op->state->is_follower = read_number(reader) != 0;
+    op->input_ns = read_number(reader);
+    op->output_ns = read_number(reader);
+    op->state->batch_total = (int32_t)read_number(reader);
     op->is_direct = read_number(reader) != 0;
     int failed = read_number(reader) != 0;
     char *error = read_text(reader);
@@ -335,7 +354,7 @@ static int take_result(Process *process, Op *op, Reader *reader, int has_result)
 }
 
 static int is_large(Reader result, const Op *op) {
-    for (int i = 0; i < 6; i++) read_number(&result);
+    for (int i = 0; i < 8; i++) read_number(&result);
     read_bytes(&result);
     return output_bytes(result, op) > SMALL;
 }
@@ -385,7 +404,7 @@ static int receive_some(Process *process) {
         process->completed++;
         seen++;
     }
-    int is_carriers = process->nlarge || process->first_pending || process->is_lying;
+    int is_carriers = process->nlarge || next_pending(process)->first || process->is_lying;
     pthread_mutex_unlock(&process->mutex);
     bridge_finish_ops(ops, count, NULL, 0);
     if (is_carriers) process_wake_carrier(process);
@@ -456,11 +475,14 @@ static int64_t busy_since(const Process *process, uint64_t id) {
     return latest;
 }
 
+/* Whether the id is that of the op's run, or of its model or script. */
+static int has_id(const Op *op, uint64_t id) { return op->id == id || op->run->id == id; }
+
 int carrier_runs(Process *process, uint64_t id) {
     pthread_mutex_lock(&process->mutex);
     int is_up = process->state == PROCESS_UP, runs = is_up && busy_since(process, id);
     for (uint32_t i = 0; i < process->top && !runs && is_up; i++) {
-        runs = process->tickets[i].op && process->tickets[i].op->id == id && is_begun(process, i);
+        runs = process->tickets[i].op && has_id(process->tickets[i].op, id) && is_begun(process, i);
     }
     pthread_mutex_unlock(&process->mutex);
     return runs;
@@ -585,7 +607,7 @@ static int is_guilty(const Process *process, const Ticket *ticket) {
     switch (process->death.verdict) {
     case TIMED_OUT: return ticket->is_overdue;
     case LOAD_TIMED_OUT: return 0;
-    case KILLED: return ticket->op->id == process->death.guilty;
+    case KILLED: return has_id(ticket->op, process->death.guilty);
     default: return carrier_died_under(process, ticket->op->id);
     }
 }
@@ -649,8 +671,9 @@ void carrier_abandon(Process *process) {
     if (process->death.verdict == DIED) find_guilty(process);
     for (uint32_t i = 0; i < process->top; i++) abandon_one(process, i);
     pthread_mutex_lock(&process->mutex);
-    Op *pending = process->first_pending;
-    process->first_pending = process->last_pending = NULL;
+    Pending all[PRIORITIES];
+    memcpy(all, process->pending, sizeof(all));
+    memset(process->pending, 0, sizeof(all));
     process->nread = process->nlarge = 0;
     process->top = 0;
     process->to_kill = 0;
@@ -658,9 +681,11 @@ void carrier_abandon(Process *process) {
     process->guests = RedisModule_CreateDict(NULL);
     pthread_mutex_unlock(&process->mutex);
     RedisModule_FreeDict(NULL, forgotten);
-    for (Op *next; pending; pending = next) {
-        next = pending->state->next;
-        op_wait_for_loader(pending);
+    for (int i = PRIORITY_HIGH; i >= PRIORITY_LOW; i--) {
+        for (Op *op; (op = all[i].first);) {
+            all[i].first = op->state->next;
+            op_wait_for_loader(op);
+        }
     }
 }
 
@@ -703,7 +728,7 @@ static double cpu(Consumer *consumer) {
     return (double)used.tv_sec + used.tv_nsec / 1e9;
 }
 
-const Consumer carrier_consumer = {push, wake_process, note_unwanted, cpu};
+const Consumer carrier_consumer = {push, wake_process, note_unwanted, note_full, cpu};
 
 void carrier_init(Process *process) {
     process->tickets = RedisModule_Calloc(SLOTS, sizeof(*process->tickets));

@@ -138,6 +138,7 @@ static Runnable *read_model(Reader *reader, int backend) {
     read_limits(reader, model);
     read_names(reader, &model->inputs);
     read_names(reader, &model->outputs);
+    read_names(reader, &model->warmups);
     uint64_t size = (uint64_t)(reader->end - reader->at); /* the blob is the rest */
     char *blob = RedisModule_Alloc(size + 1);
     memcpy(blob, reader->at, size);
@@ -189,6 +190,7 @@ static void job_done(LoaderJob *job) {
     write_number(&writer, declared->least_inputs);
     write_number(&writer, declared->most_inputs);
     write_number(&writer, declared->noutputs);
+    write_number(&writer, declared->is_stateful);
     for (int i = 0; backend_row(i); i++) {
         write_text(&writer, backend_version(i));
         write_text(&writer, backend_advice(i));
@@ -209,9 +211,11 @@ static void take_path(Reader *reader) {
 
 static void load(Reader *reader) {
     take_path(reader);
+    int is_store = (int)read_number(reader);
     Runnable *runnable = read_runnable(reader);
     add_runnable(runnable);
     LoaderJob *job = job_new(JOB_LOAD, runnable);
+    job->job.is_store = is_store;
     job->finished = job_done;
     job_post(job);
 }

@@ -17,7 +17,7 @@
 static Shared *shared;
 static int event_fd;
 /* What was received of the submissions, and of those that became unwanted. Atomic: written under the queue's mutex. */
-static uint32_t received, unwanted;
+static uint32_t received, unwanted, refused;
 
 /* Runs whose result the server has not read yet, in the order in which they ended. */
 static struct {
@@ -69,6 +69,7 @@ static Op *read_op(Slot *slot) {
     for (int i = 0; i < ninputs; i++) run->slots[i] = read_tensor(&reader, request + align64(slot->request_size));
     Op *op = run_add_op(run, runnable, NULL, ninputs, ninputs, noutputs);
     op->arrival = arrival;
+    op->priority = (int32_t)slot->priority;
     op->state->shared = &slot->word;
     op->state->ticket = __atomic_load_n(&slot->word, __ATOMIC_ACQUIRE) & TICKET_MASK;
     if (runnable->kind == KIND_SCRIPT) {
@@ -115,6 +116,9 @@ static void receive(Queue *queue) {
     uint32_t noted = __atomic_load_n(&shared->unwanted, __ATOMIC_ACQUIRE);
     if (noted != unwanted) queue_receive_unwanted(queue, (int)(noted - unwanted));
     __atomic_store_n(&unwanted, noted, __ATOMIC_RELEASE);
+    uint32_t times = __atomic_load_n(&shared->refused, __ATOMIC_ACQUIRE) - refused;
+    if (times) queue_receive_full(queue, times == 1 ? __atomic_load_n(&shared->full, __ATOMIC_RELAXED) : ALL_MODELS);
+    refused += times;
     forget_read_results();
     if (!__atomic_load_n(&shared->is_idle, __ATOMIC_ACQUIRE)) return;
     __atomic_store_n(&shared->is_idle, 0, __ATOMIC_RELEASE);
@@ -178,7 +182,9 @@ static void write_result(Writer *writer, const Op *op) {
     if (!is_run) return;
     write_number(writer, state->begun);
     write_number(writer, op->duration);
-    write_number(writer, state->is_follower);
+    write_number(writer, op->input_ns);
+    write_number(writer, op->output_ns);
+    write_number(writer, state->batch_total);
     write_number(writer, op->is_direct);
     write_number(writer, state->error != NULL);
     write_text(writer, state->error);

@@ -7,8 +7,8 @@
 /* Starts the first one. Jobs go to engine processes from now on, instead of to engine_start()'s loader. */
 int isolation_start(RedisModuleCtx *ctx);
 
-/* Ends the process that runs or compiles this runnable now. Other models of its device run again on the next. Returns 0
- * where none does, -1 where a process is about to be ended for another. */
+/* Ends the process that runs or compiles what has this id now: a model, a script or a run. What else its device runs is
+ * run again on the next. Returns 0 where none does, -1 where a process is about to be ended for another. */
 int isolation_kill(uint64_t id);
 
 typedef struct ProcessFigures {

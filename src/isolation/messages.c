@@ -137,9 +137,11 @@ static void write_limits(Writer *writer, const Model *model) {
     write_bytes(writer, &model->limits, sizeof(model->limits));
 }
 
-static int send_load(Process *process, const Runnable *runnable) {
+static int send_load(Process *process, const Job *job) {
+    const Runnable *runnable = job->runnable;
     Writer writer = {0};
     write_path(&writer);
+    write_number(&writer, job->is_store);
     write_number(&writer, (int64_t)runnable->id);
     write_number(&writer, runnable->kind);
     write_number(&writer, runnable->backend);
@@ -151,6 +153,7 @@ static int send_load(Process *process, const Runnable *runnable) {
         write_limits(&writer, model);
         write_names(&writer, &model->inputs);
         write_names(&writer, &model->outputs);
+        write_names(&writer, &model->warmups);
         return send_message(process, MESSAGE_LOAD, &writer, model);
     }
     const Script *script = (const Script *)runnable;
@@ -218,7 +221,7 @@ static void send_job(Process *process) {
         } else if (carrier_has_compiled(process, job->runnable)) {
             finish_job(process, NULL);
         } else {
-            send_load(process, job->runnable);
+            send_load(process, job);
         }
     }
 }
@@ -233,6 +236,7 @@ static void job_done(Process *process, Reader *reader) {
     declared.least_inputs = read_number(reader);
     declared.most_inputs = read_number(reader);
     declared.noutputs = read_number(reader);
+    declared.is_stateful = read_number(reader) != 0;
     for (int i = 0; backend_row(i); i++) {
         char *version = read_line(reader), *advice = read_line(reader);
         if (*version && !reader->failed) bridge_backend_loaded(i, version, advice);

@@ -23,7 +23,7 @@
 
 #include "engine/interpreter.h"
 #include "engine/options.h"
-#include "redis/clock.h"
+#include "redis/latency.h"
 #include "isolation/isolation.h"
 
 #define MAX_PROCESSES 64
@@ -290,6 +290,7 @@ static void *carry(void *data) {
 /* ---- the main thread --------------------------------------------------------------------------------------------- */
 
 static void results_came(int fd, void *data, int mask) {
+    int64_t begun = monotonic_ns();
     int processes = __atomic_load_n(&table.count, __ATOMIC_ACQUIRE);
     for (int i = 0; i < processes; i++) {
         char told[4096];
@@ -297,6 +298,7 @@ static void results_came(int fd, void *data, int mask) {
         (void)ignored;
         carrier_receive(table.processes[i]);
     }
+    latency_note("redisai-results", begun);
 }
 
 static Process *new_process(const char *device) {

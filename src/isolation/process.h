@@ -30,10 +30,15 @@ typedef struct Ticket {
     uint32_t next_free;
 } Ticket;
 
+/* Ops linked by state->next. */
+typedef struct Pending {
+    Op *first, *last;
+} Pending;
+
 /* Why a process has ended. */
 typedef struct Death {
     enum { DIED, TIMED_OUT, LOAD_TIMED_OUT, KILLED } verdict; /* KILLED: by AI.KILL. DIED: all else */
-    uint64_t guilty;  /* DIED: who raised the signal; KILLED: whose runs were to end; 0: unknown */
+    uint64_t guilty;  /* DIED: who raised the signal; KILLED: what was to end, or whose runs; 0: unknown */
     int is_told;      /* DIED: it tells what it worked at */
     char reason[256]; /* empty: the carrier has not ended the process */
 } Death;
@@ -58,7 +63,7 @@ typedef struct Process {
     int is_watched;    /* the carrier looks at them now and then */
     int is_clearing;   /* it gives the memory back to the kernel, and no op gets any */
     int64_t last_used; /* when the last slot in use was freed, ns */
-    uint64_t to_kill;  /* id of a runnable that isolation_kill() wants to end; 0: none */
+    uint64_t to_kill;  /* id that isolation_kill() wants to end; 0: none */
     pid_t pid;         /* of the process that the server has started, the parent of the engine; 0: none */
     pid_t engine;      /* 0: unknown */
     int64_t started;   /* ns; names this start, too */
@@ -68,7 +73,7 @@ typedef struct Process {
     uint32_t completed;                     /* how many completions were seen */
     int is_lying;                           /* a completion made no sense: the carrier shall end the process */
     RedisModuleDict *guests;                /* by id: models of other devices that it has compiled for scripts */
-    Op *first_pending, *last_pending;       /* for the carrier: large, or there was no room; linked by state->next */
+    Pending pending[PRIORITIES];            /* for the carrier: large, or there was no room */
     uint32_t *large;                        /* slots whose results the carrier shall read */
     uint32_t nlarge, nread, large_capacity; /* nread: how many of them it has read */
     struct RemoteCall *answered;            /* calls of scripts that the main thread has performed */
@@ -166,7 +171,7 @@ Op *carrier_find_op(Process *process, uint64_t slot, int32_t ticket);
 /* The script of this op waits for the server, or goes on. Returns -1 where it waits already. Carrier. */
 int carrier_note_call(Process *process, uint64_t slot, int32_t ticket, int is_open);
 
-/* Whether it runs or compiles this runnable now. Any thread. */
+/* Whether it runs or compiles what has this id now. Any thread. */
 int carrier_runs(Process *process, uint64_t id);
 
 /* What this process has compiled. Any thread. */

@@ -26,9 +26,9 @@ typedef struct Slot {
     int32_t acked;    /* atomic, by the server: the ticket of the latest op whose result it has read */
     uint64_t request; /* by the server: offset in its stretch, and size */
     uint64_t request_size;
+    int64_t priority;
     uint64_t result; /* by the process, like the rest: offset in its stretch, and size */
     uint64_t result_size;
-    int64_t begun; /* ns */
 } Slot;
 
 #define RUNNING_RECORDS 33 /* of the loader and of the first workers */
@@ -39,6 +39,8 @@ typedef struct Slot {
 typedef struct Shared {
     uint32_t submitted;      /* atomic, by the server: how many indexes were put into submissions */
     uint32_t unwanted;       /* atomic, by the server: how many ops became unwanted */
+    uint32_t refused;        /* atomic, by the server: how often a limit has refused a run */
+    int64_t full;            /* atomic, by the server: and of which model the last one was, or ALL_MODELS */
     uint32_t server_sleeps;  /* atomic: the event loop needs an event to see completions */
     uint32_t process_sleeps; /* atomic: a worker waits for new ops; a futex */
     uint32_t is_idle;        /* atomic: the server has nothing to run, so the process may give memory back */

@@ -29,10 +29,15 @@
 #define REDISMODULE_REPLY_ARRAY 3
 
 #define REDISMODULE_NOTIFY_GENERIC (1 << 2)
+#define REDISMODULE_NOTIFY_HASH (1 << 6)
+#define REDISMODULE_NOTIFY_EXPIRED (1 << 8)
+#define REDISMODULE_NOTIFY_EVICTED (1 << 9)
+#define REDISMODULE_NOTIFY_STREAM (1 << 10)
 #define REDISMODULE_NOTIFY_MODULE (1 << 13)
 
 #define REDISMODULE_CTX_FLAGS_LUA (1 << 0)
 #define REDISMODULE_CTX_FLAGS_MULTI (1 << 1)
+#define REDISMODULE_CTX_FLAGS_MASTER (1 << 2)
 #define REDISMODULE_CTX_FLAGS_CLUSTER (1 << 5)
 #define REDISMODULE_CTX_FLAGS_REPLICATED (1 << 12)
 #define REDISMODULE_CTX_FLAGS_LOADING (1 << 13)
@@ -92,11 +97,33 @@ typedef struct RedisModuleEvent {
     uint64_t id;
     uint64_t dataver;
 } RedisModuleEvent;
+#define REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED 0
+#define REDISMODULE_EVENT_FLUSHDB 2
+#define REDISMODULE_EVENT_LOADING 3
+#define REDISMODULE_SUBEVENT_LOADING_ENDED 3
+#define REDISMODULE_SUBEVENT_LOADING_FAILED 4
 #define REDISMODULE_EVENT_SHUTDOWN 5
+#define REDISMODULE_EVENT_SWAPDB 11
+#define REDISMODULE_EVENT_REPL_ASYNC_LOAD 14
+#define REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_STARTED 0
+#define REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_COMPLETED 2
 #define REDISMODULE_EVENT_EVENTLOOP 15
 #define REDISMODULE_EVENT_CONFIG 16
 #define REDISMODULE_SUBEVENT_EVENTLOOP_BEFORE_SLEEP 0
 
+typedef struct RedisModuleFlushInfo {
+    uint64_t version;
+    int32_t sync;
+    int32_t dbnum; /* -1: all */
+} RedisModuleFlushInfo;
+
+typedef struct RedisModuleSwapDbInfo {
+    uint64_t version;
+    int32_t dbnum_first;
+    int32_t dbnum_second;
+} RedisModuleSwapDbInfo;
+
+typedef int (*RedisModuleNotificationFunc)(RedisModuleCtx *ctx, int type, const char *event, RedisModuleString *key);
 typedef int (*RedisModuleCmdFunc)(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
 typedef void (*RedisModuleTimerProc)(RedisModuleCtx *ctx, void *data);
 typedef void (*RedisModuleEventLoopOneShotFunc)(void *data);
@@ -138,6 +165,7 @@ typedef struct RedisModuleTypeMethods {
     size_t (*free_effort2)(void *ctx, const void *value);
     void (*unlink2)(void *ctx, const void *value);
     void *(*copy2)(void *ctx, const void *value);
+    void (*aux_save2)(RedisModuleIO *io, int when); /* from version 5 on */
 } RedisModuleTypeMethods;
 
 /* What RedisModule_SetCommandInfo takes: types of arguments, where keys begin, how they go on. */
@@ -233,6 +261,8 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(size_t, MallocSize, (void *))                                                                             \
     OPTIONAL(void *, TryCalloc, (size_t, size_t))                                                                      \
     OPTIONAL(void *, TryAlloc, (size_t))                                                                               \
+    FUNCTION(float, GetUsedMemoryRatio, (void))                                                                        \
+    FUNCTION(void, GetRandomBytes, (unsigned char *, size_t))                                                          \
     FUNCTION(size_t, MallocSizeString, (RedisModuleString *))                                                          \
     FUNCTION(void *, DefragAlloc, (RedisModuleDefragCtx *, void *))                                                    \
     OPTIONAL(RedisModuleString *, DefragRedisModuleString, (RedisModuleDefragCtx *, RedisModuleString *))              \
@@ -269,6 +299,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(RedisModuleType *, ModuleTypeGetType, (RedisModuleKey *))                                                 \
     FUNCTION(void *, ModuleTypeGetValue, (RedisModuleKey *))                                                           \
     FUNCTION(int, ModuleTypeSetValue, (RedisModuleKey *, RedisModuleType *, void *))                                   \
+    FUNCTION(int, SubscribeToKeyspaceEvents, (RedisModuleCtx *, int, RedisModuleNotificationFunc))                     \
     FUNCTION(int, NotifyKeyspaceEvent, (RedisModuleCtx *, int, const char *, RedisModuleString *))                     \
     FUNCTION(int, IsKeysPositionRequest, (RedisModuleCtx *))                                                           \
     FUNCTION(void, KeyAtPosWithFlags, (RedisModuleCtx *, int, int))                                                    \
@@ -296,6 +327,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(void, FreeCallReply, (RedisModuleCallReply *))                                                            \
     FUNCTION(RedisModuleCallReply *, CallReplyArrayElement, (RedisModuleCallReply *, size_t))                          \
     FUNCTION(const char *, CallReplyStringPtr, (RedisModuleCallReply *, size_t *))                                     \
+    FUNCTION(int, GetTypeMethodVersion, (void))                                                                        \
     FUNCTION(int, GetServerVersion, (void))                                                                            \
     FUNCTION(int, GetContextFlags, (RedisModuleCtx *))                                                                 \
     FUNCTION(void, Log, (RedisModuleCtx *, const char *, const char *, ...))                                           \
@@ -303,6 +335,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(int, StopTimer, (RedisModuleCtx *, RedisModuleTimerID, void **))                                          \
     FUNCTION(int, EventLoopAdd, (int, int, RedisModuleEventLoopFunc, void *))                                          \
     FUNCTION(int, EventLoopAddOneShot, (RedisModuleEventLoopOneShotFunc, void *))                                      \
+    FUNCTION(void, LatencyAddSample, (const char *, long long))                                                        \
     FUNCTION(int, GetSelectedDb, (RedisModuleCtx *))                                                                   \
     FUNCTION(int, SelectDb, (RedisModuleCtx *, int))                                                                   \
     FUNCTION(RedisModuleCtx *, GetDetachedThreadSafeContext, (RedisModuleCtx *))                                       \

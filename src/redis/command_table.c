@@ -10,7 +10,7 @@
 
 #define MAX_TEXT 2048
 #define MAX_LISTS 64
-#define MAX_ARGS 10
+#define MAX_ARGS 16
 
 typedef struct ArgList {
     RedisModuleCommandArg args[MAX_ARGS + 1]; /* a zeroed one ends them */

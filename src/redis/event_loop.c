@@ -6,6 +6,8 @@
 
 #include <pthread.h>
 
+#include "redis/latency.h"
+
 #define RETRY_MS 5
 
 /* Workers post many tasks at once. If one iteration performed them all, other clients would wait: GET beside 50 clients
@@ -87,6 +89,7 @@ static void end_iteration(RedisModuleCtx *ctx) {
     tasks.iterations = more ? tasks.iterations + 1 : 0;
     if (tasks.iterations % MAX_ITERATIONS == 0) listener->end(); /* first: workers begin while tasks are performed */
     written = 0;
+    int64_t begun = task ? monotonic_ns() : 0;
     for (Task *next; task; task = next) {
         next = task->next;
         if (written >= MAX_BYTES || (is_paused && (task->is_void == NULL || !task->is_void(task)))) {
@@ -95,6 +98,7 @@ static void end_iteration(RedisModuleCtx *ctx) {
             task->perform(task_context, task);
         }
     }
+    if (begun) latency_note("redisai-tasks", begun);
     if (written >= MAX_BYTES) wake();
     if (!is_paused || tasks.has_timer) return;
     RedisModule_CreateTimer(ctx, RETRY_MS, retry, NULL);

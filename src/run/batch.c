@@ -66,8 +66,11 @@ int bridge_scatter(Op **ops, int n, int output, int dtype, int ndim, const int64
 }
 
 void bridge_batch_ran(Op **ops, int n, int64_t duration) {
+    int64_t rows = 0;
     for (int i = 0; i < n; i++) {
         ops[i]->duration = duration;
-        ops[i]->state->is_follower = i > 0;
+        ops[i]->state->batch_total = -1;
+        rows += ops[i]->rows;
     }
+    ops[0]->state->batch_total = rows < INT32_MAX ? (int32_t)rows : INT32_MAX;
 }

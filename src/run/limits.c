@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/options.h"
+#include "run/queue.h"
 #include "values/model.h"
 
 static struct {
@@ -49,9 +50,11 @@ typedef struct Count {
 } Count;
 
 static Count count(Run *run) {
-    Count own = {.runs = run->nops};
+    Count own = {0};
     for (Op *op = run->ops; op < run->ops + run->nops; op++) {
         OpState *state = op->state;
+        if (op_status(op) == OP_DONE) continue; /* from the cache */
+        own.runs++;
         for (int i = 0; i < op->ninputs; i++) {
             if (op->inputs[i]) state->bytes += (int64_t)op->inputs[i]->size;
         }
@@ -66,15 +69,15 @@ static Count count(Run *run) {
 
 static void uncount(Run *run, Count own) {
     for (Op *op = run->ops; op < run->ops + run->nops; op++) {
+        op->runnable->state->submitted -= op->state->is_waiting;
         op->state->is_waiting = 0;
-        op->runnable->state->submitted--;
     }
     server.runs -= own.runs;
     server.bytes -= own.bytes;
 }
 
-static int refuse(RedisModuleCtx *ctx, const char *who, const char *option, int64_t limit, const char *unit,
-                  int64_t all, int64_t own) {
+static int refuse(RedisModuleCtx *ctx, int64_t model, const char *who, const char *option, int64_t limit,
+                  const char *unit, int64_t all, int64_t own) {
     char error[320];
     snprintf(
         error, sizeof(error),
@@ -82,34 +85,36 @@ static int refuse(RedisModuleCtx *ctx, const char *who, const char *option, int6
         who, option, (long long)limit, (long long)(all - own), unit, (long long)own,
         strcmp(option, "MAXQUEUE") ? "AI.CONFIG" : "AI.MODELCONFIG");
     RedisModule_ReplyWithError(ctx, error);
+    queue_note_full(model);
     return -1;
 }
 
 static int refuse_for_model(RedisModuleCtx *ctx, const Run *run, const Model *model, int64_t all) {
     char key[RUNNABLE_NAME], who[RUNNABLE_NAME + 16];
     int64_t own = 0;
-    for (int i = 0; i < run->nops; i++) own += run->ops[i].runnable == &model->base;
+    for (int i = 0; i < run->nops; i++) own += run->ops[i].state->is_waiting && run->ops[i].runnable == &model->base;
     runnable_key(&model->base, key);
     snprintf(who, sizeof(who), "model '%s'", key);
     add(&model->base.state->stats.refused, 1);
-    return refuse(ctx, who, "MAXQUEUE", model->limits.maxqueue, "runs", all, own);
+    return refuse(ctx, (int64_t)model->base.id, who, "MAXQUEUE", model->limits.maxqueue, "runs", all, own);
 }
 
 /* -1 after replying that one is too many. */
 static int check(RedisModuleCtx *ctx, const Run *run, Count own) {
+    if (own.runs == 0) return 0;
     for (const Op *op = run->ops; op < run->ops + run->nops; op++) {
         const Model *model = (const Model *)op->runnable;
-        int64_t most = op->runnable->kind == KIND_MODEL ? model->limits.maxqueue : 0;
+        int64_t most = op->runnable->kind == KIND_MODEL && op->state->is_waiting ? model->limits.maxqueue : 0;
         int64_t all = most ? limits_waiting(op->runnable) : 0;
         if (all > most) return refuse_for_model(ctx, run, model, all);
     }
     ServerFigures all = limits_figures();
     if (max_queued() && all.runs > max_queued()) {
-        return refuse(ctx, "the server", "MAX_QUEUED", max_queued(), "runs", all.runs, own.runs);
+        return refuse(ctx, ALL_MODELS, "the server", "MAX_QUEUED", max_queued(), "runs", all.runs, own.runs);
     }
     if (max_queued_bytes() && all.bytes > max_queued_bytes()) {
-        return refuse(ctx, "the server", "MAX_QUEUED_BYTES", max_queued_bytes(), "bytes of inputs", all.bytes,
-                      own.bytes);
+        return refuse(ctx, ALL_MODELS, "the server", "MAX_QUEUED_BYTES", max_queued_bytes(), "bytes of inputs",
+                      all.bytes, own.bytes);
     }
     return 0;
 }

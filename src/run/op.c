@@ -2,6 +2,8 @@
  *
  * Main thread: op_queue, op_submit and op_leave at the start of a run. Loader: resume. Workers: the bridge functions.
  * No locks: `status`, `waits_for` and the run's counters are atomic. */
+#include <stdio.h>
+
 #include "engine/jobs.h"
 #include "engine/running.h"
 #include "redis/clock.h"
@@ -126,17 +128,36 @@ void bridge_note_op(const Op *op) { running_begin(op->runnable, op->function, mo
 
 /* ---- the end ----------------------------------------------------------------------------------------------------- */
 
-static void count_op(const Op *op) {
+/* Of an op that ran alone. */
+static int64_t rows_of(const Op *op) { return op->ninputs && op->inputs[0]->ndim ? op->inputs[0]->shape[0] : 1; }
+
+static void count_op(const Op *op, Totals *totals) {
     const OpState *state = op->state;
     int64_t samples = 0;
     if (state->error == NULL && op->noutputs && op->outputs[0]) {
         samples = op->outputs[0]->ndim ? op->outputs[0]->shape[0] : 1;
     }
-    stats_count(&op->runnable->state->stats, &(Execution){.duration = state->is_follower ? -1 : op->duration,
-                                                          .queued = (state->begun - state->queued) / 1000,
-                                                          .samples = samples,
-                                                          .is_direct = op->is_direct,
-                                                          .failed = state->error != NULL});
+    int is_follower = state->batch_total < 0;
+    Execution execution = {.duration = is_follower ? -1 : op->duration,
+                           .queued = (state->begun - state->queued) / 1000,
+                           .samples = samples,
+                           .rows = state->batch_total ? state->batch_total : samples,
+                           .input_ns = op->input_ns,
+                           .output_ns = op->output_ns,
+                           .end = state->begun + op->duration * 1000,
+                           .is_direct = op->is_direct,
+                           .failed = state->error != NULL};
+    stats_count(&op->runnable->state->stats, &execution);
+    totals->calls++;
+    totals->errors += execution.failed;
+    totals->executions += !is_follower;
+    totals->duration += is_follower ? 0 : op->duration;
+    totals->queued += execution.queued;
+    if (is_follower || !slowest_is(&op->runnable->state->slowest, op->duration)) return;
+    SlowRun run = {.queued = execution.queued, .duration = op->duration, .client = op->run->waiter.client};
+    run.rows = state->batch_total ? state->batch_total : rows_of(op);
+    if (op->function) snprintf(run.function, sizeof(run.function), "%s", op->function);
+    slowest_add(&op->runnable->state->slowest, run);
 }
 
 /* Else its client would read what the key of an output holds since an earlier run. */
@@ -174,10 +195,8 @@ static int pass_outputs(Op *op, Op **ready, int max) {
 
 static int finish(Op *op, Op **ready, int max) {
     Run *run = op->run;
-    check_outputs(op);
     int failed = op->state->error != NULL;
     int nready = 0;
-    if (op->duration >= 0) count_op(op);
     if (op->tuning) runnable_set_tuning(op->runnable, op->tuning);
     __atomic_store_n(&op->state->status, failed ? OP_FAILED : OP_DONE, __ATOMIC_SEQ_CST);
     if (failed) {
@@ -192,6 +211,12 @@ static int finish(Op *op, Op **ready, int max) {
 
 int bridge_finish_ops(Op **ops, int n, Op **ready, int max_ready) {
     int nready = 0;
+    Totals totals = {0};
+    for (int i = 0; i < n; i++) {
+        check_outputs(ops[i]);
+        if (ops[i]->duration >= 0) count_op(ops[i], &totals);
+    }
+    if (totals.calls) queue_add_totals(ops[0]->runnable->queue, &totals); /* before the first client is answered */
     for (int i = 0; i < n; i++) nready += finish(ops[i], ready + nready, max_ready - nready);
     return nready;
 }

@@ -21,6 +21,8 @@
 
 #define LIGHT_LOAD 2 /* ops at a time, as one or two clients send them */
 
+#define TURN_NS 1000000000LL /* a priority that waits gets a turn after this time, whatever higher ones have to do */
+
 typedef struct List {
     Op *first;
     Op *last;
@@ -29,26 +31,31 @@ typedef struct List {
 struct Queue {
     pthread_mutex_t mutex;
     pthread_cond_t changed; /* by the monotonic clock */
-    List plain;
-    List batched;
-    int sleeping;          /* workers that wait for `changed` */
-    int is_polled;         /* a worker looks for work without sleeping */
-    int is_lightly_loaded; /* the last take found few ops */
-    int announcements;     /* atomic: counts what should wake a worker */
-    int held;              /* ops that the batcher has */
-    int unwanted;          /* of those, ops that nobody waits for */
-    int64_t deadline;      /* bridge_set_deadline(); 0: none */
-    int submitted;         /* main thread only, like the next two: ops submitted in this iteration of the event loop, */
-    int last_submitted;    /* and in the last one that submitted any */
-    int is_unannounced;    /* no worker has been told of the latest of them */
-    int is_received;       /* a worker waits for the source */
-    const Source *source;  /* NULL: ops come by queue_push() */
-    Consumer *consumer;    /* NULL: workers of this process take the ops */
+    List plain[PRIORITIES];
+    List batched[PRIORITIES];
+    int batches;                     /* atomic: bridge_set_batches() */
+    int64_t passed_over[PRIORITIES]; /* ns: it has waited since then, while others had all turns; 0: it does not */
+    int sleeping;                    /* workers that wait for `changed` */
+    int is_polled;                   /* a worker looks for work without sleeping */
+    int is_lightly_loaded;           /* the last take found few ops */
+    int announcements;               /* atomic: counts what should wake a worker */
+    int held;                        /* ops that the batcher has */
+    int unwanted;                    /* of those, ops that nobody waits for */
+    int64_t full;         /* a limit has refused runs of this model, or ALL_MODELS: their batches must not wait */
+    int64_t deadline;     /* bridge_set_deadline(); 0: none */
+    int submitted;        /* main thread only, like the next two: ops submitted in this iteration of the event loop, */
+    int last_submitted;   /* and in the last one that submitted any */
+    int is_unannounced;   /* no worker has been told of the latest of them */
+    int is_received;      /* a worker waits for the source */
+    const Source *source; /* NULL: ops come by queue_push() */
+    Consumer *consumer;   /* NULL: workers of this process take the ops */
     char device[16];
+    Totals totals; /* atomic */
     struct {
         int started; /* atomic */
         clockid_t cpu_clock;
-    } workers[]; /* threads_per_queue */
+        int priority; /* of its latest turn */
+    } workers[];      /* threads_per_queue */
 };
 
 static struct {
@@ -67,6 +74,23 @@ double queue_worker_cpu(const Queue *queue, int worker) {
     if (!__atomic_load_n(&queue->workers[worker].started, __ATOMIC_ACQUIRE)) return -1;
     if (clock_gettime(queue->workers[worker].cpu_clock, &used) == -1) return -1;
     return used.tv_sec + used.tv_nsec / 1e9;
+}
+
+static void count(int64_t *counter, int64_t number) { __atomic_add_fetch(counter, number, __ATOMIC_RELAXED); }
+static int64_t get(const int64_t *counter) { return __atomic_load_n(counter, __ATOMIC_RELAXED); }
+
+void queue_add_totals(Queue *queue, const Totals *totals) {
+    count(&queue->totals.calls, totals->calls);
+    if (totals->errors) count(&queue->totals.errors, totals->errors);
+    count(&queue->totals.executions, totals->executions);
+    count(&queue->totals.duration, totals->duration);
+    count(&queue->totals.queued, totals->queued);
+}
+
+Totals queue_totals(const Queue *queue) {
+    const Totals *totals = &queue->totals;
+    return (Totals){get(&totals->calls), get(&totals->errors), get(&totals->executions), get(&totals->duration),
+                    get(&totals->queued)};
 }
 
 Queue *bridge_open_queue(const char *device) { return queue_open(device, NULL); }
@@ -105,6 +129,17 @@ static void append(List *list, Op *op) {
     list->last = op;
 }
 
+static void add(Queue *queue, Op *op) {
+    append(op->rows ? &queue->batched[op->priority] : &queue->plain[op->priority], op);
+}
+
+/* The priorities of which these lists have ops, as bits. */
+static int priorities_of(const List *lists) {
+    int bits = 0;
+    for (int i = PRIORITY_LOW; i <= PRIORITY_HIGH; i++) bits |= (lists[i].first != NULL) << i;
+    return bits;
+}
+
 /* Many clients' ops come in one iteration of the event loop. To wake a worker for each costs both sides more than a
  * tiny run. So a worker is told once per this many ops, and at the end of the iteration; of ops for a batch at the end
  * only. Under a light load it is told at once. */
@@ -134,13 +169,17 @@ static int sweep_is_due(const Queue *queue) { return queue->unwanted > 0 && queu
 static int deadline_has_passed(const Queue *queue) { return queue->deadline && monotonic_ns() >= queue->deadline; }
 
 static int has_work(const Queue *queue) {
-    return queue->plain.first || queue->batched.first || sweep_is_due(queue) || deadline_has_passed(queue);
+    return priorities_of(queue->plain) || priorities_of(queue->batched) || sweep_is_due(queue) ||
+           deadline_has_passed(queue) || (queue->full && queue->held);
 }
 
 void queue_set_source(Queue *queue, const Source *source) { queue->source = source; }
 
-void queue_receive(Queue *queue, Op *op) { append(op->rows ? &queue->batched : &queue->plain, op); }
+void queue_receive(Queue *queue, Op *op) { add(queue, op); }
 void queue_receive_unwanted(Queue *queue, int count) { queue->unwanted += count; }
+void queue_receive_full(Queue *queue, int64_t model) {
+    queue->full = queue->full && queue->full != model ? ALL_MODELS : model;
+}
 
 void queue_push(Queue *queue, Op *op) {
     if (queue->consumer) {
@@ -149,7 +188,7 @@ void queue_push(Queue *queue, Op *op) {
         return;
     }
     pthread_mutex_lock(&queue->mutex);
-    append(op->rows ? &queue->batched : &queue->plain, op);
+    add(queue, op);
     unlock_and_wake(queue, announce(queue));
 }
 
@@ -169,7 +208,7 @@ void queue_submit(Queue *queue, Op *op) {
         return;
     }
     pthread_mutex_lock(&queue->mutex);
-    append(op->rows ? &queue->batched : &queue->plain, op);
+    add(queue, op);
     unlock_and_wake(queue, !queue->is_unannounced && announce(queue));
 }
 
@@ -193,6 +232,19 @@ static void end_iteration(void) {
 }
 
 const LoopListener queue_listener = {.begin = begin_iteration, .end = end_iteration};
+
+void queue_note_full(int64_t model) {
+    for (int i = 0; i < queue_count(); i++) {
+        Queue *queue = queue_at(i);
+        if (queue->consumer) {
+            queue->consumer->note_full(queue->consumer, model);
+            continue;
+        }
+        pthread_mutex_lock(&queue->mutex);
+        queue_receive_full(queue, model);
+        unlock_and_wake(queue, queue->held && announce(queue));
+    }
+}
 
 /* ---- what the batcher holds -------------------------------------------------------------------------------------- */
 
@@ -227,6 +279,49 @@ void queue_release_held(Op **ops, int n) {
     for (int i = 0; i < n; i++) __atomic_store_n(&ops[i]->state->is_held, 0, __ATOMIC_RELEASE);
     queue->held -= held;
     pthread_mutex_unlock(&queue->mutex);
+}
+
+/* ---- turns ------------------------------------------------------------------------------------------------------- */
+
+void bridge_set_batches(Queue *queue, int priorities) {
+    __atomic_store_n(&queue->batches, priorities, __ATOMIC_RELAXED);
+}
+
+/* Which of the priorities that wait, given as bits, has the next turn: the highest. A lower one has it after TURN_NS,
+ * but no two such turns come one after the other. 0: none waits. */
+static int next_turn(Queue *queue, int waiting) {
+    int highest = PRIORITY_HIGH;
+    while (highest && !(waiting >> highest & 1)) highest--;
+    int turn = highest;
+    int64_t now = waiting & (waiting - 1) ? monotonic_ns() : 0, *since = queue->passed_over;
+    for (int i = PRIORITY_LOW; i < highest && since[highest] == 0; i++) {
+        if (since[i] && now - since[i] >= TURN_NS && (turn == highest || since[i] < since[turn])) turn = i;
+    }
+    for (int i = PRIORITY_LOW; i <= PRIORITY_HIGH; i++) {
+        if (i == turn || !(waiting >> i & 1)) {
+            since[i] = 0;
+        } else if (since[i] == 0) {
+            since[i] = now;
+        }
+    }
+    return turn;
+}
+
+/* Drops ops that nobody waits for: a priority that seldom has a turn would keep them, and lose its turns to them. Call
+ * it with the mutex held, which it releases meanwhile. */
+static void sweep_plain(Queue *queue, List *list) {
+    List all = *list, wanted = {0};
+    *list = wanted;
+    pthread_mutex_unlock(&queue->mutex);
+    for (Op *op; (op = all.first);) {
+        all.first = op->state->next;
+        if (bridge_sweep_ops(&op, 1)) append(&wanted, op);
+    }
+    pthread_mutex_lock(&queue->mutex);
+    if (wanted.first == NULL) return;
+    wanted.last->state->next = list->first; /* those came meanwhile */
+    list->first = wanted.first;
+    if (list->last == NULL) list->last = wanted.last;
 }
 
 /* ---- workers ----------------------------------------------------------------------------------------------------- */
@@ -290,6 +385,40 @@ static int take(List *list, Op **ops, int max) {
     return count;
 }
 
+static void take_batched(Queue *queue, Taken *taken) {
+    taken->nbatched = 0;
+    for (int i = PRIORITY_HIGH; i >= PRIORITY_LOW; i--) {
+        int room = TAKE_BATCHED - taken->nbatched;
+        taken->nbatched += take(&queue->batched[i], taken->batched + taken->nbatched, room);
+    }
+    for (int i = 0; i < taken->nbatched; i++) hold(queue, taken->batched[i]);
+}
+
+/* What earlier turns took tells nothing about ops of a lower priority: the first of those is taken alone. */
+static void take_plain(Queue *queue, int worker, Taken *taken, int max) {
+    int *last = &queue->workers[worker].priority, turn = taken->priority;
+    if (turn < *last) max = 1;
+    if (turn) *last = turn;
+    taken->nplain = take(&queue->plain[turn], taken->plain, max < TAKE_PLAIN ? max : TAKE_PLAIN);
+}
+
+/* Whose turn it is. What the batcher has just got may not be ready, then this turn is short. */
+static void begin_turn(Queue *queue, int batched, Taken *taken, int wait) {
+    int batches = __atomic_load_n(&queue->batches, __ATOMIC_RELAXED);
+    int waiting = priorities_of(queue->plain) | batched | batches | taken->kept;
+    for (int i = 0; i < taken->nready; i++) waiting |= 1 << taken->ready[i]->priority;
+    taken->waiting = waiting;
+    taken->priority = next_turn(queue, waiting);
+    if (waiting >> taken->priority > 1) sweep_plain(queue, &queue->plain[taken->priority]);
+    taken->deadline_passed = wait && !queue->plain[taken->priority].first && (batches >> taken->priority & 1);
+}
+
+/* What a worker has taken for batches is held already. */
+static int is_lone(const Queue *queue, const Taken *taken) {
+    int others = taken->nplain || taken->nready || taken->kept || priorities_of(queue->plain);
+    return taken->nbatched == 1 && queue->held == 1 && !others && !priorities_of(queue->batched);
+}
+
 void queue_take(Queue *queue, int worker, Taken *taken, int max_plain, int wait) {
     if (!queue->workers[worker].started) {
         pthread_getcpuclockid(pthread_self(), &queue->workers[worker].cpu_clock);
@@ -305,14 +434,19 @@ void queue_take(Queue *queue, int worker, Taken *taken, int max_plain, int wait)
     if (wait && queue->is_lightly_loaded && !queue->is_polled && !has_work(queue)) poll_for_work(queue);
     while (wait && !has_work(queue)) sleep_until_changed(queue);
 
-    taken->nplain = take(&queue->plain, taken->plain, max_plain < TAKE_PLAIN ? max_plain : TAKE_PLAIN);
-    taken->nbatched = take(&queue->batched, taken->batched, TAKE_BATCHED);
-    taken->is_lone = taken->nbatched == 1 && taken->nplain == 0 && queue->held == 0;
-    for (int i = 0; i < taken->nbatched; i++) hold(queue, taken->batched[i]);
+    int batched = priorities_of(queue->batched);
+    take_batched(queue, taken);
+    begin_turn(queue, batched, taken, wait);
+    take_plain(queue, worker, taken, max_plain);
+    taken->is_lone = is_lone(queue, taken);
     queue->is_lightly_loaded = taken->nplain + taken->nbatched <= LIGHT_LOAD && table.cores > 1;
-    taken->deadline_passed = deadline_has_passed(queue);
-    if (taken->deadline_passed) queue->deadline = 0;
-    taken->sweep = sweep_is_due(queue);
+    if (deadline_has_passed(queue)) {
+        taken->deadline_passed = 1;
+        queue->deadline = 0;
+    }
+    taken->full = queue->held ? queue->full : 0;
+    taken->sweep = taken->full || sweep_is_due(queue);
+    queue->full = 0;
     if (taken->sweep) queue->unwanted = 0;
 
     /* The worker that slept until the deadline may be the one that leaves with work now. */

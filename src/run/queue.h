@@ -1,8 +1,8 @@
 /* queue.h - the queues of devices: the main thread, the loader and workers push ops, workers take them.
  *
- * One queue per device. The loader makes it when it compiles the first model for that device, and it stays. Ops that
- * may be batched are kept apart from the others: a worker takes all of them, and gives them to the batcher of the queue
- * (redisai/batcher.py), which holds them until their batch runs. */
+ * Ops of a higher priority are taken first. One queue per device. The loader makes it when it compiles the first model
+ * for that device, and it stays. Ops that may be batched are kept apart from the others: a worker takes all of them,
+ * and gives them to the batcher of the queue (redisai/batcher.py), which holds them until their batch runs. */
 #pragma once
 
 #include "bridge.h"
@@ -17,6 +17,7 @@ typedef struct Consumer {
     void (*push)(struct Consumer *consumer, Op *op);
     void (*wake)(struct Consumer *consumer); /* there are ops of which the other process has not been told */
     void (*note_unwanted)(struct Consumer *consumer);
+    void (*note_full)(struct Consumer *consumer, int64_t model);
     double (*cpu)(struct Consumer *consumer); /* s; -1: no process runs */
 } Consumer;
 
@@ -37,6 +38,7 @@ Queue *queue_open(const char *device, Consumer *consumer);
 void queue_set_source(Queue *queue, const Source *source);
 void queue_receive(Queue *queue, Op *op);
 void queue_receive_unwanted(Queue *queue, int count);
+void queue_receive_full(Queue *queue, int64_t model);
 
 void queue_push(Queue *queue, Op *op);
 
@@ -50,8 +52,20 @@ void queue_submit(Queue *queue, Op *op);
 /* Nobody waits for this op any more. Where the batcher holds many of those, it is told to sweep. */
 void queue_note_unwanted(Op *op);
 
+/* A limit has refused a run of this model (its id), or of ALL_MODELS. So batches that wait for more may wait in vain:
+ * they run as they are. Main thread. */
+void queue_note_full(int64_t model);
+
 /* n ops of one queue leave the batcher, if they were there. */
 void queue_release_held(Op **ops, int n);
+
+/* What its workers have run, since the start. */
+typedef struct Totals {
+    int64_t calls, errors, executions; /* as of a model (values/stats.h) */
+    int64_t duration, queued;          /* us */
+} Totals;
+void queue_add_totals(Queue *queue, const Totals *totals); /* any thread, like the next */
+Totals queue_totals(const Queue *queue);
 
 /* The queues in the order they were made; for INFO. */
 int queue_count(void);

@@ -17,6 +17,10 @@ void run_unref(Run *run); /* any thread */
  * slot that holds no tensor is an output of an op added before. Outputs are the slots from first_output on. */
 Op *run_add_op(Run *run, Runnable *runnable, const int *inputs, int ninputs, int first_output, int noutputs);
 
+/* Answers an op that was just added from what its model has kept, if that may be; it is done then. Else, its outputs
+ * are kept in the end, if they may be. Main thread. */
+void run_use_cache(Run *run, Op *op);
+
 /* In the end the tensor of this slot shall be the value of this key, or in this form of this field (NULL: none). */
 void run_add_save(Run *run, RedisModuleString *key, RedisModuleString *field, int form, int slot);
 
@@ -30,11 +34,24 @@ typedef struct RunEnd {
  * caller's reference over. timeout in ms, 0: none. */
 int run_submit(RedisModuleCtx *ctx, Run *run, long long timeout, const RunEnd *end);
 
-/* Ends the client's wait for this reason (RUN_...), unless another reason came first. Any thread. */
-void run_end_wait(Run *run, RunState reason);
+/* The same without a client. ended: called when the run is over, failed or not, where the server accepts writes. */
+void run_submit_alone(Run *run, int db, void (*ended)(RedisModuleCtx *ctx, Waiter *run));
+
+/* Ends the client's wait for this reason (RUN_...), unless another reason came first; returns whether it does. Any
+ * thread. */
+int run_end_wait(Run *run, RunState reason);
+
+/* Runs that were looked up in a cache, and found (1) or not (0). Main thread. */
+int64_t run_lookups(int are_hits);
+
+/* Models and scripts whose client has not waited for their end, for this reason. Main thread. */
+int64_t run_given_up(RunState reason);
 
 /* The run of a client that waits for one; NULL: it waits for the loader. */
-const Run *run_of(const Waiter *waiter);
+Run *run_of(Waiter *waiter);
+
+/* Ends the client's wait with an error. What nobody has begun does not begin any more. */
+void run_kill(Run *run);
 
 /* ---- the workers' side: op.c ------------------------------------------------------------------------------------- */
 

@@ -4,7 +4,7 @@
  *
  * The client holds the run (the main thread, until the blocked client is freed), and so does each op on its way
  * (loader, queue, worker). Whoever moves `state` away from RUN_WAITING, by one compare-and-swap, unblocks the client.
- * So exactly one of these does: the last op, the timer, the disconnection, CLIENT UNBLOCK.
+ * So exactly one of these does: the last op, the timer, the disconnection, CLIENT UNBLOCK, AI.KILL.
  *
  * An op is in one place at a time: with the loader, in a queue, or with a worker. `status` moves by compare-and-swap.
  * So when its run fails or times out, an op is either begun or skipped. Whoever has a skipped op drops it. */
@@ -17,7 +17,8 @@ typedef enum {
     RUN_WAITING, /* nobody has answered the client yet */
     RUN_DONE,
     RUN_TIMEDOUT,
-    RUN_GONE /* the client has disconnected, or CLIENT UNBLOCK has answered it */
+    RUN_KILLED, /* by AI.KILL RUN */
+    RUN_GONE    /* the client has disconnected, or CLIENT UNBLOCK has answered it */
 } RunState;
 
 typedef enum {
@@ -34,7 +35,7 @@ typedef struct OpState {
     int32_t status;      /* atomic, OP_... */
     int32_t waits_for;   /* atomic: inputs that other ops have not given yet */
     int32_t is_chained;  /* other ops give some of its inputs */
-    int32_t is_follower; /* ran in a batch; another op counts its execution */
+    int32_t batch_total; /* rows of the batch it ran in; -1: another op counts that execution; 0: it ran alone */
     int32_t is_held;     /* atomic: the batcher has it (run/queue.c) */
     int32_t nmembers;    /* of an op that stands for the ops of a batch: these get the rows of its outputs */
     Op **members;        /* NULL: it stands for itself */
@@ -46,6 +47,7 @@ typedef struct OpState {
     int64_t bytes;      /* of the inputs that it waits with */
     int64_t queued;     /* ns, when it went to its queue */
     int64_t begun;      /* ns */
+    uint64_t hash;      /* of the inputs: its outputs shall be kept (values/cache.h); 0: not */
     char *error;
     Op *next; /* in its queue */
 } OpState;
@@ -69,6 +71,7 @@ typedef struct Save {
 
 typedef struct Run {
     Waiter waiter; /* first: its client; waiter.write saves the outputs */
+    uint64_t id;   /* which no model or script has */
     int32_t state; /* atomic, RUN_... */
     int32_t nops;
     Op *ops;
@@ -82,6 +85,7 @@ typedef struct Run {
     Use *uses;
     int32_t nuses;
     Tensor **next_input; /* where the inputs of the next op to be added go */
+    uint64_t hashed;     /* bytes of inputs, to find what is kept of them */
     Save *saves;
     int32_t nsaves;
     int32_t nsteps;
@@ -89,6 +93,7 @@ typedef struct Run {
     char *user;         /* scripts: the name of the user who called */
     Bytes routing;      /* DAGs: the value of ROUTING; data NULL: none */
     char *refusal;      /* why no output was saved, as a reply; NULL: they were */
+    void *data;         /* of a run without a client, whoever submitted it */
     int32_t has_timer;
     uint64_t timer;
 } Run;

@@ -73,9 +73,9 @@ int waiter_block(RedisModuleCtx *ctx, Waiter *waiter, RedisModuleCmdFunc reply) 
     return 0;
 }
 
-int waiter_visit(int at, void (*visit)(void *data, const Waiter *waiter), void *data) {
+int waiter_visit(int at, void (*visit)(void *data, Waiter *waiter), void *data) {
     for (int end = at + PART; at < end; at++) {
-        for (const Waiter *waiter = waiters[at]; waiter; waiter = waiter->next) visit(data, waiter);
+        for (Waiter *waiter = waiters[at]; waiter; waiter = waiter->next) visit(data, waiter);
     }
     return at % BUCKETS;
 }
@@ -103,12 +103,23 @@ static void write_and_unblock(RedisModuleCtx *ctx, Task *task) {
     end(waiter);
 }
 
+static void write_alone(RedisModuleCtx *ctx, Task *task) {
+    Waiter *waiter = (Waiter *)task;
+    waiter->write(ctx, waiter);
+    waiter->freed(ctx, waiter);
+}
+
 static int is_void(const Task *task) {
     const Waiter *waiter = (const Waiter *)task;
     return !waiter->writes || waiter->is_gone;
 }
 
 void waiter_end(Waiter *waiter, int writes) {
+    if (waiter->is_alone) {
+        waiter->task = (Task){.perform = write_alone};
+        event_loop_post(&waiter->task);
+        return;
+    }
     if (__atomic_load_n(&waiter->is_timed, __ATOMIC_ACQUIRE)) {
         RedisModule_BlockedClientMeasureTimeEnd(waiter->blocked);
     }

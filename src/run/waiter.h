@@ -14,6 +14,7 @@ typedef struct Waiter {
     RedisModuleCmdFunc reply;
     uint64_t client; /* its id */
     int db;          /* that it has selected */
+    int is_alone;    /* nobody waits: write is called in the end, and then freed */
     int is_timed;    /* atomic: the time counts that the client waits after its command has returned */
     int is_gone;     /* main thread: it waits no more (disconnected, CLIENT UNBLOCK); write nothing for it */
     int writes;      /* write is to be called */
@@ -39,7 +40,7 @@ void waiter_end(Waiter *waiter, int writes);
 
 /* Main thread: visits the waiters that are not freed yet, a part of them at a time. at: 0, then what it has returned.
  * Returns 0 after the last part. */
-int waiter_visit(int at, void (*visit)(void *data, const Waiter *waiter), void *data);
+int waiter_visit(int at, void (*visit)(void *data, Waiter *waiter), void *data);
 
 /* A client that waits for the loader, and its command. */
 typedef struct JobWaiter {

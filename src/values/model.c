@@ -1,10 +1,15 @@
 /* model.c - the model value: its definition and blob (model.h). Any thread. */
 #include "values/model.h"
 
+#include <stdlib.h>
 #include <string.h>
 
+#include "redis/command.h"
 #include "values/backend.h"
+#include "values/cache.h"
+#include "values/dtype.h"
 #include "values/names.h"
+#include "values/tensor.h"
 
 static void destroy(Runnable *runnable) {
     Model *model = (Model *)runnable;
@@ -19,7 +24,9 @@ static void destroy(Runnable *runnable) {
     RedisModule_Free(model->pieces);
     names_free(&model->inputs);
     names_free(&model->outputs);
+    names_free(&model->warmups);
     declared_free(&model->declared);
+    cache_free(runnable->state->cache);
     RedisModule_Free(model);
 }
 
@@ -30,10 +37,61 @@ Model *model_new(int backend) {
     return model;
 }
 
+static const char *const priorities[] = {NULL, "low", "normal", "high"};
+
+const char *priority_name(int64_t priority) { return priorities[priority]; }
+
+int priority_named(const RedisModuleString *word) {
+    int priority = PRIORITY_HIGH;
+    while (priority && !arg_is(word, priorities[priority])) priority--;
+    return priority;
+}
+
 void model_set_limits(Model *model, const ModelLimits *limits) {
     const int64_t *from = (const int64_t *)limits;
     int64_t *to = (int64_t *)&model->limits;
+    if (limits->cache != model->limits.cache) cache_clear(model);
     for (size_t i = 0; i < sizeof(*limits) / sizeof(*to); i++) __atomic_store_n(&to[i], from[i], __ATOMIC_RELAXED);
+}
+
+#define WORD 24
+
+/* The next of the words between which there are single spaces. 0: there is none that can mean anything. */
+static int next_word(const char **at, char word[WORD]) {
+    size_t size = strcspn(*at, " ");
+    if (size == 0 || size >= WORD) return 0;
+    memcpy(word, *at, size);
+    word[size] = '\0';
+    *at += size + ((*at)[size] == ' ');
+    return 1;
+}
+
+/* A number as the AOF would have it; -1: it is none, or impossible. */
+static int64_t read_number(const char *word) {
+    size_t digits = strspn(word, "0123456789");
+    int is_number = digits && word[digits] == '\0' && digits < 19 && (*word != '0' || digits == 1);
+    return is_number ? strtoll(word, NULL, 10) : -1;
+}
+
+const char *model_warmup_error(const char *warmup) {
+    char word[WORD];
+    int64_t shape[TENSOR_MAX_DIMS], length;
+    uint64_t size;
+    int64_t count = next_word(&warmup, word) ? read_number(word) : -1;
+    if (count < 0) return "it begins with the number of inputs";
+    for (; count > 0; count--) {
+        int ndim = 0, dtype = next_word(&warmup, word) ? dtype_from_name(word, strlen(word)) : -1;
+        if (dtype == -1) return "each input is a type and its dimensions";
+        for (; *warmup >= '0' && *warmup <= '9'; ndim++) {
+            if (ndim == TENSOR_MAX_DIMS || !next_word(&warmup, word)) return "an input has impossible dimensions";
+            if ((shape[ndim] = read_number(word)) == -1) return "an input has impossible dimensions";
+        }
+        if (tensor_measure(dtype, ndim, shape, &length, &size) == -1 ||
+            tensor_memory(dtype, length, size) > bridge_max_tensor_bytes()) {
+            return "an input exceeds the limit for one tensor (proto-max-bulk-len)";
+        }
+    }
+    return *warmup ? "it has more inputs than it says" : NULL;
 }
 
 static Piece *add_piece(Model *model) {

@@ -8,12 +8,21 @@ Model *model_new(int backend); /* one reference, the caller's; fields are filled
 /* A MINBATCHTIMEOUT that has us is below so many ms: a double still tells them apart. */
 #define MODEL_MAX_EXACT_MS 1000000000000LL
 
+#define WRONG_PRIORITY "Invalid argument for PRIORITY: low, normal or high is needed"
+
+/* PRIORITY_LOW .. PRIORITY_HIGH as commands call it. 0: no such word; NULL: no such number. */
+int priority_named(const RedisModuleString *word);
+const char *priority_name(int64_t priority);
+
 /* While others read them, too. Main thread. */
 void model_set_limits(Model *model, const ModelLimits *limits);
 
 /* Adds a piece to the blob. hold: keeps the command's own argument and copies nothing. take: takes memory over. */
 void model_hold_piece(Model *model, RedisModuleString *arg);
 void model_take_piece(Model *model, char *data, uint64_t size);
+
+/* What is wrong with an item of warmups, as a text; NULL: nothing. */
+const char *model_warmup_error(const char *warmup);
 
 /* What the model itself declares if that is known, else what it was stored with. */
 const Names *model_inputs(const Model *model);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "values/backend.h"
+#include "values/cache.h"
 #include "values/defrag.h"
 #include "values/model.h"
 #include "values/names.h"
@@ -33,19 +34,16 @@ static const char *load_chunks(RedisModuleIO *io, Model *model) {
 /* Redis saves one encoding version for all values of a type. So the number of the backend, which comes first, tells of
  * a model that has more limits than those of version 4. Builds that do not know these refuse that model alone. */
 #define WITH_MORE_LIMITS 256
+#define WITH_PRIORITY 512
+#define WITH_WARMUPS 1024
+#define WITH_CACHE 2048
+#define FLAGS (WITH_MORE_LIMITS | WITH_PRIORITY | WITH_WARMUPS | WITH_CACHE) /* what follows is in this order */
 
 static int has_more_limits(const ModelLimits *limits) {
     return limits->minbatchtimeout_us || limits->maxqueue || limits->timeout;
 }
 
-static const char *load_limits(RedisModuleIO *io, ModelLimits *limits, int encver, int has_more) {
-    limits->batchsize = (int64_t)RedisModule_LoadUnsigned(io);
-    limits->minbatchsize = (int64_t)RedisModule_LoadUnsigned(io);
-    if (encver >= 2) limits->minbatchtimeout = (int64_t)RedisModule_LoadUnsigned(io);
-    if (limits->batchsize < AUTO_BATCHSIZE || limits->minbatchsize < 0 || limits->minbatchtimeout < 0) {
-        return "impossible batch size";
-    }
-    if (!has_more) return NULL;
+static const char *load_more_limits(RedisModuleIO *io, ModelLimits *limits) {
     limits->minbatchtimeout_us = (int64_t)RedisModule_LoadUnsigned(io);
     limits->maxqueue = (int64_t)RedisModule_LoadUnsigned(io);
     limits->timeout = (int64_t)RedisModule_LoadUnsigned(io);
@@ -54,9 +52,37 @@ static const char *load_limits(RedisModuleIO *io, ModelLimits *limits, int encve
     return limits->maxqueue < 0 || limits->timeout < 0 ? "impossible limit" : NULL;
 }
 
-static const char *load_definition(RedisModuleIO *io, Model *model, int encver, int has_more_limits) {
+static const char *load_limits(RedisModuleIO *io, ModelLimits *limits, int encver, uint64_t flags) {
+    limits->batchsize = (int64_t)RedisModule_LoadUnsigned(io);
+    limits->minbatchsize = (int64_t)RedisModule_LoadUnsigned(io);
+    if (encver >= 2) limits->minbatchtimeout = (int64_t)RedisModule_LoadUnsigned(io);
+    if (limits->batchsize < AUTO_BATCHSIZE || limits->minbatchsize < 0 || limits->minbatchtimeout < 0) {
+        return "impossible batch size";
+    }
+    const char *error = flags & WITH_MORE_LIMITS ? load_more_limits(io, limits) : NULL;
+    if (error || !(flags & WITH_PRIORITY)) return error;
+    limits->priority = (int64_t)RedisModule_LoadUnsigned(io);
+    return limits->priority == PRIORITY_LOW || limits->priority == PRIORITY_HIGH ? NULL : "impossible priority";
+}
+
+static const char *load_warmups(RedisModuleIO *io, Names *warmups) {
+    if (rdb_load_names(io, warmups) == -1) return "broken list of warm-ups";
+    for (int64_t i = 0; i < warmups->count; i++) {
+        if (model_warmup_error(warmups->names[i])) return "impossible warm-up";
+    }
+    return NULL;
+}
+
+static const char *load_cache(RedisModuleIO *io, ModelLimits *limits) {
+    limits->cache = (int64_t)RedisModule_LoadUnsigned(io);
+    return limits->cache < 0 ? "impossible cache" : NULL;
+}
+
+static const char *load_definition(RedisModuleIO *io, Model *model, int encver, uint64_t flags) {
     const char *error = runnable_load(io, &model->base, encver);
-    if (error == NULL) error = load_limits(io, &model->limits, encver, has_more_limits);
+    if (error == NULL) error = load_limits(io, &model->limits, encver, flags);
+    if (error == NULL && flags & WITH_WARMUPS) error = load_warmups(io, &model->warmups);
+    if (error == NULL && flags & WITH_CACHE) error = load_cache(io, &model->limits);
     if (error) return error;
     if (rdb_load_names(io, &model->inputs) == -1) return "broken list of inputs";
     if (rdb_load_names(io, &model->outputs) == -1) return "broken list of outputs";
@@ -71,30 +97,33 @@ static const char *load_definition(RedisModuleIO *io, Model *model, int encver, 
 
 static void *rdb_load(RedisModuleIO *io, int encver) {
     if (encver > RDB_ENCODING_VERSION) return rdb_corrupt(io, "model", "saved by a newer version");
-    uint64_t backend = RedisModule_LoadUnsigned(io);
-    int has_more_limits = backend >= WITH_MORE_LIMITS;
-    if (has_more_limits) backend -= WITH_MORE_LIMITS;
+    uint64_t backend = RedisModule_LoadUnsigned(io), flags = backend & FLAGS;
+    backend -= flags;
     if (RedisModule_IsIOError(io) || backend > INT64_MAX || backend_row((int64_t)backend) == NULL) {
         return rdb_corrupt(io, "model", "unknown backend");
     }
     Model *model = model_new((int)backend);
-    return runnable_loaded(io, &model->base, "model", load_definition(io, model, encver, has_more_limits));
+    return runnable_loaded(io, &model->base, "model", load_definition(io, model, encver, flags));
 }
 
 static void rdb_save(RedisModuleIO *io, void *value) {
     Model *model = value;
     const ModelLimits *limits = &model->limits;
-    int has_more = has_more_limits(limits);
-    RedisModule_SaveUnsigned(io, model->base.backend + (has_more ? WITH_MORE_LIMITS : 0));
+    uint64_t flags = (has_more_limits(limits) ? WITH_MORE_LIMITS : 0) | (limits->priority ? WITH_PRIORITY : 0) |
+                     (model->warmups.count ? WITH_WARMUPS : 0) | (limits->cache ? WITH_CACHE : 0);
+    RedisModule_SaveUnsigned(io, model->base.backend + flags);
     runnable_save(io, &model->base);
     RedisModule_SaveUnsigned(io, limits->batchsize);
     RedisModule_SaveUnsigned(io, limits->minbatchsize);
     RedisModule_SaveUnsigned(io, limits->minbatchtimeout);
-    if (has_more) {
+    if (has_more_limits(limits)) {
         RedisModule_SaveUnsigned(io, limits->minbatchtimeout_us);
         RedisModule_SaveUnsigned(io, limits->maxqueue);
         RedisModule_SaveUnsigned(io, limits->timeout);
     }
+    if (flags & WITH_PRIORITY) RedisModule_SaveUnsigned(io, limits->priority);
+    if (flags & WITH_WARMUPS) rdb_save_names(io, &model->warmups);
+    if (flags & WITH_CACHE) RedisModule_SaveUnsigned(io, limits->cache);
     /* Names that came from an RDB stay as they were, so that a value saves the same before it is compiled and after. */
     rdb_save_names(io, model->inputs.count ? &model->inputs : model_inputs(model));
     rdb_save_names(io, model->outputs.count ? &model->outputs : model_outputs(model));
@@ -150,6 +179,18 @@ static void add_limits(Arguments *args, const ModelLimits *limits) {
     }
     if (limits->maxqueue) add_number(args, "MAXQUEUE", limits->maxqueue);
     if (limits->timeout) add_number(args, "TIMEOUT", limits->timeout);
+    if (limits->cache) add_number(args, "CACHE", limits->cache);
+    if (limits->priority == 0) return;
+    add_text(args, "PRIORITY");
+    add_text(args, priority_name(limits->priority));
+}
+
+static void add_warmup(Arguments *args, const char *words) {
+    add_text(args, "WARMUP");
+    for (size_t size; *words; words += size + (words[size] == ' ')) {
+        size = strcspn(words, " ");
+        add(args, words, size);
+    }
 }
 
 static void add_names(Arguments *args, const char *section, const Names *names) {
@@ -167,6 +208,7 @@ static void aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *value) 
         add(&args, model->base.tag, model->base.tag_size);
     }
     add_limits(&args, &model->limits);
+    for (int64_t i = 0; i < model->warmups.count; i++) add_warmup(&args, model->warmups.names[i]);
     if (backend_row(model->base.backend)->takes_names) {
         add_names(&args, "INPUTS", &model->inputs);
         add_names(&args, "OUTPUTS", &model->outputs);
@@ -187,7 +229,8 @@ static void aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *value) 
 static size_t mem_usage(const void *value) {
     const Model *model = value;
     size_t total = runnable_memory(&model->base) + RedisModule_MallocSize(model->pieces) +
-                   names_memory(&model->inputs) + names_memory(&model->outputs);
+                   names_memory(&model->inputs) + names_memory(&model->outputs) + names_memory(&model->warmups) +
+                   cache_figures(model).bytes;
     for (int i = 0; i < DECLARED_LISTS && runnable_is_ready(&model->base); i++) {
         total += names_memory(declared_list((Declared *)&model->declared, i));
     }
@@ -216,8 +259,10 @@ static void digest(RedisModuleDigest *result, void *value) {
     RedisModule_DigestAddLongLong(result, model->base.backend);
     runnable_digest(result, &model->base);
     const int64_t *numbers = (const int64_t *)&model->limits;
-    int count = has_more_limits(&model->limits) ? sizeof(model->limits) / sizeof(*numbers) : 3;
+    int count = model->limits.priority ? 7 : has_more_limits(&model->limits) ? 6 : 3;
     for (int i = 0; i < count; i++) RedisModule_DigestAddLongLong(result, numbers[i]);
+    if (model->warmups.count) digest_names(result, &model->warmups);
+    if (model->limits.cache) RedisModule_DigestAddLongLong(result, model->limits.cache);
     if (backend_row(model->base.backend)->takes_names) {
         digest_names(result, &model->inputs);
         digest_names(result, &model->outputs);
@@ -247,6 +292,7 @@ static int defrag(RedisModuleDefragCtx *ctx, RedisModuleString *key, void **valu
     }
     names_defrag(ctx, &model->inputs);
     names_defrag(ctx, &model->outputs);
+    names_defrag(ctx, &model->warmups);
     for (int i = 0; i < DECLARED_LISTS; i++) names_defrag(ctx, declared_list(&model->declared, i));
     return 0;
 }

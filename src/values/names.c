@@ -37,7 +37,10 @@ Names *declared_list(Declared *declared, int index) {
 }
 
 void declared_copy(Declared *to, const Declared *from) {
-    *to = (Declared){.least_inputs = from->least_inputs, .most_inputs = from->most_inputs, .noutputs = from->noutputs};
+    *to = (Declared){.least_inputs = from->least_inputs,
+                     .most_inputs = from->most_inputs,
+                     .noutputs = from->noutputs,
+                     .is_stateful = from->is_stateful};
     for (int i = 0; i < DECLARED_LISTS; i++) names_copy(declared_list(to, i), declared_list((Declared *)from, i));
 }
 

@@ -30,14 +30,19 @@ void bridge_queue_name(const char *device, char name[QUEUE_NAME]) {
     name[size] = '\0';
 }
 
-void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Runnable *runnable)) {
+uint64_t new_id(void) {
     static uint64_t last_id;
-    runnable->id = __atomic_add_fetch(&last_id, 1, __ATOMIC_RELAXED);
+    return __atomic_add_fetch(&last_id, 1, __ATOMIC_RELAXED);
+}
+
+void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Runnable *runnable)) {
+    runnable->id = new_id();
     runnable->kind = kind;
     runnable->backend = backend;
     runnable->state = RedisModule_Calloc(1, sizeof(RunnableState));
     runnable->state->refs = 1;
     runnable->state->destroy = destroy;
+    slowest_init(&runnable->state->slowest);
 }
 
 /* Up to size bytes, in which nothing ends a line or a field of INFO, and a NUL. Returns its end. */
@@ -109,6 +114,7 @@ void runnable_destroy(Runnable *runnable) {
     RedisModule_Free(runnable->tag);
     RunnableState *state = runnable->state;
     stats_free(&state->stats);
+    slowest_free(&state->slowest);
     state->destroy(runnable);
     RedisModule_Free(state);
 }

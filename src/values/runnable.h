@@ -8,6 +8,7 @@
 
 #include "bridge.h"
 #include "redis/api.h"
+#include "values/slowest.h"
 #include "values/stats.h"
 
 #define RUNNABLE_LABEL 104
@@ -17,7 +18,9 @@ typedef struct RunnableState {
     int32_t ready;                       /* atomic; once set, queue and what the loader declared never change */
     void (*destroy)(Runnable *runnable); /* frees the Model or Script and what only it has */
     Stats stats;
-    Tuning tuning;         /* atomic; of models with BATCHSIZE auto */
+    Tuning tuning;       /* atomic; of models with BATCHSIZE auto */
+    struct Cache *cache; /* of a model: main thread (values/cache.h) */
+    Slowest slowest;
     int64_t compiled_by;   /* atomic: the start of the engine process of its device that has compiled it (isolation/) */
     int32_t has_failed;    /* atomic: the loader could not compile it */
     int32_t limits_posted; /* atomic: the loader has yet to learn of new limits (engine/jobs.c) */
@@ -38,6 +41,9 @@ void runnable_set_hooks(const RunnableHooks *hooks);
  * such values. exact: CPU, GPU, CPU:n or GPU:n, under 10 characters. */
 int device_is_valid(const char *text);
 int device_is_exact(const char *text, size_t len);
+
+/* That no model, script or run has had in this server. */
+uint64_t new_id(void);
 
 /* Gives a new, zeroed value its id and one reference, the caller's. */
 void runnable_init(Runnable *runnable, int kind, int backend, void (*destroy)(Runnable *runnable));

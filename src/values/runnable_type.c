@@ -37,7 +37,7 @@ void *runnable_loaded(RedisModuleIO *io, Runnable *runnable, const char *type, c
 size_t runnable_memory(const Runnable *runnable) {
     return KEY_OVERHEAD + RedisModule_MallocSize((void *)runnable) + RedisModule_MallocSize(runnable->state) +
            RedisModule_MallocSize(runnable->device) + RedisModule_MallocSize(runnable->tag) +
-           stats_memory(&runnable->state->stats);
+           stats_memory(&runnable->state->stats) + slowest_memory(&runnable->state->slowest);
 }
 
 void runnable_digest(RedisModuleDigest *digest, const Runnable *runnable) {

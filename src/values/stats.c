@@ -51,6 +51,12 @@ static void record(Histogram **at, int64_t time) {
     }
 }
 
+/* By the next power of two. */
+static int batch_bucket(int64_t rows) {
+    int bucket = rows <= 1 ? 0 : 64 - __builtin_clzll(rows - 1);
+    return bucket < BATCH_BUCKETS ? bucket : BATCH_BUCKETS - 1;
+}
+
 void stats_count(Stats *stats, const Execution *execution) {
     add(&stats->calls, 1);
     add(&stats->samples, execution->samples);
@@ -60,8 +66,18 @@ void stats_count(Stats *stats, const Execution *execution) {
     add(&stats->executions, 1);
     add(&stats->direct_executions, execution->is_direct);
     add(&stats->duration, execution->duration);
+    add(&stats->batches[batch_bucket(execution->rows)], 1);
+    if (execution->input_ns > 0) add(&stats->input_ns, execution->input_ns);
+    if (execution->output_ns > 0) add(&stats->output_ns, execution->output_ns);
+    __atomic_store_n(&stats->last, execution->end, __ATOMIC_RELAXED);
     record(&stats->run_times, execution->duration);
 }
+
+void stats_count_given_up(Stats *stats, int has_timed_out) {
+    add(has_timed_out ? &stats->timeouts : &stats->abandoned, 1);
+}
+
+void stats_count_lookup(Stats *stats, int is_hit) { add(is_hit ? &stats->cache_hits : &stats->cache_misses, 1); }
 
 static void clear(int64_t *counter) { __atomic_store_n(counter, 0, __ATOMIC_RELAXED); }
 
@@ -82,6 +98,14 @@ void stats_reset(Stats *stats) {
     clear(&stats->direct_executions);
     clear(&stats->refused);
     clear(&stats->deaths);
+    clear(&stats->cache_hits);
+    clear(&stats->cache_misses);
+    clear(&stats->timeouts);
+    clear(&stats->abandoned);
+    clear(&stats->input_ns);
+    clear(&stats->output_ns);
+    clear(&stats->last);
+    for (int i = 0; i < BATCH_BUCKETS; i++) clear(&stats->batches[i]);
     clear_histogram(__atomic_load_n(&stats->queue_times, __ATOMIC_ACQUIRE));
     clear_histogram(__atomic_load_n(&stats->run_times, __ATOMIC_ACQUIRE));
 }
@@ -116,5 +140,6 @@ Times stats_times(struct Histogram *const *at) {
     return (Times){.mean = count ? stats_get(&histogram->sum) / count : 0,
                    .p50 = percentile(histogram, 0.5),
                    .p99 = percentile(histogram, 0.99),
-                   .max = stats_get(&histogram->max)};
+                   .max = stats_get(&histogram->max),
+                   .sum = stats_get(&histogram->sum)};
 }

@@ -214,6 +214,10 @@ int tensor_has_inner_nuls(const Tensor *tensor) {
     return 0;
 }
 
+size_t tensor_allocated(const Tensor *tensor) {
+    return RedisModule_MallocSize((void *)tensor) + (tensor->owner ? RedisModule_MallocSizeString(tensor->owner) : 0);
+}
+
 Tensor *tensor_ref(Tensor *tensor) {
     __atomic_add_fetch(&((Counted *)tensor)->refs, 1, __ATOMIC_RELAXED);
     return tensor;

@@ -50,6 +50,9 @@ Bytes tensor_element(const Tensor *tensor, int64_t index);
 /* Whether an element of a STRING tensor has a NUL inside: then data alone does not tell where the elements end. */
 int tensor_has_inner_nuls(const Tensor *tensor);
 
+/* Bytes of memory that it takes. */
+size_t tensor_allocated(const Tensor *tensor);
+
 Tensor *tensor_ref(Tensor *tensor);
 void tensor_unref(Tensor *tensor);
 

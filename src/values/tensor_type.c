@@ -156,11 +156,7 @@ static void tensor_aof_rewrite(RedisModuleIO *io, RedisModuleString *key, void *
     tensor_free_words(words, count);
 }
 
-static size_t tensor_mem_usage(const void *value) {
-    const Tensor *tensor = value;
-    return KEY_OVERHEAD + RedisModule_MallocSize((void *)tensor) +
-           (tensor->owner ? RedisModule_MallocSizeString(tensor->owner) : 0);
-}
+static size_t tensor_mem_usage(const void *value) { return KEY_OVERHEAD + tensor_allocated(value); }
 
 static void tensor_digest(RedisModuleDigest *digest, void *value) {
     Tensor *tensor = value;

@@ -161,15 +161,21 @@ def test_model(use: Use) -> None:
         "minbatchtimeout": 5,
     }
     assert use("model_get", "m") == expected
-    limits = {"min_batch_timeout_ms": 0.5, "max_queue": 9, "timeout_ms": 60000}
+    limits = {"min_batch_timeout_ms": 0.5, "max_queue": 9, "timeout_ms": 60000, "priority": "low", "cache_bytes": 1000}
     assert use("model_config", "m", **limits) is True
-    expected |= {"minbatchtimeout": 1, "minbatchtimeout_us": 500, "maxqueue": 9, "timeout": 60000}
+    expected |= {"minbatchtimeout": 1, "minbatchtimeout_us": 500, "maxqueue": 9, "timeout": 60000, "priority": "low"}
+    expected["cache"] = 1000
     assert use("model_get", "m") == expected
     assert use("model_store", "m", models.onnx_add(), **(options | limits)) is True
     assert use("model_get", "m")["maxqueue"] == 9
+    assert use("model_store", "m", models.onnx_add(), warmup=[[X, X], [X[:1], X[:1]]]) is True
+    assert use("model_get", "m")["warmup"] == [f"2 FLOAT {rows} 2 FLOAT {rows} 2" for rows in (len(X), 1)]
+    assert use("model_store", "m", models.onnx_identity("STRING"), warmup=[[["a", "b\0"]]]) is True
+    assert use("model_get", "m")["warmup"] == ["1 STRING 2"]
+    assert use("model_store", "m", models.onnx_add(), **(options | limits)) is True
     assert use("model_blob", "m") == models.onnx_add()
     use("tensor_set", "x", X)
-    assert use("model_execute", "m", ["x", "x"], "y", timeout_ms=10000) is True
+    assert use("model_execute", "m", ["x", "x"], "y", timeout_ms=10000, priority="high") is True
     assert np.array_equal(use("tensor_get", "y"), X * 2)
     assert use("info", "m")["calls"] == 1
     assert use("info", "m", full=True)["executions"] == 1
@@ -242,7 +248,7 @@ def test_script(use: Use) -> None:
     assert (found["device"], found["tag"], found["Entry Points"]) == ("CPU", "v1", ["twice"])
     assert found["source"].startswith("def helper(x)")
     use("tensor_set", "x", X)
-    assert use("script_execute", "s", "twice", "x", "y", args=[3], timeout_ms=60000) is True
+    assert use("script_execute", "s", "twice", "x", "y", args=[3], timeout_ms=60000, priority="low") is True
     assert np.array_equal(use("tensor_get", "y"), X * 6)
 
 
@@ -267,7 +273,7 @@ def test_dag(use: Use, r: Client) -> None:
     use("tensor_set", "x{t}", X)
 
     def ask(ai: RedisAI) -> Any:
-        dag = ai.dag(load="x{t}", persist=["y{t}"], timeout_ms=60000)
+        dag = ai.dag(load="x{t}", persist=["y{t}"], timeout_ms=60000, priority="high")
         dag.tensor_set("one", np.ones((1, 2), np.float32)).script_execute("s{t}", "twice", ["one"], ["two"], args=[1])
         dag.model_execute("m{t}", ["x{t}", "two"], ["y{t}"]).tensor_get("y{t}").tensor_get("one")
         return dag.execute()

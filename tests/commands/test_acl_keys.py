@@ -149,7 +149,7 @@ def test_what_touches_no_key_of_others(login: Login, wire: Wire) -> None:
 
 def test_a_script_that_is_given_one_key_cannot_reach_others(login: Login, wire: Wire) -> None:
     fill(wire)
-    scripts.store_redis(wire, "app:redis")
+    scripts.store_redis(wire, "reply", key="app:redis")
     wire.ask("SET", "other:k", SECRET)
     user = login("+@all", "~app:*")
     for line in (
@@ -227,7 +227,7 @@ def test_config_needs_an_administrator(login: Login, wire: Wire) -> None:
     ):
         assert refused(user.ask(*line.split())), line
     assert user.ask("AI.CONFIG") == Error("ERR wrong number of arguments for 'AI.CONFIG' command")
-    scripts.store_redis(wire)
+    scripts.store_redis(wire, "run")
     for words in (["AI.CONFIG", "MODEL_CHUNK_SIZE", "1"], ["EVAL", "return redis.call('AI.CONFIG', 'GET', 'X')", "0"]):
         reply = user.ask(*scripts.execute("s", "run", ["k"], (), words))
         assert isinstance(reply, Error) and reply.startswith(scripts.FAILED), words
@@ -265,7 +265,7 @@ def test_refusals_do_not_tell_whether_keys_exist(login: Login, wire: Wire) -> No
 def test_no_content_of_values_is_told(server: Server, login: Login, wire: Wire) -> None:
     """Neither in errors about a value nor in the log: only names, types, and what the client itself has sent."""
     length = len(server.log())
-    scripts.store_redis(wire, "app:s")
+    scripts.store_redis(wire, "items", "run", key="app:s")
     scripts.store_plain(wire, "app:p")
     assert wire.ask("AI.MODELSTORE", "app:m", "ONNX", "CPU", "BLOB", models.onnx_add()) == b"OK"
     assert wire.ask("AI.MODELSTORE", "app:i", "ONNX", "CPU", "BLOB", models.onnx_identity("STRING", ("n",))) == b"OK"

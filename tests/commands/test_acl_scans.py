@@ -66,7 +66,7 @@ def test_lists(login: Login, stored: Wire, rules: tuple[str, ...], prefixes: lis
 
 def test_lists_in_scripts(login: Login, stored: Wire) -> None:
     """A script's commands run as the user who called it."""
-    scripts.store_redis(stored, "app:redis")
+    scripts.store_redis(stored, "nested", key="app:redis")
     user = login("+@all", "~app:*")
     words = scripts.execute("app:redis", "nested", ["app:k"], (), ["AI._MODELSCAN"], ["app:out"])
     assert user.ask(*words) == b"OK"

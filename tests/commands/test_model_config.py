@@ -16,22 +16,24 @@ from testkit.wire import Error, Wire, Word
 from tests.conftest import Slow, StartServer
 
 PLAIN = ["backend", "device", "tag", "batchsize", "minbatchsize", "inputs", "outputs", "minbatchtimeout"]
-NEW = ["maxqueue", "timeout", "minbatchtimeout_us"]
+NEW = ["maxqueue", "timeout", "minbatchtimeout_us", "priority", "cache"]
 MOST = 2**63 - 1
-ALL = ("BATCHSIZE", 4, "MINBATCHSIZE", 2, "MINBATCHTIMEOUT", 1.5, "MAXQUEUE", 9, "TIMEOUT", 8)
+ALL: tuple[Word, ...] = ("BATCHSIZE", 4, "MINBATCHSIZE", 2, "MINBATCHTIMEOUT", 1.5, "MAXQUEUE", 9, "TIMEOUT", 8)
+ALL += ("PRIORITY", "high", "CACHE", 7)
 
 
 def store(wire: Wire, *options: Word, key: str = "m") -> Any:
     return wire.ask("AI.MODELSTORE", key, "ONNX", "CPU", *options, "BLOB", models.onnx_add())
 
 
-def limits(wire: Wire, key: str = "m") -> dict[str, int]:
-    """The numbers that AI.MODELGET META tells, but for zeros."""
+def limits(wire: Wire, key: str = "m") -> dict[str, Any]:
+    """The numbers that AI.MODELGET META tells, but for zeros, and the priority."""
     reply = wire.ask("AI.MODELGET", key, "META")
     names = [name.decode() for name in reply[::2]]
     assert names[:8] == PLAIN and set(names[8:]) <= set(NEW)
     assert all(value for value in reply[17::2])
-    return {name: value for name, value in zip(names, reply[1::2], strict=True) if isinstance(value, int) and value}
+    told = zip(names, reply[1::2], strict=True)
+    return {name: value for name, value in told if (isinstance(value, int) and value) or name == "priority"}
 
 
 @pytest.mark.parametrize(
@@ -39,10 +41,14 @@ def limits(wire: Wire, key: str = "m") -> dict[str, int]:
     [
         ("MAXQUEUE 100", {"maxqueue": 100}),
         ("timeout 250", {"timeout": 250}),
+        (f"CACHE {MOST}", {"cache": MOST}),
         ("TIMEOUT 5 MAXQUEUE 7 TAG t", {"maxqueue": 7, "timeout": 5}),
         ("MAXQUEUE 0 TIMEOUT 0", {}),
         (f"MAXQUEUE {MOST} TIMEOUT {MOST}", {"maxqueue": MOST, "timeout": MOST}),
         ("MAXQUEUE 3 BATCHSIZE 8 TIMEOUT 4", {"maxqueue": 3, "batchsize": 8, "timeout": 4}),
+        ("PRIORITY low", {"priority": b"low"}),
+        ("priority HIGH TIMEOUT 5", {"priority": b"high", "timeout": 5}),
+        ("PRIORITY high PRIORITY normal", {}),
         ("MINBATCHTIMEOUT 3", {"minbatchtimeout": 3}),
         ("MINBATCHTIMEOUT 3.0", {"minbatchtimeout": 3}),
         ("MINBATCHTIMEOUT 0.25", {"minbatchtimeout": 1, "minbatchtimeout_us": 250}),
@@ -54,7 +60,7 @@ def limits(wire: Wire, key: str = "m") -> dict[str, int]:
     ],
 )
 @pytest.mark.parametrize("command", ["AI.MODELSTORE", "AI.MODELCONFIG"])
-def test_what_is_kept(wire: Wire, command: str, words: str, kept: dict[str, int]) -> None:
+def test_what_is_kept(wire: Wire, command: str, words: str, kept: dict[str, Any]) -> None:
     batching: list[Word] = ["BATCHSIZE", 4, "MINBATCHSIZE", 2] if "MINBATCH" in words else []
     if command == "AI.MODELSTORE":
         assert store(wire, *batching, *words.split()) == b"OK"
@@ -69,7 +75,8 @@ def test_what_is_kept(wire: Wire, command: str, words: str, kept: dict[str, int]
 def test_modelget_of_a_model_with_all(wire: Wire) -> None:
     assert store(wire, *ALL) == b"OK"
     meta = wire.ask("AI.MODELGET", "m", "META")
-    assert meta[14:] == [b"minbatchtimeout", 2, b"maxqueue", 9, b"timeout", 8, b"minbatchtimeout_us", 1500]
+    more = [b"maxqueue", 9, b"timeout", 8, b"minbatchtimeout_us", 1500, b"cache", 7, b"priority", b"high"]
+    assert meta[14:] == [b"minbatchtimeout", 2, *more]
     assert wire.ask("AI.MODELGET", "m") == [*meta, b"blob", models.onnx_add()]
     full = wire.ask("AI.MODELGET", "m", "FULL")
     assert (full[16::2][:2], full[20:]) == ([b"input_details", b"output_details"], meta[16:])
@@ -83,6 +90,8 @@ def test_modelget_of_a_model_with_all(wire: Wire) -> None:
         ("MAXQUEUE 1.5", "Invalid argument for MAXQUEUE"),
         ("MAXQUEUE 9223372036854775808", "Invalid argument for MAXQUEUE"),
         ("TIMEOUT -1", "Invalid argument for TIMEOUT"),
+        ("CACHE -1", "Invalid argument for CACHE"),
+        ("CACHE 1mb", "Invalid argument for CACHE"),
         ("TIMEOUT 0.5", "Invalid argument for TIMEOUT"),
         ("BATCHSIZE 4 MINBATCHSIZE 2 MINBATCHTIMEOUT -0.5", "Invalid argument for MINBATCHTIMEOUT"),
         ("BATCHSIZE 4 MINBATCHSIZE 2 MINBATCHTIMEOUT nan", "Invalid argument for MINBATCHTIMEOUT"),
@@ -90,6 +99,9 @@ def test_modelget_of_a_model_with_all(wire: Wire) -> None:
         ("BATCHSIZE 4 MINBATCHSIZE 2 MINBATCHTIMEOUT 1e300", "Invalid argument for MINBATCHTIMEOUT"),
         ("BATCHSIZE 4 MINBATCHTIMEOUT 0.5", "MINBATCHTIMEOUT specified without MINBATCHSIZE"),
         ("MINBATCHSIZE 4", "MINBATCHSIZE specified without BATCHSIZE"),
+        ("PRIORITY", "Invalid argument for PRIORITY: low, normal or high is needed"),
+        ("PRIORITY 2", "Invalid argument for PRIORITY: low, normal or high is needed"),
+        ("PRIORITY lower", "Invalid argument for PRIORITY: low, normal or high is needed"),
     ],
 )
 @pytest.mark.parametrize("command", ["AI.MODELSTORE", "AI.MODELCONFIG"])
@@ -179,12 +191,14 @@ def test_a_replica_has_the_same(start_server: StartServer) -> None:
         follow(replica, master)
         assert store(wire, "BATCHSIZE", 8) == b"OK"
         wire.ask_ok("AI.MODELCONFIG", "m", "MINBATCHSIZE", 2, "MINBATCHTIMEOUT", 0.5, "TIMEOUT", 100)
-        wire.ask_ok("AI.MODELCONFIG", "old", "MAXQUEUE", 6)
+        wire.ask_ok("AI.MODELCONFIG", "old", "MAXQUEUE", 6, "PRIORITY", "low")
+        assert store(wire, "PRIORITY", "high", key="new") == b"OK"
         assert isinstance(wire.ask("AI.MODELCONFIG", "m", "MINBATCHSIZE", -1), Error)
         caught_up(wire)
-        for key in "m", "old":
+        for key in "m", "old", "new":
             wait_for(lambda key=key: wire.ask("AI.MODELGET", key) == reader.ask("AI.MODELGET", key))  # type: ignore[misc]
-        assert limits(reader, "old") == {"maxqueue": 6}
+        assert limits(reader, "old") == {"maxqueue": 6, "priority": b"low"}
+        assert limits(reader, "new") == {"priority": b"high"}
         assert reader.ask("AI.MODELCONFIG", "m", "MAXQUEUE", 1).startswith("READONLY ")
 
 

@@ -42,7 +42,9 @@ def test_fields(wire: Wire, clients: Clients) -> None:
         busy, ours = runs(wire)
         assert busy["state"] == b"running" and busy["function"] != b""
         assert ours.pop("age_us") in range(1, busy["age_us"])
+        assert ours.pop("id") > busy["id"]
         expected = {"client": id, "key": b"m", "function": b"", "device": b"CPU", "state": b"queued"}
+        expected["priority"] = b"normal"
         assert ours == expected
         assert wire.ask("CLIENT", "UNBLOCK", id) == 1
         assert other.read() == b"TIMEDOUT"

@@ -302,7 +302,7 @@ def test_rights(wire: Wire, login: Login) -> None:
 
 
 def test_scripts_cannot_read_keys_that_are_not_declared(wire: Wire) -> None:
-    scripts.store_redis(wire, "script")
+    scripts.store_redis(wire, "run", key="script")
     words = scripts.execute("script", "run", ["t"], (), ["AI.TENSORSET", "t", "FLOAT", "*", "FROM", "LIST", "l"])
     assert "the script touches a key that was not declared with KEYS" in str(wire.ask(*words))
     assert wire.ask("EXISTS", "t") == 0

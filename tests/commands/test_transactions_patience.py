@@ -4,9 +4,9 @@ not once for each model."""
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import pytest
 
 from testkit import models, samples
 from testkit.server import Server
@@ -34,16 +34,7 @@ def script(wire: Wire) -> object:
     return wire.ask("EVAL", EVAL, 3, "a", "b", "c", *words("")[2:])
 
 
-@pytest.fixture
-def stuck(start_server: StartServer, tmp_path: Path) -> Server:
-    """A server whose loader gets stuck for ever with the first model."""
-    backends, _ = samples.slow_backend(tmp_path)
-    return start_server(options=["BACKENDSPATH", str(backends)])
-
-
-@pytest.mark.parametrize("store", [transaction, script])
-def test_three_models_wait_as_long_as_one(stuck: Server, store: object) -> None:
-    assert callable(store)
+def three_models_wait_as_long_as_one(stuck: Server, store: Callable[[Wire], object]) -> None:
     with stuck.wire() as wire:
         for _ in range(2):  # each transaction has a limit of its own
             begin = time.monotonic()
@@ -52,7 +43,7 @@ def test_three_models_wait_as_long_as_one(stuck: Server, store: object) -> None:
         assert wire.ask("EXISTS", "a", "b", "c") == 0
 
 
-def test_backends_count_too(stuck: Server) -> None:
+def backends_count_too(stuck: Server) -> None:
     with stuck.wire() as wire:
         wire.ask("MULTI")
         wire.ask(*words("a"))
@@ -62,3 +53,17 @@ def test_backends_count_too(stuck: Server) -> None:
         assert time.monotonic() - begin < PATIENCE + LATE
         assert stored == TOO_SLOW
         assert loaded == "ERR not loaded within 5 s; load it outside of transactions and scripts"
+
+
+def test_one_patience_for_all(start_server: StartServer, tmp_path: Path) -> None:
+    """On three servers, which wait at the same time. The loader of each gets stuck for ever with the first model."""
+    backends, _ = samples.slow_backend(tmp_path)
+    one, other, third = (start_server(options=["BACKENDSPATH", str(backends)]) for _ in range(3))
+    with ThreadPoolExecutor() as pool:
+        waiting = [
+            pool.submit(three_models_wait_as_long_as_one, one, transaction),
+            pool.submit(three_models_wait_as_long_as_one, other, script),
+            pool.submit(backends_count_too, third),
+        ]
+    for each in waiting:
+        each.result()

@@ -128,7 +128,6 @@ WORDS: dict[str, tuple[int, int | None]] = {
     "AI.SCRIPTSET": (5, 7),
     "AI.SCRIPTEXECUTE": (3, None),
     "AI.SCRIPTRUN": (3, None),
-    "AI.INFO": (2, 3),
     "AI.DAGRUN": (4, None),
     "AI.DAGRUN_RO": (4, None),
 }
@@ -789,7 +788,7 @@ def test_a_model_of_fixed_batch_whose_first_request_fills_it(loaded: Server, wir
 
 def test_a_redis_command_of_too_few_words(wire: Wire) -> None:
     """Ours: Redis's own text follows, which says what is wrong."""
-    scripts.store_redis(wire, "r")
+    scripts.store_redis(wire, "run", key="r")
     reply = wire.ask(*scripts.execute("r", "run", ["k"], (), ["GET"]))
     assert isinstance(reply, Error) and reply.startswith("ERR Redis command returned an error: ")
 

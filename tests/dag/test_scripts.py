@@ -16,7 +16,7 @@ from tests.conftest import Slow
 
 @pytest.fixture
 def stored(wire: Wire) -> Wire:
-    scripts.store_redis(wire)
+    scripts.store_redis(wire, "reply", "run")
     assert wire.ask("AI.MODELSTORE", "add", "ONNX", "CPU", "BLOB", models.onnx_add()) == b"OK"
     wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", 1, 2)
     wire.ask("AI.TENSORSET", "y", "FLOAT", 1, 2, "VALUES", 3, 4)
@@ -41,6 +41,7 @@ def test_keys(stored: Wire) -> None:
 
 def test_keys_alone(stored: Wire) -> None:
     """Without inputs; every op has keys of its own."""
+    scripts.store_redis(stored, "increment", "reply")
     line = (
         "AI.DAGEXECUTE PERSIST 1 b |> AI.SCRIPTEXECUTE s increment KEYS 1 n ARGS 1 3"
         " |> AI.SCRIPTEXECUTE s reply KEYS 1 k ARGS 2 GET k OUTPUTS 1 a |> AI.TENSORGET a BLOB"
@@ -202,6 +203,7 @@ def test_the_database_of_the_client(server: Server, stored: Wire) -> None:
 
 def test_what_a_script_wrote_stays_when_a_later_op_fails(stored: Wire) -> None:
     """Only tensors wait for the end: a script's commands are run as they come."""
+    scripts.store_redis(stored, "nested", "reply")
     line = run("LOAD 1 x PERSIST 1 z", "SET k changed", "k", "reply").replace(" |> AI.TENSORGET out BLOB", "")
     line += " |> AI.SCRIPTEXECUTE s nested INPUTS 1 out ARGS 1 PING OUTPUTS 1 z |> AI.TENSORGET z"
     reply = ask(stored, line)
@@ -213,6 +215,7 @@ def test_what_a_script_wrote_stays_when_a_later_op_fails(stored: Wire) -> None:
 
 def test_a_dag_times_out_while_its_script_goes_on(server: Server, stored: Wire) -> None:
     """The script's further commands are refused, and the ops after it never begin."""
+    scripts.store_redis(stored, "gone_on", "run")
     line = (
         "AI.DAGEXECUTE LOAD 1 x TIMEOUT 100 |> AI.SCRIPTEXECUTE s gone_on KEYS 3 started go done INPUTS 1 x"
         " |> AI.MODELEXECUTE add INPUTS 2 x x OUTPUTS 1 z"
@@ -235,6 +238,7 @@ def test_a_script_and_the_keys_that_the_dag_persists(stored: Wire) -> None:
 
 
 def test_other_ops_go_on_while_a_script_waits(server: Server, stored: Wire, slow: Slow) -> None:
+    scripts.store_redis(stored, "gone_on")
     stored.ask("AI.MODELSTORE", "elsewhere", "ONNX", "CPU:1", "BLOB", models.onnx_add())
     line = (
         "AI.DAGEXECUTE LOAD 1 x |> AI.SCRIPTEXECUTE s gone_on KEYS 3 started go done INPUTS 1 x"

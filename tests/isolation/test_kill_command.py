@@ -52,7 +52,7 @@ def test_a_model(python_models: Server, wire: Wire) -> None:
 
 @pytest.mark.parametrize("called", [False, True], ids=["", "that has written"])
 def test_a_script(python_models: Server, wire: Wire, called: bool) -> None:
-    scripts.store_redis(wire)
+    scripts.store_redis(wire, "gone_on", "for_ever")
     wire.ask("DEL", "started", "go", "done")
     with python_models.wire() as busy:
         if called:

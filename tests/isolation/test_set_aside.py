@@ -88,7 +88,7 @@ def test_in_a_dag(wire: Wire) -> None:
 
 def test_a_script(wire: Wire) -> None:
     """Processes that end from outside count for what ran."""
-    scripts.store_redis(wire)
+    scripts.store_redis(wire, "gone_on")
     for number in range(1, 4):
         wire.ask("DEL", "started", "go")
         with python_models_wire(wire) as busy:

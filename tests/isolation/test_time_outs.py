@@ -89,7 +89,7 @@ def test_onnx_ends_by_itself(wire: Wire) -> None:
 
 def test_scripts(wire: Wire) -> None:
     wire.ask("DEL", "slow")
-    scripts.store_redis(wire, "slow")
+    scripts.store_redis(wire, "for_ever", key="slow")
     assert wire.ask(*scripts.execute("slow", "for_ever", ["x"], [], [], ["y"])) == LATE
     assert deaths(wire, "slow") == 1
 
@@ -97,7 +97,7 @@ def test_scripts(wire: Wire) -> None:
 def test_a_script_that_waits_for_commands(isolated: Server, wire: Wire) -> None:
     """The time of its commands is the server's, and does not count: here writes are paused."""
     wire.ask("DEL", "slow")
-    scripts.store_redis(wire, "slow")
+    scripts.store_redis(wire, "increment", key="slow")
     wire.ask("DEL", "started", "go", "done")
     with isolated.wire() as busy:
         busy.send(*scripts.execute("slow", "increment", ["counter"], [], ["1"], []))
@@ -159,7 +159,7 @@ def test_one_that_runs_at_the_same_time_is_run_again(start_server: StartServer, 
 def test_a_script_that_has_called_is_not_run_again(python_models: Server) -> None:
     """It may have written."""
     with python_models.wire() as wire, python_models.wire() as busy:
-        scripts.store_redis(wire)
+        scripts.store_redis(wire, "gone_on")
         wire.ask("DEL", "started", "go", "done")
         busy.send(*scripts.execute("s", "gone_on", ["started", "go", "done"]))
         wait_for(lambda: wire.ask("EXISTS", "started"), 60)

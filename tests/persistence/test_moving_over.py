@@ -7,9 +7,10 @@ test writes the files and the stream itself, byte by byte.
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from testkit import models, rdb, samples, scripts, tf_models
 from testkit.metadata import COMMANDS
 from testkit.replicas import FakeMaster, follow, wait_until_in_step
 from testkit.restarts import rewrite, wait_until_rewritten
-from testkit.server import Server, ServerExit, program
+from testkit.server import Server, ServerExit, module_path, program
 from testkit.values import Model, Script, Value
 from testkit.waiting import wait_for
 from testkit.wire import Error, Wire, Word, encode
@@ -201,13 +202,18 @@ def check_kept(server: Server) -> None:
         check(wire)
 
 
-def test_by_an_aof(start_server: StartServer) -> None:
-    server = start_server(*AOF)
+@pytest.fixture(scope="module")
+def from_an_aof(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("aof"), AOF, module=module_path()).start()
     server.stop()
     (path,) = server.folder.rglob("*.incr.aof")
     path.write_bytes(stream())
-    server.start()
-    check_kept(server)
+    yield server.start()
+    server.kill()
+
+
+def test_by_an_aof(from_an_aof: Server) -> None:
+    check_kept(from_an_aof)
 
 
 def test_commands_of_too_few_words_in_an_aof(start_server: StartServer) -> None:
@@ -232,21 +238,20 @@ def take_all(replica: Server, master: FakeMaster) -> None:
     wait_for(lambda: master.acknowledged >= len(master.more), 30, "the replica has read the stream")
 
 
-@pytest.mark.parametrize("appendonly", ["no", "yes"])
-def test_by_the_link_to_a_master(start_server: StartServer, appendonly: str) -> None:
-    """The replica passes it on, too: its own AOF holds what it got."""
-    replica, master = start_server("--appendonly", appendonly), FakeMaster(rdb.rdb_file({}), stream())
+def test_by_the_link_to_a_master(start_server: StartServer, from_an_aof: Server) -> None:
+    """It leaves what an AOF leaves, which is kept. The replica passes it on, too: its own AOF holds what it got."""
+    replica, master = start_server("--appendonly", "yes"), FakeMaster(rdb.rdb_file({}), stream())
     take_all(replica, master)
-    with replica.wire() as wire:
+    with replica.wire() as wire, from_an_aof.wire() as other:
         assert isinstance(run(wire, "model0"), Error), "a replica is read-only"
         assert wire.ask("REPLICAOF", "NO", "ONE") == b"OK"
         check(wire)
-    if appendonly == "yes":
-        replica.restart(signal.SIGKILL)
-        with replica.wire() as wire:
-            check(wire)
-    else:
-        check_kept(replica)
+        digest = wire.ask("DEBUG", "DIGEST")
+        assert digest == other.ask("DEBUG", "DIGEST")
+    replica.restart(signal.SIGKILL)
+    with replica.wire() as wire:
+        check(wire)
+        assert wire.ask("DEBUG", "DIGEST") == digest
     master.socket.close()
 
 
@@ -269,7 +274,7 @@ def test_to_the_replicas_of_a_replica(start_server: StartServer) -> None:
 DEVICES = ["CPU:", "CPU:abc", "CPU:123456", "CPUx", "cpu:ABC", "cpu_" + "x" * 100]
 
 
-def saved() -> dict[str, tuple[Value, Stored]]:
+def saved_values() -> dict[str, tuple[Value, Stored]]:
     found: dict[str, tuple[Value, Stored]] = {}
     for number, device in enumerate(DEVICES):
         found[f"model{number}"] = replace(samples.ONNX, device=device), Stored(device, SUM)
@@ -281,23 +286,32 @@ def saved() -> dict[str, tuple[Value, Stored]]:
     return found
 
 
+def saved() -> dict[str, tuple[int, Value, Stored]]:
+    """The values in every version: each in a file has its own."""
+    values = saved_values().items()
+    return {f"{key} in {version}": (version, *value) for version in rdb.VERSIONS for key, value in values}
+
+
 def check_saved(wire: Wire) -> None:
     for words in PAIRS:
         assert wire.ask(*words) == b"OK"
-    for key, (_, left) in saved().items():
+    for key, (_, _, left) in saved().items():
         check_one(wire, key, replace(left, batches=(0, 0, 0)))
 
 
-def saved_file(version: int) -> bytes:
-    fields = {key: rdb.fields_of(value, version) for key, (value, _) in saved().items()}
-    return rdb.rdb_file({key: rdb.module_value(kind, version, its) for key, (kind, its) in fields.items()})
+def rdb_file(values: dict[str, tuple[int, Value]]) -> bytes:
+    fields = {key: (version, rdb.fields_of(value, version)) for key, (version, value) in values.items()}
+    return rdb.rdb_file({key: rdb.module_value(kind, version, its) for key, (version, (kind, its)) in fields.items()})
 
 
-@pytest.mark.parametrize("version", rdb.VERSIONS)
-def test_by_an_rdb_file(start_server: StartServer, version: int) -> None:
+def saved_file() -> bytes:
+    return rdb_file({key: (version, value) for key, (version, value, _) in saved().items()})
+
+
+def test_by_an_rdb_file(start_server: StartServer) -> None:
     server = start_server()
     server.stop()
-    (server.folder / "dump.rdb").write_bytes(saved_file(version))
+    (server.folder / "dump.rdb").write_bytes(saved_file())
     server.start()
     with server.wire() as wire:
         assert wire.ask("DBSIZE") == len(saved())
@@ -314,9 +328,8 @@ def test_by_an_rdb_file(start_server: StartServer, version: int) -> None:
         check_saved(wire)
 
 
-@pytest.mark.parametrize("version", rdb.VERSIONS)
-def test_by_a_full_sync(start_server: StartServer, version: int) -> None:
-    replica, master = start_server(), FakeMaster(saved_file(version))
+def test_by_a_full_sync(start_server: StartServer) -> None:
+    replica, master = start_server(), FakeMaster(saved_file())
     take_all(replica, master)
     with replica.wire() as wire:
         assert wire.ask("REPLICAOF", "NO", "ONE") == b"OK"
@@ -324,16 +337,14 @@ def test_by_a_full_sync(start_server: StartServer, version: int) -> None:
     master.socket.close()
 
 
-@pytest.mark.parametrize("version", rdb.VERSIONS)
-def test_by_dump_and_restore(wire: Wire, version: int) -> None:
-    for key, (value, _) in saved().items():
+def test_by_dump_and_restore(wire: Wire) -> None:
+    for key, (version, value, _) in saved().items():
         samples.restore(wire, key, value, version)
     check_saved(wire)
 
 
-@pytest.mark.parametrize("version", [0, 1, 4])
 @pytest.mark.parametrize("way", ["file", "replica"])
-def test_names_are_the_models_own_at_once(start_server: StartServer, version: int, way: str) -> None:
+def test_names_are_the_models_own_at_once(start_server: StartServer, way: str) -> None:
     """Also before the loader came to the model. Only the client that asks waits for it."""
     values: dict[str, Value] = {
         "onnx": replace(samples.ONNX, inputs=(), outputs=(), tag=""),
@@ -341,8 +352,8 @@ def test_names_are_the_models_own_at_once(start_server: StartServer, version: in
         "named": replace(samples.ONNX, inputs=("x",), outputs=("y", "z"), tag=""),
         "broken": Model("ONNX", b"no model", inputs=("p",)),
     }
-    fields = {key: rdb.fields_of(value, version) for key, value in values.items()}
-    file = rdb.rdb_file({key: rdb.module_value(kind, version, its) for key, (kind, its) in fields.items()})
+    keys = {f"{key} in {version}": key for version in (0, 1, 4) for key in values}
+    file = rdb_file({name: (int(name[-1]), values[key]) for name, key in keys.items()})
     server = start_server()
     if way == "file":
         server.stop()
@@ -350,20 +361,20 @@ def test_names_are_the_models_own_at_once(start_server: StartServer, version: in
         server.start()
     else:
         take_all(server, FakeMaster(file))
-    names: dict[str, tuple[Any, Any]] = {}
-    with server.wire() as wire, server.wire() as other:
-        for key in values:
-            wire.send("AI.MODELGET", key, "META")
-            assert other.ask("PING") == b"PONG"
-            meta = wire.read()
-            names[key] = meta[11], meta[13]
+    with ExitStack() as stack, server.wire() as other:
+        asking = {name: stack.enter_context(server.wire()) for name in keys}
+        for name, wire in asking.items():
+            wire.send("AI.MODELGET", name, "META")
+        assert other.ask("PING") == b"PONG"
+        meta = {name: wire.read() for name, wire in asking.items()}
     both = [b"a", b"b"]
-    assert names == {
+    wanted: dict[str, tuple[list[bytes], list[bytes]]] = {
         "onnx": (both, [b"sum"]),
         "torch": (both, [b""]),
         "named": (both, [b"sum"]),
         "broken": ([b"p"], []),
     }
+    assert {name: (told[11], told[13]) for name, told in meta.items()} == {key: wanted[keys[key]] for key in keys}
 
 
 # ---- clients ---------------------------------------------------------------------------------------------------------

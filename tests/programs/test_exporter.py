@@ -4,10 +4,13 @@ docs/exporter.md, with a real Prometheus where there is one."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,17 +22,27 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from testkit import models
+from testkit.engines import engine_pids
 from testkit.server import Client, Server, free_port
 from testkit.waiting import wait_for
 from tests.conftest import StartServer
 from tests.tools.test_docs import ROOT, page_blocks
 
-PROGRAM = str(Path(sys.executable).parent / "redisai-exporter")
 PAGE = "docs/exporter.md"
 ALERTS = ROOT / "deploy/prometheus/alerts.yml"
 DASHBOARD = ROOT / "deploy/grafana/redisai.json"
+BIN = str(Path(sys.executable).parent)  # where scripts/setup puts Debian's programs if they are not installed
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+PROGRAM = f"{BIN}/redisai-exporter"
 Export = Callable[..., str]
+
+
+def which(program: str) -> str:
+    return shutil.which(program, path=f"{os.environ['PATH']}:{BIN}") or ""
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not which(package), reason=f"needs Debian's package {package}")
 
 
 def get(url: str) -> str:
@@ -100,8 +113,19 @@ def test_figures(server: Server, r: Client, export: Export) -> None:
     assert of("redisai_run_time_seconds_count") == told[b"executions"]
     assert of("redisai_run_time_seconds_sum") == pytest.approx(told[b"duration"] / 1e6)
     assert of("redisai_queue_time_seconds", quantile="0.99") == pytest.approx(told[b"queue_time_p99"] / 1e6)
+    assert of("redisai_queue_time_seconds_sum") == pytest.approx(told[b"queue_duration"] / 1e6)
+    assert of("redisai_queue_time_seconds_count") == 4
+    parts = [of(f"redisai_{part}_seconds_total") for part in ("input", "infer", "output")]
+    assert sum(parts) == pytest.approx(told[b"duration"] / 1e6)
+    sizes = [of("redisai_batch_rows_bucket", le=le) for le in ("1.0", "2.0", "4.0", "8.0", "16384.0", "+Inf")]
+    assert sizes == [1, 1, 3, 4, 4, 4], "the failed one gave no rows"
+    assert (of("redisai_batch_rows_count"), of("redisai_batch_rows_sum")) == (4, 11)
+    zeros = ("timeouts_total", "abandoned_total", "cache_hits_total", "cache_bytes", "queued")
+    assert [of(f"redisai_{name}") for name in zeros] == [0] * 5
+    assert 0 <= time.time() - of("redisai_last_run_timestamp_seconds") < 60
     assert of("redisai_run_time_seconds", quantile="1") == pytest.approx(told[b"run_time_max"] / 1e6)
     assert found["redisai_up", frozenset()] == 1
+    assert found["redisai_device_calls_total", frozenset({("device", "CPU:1")})] >= 4
     assert ("redisai_worker_cpu_seconds_total", frozenset({("device", "CPU:1"), ("worker", "1")})) in found
     names = {value for _, some in found for label, value in some if label == "model"}
     assert names == {"fraud", 'k\\xff\n"\\'}
@@ -131,10 +155,18 @@ def test_engine_processes(start_server: StartServer, export: Export) -> None:
     assert found["redisai_process_memory_bytes", of_device] > 2**20
 
 
+def alerts() -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
+    return rules
+
+
+def names() -> set[str]:
+    return {rule["alert"] for rule in alerts()}
+
+
 def expressions() -> list[str]:
-    rules = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
     panels = json.loads(DASHBOARD.read_text())["panels"]
-    return [rule["expr"] for rule in rules] + [target["expr"] for panel in panels for target in panel["targets"]]
+    return [rule["expr"] for rule in alerts()] + [target["expr"] for panel in panels for target in panel["targets"]]
 
 
 def test_names(server: Server, export: Export) -> None:
@@ -163,35 +195,43 @@ def test_dashboard() -> None:
     assert used <= variables
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="needs Debian's package prometheus")
+@needs("prometheus")
 def test_prometheus(
-    server: Server, r: Client, export: Export, processes: list[subprocess.Popen[str]], tmp_path: Path
+    start_server: StartServer, export: Export, processes: list[subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    """Prometheus takes the rules and the metrics, scrapes by the page's configuration, and knows every expression."""
-    store_and_run(r)
+    """Prometheus takes the rules and the metrics, scrapes by the page's configuration, and knows every expression. Each
+    alert fires when that happens which it is for. Only the times of the rules are shorter here."""
+    server = start_server(options=["ISOLATION", "process", "MODEL_EXECUTION_TIMEOUT", "60000"])
+    with server.client() as r:
+        store_and_run(r)
+        r.execute_command("AI.MODELSTORE", "loop", "ONNX", "CPU", "MAXQUEUE", 25, "BLOB", models.onnx_loop())
+        r.execute_command("AI.TENSORSET", "n", "INT64", "VALUES", 10**9)
     url = export(server)
-    checked = subprocess.run(["promtool", "check", "metrics"], input=get(url), capture_output=True, text=True)
+    checked = subprocess.run([which("promtool"), "check", "metrics"], input=get(url), capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     (config,) = page_blocks(PAGE, "Prometheus and Grafana: redisai-exporter", "yaml")
     config = config.replace("127.0.0.1:9122", urllib.parse.urlparse(url).netloc)
-    (tmp_path / "prometheus.yml").write_text("global: {scrape_interval: 1s}\n" + config)
-    shutil.copy(ALERTS, tmp_path)
+    times = "global: {scrape_interval: 1s, evaluation_interval: 200ms}\n"
+    (tmp_path / "prometheus.yml").write_text(times + config)
+    rules = re.sub(r"for: \d+m", "for: 0s", re.sub(r"\[\d+m\]", "[30s]", ALERTS.read_text()))
+    (tmp_path / "alerts.yml").write_text(rules.replace("redisai_busy_seconds > 60", "redisai_busy_seconds > 1"))
     checked = subprocess.run(
-        ["promtool", "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True
+        [which("promtool"), "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True
     )
     assert checked.returncode == 0 and "6 rules found" in checked.stdout, checked.stderr
     port = free_port()
     words = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
     words += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
-    processes.append(subprocess.Popen(["prometheus", *words], text=True))
+    processes.append(subprocess.Popen([which("prometheus"), *words], text=True))
+
+    def read(path: str) -> Any:
+        answer = json.loads(get(f"http://127.0.0.1:{port}/api/v1/{path}"))
+        assert answer["status"] == "success", answer
+        return answer["data"]
 
     def ask(expression: str) -> Any:
-        query = urllib.parse.urlencode(
-            {"query": expression.replace("$instance", ".*").replace("$__rate_interval", "1m")}
-        )
-        answer = json.loads(get(f"http://127.0.0.1:{port}/api/v1/query?{query}"))
-        assert answer["status"] == "success", answer
-        return answer["data"]["result"]
+        expression = expression.replace("$instance", ".*").replace("$__rate_interval", "1m")
+        return read("query?" + urllib.parse.urlencode({"query": expression}))["result"]
 
     def answers() -> bool:
         try:
@@ -199,14 +239,51 @@ def test_prometheus(
         except OSError:
             return False
 
+    fired: dict[str, str] = {}
+
+    def firing() -> set[str]:
+        alerts = [alert for alert in read("alerts")["alerts"] if alert["state"] == "firing"]
+        for alert in alerts:
+            fired[alert["labels"]["alertname"]] = " ".join(alert["annotations"].values())
+        return {alert["labels"]["alertname"] for alert in alerts}
+
     wait_for(answers, 30, "Prometheus has scraped")
-    (calls,) = ask("redisai_calls_total")
-    assert (calls["metric"]["model"], calls["metric"]["tag"], calls["value"][1]) == ("fraud", "v3", "4")
+    (calls,) = ask('redisai_calls_total{model="fraud"}')
+    assert (calls["metric"]["tag"], calls["value"][1]) == ("v3", "4")
     for expression in expressions():
         ask(expression)
+    wait_for(lambda: not firing(), 30, "no alert is left of the start")
+    fired.clear()
+
+    run = ("AI.MODELEXECUTE", "loop", "INPUTS", 1, "n", "OUTPUTS", 1, "y")
+    with server.client() as r:
+        waiting = [server.wire() for _ in range(26)]
+        os.kill(engine_pids(waiting[-1])["CPU:1"], signal.SIGKILL)
+        for wire in waiting[:-1]:
+            wire.send(*run)
+        wait_for(lambda: len(r.execute_command("AI.RUNS", "loop")) == 25, what="MAXQUEUE is reached")
+
+        def all_have_fired() -> bool:
+            with pytest.raises(Exception, match="MAXQUEUE"):
+                r.execute_command(*run)
+            with pytest.raises(Exception, match="Got invalid dimensions"):
+                r.execute_command("AI.MODELEXECUTE", "fraud", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y")
+            firing()
+            return set(fired) == names() - {"RedisaiDown"}
+
+        try:
+            wait_for(all_have_fired, 30, "these fire")
+        except AssertionError:
+            raise AssertionError(f"after 30 s only these have fired: {fired}") from None
+    server.kill()
+    wait_for(lambda: "RedisaiDown" in firing(), 30, "RedisaiDown fires")
+    for wire in waiting:
+        wire.socket.close()
+    assert "runs of fraud fail" in fired["RedisaiErrors"] and "25 runs wait" in fired["RedisaiQueueGrows"]
+    assert not [text for text in fired.values() if "no value" in text or "<error" in text], fired
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="needs Debian's package prometheus")
+@needs("prometheus")
 def test_alerts(tmp_path: Path) -> None:
     """promtool plays figures to the rules: which alerts they give after ten minutes."""
     shutil.copy(ALERTS, tmp_path)
@@ -217,7 +294,7 @@ def test_alerts(tmp_path: Path) -> None:
         f"redisai_calls_total{{{model}}}": "0+10x20",
         f"redisai_errors_total{{{model}}}": "0+1x20",
         'redisai_queued_runs{instance="i"}': "30+1x20",
-        f"redisai_refused_total{{{model}}}": "0+1x20",
+        'redisai_refused_commands_total{instance="i"}': "0+1x20",
         f"redisai_busy_seconds{{{device}}}": "0+60x20",
         'redisai_process_deaths_total{instance="i", device="CPU"}': "0x5 1x15",
     }
@@ -226,7 +303,6 @@ def test_alerts(tmp_path: Path) -> None:
         'redisai_up{instance="i"}': "1x20",
         f"redisai_calls_total{{{model}}}": "0+9x20",
     }
-    names = [rule["alert"] for rule in yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]]
     tests = [
         {
             "interval": "1m",
@@ -239,25 +315,25 @@ def test_alerts(tmp_path: Path) -> None:
                 }
             ],
         }
-        for figures, firing in ((bad, names), (good, []))
+        for figures, firing in ((bad, sorted(names())), (good, []))
     ]
     (tmp_path / "test.yml").write_text(yaml.safe_dump({"rule_files": ["alerts.yml"], "tests": tests}))
-    done = subprocess.run(["promtool", "test", "rules", tmp_path / "test.yml"], capture_output=True, text=True)
+    done = subprocess.run([which("promtool"), "test", "rules", tmp_path / "test.yml"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.skipif(
-    not shutil.which("prometheus-redis-exporter"), reason="needs Debian's package prometheus-redis-exporter"
-)
+@needs("prometheus-redis-exporter")
 def test_redis_exporter(server: Server, r: Client, processes: list[subprocess.Popen[str]], tmp_path: Path) -> None:
     store_and_run(r)
-    (script,) = page_blocks(PAGE, "With redis_exporter", "lua")
-    (tmp_path / "ai.lua").write_text(script)
+    """By the command of the page, with the script that it names."""
+    script = (ROOT / "deploy/prometheus/redis_exporter.lua").read_text()
+    (tmp_path / "redis_exporter.lua").write_text(script.replace("models = {}", 'models = {"fraud", "nothing"}'))
+    (command,) = page_blocks(PAGE, "With redis_exporter", "sh")
+    program, *words = command.replace(":6379", f":{server.port}").split()
+    assert program == "redis_exporter"
     port = free_port()
-    words = ["-redis.addr", f"redis://127.0.0.1:{server.port}", "-web.listen-address", f"127.0.0.1:{port}"]
-    words += ["-script", str(tmp_path / "ai.lua")]
-    process = subprocess.Popen(["prometheus-redis-exporter", *words], stderr=subprocess.DEVNULL, text=True)
-    processes.append(process)
+    words = [which("prometheus-redis-exporter"), *words, "--web.listen-address", f"127.0.0.1:{port}"]
+    processes.append(subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL, text=True))
 
     def scraped() -> str:
         try:
@@ -266,4 +342,9 @@ def test_redis_exporter(server: Server, r: Client, processes: list[subprocess.Po
             return ""
 
     wait_for(scraped, what="redis_exporter answers")
-    assert 'redis_script_values{key="fraud:calls"} 4\n' in scraped()
+    found = samples(scraped())
+    told = {dict(labels)["key"]: value for (name, labels), value in found.items() if name == "redis_script_values"}
+    refused = int(server.info("modules")["ai_refused_runs"])  # of all tests that share the server
+    assert (told["fraud:calls"], told["queued_runs"], told["refused_runs"]) == (4, 0, refused)
+    assert told["fraud:run_time_p99"] > 0 and told["backends_memory"] > 2**20
+    assert not [key for key in told if key.startswith("nothing")]

@@ -19,8 +19,9 @@ import onnx
 import pytest
 import tritonclient.http as triton
 
-from testkit import models
+from testkit import models, samples
 from testkit.server import Client, Server
+from testkit.waiting import wait_for
 from tests.conftest import StartServer
 from tests.tools.test_docs import clients_program, page_blocks
 
@@ -112,6 +113,15 @@ def test_what_it_tells(ask: Ask, r: Client) -> None:
     for path in "/v2/models/m", "/v2/models/m/versions/3":
         assert ask(path) == (200, wanted)
         assert ask(f"{path}/ready") == (200, {"name": "m", "ready": True})
+
+
+def test_not_ready(start_server: StartServer, tmp_path: Path) -> None:
+    backends, go = samples.slow_backend(tmp_path)
+    server = start_server(options=["BACKENDSPATH", str(backends), "PRELOAD", "ONNX", "ALLOW_FILE_OPS", 1])
+    with serving(server) as port:
+        assert request(port, "/v2/health/ready") == (503, {"ready": False})
+        go.touch()
+        wait_for(lambda: request(port, "/v2/health/ready") == (200, {"ready": True}))
 
 
 @pytest.mark.parametrize("is_binary", [True, False], ids=["binary", "json"])

@@ -31,7 +31,7 @@ PATIENCE = 60.0  # the first TORCH model of a node waits for PyTorch to be impor
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with Cluster(tmp_path_factory.mktemp("cluster")).started() as cluster:
+    with Cluster(tmp_path_factory.mktemp("cluster"), "--ai.bindings", "yes").started() as cluster:
         yield cluster
 
 
@@ -434,6 +434,35 @@ class Move:
     def left_behind(self) -> int:
         with self.source.wire() as wire:
             return int(wire.ask("CLUSTER", "COUNTKEYSINSLOT", self.slot))
+
+
+def test_bindings_follow_their_keys(cluster: Cluster, client: RedisCluster) -> None:
+    """Each node runs its own keys, and a key goes on where its slot has moved."""
+    names = [f"k:{{{i}}}" for i in range(60)]
+
+    def results() -> list[Any]:
+        return [client.hget(name, "y") for name in names]
+
+    for master in cluster.masters():
+        tag = next(f"{{{i}}}" for i in range(100) if cluster.owner(f"{{{i}}}") is master)
+        with master.wire() as wire:
+            wire.ask_ok("AI.MODELSTORE", f"{tag}m", "ONNX", "CPU", "BLOB", models.onnx_line(2, 1))
+            wire.ask_ok(*line("AI.BIND b ON HASH PREFIX 1 k: FIELDS 1 x MODEL @m SET 1 y", tag))
+    for i, name in enumerate(names):
+        client.hset(name, "x", i)
+    wait_for(lambda: results() == [b"%d" % (2 * i + 1) for i in range(60)], what="all have results")
+    tag = "{7}"
+    move = Move(cluster, tag)
+    move.begin()
+    client.hset(names[7], "x", 50)
+    move.migrate_all()
+    client.hset(names[7], "x", 60)
+    move.end()
+    client.hset(names[8], "x", 70)
+    wait_for(lambda: results()[7:9] == [b"121", b"141"], what="the newest value wins")
+    for member in cluster.masters():
+        with member.wire() as wire:
+            wire.ask_ok("AI.UNBIND", "b")
 
 
 def test_asking_while_a_slot_moves(cluster: Cluster, client: RedisCluster) -> None:

@@ -154,7 +154,7 @@ def compilation(server: Server, wire: Wire, slow: Slow) -> tuple[Word, ...]:
 
 
 def script(server: Server, wire: Wire, slow: Slow) -> tuple[Word, ...]:
-    scripts.store_redis(wire)
+    scripts.store_redis(wire, "gone_on")
     return scripts.execute("s", "gone_on", ["started", "go", "made"])
 
 

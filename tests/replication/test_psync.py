@@ -23,7 +23,7 @@ def write_everything(wire: Wire, name: str) -> None:
     assert wire.ask(*samples.ONNX.words(f"{name}:m")) == b"OK"
     assert wire.ask("AI.MODELSTORE", f"{name}:l", "ONNX", "CPU", "BLOB", models.onnx_padded(2_000_000)) == b"OK"
     samples.check_run(wire, f"{name}:m", f"{name}:sum")
-    scripts.store_redis(wire, f"{name}:s")
+    scripts.store_redis(wire, "increment", key=f"{name}:s")
     assert wire.ask(*scripts.execute(f"{name}:s", "increment", [f"{name}:n"], (), [50])) == b"OK"
     dag = f"AI.DAGEXECUTE LOAD 2 left right PERSIST 2 {name}:d1 {name}:d2 |> "
     dag += f"AI.MODELEXECUTE {name}:m INPUTS 2 left right OUTPUTS 1 {name}:d1 |> "

@@ -74,7 +74,7 @@ def test_a_script_that_nobody_awaits_frees_its_worker(start_server: StartServer)
     """Its command waits for the end of the pause. Its client gives up before, and the worker serves others at once."""
     server = start_server()
     with server.wire() as wire, server.wire() as busy:
-        store_redis(wire)
+        store_redis(wire, "gone_on", "run")
         wire.ask("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_add(("n", 2)))
         wire.ask("AI.TENSORSET", "x", "FLOAT", 1, 2, "VALUES", 1, 2)
         run = ("AI.MODELEXECUTE", "m", "INPUTS", 2, "x", "x", "OUTPUTS", 1, "y", "|>", "AI.TENSORGET", "y", "VALUES")

@@ -39,7 +39,7 @@ def dag(wire: Wire, slow: Slow) -> tuple[Word, ...]:
 
 def script(wire: Wire, slow: Slow) -> tuple[Word, ...]:
     """It writes when it may, which is after its client is unblocked."""
-    store_redis(wire)
+    store_redis(wire, "gone_on")
     return execute("s", "gone_on", ["started", "go", "out"])
 
 

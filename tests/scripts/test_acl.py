@@ -12,7 +12,7 @@ from testkit.wire import Error, Wire
 
 @pytest.fixture(autouse=True)
 def stored(wire: Wire) -> None:
-    store_redis(wire)
+    store_redis(wire, "gone_on", "reply", "run")
     wire.ask("SET", "k", "kept")
 
 

@@ -72,7 +72,7 @@ def test_a_large_script_compiles(server: Server, wire: Wire) -> None:
 
 
 def test_scripts_call_redis_all_the_time(server: Server, wire: Wire) -> None:
-    store_redis(wire)
+    store_redis(wire, "increment")
     check_worst(server, *[execute("s", "increment", ["counter"], (), [25000])] * 4)
     assert int(wire.ask("GET", "counter")) % 100_000 == 0
 

@@ -38,7 +38,7 @@ def contents(wire: Wire) -> list[object]:
 def test_scripts_survive(start_server: StartServer) -> None:
     server = start_server(*AOF, "--aof-use-rdb-preamble", "no")
     with server.wire() as wire:
-        store_redis(wire, "redis")
+        store_redis(wire, key="redis")
         store_old(wire, "old")
         assert wire.ask(*store_command("tagged", SOURCE, ("add", "two"), "cpu:1", tag=b"\0tag\xff")) == b"OK"
         store_plain(wire, ODD_KEY)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,7 @@ ODD = b"\0\xff\r\n %s \xc3\x28"
 
 @pytest.fixture
 def stored(wire: Wire) -> Wire:
-    store_redis(wire)
+    store_redis(wire, "run")
     wire.ask("SET", "text", "hello")
     wire.ask("SET", "number", 42)
     wire.ask("SET", "empty", "")
@@ -30,9 +32,16 @@ def stored(wire: Wire) -> Wire:
     return wire
 
 
+def ask(wire: Wire, function: str, keys: Sequence[Word], *sections: Sequence[Word]) -> Any:
+    """What the function answers: keys, inputs, arguments, outputs. The script has only it, and "run" unless told."""
+    if function != "run":
+        store_redis(wire, function)
+    return wire.ask(*execute("s", function, keys, *sections))
+
+
 def reply(wire: Wire, function: str, *command: Word, keys: tuple[Word, ...] = ()) -> bytes:
     """What the script was told, as text."""
-    answer = wire.ask(*execute("s", function, keys, (), command, ["out"]))
+    answer = ask(wire, function, keys, (), command, ["out"])
     assert answer == b"OK", answer
     return text_of(wire, "out")
 
@@ -120,13 +129,13 @@ def test_a_long_array(stored: Wire) -> None:
 
 def test_a_list_of_what_is_no_list(stored: Wire) -> None:
     for command in (["GET", "text"], ["STRLEN", "text"], ["GET", "missing"]):
-        reply = stored.ask(*execute("s", "items", ["text", "missing"], (), command, ["out"]))
+        reply = ask(stored, "items", ["text", "missing"], (), command, ["out"])
         assert isinstance(reply, Error) and "redis.asList: the reply is no array" in reply
     assert stored.ask("EXISTS", "out") == 0
 
 
 def test_a_command_of_one_word(stored: Wire) -> None:
-    assert stored.ask(*execute("s", "without_words", outputs=["out"])) == b"OK"
+    assert ask(stored, "without_words", [], [], [], ["out"]) == b"OK"
     assert text_of(stored, "out") == b"s4:PONG"
 
 
@@ -145,7 +154,7 @@ def test_a_result_that_is_a_reply(stored: Wire) -> None:
 )
 def test_values_are_binary(stored: Wire, value: bytes) -> None:
     stored.ask("SET", "from", value)
-    assert stored.ask(*execute("s", "copied", ["from", "to"], outputs=["out"])) == b"OK"
+    assert ask(stored, "copied", ["from", "to"], (), (), ["out"]) == b"OK"
     assert stored.ask("GET", "to") == value
     assert text_of(stored, "out") == value
 
@@ -153,7 +162,7 @@ def test_values_are_binary(stored: Wire, value: bytes) -> None:
 @pytest.mark.parametrize("key", [ALL_BYTES, ODD, b"k\0", b"\xff"], ids=len)
 def test_keys_and_arguments_are_binary(stored: Wire, key: bytes) -> None:
     value = key[::-1]
-    assert stored.ask(*execute("s", "given", [key], (), [value], ["out:key", "out:arg"])) == b"OK"
+    assert ask(stored, "given", [key], (), [value], ["out:key", "out:arg"]) == b"OK"
     assert stored.ask("GET", key) == value
     assert text_of(stored, "out:key") == key
     assert text_of(stored, "out:arg") == value
@@ -161,7 +170,7 @@ def test_keys_and_arguments_are_binary(stored: Wire, key: bytes) -> None:
 
 
 def test_bytes_made_by_the_script(stored: Wire) -> None:
-    assert stored.ask(*execute("s", "all_bytes", ["key"], outputs=["out"])) == b"OK"
+    assert ask(stored, "all_bytes", ["key"], (), (), ["out"]) == b"OK"
     assert stored.ask("GET", "key") == ALL_BYTES == text_of(stored, "out")
 
 
@@ -172,7 +181,7 @@ def test_items_are_binary(stored: Wire) -> None:
 
 
 def test_words_of_the_command_are_binary(stored: Wire) -> None:
-    stored.ask(*execute("s", "run", ["hash"], (), ["HSET", "hash", ODD, ALL_BYTES]))
+    ask(stored, "run", ["hash"], (), ["HSET", "hash", ODD, ALL_BYTES])
     assert stored.ask("HGET", "hash", ODD) == ALL_BYTES
 
 
@@ -197,8 +206,7 @@ WRONGTYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
 )
 def test_error_replies(stored: Wire, command: str, text: str) -> None:
     """The text is Redis's own; the script ends there, and what it wrote before stays."""
-    words = execute("s", "then", ["first", "second", "text", "missing"], (), command.split())
-    assert stored.ask(*words) == FAILED + text
+    assert ask(stored, "then", ["first", "second", "text", "missing"], (), command.split()) == FAILED + text
     assert stored.ask("GET", "first") == b"before"
     assert stored.ask("EXISTS", "second", "missing") == 0
     assert stored.ask("GET", "text") == b"hello"
@@ -214,12 +222,12 @@ def test_error_replies(stored: Wire, command: str, text: str) -> None:
     ],
 )
 def test_commands_that_are_not_there(stored: Wire, command: str, text: str) -> None:
-    reply = stored.ask(*execute("s", "run", ["text"], (), command.split(" ")))
+    reply = ask(stored, "run", ["text"], (), command.split(" "))
     assert isinstance(reply, Error) and reply.startswith(FAILED + text)
 
 
 def test_an_empty_command(stored: Wire) -> None:
-    reply = stored.ask(*execute("s", "run", ["text"], (), [""]))
+    reply = ask(stored, "run", ["text"], (), [""])
     assert isinstance(reply, Error)
     assert reply.startswith(FAILED)
 
@@ -271,14 +279,14 @@ def test_an_empty_command(stored: Wire) -> None:
 def test_undeclared_keys_are_refused_and_nothing_changed(stored: Wire, command: str) -> None:
     """Only KEYS are declared: the script's own key, INPUTS and OUTPUTS are not."""
     before = stored.ask("DEBUG", "DIGEST")
-    reply = stored.ask(*execute("s", "run", ["list", "first", "set"], (), command.split()))
+    reply = ask(stored, "run", ["list", "first", "set"], (), command.split())
     assert isinstance(reply, Error), reply
     assert reply.startswith(FAILED)
     assert stored.ask("DEBUG", "DIGEST") == before
 
 
 def test_the_error_says_what_is_missing(stored: Wire) -> None:
-    reply = stored.ask(*execute("s", "run", ["text"], (), ["GET", "other"]))
+    reply = ask(stored, "run", ["text"], (), ["GET", "other"])
     assert reply.startswith(FAILED)
     assert "KEYS" in reply
 
@@ -286,7 +294,7 @@ def test_the_error_says_what_is_missing(stored: Wire) -> None:
 def test_inputs_and_outputs_are_not_declared_keys(stored: Wire) -> None:
     stored.ask("AI.TENSORSET", "x", "FLOAT", 1, "VALUES", 5)
     for words in (["DEL", "x"], ["AI.TENSORGET", "x", "VALUES"], ["SET", "out", "x"]):
-        reply = stored.ask(*execute("s", "reply", (), ["x"], words, ["out"]))
+        reply = ask(stored, "reply", (), ["x"], words, ["out"])
         assert isinstance(reply, Error) and reply.startswith(FAILED)
     assert values(stored, "x") == [b"5"]
     assert stored.ask("EXISTS", "out") == 0
@@ -294,7 +302,7 @@ def test_inputs_and_outputs_are_not_declared_keys(stored: Wire) -> None:
 
 def test_a_declared_key_is_one_to_the_byte(stored: Wire) -> None:
     for declared, used in ((b"k", b"k\0"), (b"k\0", b"k"), (b"k\0a", b"k\0b"), (b"K", b"k"), (b"", b"k")):
-        assert stored.ask(*execute("s", "run", [declared], (), ["SET", used, "x"])) == Error(UNDECLARED)
+        assert ask(stored, "run", [declared], (), ["SET", used, "x"]) == Error(UNDECLARED)
         assert stored.ask("EXISTS", used) == 0
 
 
@@ -338,7 +346,7 @@ def test_blocking_commands_are_a_clear_error(stored: Wire, command: str) -> None
     stored.ask("AI.TENSORSET", "x", "FLOAT", 1, 2)
     stored.ask("XGROUP", "CREATE", "stream", "g", "$")
     keys: list[Word] = ["missing", "list", "stream", "text", "m", "x", "y", "s"]
-    reply = stored.ask(*execute("s", "run", keys, (), command.split()))
+    reply = ask(stored, "run", keys, (), command.split())
     assert isinstance(reply, Error) and NOT_IN_SCRIPTS.fullmatch(reply), reply
     assert stored.ask("LLEN", "list") == 3
     assert stored.ask("EXISTS", "y") == 0
@@ -365,7 +373,7 @@ def test_storing_a_script_from_a_script(stored: Wire) -> None:
     """It is compiled while the worker that asks for it waits; a clear error will do as well."""
     source = scripts.function("f", "return tensors[0]")
     words = scripts.store_command("new", source, ["f"])
-    answer = stored.ask(*execute("s", "run", ["new"], (), words))
+    answer = ask(stored, "run", ["new"], (), words)
     if isinstance(answer, Error):
         assert answer.startswith(FAILED)
         assert stored.ask("EXISTS", "new") == 0
@@ -388,7 +396,7 @@ def test_commands_act_in_the_clients_database(server: Server, stored: Wire) -> N
 
 
 def test_select_in_a_script_changes_nobodys_database(stored: Wire) -> None:
-    stored.ask(*execute("s", "run", ["text"], (), ["SELECT", 5]))
+    ask(stored, "run", ["text"], (), ["SELECT", 5])
     assert stored.ask("GET", "text") == b"hello"
     assert reply(stored, "reply", "GET", "text", keys=("text",)) == b"s5:hello"
 
@@ -397,8 +405,8 @@ def test_what_a_script_writes_wakes_those_who_watch_and_wait(server: Server, sto
     with server.wire() as watcher, server.wire() as waiting:
         watcher.ask("WATCH", "watched")
         waiting.send("BLPOP", "queue", 10)
-        assert stored.ask(*execute("s", "run", ["watched"], (), ["SET", "watched", "x"])) == b"OK"
-        assert stored.ask(*execute("s", "run", ["queue"], (), ["RPUSH", "queue", "item"])) == b"OK"
+        assert ask(stored, "run", ["watched"], (), ["SET", "watched", "x"]) == b"OK"
+        assert ask(stored, "run", ["queue"], (), ["RPUSH", "queue", "item"]) == b"OK"
         assert waiting.read() == [b"queue", b"item"]
         watcher.ask("MULTI")
         watcher.ask("PING")
@@ -407,6 +415,7 @@ def test_what_a_script_writes_wakes_those_who_watch_and_wait(server: Server, sto
 
 def test_many_clients_at_once(server: Server, stored: Wire) -> None:
     """Each command of a script is one step: no increment is lost."""
+    store_redis(stored, "increment")
     clients, rounds, each = 8, 5, 20
     failed: list[object] = []
 
@@ -433,6 +442,6 @@ def test_memory_comes_back(server: Server, stored: Wire) -> None:
     before = server.used_memory()
     for _ in range(3):
         assert stored.ask(*words) == b"OK"
-        reply = stored.ask(*execute("s", "run", ["from"], (), ["LPUSH", "from", bytes(1 << 18)]))
+        reply = ask(stored, "run", ["from"], (), ["LPUSH", "from", bytes(1 << 18)])
         assert reply == Error(f"{FAILED}WRONGTYPE Operation against a key holding the wrong kind of value")
     assert server.used_memory() < before + (1 << 20)

@@ -83,7 +83,7 @@ def test_a_master_that_becomes_a_replica_while_a_script_runs(start_server: Start
     with master.wire() as wire:
         wire.ask("SET", "whose", "the other's")
     with other.wire() as wire, other.wire() as running:
-        store_redis(wire)
+        store_redis(wire, "gone_on")
         running.send(*execute("s", "gone_on", ["a", "b", "c"]))
         wait_for(lambda: wire.ask("GET", "a") == b"started")
         follow(other, master)
@@ -92,7 +92,7 @@ def test_a_master_that_becomes_a_replica_while_a_script_runs(start_server: Start
             to.ask("SET", "b", "go")
             caught_up(to)
         assert wire.ask("REPLICAOF", "NO", "ONE") == b"OK"
-        store_redis(wire)
+        store_redis(wire, "run")
         assert wire.ask(*execute("s", "run", ["last"], (), ["SET", "last", "x"])) == b"OK"  # comes after the other
         assert sorted(wire.ask("KEYS", "*")) == [b"b", b"last", b"s", b"whose"]
 
@@ -123,7 +123,7 @@ def test_cluster(start_server: StartServer) -> None:
         assert wire.ask("CLUSTER", "ADDSLOTSRANGE", 0, foreign - 1, foreign + 1, 16383) == b"OK"
         assert wire.ask("CONFIG", "SET", "cluster-require-full-coverage", "no") == b"OK"
         wait_for(lambda: b"cluster_state:ok" in wire.ask("CLUSTER", "INFO"), 20)
-        store_redis(wire, "s{1}")
+        store_redis(wire, "reply", "run", key="s{1}")
         assert wire.ask("SET", "k{1}", "x") == b"OK"
         wire.ask("AI.TENSORSET", "x{1}", "FLOAT", 1)
 

@@ -16,7 +16,7 @@ RUNS = ["AI.SCRIPTEXECUTE s run KEYS 1 x ARGS 3 SET x y", "AI.SCRIPTRUN old add 
 
 @pytest.fixture
 def stored(wire: Wire) -> Wire:
-    store_redis(wire)
+    store_redis(wire, "run")
     store_old(wire)
     wire.ask("AI.TENSORSET", "t", "FLOAT", 1, "VALUES", 4)
     return wire

@@ -20,7 +20,7 @@ AFTER = execute("s", "run", ["after"], (), ["SET", "after", "x"])
 
 @pytest.fixture
 def stored(wire: Wire) -> Wire:
-    store_redis(wire)
+    store_redis(wire, "gone_on", "run")
     return wire
 
 
@@ -75,7 +75,7 @@ def test_a_client_times_out_in_the_middle(server: Server, stored: Wire) -> None:
 def test_the_script_is_deleted_or_replaced_in_the_middle(server: Server, stored: Wire) -> None:
     """A run that was accepted is done with the script that was there."""
     for how in (["AI.SCRIPTDEL", "s"], ["AI.SCRIPTSET", "s", "CPU", "SOURCE", scripts.OLD], ["UNLINK", "s"]):
-        store_redis(stored)
+        store_redis(stored, "gone_on", "run")
         stored.ask("DEL", "started", "go", "done")
         with server.wire() as other:
             other.send(*GOES_ON)
@@ -104,7 +104,7 @@ def test_storing_and_running_elsewhere_go_on_meanwhile(server: Server, stored: W
 
 def test_a_flush_or_a_reload_in_the_middle(server: Server, stored: Wire) -> None:
     for command in (["FLUSHALL"], ["DEBUG", "RELOAD"], ["FLUSHALL", "ASYNC"]):
-        store_redis(stored)
+        store_redis(stored, "gone_on", "run")
         stored.ask("DEL", "go", "done", "started")
         with server.wire() as other:
             other.send(*GOES_ON)
@@ -144,7 +144,7 @@ def test_a_script_that_never_ends_holds_nobody_up(start_server: StartServer) -> 
     """But for the worker that runs it: GET is answered at once, other devices run, TIMEOUT comes in time."""
     server = start_server()
     with server.wire() as wire, server.wire() as leaver:
-        store_redis(wire)
+        store_redis(wire, "for_ever", "run")
         leaver.send(*execute("s", "for_ever"))
         wait_for(lambda: server.blocked_clients() == 1)
         worst = max(wire.timed("GET", "k")[1] for _ in range(3000))
@@ -167,7 +167,7 @@ def test_a_script_that_never_ends_holds_nobody_up(start_server: StartServer) -> 
 def test_timeout_of_a_script_that_never_ends(start_server: StartServer) -> None:
     server = start_server(options=["THREADS_PER_QUEUE", 3])
     with server.wire() as wire:
-        store_redis(wire)
+        store_redis(wire, "for_ever", "run")
         times = []
         for asked in (0.05, 0.12):
             reply, taken = wire.timed(*execute("s", "for_ever", outputs=["y"]), "TIMEOUT", round(asked * 1000))
@@ -185,7 +185,7 @@ def test_shutdown_in_the_middle_of_a_script(start_server: StartServer) -> None:
     for function in ("gone_on", "increment"):
         server.restart()
         with server.wire() as wire, server.wire() as running:
-            store_redis(wire)
+            store_redis(wire, function)
             running.send(*execute("s", function, ["a", "b", "c"], (), [10_000_000]))
             wait_for(lambda wire=wire: wire.ask("EXISTS", "a"))  # type: ignore[misc]
             assert server.stop() == 0

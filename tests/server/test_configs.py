@@ -22,6 +22,7 @@ DEFAULTS = {
     "ai.backendspath": BACKENDS,
     "ai.python": "",
     "ai.onnx-custom-ops": "",
+    "ai.preload": "",
     "ai.tf": "",
     "ai.tflite": "",
     "ai.torch": "",
@@ -38,6 +39,7 @@ DEFAULTS = {
     "ai.model-load-timeout": "0",
     "ai.max-queued": "0",
     "ai.max-queued-bytes": "0",
+    "ai.bindings": "no",
     "ai.model-chunk-size": str(CHUNK),
 }
 EMBEDDED = {"ai.isolation": "none"}  # of servers that load the module without the options of all tests
@@ -98,7 +100,9 @@ def check_all(wire: Wire, changed: dict[str, str]) -> None:
     """CONFIG GET has these values and else the defaults, and INFO and AI.CONFIG have the same."""
     found = configs(wire)
     assert found == {**DEFAULTS, **changed}
-    assert shown(wire) == {name[3:].replace("-", "_"): found[name] for name in [*NUMBERS, "ai.isolation"]}
+    assert shown(wire) == {
+        name[3:].replace("-", "_"): found[name] for name in [*NUMBERS, "ai.isolation", "ai.bindings"]
+    }
     assert wire.ask("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == int(found["ai.model-chunk-size"])
     assert wire.ask("AI.CONFIG", "GET", "BACKENDSPATH").decode() == found["ai.backendspath"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,11 @@ SMALL = {
 LARGE: dict[str, Callable[[], Model]] = {"ONNX": onnx_model, "TF": tensorflow_model, "TORCH": torch_model}
 
 
+@lru_cache(1)
+def large(backend: str) -> Model:
+    return LARGE[backend]()
+
+
 def resident(pids: list[int], field: str = "VmRSS") -> int:
     """Bytes of some processes."""
     lines = [line for pid in pids for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
@@ -78,8 +84,8 @@ def store(wire: Wire, model: Model, in_transaction: bool) -> None:
 
 def peak(server: Server, backend: str, in_transaction: bool) -> float:
     """Copies that the store takes at most; what it keeps, and the model, are checked."""
-    large = LARGE[backend]()
-    size = len(large.blob)
+    model = large(backend)
+    size = len(model.blob)
     with server.wire() as wire:
         wire.ask_ok(*SMALL[backend].words("small"))  # imports the library
         pids = [server.pid, *([engine(wire).pid] if server.is_isolated else [])]
@@ -87,10 +93,11 @@ def peak(server: Server, backend: str, in_transaction: bool) -> float:
         for pid in pids:
             Path(f"/proc/{pid}/clear_refs").write_text("5")  # VmHWM begins anew
         before = resident(pids)
-        store(wire, large, in_transaction)
+        store(wire, model, in_transaction)
         most = resident(pids, "VmHWM") - before
         wait_for(lambda: resident(pids) - before < KEPT * size)
-        assert wire.ask("AI.MODELGET", "m", "BLOB") == large.blob
+        assert wire.ask("AI.MODELGET", "m", "BLOB") == model.blob
+    print(f"{most / size:.2f} copies")
     return most / size
 
 
@@ -98,11 +105,9 @@ def peak(server: Server, backend: str, in_transaction: bool) -> float:
 @pytest.mark.parametrize("backend", LARGE)
 def test_copies(start_server: StartServer, backend: str, in_transaction: bool) -> None:
     # As the bytes arrive, the server itself may have to copy them, but not always.
-    most = [peak(server := start_server(), backend, in_transaction) for _ in range(2)]
-    assert min(most) < MOST + server.is_isolated, most
+    assert any(peak(server := start_server(), backend, in_transaction) < MOST + server.is_isolated for _ in range(2))
 
 
 @pytest.mark.parametrize("backend", LARGE)
 def test_copies_of_an_engine_process(start_server: StartServer, backend: str) -> None:
-    most = [peak(start_server(options=["ISOLATION", "process"]), backend, False) for _ in range(2)]
-    assert min(most) < MOST + 1, most
+    assert any(peak(start_server(options=["ISOLATION", "process"]), backend, False) < MOST + 1 for _ in range(2))

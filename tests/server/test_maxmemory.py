@@ -156,7 +156,7 @@ def test_runs_that_were_accepted_before(server: Server, limited: Wire, slow: Slo
 
 
 def test_scripts_may_not_add_data(server: Server, limited: Wire) -> None:
-    scripts.store_redis(limited)
+    scripts.store_redis(limited, "gone_on")
     with server.wire() as runner:
         runner.send(*scripts.execute("s", "gone_on", ["a", "go", "b"]))
         wait_for(lambda: limited.ask("EXISTS", "a"))

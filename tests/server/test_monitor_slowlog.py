@@ -169,7 +169,7 @@ def test_monitor_shows_each_command_once(server: Server, wire: Wire) -> None:
 
 
 def test_monitor_shows_what_scripts_do(server: Server, wire: Wire) -> None:
-    scripts.store_redis(wire)
+    scripts.store_redis(wire, "then")
     seen = monitored(server, wire, scripts.execute("s", "then", ["a", "b"], (), ["INCR", "c"]))
     assert '"AI.SCRIPTEXECUTE" "s" "then"' in seen[0]
     assert [line.split("] ")[1] for line in seen[1:]] in (

@@ -65,7 +65,7 @@ def test_odd_names(server: Server, wire: Wire, slow: Slow) -> None:
 
 
 def test_a_script(server: Server, wire: Wire) -> None:
-    scripts.store_redis(wire)
+    scripts.store_redis(wire, "gone_on")
     with server.wire() as busy:
         busy.send(*scripts.execute("s", "gone_on", ["started", "go", "done"]))
         wait_for(lambda: wire.ask("EXISTS", "started"))

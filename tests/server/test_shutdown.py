@@ -41,7 +41,7 @@ def a_batch_that_waits(server: Server, wire: Wire, slow: Slow) -> tuple[Word, ..
 
 
 def a_script(server: Server, wire: Wire, slow: Slow) -> tuple[Word, ...]:
-    scripts.store_redis(wire)
+    scripts.store_redis(wire, "gone_on")
     return scripts.execute("s", "gone_on", ["made:1", "made:2", "made:3"])
 
 

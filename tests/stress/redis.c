@@ -887,6 +887,7 @@ static int get_api(const char *name, void *pointer) {
         ANSWER(SelectDb, no_error),
         ANSWER(NotifyKeyspaceEvent, no_error),
         ANSWER(GetClientId, no_error),
+        ANSWER(LatencyAddSample, no_error),
         ANSWER(DeauthenticateAndCloseClient, no_error),
         ANSWER(IsModuleNameBusy, no_error),
         ANSWER(IsKeysPositionRequest, no_error),

@@ -277,7 +277,12 @@ static void begin_dag(Peer *peer, int loads) {
     if (loads) peer->dag.names[LOADED] = add_slot(&peer->dag, peer->loaded, -1);
 }
 
-static void send_timeout(Peer *peer) {
+static void send_options(Peer *peer) {
+    static const char *const priorities[] = {"low", "normal", "high"};
+    if (CHANCE(500)) {
+        client_word(peer->client, "PRIORITY");
+        client_word(peer->client, "%s", priorities[BELOW(3)]);
+    }
     if (peer->timeout == 0) return;
     client_word(peer->client, "TIMEOUT");
     client_word(peer->client, "%lld", (long long)(peer->timeout / 1000000));
@@ -299,7 +304,7 @@ static void send_dag(Peer *peer) {
         client_word(peer->client, "1");
         client_word(peer->client, "%s", name_text(peer, PERSISTED));
     }
-    send_timeout(peer);
+    send_options(peer);
     for (int i = 0; i < length; i++) add_command(peer);
     if (persists && peer->dag.names[PERSISTED] == -1) {
         /* The name has to be there, so one more command makes it. */
@@ -323,7 +328,7 @@ static void send_single(Peer *peer, int runnable) {
     add_run_words(peer, command->runnable);
     int names[] = {LOADED, 0, 0, PERSISTED};
     add_run(peer, command, names);
-    send_timeout(peer);
+    send_options(peer);
     peer->dag.ncommands = 1;
     peer->dag.persists = 1;
     peer->request = SINGLE;
@@ -339,7 +344,7 @@ static void send_hanging(Peer *peer) {
     client_word(peer->client, "AI.DAGEXECUTE");
     client_word(peer->client, "ROUTING");
     client_word(peer->client, "here");
-    send_timeout(peer);
+    send_options(peer);
     client_word(peer->client, "|>");
     client_word(peer->client, "AI.TENSORSET");
     client_word(peer->client, "name2");

@@ -522,6 +522,7 @@ static void *worker_main(void *data) {
         int most = 1 + below(&worker->random, TAKE_PLAIN);
         memset(&taken, 0xAA, sizeof(taken));
         taken.op_ns = CHUNK_NS / most;
+        taken.kept = taken.nready = 0;
         if (chance(&worker->random, 700)) {
             bridge_work(batcher->queue, worker->index, &taken, worker->nnext == 0);
             settle(worker, &taken);

@@ -109,6 +109,13 @@ def test_hashes_are_scored_in_both_ways(tmp_path: Path) -> None:
     assert "times the rate of redis-py and ONNX Runtime" in table
 
 
+def test_a_binding_is_measured_beside_the_library(tmp_path: Path) -> None:
+    figures, table = figures_of(tmp_path, "--parts", "bindings")
+    (row,) = figures["parts"]["bindings"]["rows"]
+    assert row["requests_per_s"] > 0 and row["library"]["requests_per_s"] > 0
+    assert row["get"]["p99_us"] > 0 and "documents embedded by a binding" in table
+
+
 def test_batches_of_every_model_are_measured(tmp_path: Path) -> None:
     figures, _ = figures_of(tmp_path, "--parts", "throughput", "--cases", "mlp,fraud,linear-onnx-batch,cnn-onnx-batch")
     names = {row["case"] for row in figures["parts"]["throughput"]["rows"]}

@@ -23,7 +23,7 @@ import pytest
 import redis
 import yaml
 
-from testkit import models
+from testkit import models, rdb, samples
 from testkit.server import Client, Server
 from testkit.waiting import wait_for
 from tests.conftest import StartServer
@@ -122,6 +122,19 @@ def test_probes(start_server: StartServer, tmp_path: Path, kind: str, name: str)
     is_ready, words = probe.run(*ready)
     assert not is_ready
     assert "LOADING" in words
+
+
+def test_the_probe_waits_until_models_are_compiled(start_server: StartServer, tmp_path: Path) -> None:
+    backends, go = samples.slow_backend(tmp_path)
+    server = start_server(options=["BACKENDSPATH", str(backends), "PRELOAD", "ONNX", "ALLOW_FILE_OPS", 1])
+    with server.wire() as wire:
+        wire.ask_ok("RESTORE", "m", 0, rdb.dump(samples.ONNX, 4))
+    probe = Probe(server, tmp_path / "bin")
+    for arguments in (), ("m",):
+        assert probe.run("redisai-ready", *arguments) == (False, "ready\n0\npending\n1\n")
+    go.touch()
+    wait_for(lambda: probe.run("redisai-ready") == (True, ""))
+    assert probe.run("redisai-ready", "m") == (True, "")
 
 
 def test_probes_with_a_password(start_server: StartServer, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ class Op:
     arrival: int = 0
     wanted: bool = True
     id: int = 0
+    priority: int = 2
     number: int = field(default_factory=count().__next__)
 
 
@@ -195,7 +196,132 @@ def test_nothing_piles_up() -> None:
         pair = groups.add(*ops(number % 1000, 1, 1, arrival=number))
         assert groups.take(now=number) == pair
     batcher = groups.batcher
-    assert not batcher._groups and not batcher._ready and len(batcher._deadlines) < 100
+    assert not batcher._groups and not batcher.ready and len(batcher._deadlines) < 100
+
+
+# ---- priorities ------------------------------------------------------------------------------------------------------
+
+LOW, NORMAL, HIGH = 1, 2, 3
+
+
+def at(priority: int, *rows: int, group: int = 0, arrival: int = 0) -> list[Op]:
+    return [Op(group, count, arrival, priority=priority) for count in rows]
+
+
+def test_the_highest_that_is_ready_comes_first_unless_one_is_asked_for() -> None:
+    groups = Groups(Limits(2), Limits(2))
+    low = groups.add(*at(LOW, 1, 1))
+    high = groups.add(*at(HIGH, 1, 1, group=1, arrival=9))
+    assert groups.batcher.ready == 1 << LOW | 1 << HIGH
+    assert groups.batcher.take(0, NORMAL) == []
+    assert groups.batcher.take(0, LOW) == low
+    assert groups.take() == high
+    assert not groups.batcher.ready and groups.take() == []
+
+
+def test_a_batch_with_room_takes_others_the_highest_first() -> None:
+    groups = Groups(Limits(4))
+    low, normal, high = groups.add(*at(LOW, 1, 1)), groups.add(*at(NORMAL, 1, 1)), groups.add(*at(HIGH, 1))
+    assert groups.batcher.take(0, HIGH) == [*high, *normal, low[0]]
+    assert groups.batcher.ready >> LOW & 1
+    assert groups.batcher.take(0, HIGH) == groups.batcher.take(0, NORMAL) == []
+    assert groups.batcher.take(0, LOW) == [low[1]]
+    assert not groups.batcher._groups
+
+
+def test_a_turn_of_a_lower_one_begins_with_its_own() -> None:
+    groups = Groups(Limits(3))
+    low, high = groups.add(*at(LOW, 1)), groups.add(*at(HIGH, 1, 1, 1))
+    assert groups.batcher.take(0, LOW) == [*low, *high[:2]]
+    assert groups.take() == high[2:]
+
+
+def test_the_minimum_counts_all() -> None:
+    groups = Groups(Limits(8, 3, 100))
+    low, high = groups.add(*at(LOW, 1, arrival=20)), groups.add(*at(HIGH, 1, arrival=50))
+    assert not groups.batcher.ready and groups.batcher.deadline() == 120
+    normal = groups.add(*at(NORMAL, 1, arrival=60))
+    assert groups.batcher.ready == 1 << LOW | 1 << NORMAL | 1 << HIGH
+    assert groups.batcher.take(60, HIGH) == [*high, *normal, *low]
+    assert groups.batcher.deadline() == 0 and groups.take(now=SECOND) == []
+
+
+def test_only_the_wanted_of_all_count() -> None:
+    groups = Groups(Limits(8, 3))
+    low, high = groups.add(*at(LOW, 1, 1)), groups.add(*at(HIGH, 1))
+    low[0].wanted = False
+    assert groups.take() == groups.take() == [] and not groups.batcher.ready
+    more = groups.add(*at(NORMAL, 1))
+    assert groups.take() == [*high, *more, low[1]]
+
+
+def test_a_tuned_wait_is_not_for_higher_ones() -> None:
+    limits = Limits(8, 5, since=100, held_from=50, held_until=200, held_priority=NORMAL)
+    groups = Groups(limits)
+    low, normal = groups.add(*at(LOW, 1, arrival=110)), groups.add(*at(NORMAL, 1, arrival=110))
+    assert groups.take(now=150) == [] and groups.batcher.deadline() == 200
+    high = groups.add(*at(HIGH, 1, arrival=150))
+    assert groups.take(now=150) == [*high, *normal, *low]
+
+
+def test_a_tuned_size_counts_the_rows_of_all() -> None:
+    groups = Groups(Limits(1, sizes=[1, 1], trial=4))
+    groups.add(*at(LOW, 1))
+    groups.add(*at(HIGH, 1, 1))
+    assert len(groups.take()) == 3
+
+
+def test_a_deadline_takes_all() -> None:
+    groups = Groups(Limits(8, 5, 100))
+    low, high = groups.add(*at(LOW, 1, arrival=20)), groups.add(*at(HIGH, 1, arrival=50))
+    assert groups.take(now=119) == []
+    assert groups.take(now=120) == [*low, *high]
+    assert not groups.batcher._groups and groups.batcher.deadline() == 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.builds(lambda size, least: Limits(size, min(size, least)), st.integers(1, 8), st.integers(0, 8)), min_size=2
+    ),
+    st.lists(
+        st.tuples(st.sampled_from(["add", "add", "take", "drop", "sweep"]), *[st.integers(0, 9)] * 3), max_size=80
+    ),
+)
+def test_none_is_lost_or_comes_twice(limits: list[Limits], steps: list[tuple[str, int, int, int]]) -> None:
+    groups = Groups(*limits)
+    batcher = groups.batcher
+    waiting: list[Op] = []
+
+    def take(priority: int) -> list[Op]:
+        batch = batcher.take(0, priority)
+        assert len(batch) == 1 or sum(op.rows for op in batch) <= limits[batch[0].batch_key if batch else 0].batchsize
+        assert len({op.batch_key for op in batch}) <= 1
+        for op in batch:
+            waiting.remove(op)
+        return batch
+
+    for action, first, second, third in steps:
+        if action == "add":
+            waiting += groups.add(*at(first % 3 + 1, third + 1, group=second % len(limits)))
+        elif action == "take":
+            ready = batcher.ready
+            batch = take(first % 4)
+            assert not batch or ready
+        elif action == "drop" and waiting:
+            waiting[first % len(waiting)].wanted = False
+        elif action == "sweep":
+            batcher.sweep()
+            waiting[:] = [op for op in waiting if op.wanted]
+        counts = [sum(key[2] == priority for key in batcher._groups) for priority in range(4)]
+        assert batcher._counts == counts
+        for group in batcher._groups.values():
+            assert group.rows == sum(op.rows for op in group.ops) > 0
+    while batcher.ready:
+        take(0)
+    for key, limit in enumerate(limits):
+        left = sum(op.rows for op in waiting if op.batch_key == key and op.wanted)
+        assert left < max(limit.minbatchsize, 1)
 
 
 LIMITS = st.builds(
