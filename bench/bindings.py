@@ -21,13 +21,16 @@ from bench.harness import alternate, median_of, ratios
 from bench.library_loop import Library, library
 from bench.report import Goal, Plan, Report
 from testkit import networks
+from testkit.info import info
 from testkit.load import GET, Result, modelstore, run_load
 from testkit.networks import Network
 from testkit.server import Server, fresh_server
 from testkit.waiting import wait_for
 from testkit.wire import Wire, encode
 
-CASE = "bindings-encoder"
+CASE, COST = "bindings-encoder", "bindings-cost"
+WRITES, OTHERS = 50_000, 100
+MAX_BOUND_US, MAX_OTHERS_US = 2.0, 0.1
 DOCUMENTS, QUICK = 100_000, 500
 TOKENS, WIDTH, WORDS = 32, 128, 1000
 BATCHES = (1, 8, 32, 128)
@@ -127,8 +130,60 @@ def gets_elsewhere(on: Server, loop: Library, rate: float, seconds: float) -> Re
     return result
 
 
+def write(wire: Wire, prefix: str, count: int) -> None:
+    for first in range(0, count, PIPELINE):
+        wire.socket.sendall(b"".join(encode(("HSET", f"{prefix}:{first + i}", "x", 1)) for i in range(PIPELINE)))
+        for _ in range(PIPELINE):
+            wire.read()
+
+
+def write_us(wire: Wire, prefix: str, count: int) -> float:
+    """What the server takes for one HSET of a key that is there."""
+    wire.ask_ok("CONFIG", "RESETSTAT")
+    write(wire, prefix, count)
+    return float(info(wire, "commandstats")["cmdstat_hset"].split("usec_per_call=")[1].split(",")[0])
+
+
+def measure_cost(bare: Server, on: Server, plan: Plan) -> Result:
+    """Writes on a server that never had a binding; beside OTHERS bindings, of which none matches; and of bound keys,
+    which wait for a model: so no run of them is measured."""
+    count = WRITES // 50 if plan.quick else WRITES
+    figures: dict[str, list[float]] = {"plain_us": [], "others_us": [], "bound_us": []}
+    with on.wire() as wire, bare.wire() as plain:
+        write(wire, "key", count)
+        write(plain, "key", count)
+        line = "FIELDS 1 x MODEL cost SET 1 y"
+        for _ in range(plan.repeat):
+            figures["plain_us"].append(write_us(plain, "key", count))
+            wire.socket.sendall(modelstore("cost", encoder()))
+            wire.read()
+            for i in range(OTHERS):
+                wire.ask_ok("AI.BIND", f"other{i}", *f"ON HASH PREFIX 1 key{i} {line}".split())
+            figures["others_us"].append(write_us(wire, "key", count))
+            wire.ask_ok("AI.BIND", "b", *f"ON HASH PREFIX 1 key: {line}".split())
+            wire.ask_ok("AI.MODELDEL", "cost")
+            figures["bound_us"].append(write_us(wire, "key", count))
+            for name in wire.ask("AI.BINDLIST"):
+                wire.ask_ok("AI.UNBIND", name)
+    return {"case": COST, **{name: median(values) for name, values in figures.items()}}
+
+
+def add_cost(report: Report, plan: Plan) -> None:
+    with fresh_server() as bare, fresh_server(more=("BINDINGS", "yes")) as on:
+        row = measure_cost(bare, on, plan)
+    bound, others = row["bound_us"] - row["plain_us"], row["others_us"] - row["plain_us"]
+    print(f"{COST}: a write takes {row['plain_us']:.2f} us, {others:.2f} us more beside {OTHERS} bindings of other "
+          f"keys, {bound:.2f} us more where it is bound", flush=True)  # fmt: skip
+    report.rows.append(row)
+    report.goals.append(Goal("a write of a bound key, us more", bound, MAX_BOUND_US, at_most=True))
+    text = f"a write beside {OTHERS} bindings of other keys, us more"
+    report.goals.append(Goal(text, others, MAX_OTHERS_US, at_most=True))
+
+
 def run(plan: Plan) -> Report:
     report = Report()
+    if plan.wants(COST):
+        add_cost(report, plan)
     if not plan.wants(CASE):
         return report
     model, count = encoder(), QUICK if plan.quick else DOCUMENTS // plan.repeat

@@ -73,6 +73,14 @@ DEVICES = {
     "queue_duration": ("redisai_device_queue_seconds", "What runs have waited for the device's workers.", MICROSECONDS),
 }
 
+# Fields of AI.BINDINFO.
+BINDINGS = {
+    b"results": (CounterMetricFamily, "redisai_binding_results", "Keys or entries that got a result.", 1),
+    b"errors": (CounterMetricFamily, "redisai_binding_errors", "Keys or entries that could not be run.", 1),
+    b"pending": (GaugeMetricFamily, "redisai_binding_pending", "Keys, or streams, that wait for a result.", 1),
+    b"lag_ms": (GaugeMetricFamily, "redisai_binding_lag_seconds", "Age of the oldest change without one.", 1e-3),
+}
+
 
 def add_histogram(batches: Metric, labels: dict[str, str], info: dict[str, Any]) -> None:
     """AI.INFO has pairs of a power of two, or -1 for any number, and how many executions had up to so many rows."""
@@ -132,6 +140,16 @@ class ServerCollector(Collector):
         yield from self.devices(server)
         yield from self.workers(server)
         yield from self.processes(server)
+        yield from self.bindings()
+
+    def bindings(self) -> Iterator[Metric]:
+        metrics = {field: kind(*names, labels=["binding"]) for field, (kind, *names, _) in BINDINGS.items()}
+        for info in self.figures.bindings():
+            for field, metric in metrics.items():
+                metric.add_metric(
+                    [label(info[b"name"].decode(errors="surrogateescape"))], info[field] * BINDINGS[field][3]
+                )
+        yield from metrics.values()
 
     def devices(self, server: ServerFigures) -> Iterator[Metric]:
         counters = {name: CounterMetricFamily(*row[:2], labels=["device"]) for name, row in DEVICES.items()}

@@ -68,6 +68,12 @@ class Figures:
             _by_device(processes),
         )
 
+    def bindings(self) -> Iterator[dict[bytes, Any]]:
+        """AI.BINDINFO of all bindings."""
+        for name in self.client.execute_command("AI.BINDLIST"):  # type: ignore[no-untyped-call]
+            reply = self.client.execute_command("AI.BINDINFO", name)  # type: ignore[no-untyped-call]
+            yield dict(zip(reply[::2], reply[1::2], strict=True))
+
     def infos(self) -> Iterator[dict[str, Any]]:
         """AI.INFO FULL of all models and scripts."""
         if time.monotonic() - self.scanned >= self.scan_seconds:

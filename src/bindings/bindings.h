@@ -6,6 +6,7 @@
 #pragma once
 
 #include "commands/hash_set.h"
+#include "redis/event_loop.h"
 #include "run/run.h"
 
 /* What one FIELDS says: an input of the model, whose 0th dimension is a row for each key or entry. */
@@ -53,7 +54,9 @@ typedef struct Binding {
     int under_way;                        /* batches */
     int alone;                            /* so many of the first run alone: as a batch they have failed */
     int alone_failed;                     /* whether one of those has failed, too */
+    struct Batch *reading;                /* the one of them that is not yet submitted; NULL: none */
     uint64_t unbatchable;                 /* id of the runnable that runs only single rows; 0: none */
+    int64_t unbatchable_until;            /* ns */
     int64_t paused_until;                 /* ns: the server refuses writes, or there is nothing to run */
     int is_filling;                       /* AI.BINDRUN goes over all keys */
     RedisModuleScanCursor *cursor;        /* of that, once begun */
@@ -68,10 +71,11 @@ typedef struct Binding {
 struct Pending {
     RedisModuleString *key;
     int64_t since;            /* ns, the oldest change without a result */
+    int64_t changed;          /* ns, where has_changed is set: the first change since the batch has read it */
     RedisModuleStreamID from; /* of a stream: the oldest entry that is new */
     int is_running;           /* a batch has it */
     int has_changed;          /* since the batch has read it */
-    int is_gone;              /* it was deleted or replaced since then */
+    int is_gone;              /* it was deleted or replaced since a batch last took it */
     Pending *previous, *next; /* where is_running is not set */
 };
 
@@ -108,6 +112,7 @@ void pending_take(Binding *binding, Pending *pending);                    /* for
 void pending_give_back(Binding *binding, Pending *pending, int is_first); /* it stays to be run */
 void pending_free(Binding *binding, Pending *pending);                    /* it is done */
 void pending_clear(Binding *binding);                                     /* all that no batch has */
+int pending_free_cleared(void); /* in slices, for a million keys take a second; whether there are more */
 
 /* ---- rows.c ------------------------------------------------------------------------------------------------------ */
 
@@ -128,24 +133,30 @@ int rows_begin(Rows *rows, const Binding *binding, int capacity); /* -1: no memo
 /* NULL, or why the row is not added, which the caller frees. */
 char *rows_add(Rows *rows, FieldOf field, void *data);
 int rows_are_full(const Rows *rows);
-int rows_finish(const Rows *rows, Tensor **tensors); /* makes the tensors, one for each input; -1: no memory */
+int rows_finish(const Rows *rows, Tensor **tensors); /* makes the tensors, one for each input; -1: not all, no memory */
 void rows_free(Rows *rows);
 
 /* ---- work.c ------------------------------------------------------------------------------------------------------ */
 
 /* What runs at once: the keys of hashes, or entries of one stream. */
 typedef struct Batch {
+    Task task; /* which writes the results; first, for it is the batch */
     Binding *binding;
-    uint64_t runnable; /* its id */
-    char *tag;         /* its tag */
+    Rows rows_read;      /* until it is submitted */
+    Run *run;            /* once it has ended */
+    const char *failure; /* why it gave nothing, for the one row that it had; NULL: it did */
+    uint64_t runnable;   /* its id */
+    char *tag;           /* its tag */
     size_t tag_size;
     int is_alone;
     int rows;
-    Pending **pending;        /* by row; of a stream, the one */
-    int npending;             /* that have been taken */
-    RedisModuleStreamID *ids; /* of a stream, by entry, like the next */
-    char **errors;            /* why the entry is no row; NULL: it is the next row */
+    Pending **pending;            /* by row; of a stream, the one */
+    int npending;                 /* that have been taken, and are not written */
+    RedisModuleStreamID *ids;     /* of a stream, by entry, like the next */
+    RedisModuleStreamID position; /* of the last entry before them */
+    char **errors;                /* why the entry is no row; NULL: it is the next row */
     int nentries;
+    int written, row; /* of the entries, and the row of the next */
 } Batch;
 
 int work_init(RedisModuleCtx *ctx);
@@ -170,13 +181,17 @@ int work_is_for_now(const char *error);
 /* Tells replicas and the AOF that these keys are not pending any more; none: that AI.BINDRUN has seen all keys. */
 void work_replicate_done(RedisModuleCtx *ctx, const Binding *binding, RedisModuleString **keys, size_t count);
 
-/* Begin: read what is pending into rows, and take it for the batch; report and free what cannot be run. Write: what
- * the run gave; failure: why it gave nothing (NULL: it did), for the one row that it had. Both with the binding's user
- * in the context (hashes.c, streams.c). */
-void hashes_begin(RedisModuleCtx *ctx, RedisModuleUser *user, Batch *batch, Rows *rows);
-void hashes_write(RedisModuleCtx *ctx, Batch *batch, const Run *run, const char *failure);
-void streams_begin(RedisModuleCtx *ctx, RedisModuleUser *user, Batch *batch, Rows *rows);
-void streams_write(RedisModuleCtx *ctx, Batch *batch, const Run *run, const char *failure);
+/* Read: what is pending into rows, and take it for the batch; report and free what cannot be run. Write: what the run
+ * gave. Both go on until work_has_time() says no, do a little in any case, and return whether they are done. Both with
+ * the binding's user in the context (hashes.c, streams.c). */
+int hashes_read(RedisModuleCtx *ctx, RedisModuleUser *user, Batch *batch);
+int hashes_write(RedisModuleCtx *ctx, Batch *batch);
+int streams_read(RedisModuleCtx *ctx, RedisModuleUser *user, Batch *batch);
+int streams_write(RedisModuleCtx *ctx, Batch *batch);
+int work_has_time(void); /* in this iteration; only what this file's functions call may ask */
+
+/* The batch that is still read stays pending. */
+void work_drop_reading(Binding *binding);
 
 /* ---- saved.c, commands.c ----------------------------------------------------------------------------------------- */
 

@@ -208,7 +208,8 @@ COMMAND(bind, .name = "AI.BIND", .flags = "write deny-oom", .arity = -12, .since
         .summary = "Runs a model or script whenever keys change, and sets what it gives",
         .complexity = "O(N) where N is the number of prefixes of all bindings");
 COMMAND(unbind, .name = "AI.UNBIND", .flags = "write", .arity = 2, .most_words = 2, .since = "2.0.0", .tips = ON_ALL,
-        .syntax = "name", .summary = "Ends a binding", .complexity = "O(N) where N is the number of keys that wait");
+        .syntax = "name", .summary = "Ends a binding",
+        .complexity = "O(N) where N is the number of prefixes of all bindings");
 COMMAND(bindlist, .name = "AI.BINDLIST", .flags = "readonly", .arity = 1, .most_words = 1, .since = "2.0.0",
         .tips = "nondeterministic_output_order", .summary = "Lists the names of the bindings",
         .complexity = "O(N) where N is the number of bindings");

@@ -206,13 +206,29 @@ static int check_fields(const Parser *p) {
     return 0;
 }
 
+/* A stream that gets the results of its own entries would never end. */
+static int check_stream(const Parser *p) {
+    const Binding *b = p->binding;
+    size_t size, prefix_size;
+    const char *name = b->stream ? RedisModule_StringPtrLen(b->stream, &size) : NULL;
+    for (int i = 0; name && i < b->nprefixes; i++) {
+        const char *prefix = RedisModule_StringPtrLen(b->prefixes[i], &prefix_size);
+        if (prefix_size > size || (b->is_exact && prefix_size != size) || memcmp(prefix, name, prefix_size) != 0)
+            continue;
+        return parse_error(p->ctx, "the stream '%s' is read and gets the results; name another for them",
+                           arg_text(b->stream));
+    }
+    return 0;
+}
+
 static int parse(Parser *p) {
     if (parse_on(p) == -1) return -1;
     if (!is_next(p, "FIELDS")) return parse_error(p->ctx, "FIELDS is missing: what the model gets");
     while (take(p, "FIELDS")) {
         if (parse_input(p) == -1) return -1;
     }
-    return parse_runnable(p) == -1 || parse_results(p) == -1 ? -1 : check_fields(p);
+    if (parse_runnable(p) == -1 || parse_results(p) == -1 || check_fields(p) == -1) return -1;
+    return check_stream(p);
 }
 
 Binding *binding_parse(RedisModuleCtx *ctx, RedisModuleString **words, int count, int db, RedisModuleString *user) {

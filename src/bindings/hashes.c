@@ -18,6 +18,7 @@ static void begin_done(Done *done, int capacity) {
 /* The key has its newest result, or an error. Unless it has changed meanwhile: then it runs again. */
 static void settle(Binding *b, Pending *pending, Done *done) {
     if (pending->has_changed) {
+        pending->since = pending->changed;
         pending_give_back(b, pending, 0);
         return;
     }
@@ -87,21 +88,25 @@ static int read_hash(RedisModuleCtx *ctx, RedisModuleUser *user, Binding *b, Red
     return error == NULL;
 }
 
-void hashes_begin(RedisModuleCtx *ctx, RedisModuleUser *user, Batch *batch, Rows *rows) {
+int hashes_read(RedisModuleCtx *ctx, RedisModuleUser *user, Batch *batch) {
     Binding *b = batch->binding;
+    Rows *rows = &batch->rows_read;
+    int left = 2 * rows->capacity, is_over = 0;
     Done done;
-    begin_done(&done, 2 * rows->capacity);
-    batch->pending = RedisModule_Alloc(rows->capacity * sizeof(*batch->pending));
-    for (int i = 0; i < 2 * rows->capacity && b->first && !rows_are_full(rows); i++) {
+    begin_done(&done, left);
+    if (batch->pending == NULL) batch->pending = RedisModule_Alloc(rows->capacity * sizeof(*batch->pending));
+    do {
         Pending *pending = b->first;
-        pending_take(b, pending);
-        if (read_hash(ctx, user, b, pending->key, rows)) {
+        if (pending) pending_take(b, pending);
+        if (pending && read_hash(ctx, user, b, pending->key, rows)) {
             batch->pending[batch->npending++] = pending;
-        } else {
+        } else if (pending) {
             settle(b, pending, &done);
         }
-    }
+        is_over = --left == 0 || b->first == NULL || rows_are_full(rows);
+    } while (!is_over && work_has_time());
     end_done(ctx, b, &done);
+    return is_over;
 }
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
@@ -144,6 +149,7 @@ static char *add_vector(RedisModuleCtx *ctx, const Batch *batch, const Run *run,
     }
     char *error = NULL;
     RedisModuleString *value = work_value(run, batch, 0, row, FORM_BLOB, &error);
+    if (value == NULL) return error;
     RedisModuleString *format = RedisModule_CreateString(NULL, "FP32", 4);
     RedisModuleString *argv[] = {b->vector_set, format, value, key};
     error = work_call(ctx, "VADD", argv, 4);
@@ -161,16 +167,18 @@ static char *write_result(RedisModuleCtx *ctx, const Batch *batch, const Run *ru
     return error;
 }
 
-void hashes_write(RedisModuleCtx *ctx, Batch *batch, const Run *run, const char *failure) {
+int hashes_write(RedisModuleCtx *ctx, Batch *batch) {
     Binding *b = batch->binding;
     Done done;
     begin_done(&done, batch->npending);
-    for (int i = 0; i < batch->npending; i++) {
-        Pending *pending = batch->pending[i];
+    do {
+        int row = --batch->npending; /* from the last on, so the batch has those that are not written */
+        Pending *pending = batch->pending[row];
         RedisModuleKey *key = pending->is_gone ? NULL : open_hash(ctx, pending->key);
         if (key) {
             RedisModule_CloseKey(key);
-            char *error = failure ? RedisModule_Strdup(failure) : write_result(ctx, batch, run, i, pending->key);
+            char *error = batch->failure ? RedisModule_Strdup(batch->failure)
+                                         : write_result(ctx, batch, batch->run, row, pending->key);
             if (error && work_is_for_now(error)) {
                 pending_give_back(b, pending, 1);
                 work_wait(b, pending->key, error);
@@ -179,6 +187,7 @@ void hashes_write(RedisModuleCtx *ctx, Batch *batch, const Run *run, const char 
             if (error) fail(ctx, b, pending->key, error);
         }
         settle(b, pending, &done);
-    }
+    } while (batch->npending && work_has_time());
     end_done(ctx, b, &done);
+    return batch->npending == 0;
 }

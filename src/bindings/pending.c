@@ -26,9 +26,25 @@ static void append(Binding *b, Pending *pending) {
     b->last = pending;
 }
 
+static void insert(Binding *b, Pending *pending) {
+    size_t size;
+    const char *bytes = bytes_of(pending->key, &size);
+    RedisModule_DictSetC(b->pending, (void *)bytes, size, pending);
+    b->npending++;
+}
+
+static void delete(RedisModuleDict *dict, Pending *pending) {
+    size_t size;
+    const char *bytes = bytes_of(pending->key, &size);
+    RedisModule_DictDelC(dict, (void *)bytes, size, NULL);
+    RedisModule_FreeString(NULL, pending->key);
+    RedisModule_Free(pending);
+}
+
 Pending *pending_add(Binding *b, RedisModuleString *key) {
     Pending *pending = pending_find(b, key);
     if (pending) {
+        if (!pending->has_changed) pending->changed = monotonic_ns();
         pending->has_changed = 1;
         return pending;
     }
@@ -36,9 +52,8 @@ Pending *pending_add(Binding *b, RedisModuleString *key) {
     const char *bytes = bytes_of(key, &size);
     pending = RedisModule_Calloc(1, sizeof(*pending));
     *pending = (Pending){.key = RedisModule_CreateString(NULL, bytes, size), .since = monotonic_ns()};
-    RedisModule_DictSetC(b->pending, (void *)bytes, size, pending);
+    insert(b, pending);
     append(b, pending);
-    b->npending++;
     work_wake();
     return pending;
 }
@@ -51,7 +66,7 @@ void pending_take(Binding *b, Pending *pending) {
 }
 
 void pending_give_back(Binding *b, Pending *pending, int is_first) {
-    pending->is_running = pending->is_gone = 0;
+    pending->is_running = 0; /* is_gone stays: what comes next in a stream that was deleted is its first entry */
     if (!is_first || b->first == NULL) {
         append(b, pending);
         return;
@@ -63,20 +78,45 @@ void pending_give_back(Binding *b, Pending *pending, int is_first) {
 }
 
 void pending_free(Binding *b, Pending *pending) {
-    size_t size;
-    const char *bytes = bytes_of(pending->key, &size);
-    RedisModule_DictDelC(b->pending, (void *)bytes, size, NULL);
     b->npending--;
-    RedisModule_FreeString(NULL, pending->key);
-    RedisModule_Free(pending);
+    delete(b->pending, pending);
 }
 
+/* What was pending and is not needed any more. */
+typedef struct Cleared {
+    RedisModuleDict *dict;
+    Pending *first;
+    struct Cleared *next;
+} Cleared;
+
+static Cleared *cleared;
+
 void pending_clear(Binding *b) {
-    while (b->first) {
-        Pending *pending = b->first;
-        pending_take(b, pending);
-        pending_free(b, pending);
+    Cleared *old = RedisModule_Alloc(sizeof(*old));
+    *old = (Cleared){.dict = b->pending, .first = b->first, .next = cleared};
+    cleared = old;
+    b->pending = RedisModule_CreateDict(NULL);
+    b->first = b->last = NULL;
+    b->npending = 0;
+    for (int i = 0; i < MAX_UNDER_WAY; i++) {
+        for (int j = 0; b->batches[i] && j < b->batches[i]->npending; j++) insert(b, b->batches[i]->pending[j]);
     }
+    work_wake();
+}
+
+int pending_free_cleared(void) {
+    while (cleared) {
+        Cleared *old = cleared;
+        for (Pending *next; old->first; old->first = next) {
+            if (!work_has_time()) return 1;
+            next = old->first->next;
+            delete(old->dict, old->first);
+        }
+        RedisModule_FreeDict(NULL, old->dict);
+        cleared = old->next;
+        RedisModule_Free(old);
+    }
+    return 0;
 }
 
 /* ---- events ------------------------------------------------------------------------------------------------------ */
@@ -104,13 +144,15 @@ static void note_change(Binding *b, RedisModuleString *key, void *data) {
     const Change *change = data;
     int is_other = change->type == REDISMODULE_NOTIFY_GENERIC;
     if (change->type == (b->is_stream ? REDISMODULE_NOTIFY_HASH : REDISMODULE_NOTIFY_STREAM)) return;
-    if (!b->is_stream || pending_find(b, key)) {
-        pending_add(b, key)->is_gone |= is_other;
-        return;
-    }
+    Pending *pending = pending_find(b, key);
+    int is_new = pending == NULL || is_other || (pending->is_gone && !pending->has_changed);
+    RedisModuleStreamID newest = {0, 0};
+    if (b->is_stream && is_new) newest = newest_entry(change->ctx, key);
+    if (b->is_stream && pending == NULL && newest.ms == 0 && newest.seq == 0) return;
+    pending = pending_add(b, key);
+    pending->is_gone |= is_other;
     /* Of a stream that was renamed or restored, no entry is new. */
-    RedisModuleStreamID newest = newest_entry(change->ctx, key);
-    if (newest.ms || newest.seq) pending_add(b, key)->from = (RedisModuleStreamID){newest.ms, newest.seq + is_other};
+    if (is_new) pending->from = (RedisModuleStreamID){newest.ms, newest.seq + is_other};
 }
 
 /* Nothing is left to be run. But a vector of the key is to be removed. */
@@ -135,7 +177,8 @@ static int is_one_of(const char *event, const char *const *events) {
 static int key_changed(RedisModuleCtx *ctx, int type, const char *event, RedisModuleString *key) {
     static const char *const changes[] = {"rename_to", "restore", "copy_to", "move_to", NULL};
     static const char *const ends[] = {"del", "rename_from", "move_from", NULL};
-    if (is_quiet) return REDISMODULE_OK;
+    /* A key may expire when its fields are read: that is no result. */
+    if (is_quiet && type & (REDISMODULE_NOTIFY_HASH | REDISMODULE_NOTIFY_STREAM)) return REDISMODULE_OK;
     int ended = type & (REDISMODULE_NOTIFY_EXPIRED | REDISMODULE_NOTIFY_EVICTED);
     if (type == REDISMODULE_NOTIFY_GENERIC) {
         ended = is_one_of(event, ends);

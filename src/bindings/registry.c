@@ -87,6 +87,8 @@ void bindings_of_key(RedisModuleCtx *ctx, RedisModuleString *key, BindingVisit v
 
 static void forget(Binding *b) {
     b->is_removed = 1;
+    work_drop_reading(b);
+    pending_clear(b);
     binding_unref(b);
 }
 

@@ -117,9 +117,7 @@ int rows_finish(const Rows *rows, Tensor **tensors) {
             tensors[i] =
                 tensor_from_data(input->dtype, input->ndim, input->shape, rows->inputs[i].data, size, NULL, &error);
         }
-        if (tensors[i]) continue;
-        while (i-- > 0) tensor_unref(tensors[i]);
-        return -1;
+        if (tensors[i] == NULL) return -1;
     }
     return 0;
 }
@@ -131,4 +129,5 @@ void rows_free(Rows *rows) {
         RedisModule_Free(rows->inputs[i].texts);
     }
     RedisModule_Free(rows->inputs);
+    rows->inputs = NULL;
 }

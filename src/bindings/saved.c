@@ -102,6 +102,7 @@ static int load_pending(RedisModuleIO *io, Binding *b) {
 static Binding *parse_saved(RedisModuleIO *io, uint64_t db, RedisModuleString *user) {
     uint64_t filling = RedisModule_LoadUnsigned(io), count = RedisModule_LoadUnsigned(io);
     if (RedisModule_IsIOError(io) || db > INT32_MAX || count == 0 || count > INT32_MAX) return NULL;
+    if (RedisModule_SelectDb(log_context, (int)db) == REDISMODULE_ERR) return NULL;
     RedisModuleString **words = load_strings(io, count);
     if (words == NULL) return NULL;
     Binding *b = binding_parse(NULL, words, (int)count, (int)db, user);
@@ -124,11 +125,13 @@ static Binding *load_binding(RedisModuleIO *io) {
 static int aux_load(RedisModuleIO *io, int encver, int when) {
     uint64_t count = encver == ENCODING_VERSION ? RedisModule_LoadUnsigned(io) : 1;
     Binding **last = &arriving;
+    while (*last) last = &(*last)->next;
     for (uint64_t i = 0; i < count; i++) {
         Binding *b = encver == ENCODING_VERSION ? load_binding(io) : NULL;
         if (b == NULL) {
             RedisModule_LogIOError(io, "warning",
-                                   "cannot load the bindings: the data are broken, or of a newer version");
+                                   "cannot load the bindings: the data are broken, of a newer version, or of a "
+                                   "server with more databases");
             return REDISMODULE_ERR;
         }
         pending_watch(log_context);
@@ -142,10 +145,10 @@ static int aux_load(RedisModuleIO *io, int encver, int when) {
     return REDISMODULE_OK;
 }
 
-/* Other data replace those that there are, and so do their bindings. */
+/* Other data replace those that there are, and so do their bindings; what arrives beside them does so in the end. */
 static void loading(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
     int has_ended = subevent == REDISMODULE_SUBEVENT_LOADING_ENDED || subevent == REDISMODULE_SUBEVENT_LOADING_FAILED;
-    if (!has_ended) bindings_replace(NULL);
+    if (!has_ended && !is_arriving) bindings_replace(NULL);
     if (has_ended) work_wake();
 }
 

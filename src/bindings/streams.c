@@ -88,33 +88,57 @@ static char *begin_at(RedisModuleCtx *ctx, const Binding *b, const Pending *pend
     return set_position(ctx, b, pending->key, "CREATE", *position);
 }
 
-static RedisModuleString *field_of(void *fields, const RedisModuleString *field) {
-    size_t size, value_size;
-    const char *name = RedisModule_StringPtrLen(field, &size);
-    for (size_t i = 0; i + 1 < RedisModule_CallReplyLength(fields); i += 2) {
-        if (!text_is(item(fields, i), name, size)) continue;
-        const char *value = RedisModule_CallReplyStringPtr(item(fields, i + 1), &value_size);
-        return RedisModule_CreateString(NULL, value, value_size);
+/* An entry while its row is read. */
+typedef struct Entry {
+    RedisModuleString **words; /* name value ... */
+    long count;                /* fields */
+} Entry;
+
+static RedisModuleString *field_of(void *data, const RedisModuleString *field) {
+    const Entry *entry = data;
+    for (long i = 0; i < entry->count; i++) {
+        if (RedisModule_StringCompare(entry->words[2 * i], field) != 0) continue;
+        return RedisModule_HoldString(NULL, entry->words[2 * i + 1]);
     }
     return NULL;
 }
 
-static void read_entries(Batch *batch, Rows *rows, RedisModuleCallReply *entries) {
-    size_t count = RedisModule_CallReplyLength(entries);
-    batch->ids = RedisModule_Calloc(count + 1, sizeof(*batch->ids));
-    batch->errors = RedisModule_Calloc(count + 1, sizeof(*batch->errors));
-    for (size_t i = 0; i < count && !rows_are_full(rows); i++) {
-        batch->ids[i] = parse_id(item(item(entries, i), 0));
-        batch->errors[i] = rows_add(rows, field_of, item(item(entries, i), 1));
-        batch->nentries++;
+static void read_entry(Batch *batch, RedisModuleKey *key, RedisModuleStreamID id, long nfields) {
+    Entry entry = {.words = RedisModule_Alloc(2 * nfields * sizeof(*entry.words) + 1)};
+    while (entry.count < nfields) {
+        RedisModuleString **pair = entry.words + 2 * entry.count;
+        if (RedisModule_StreamIteratorNextField(key, &pair[0], &pair[1]) == REDISMODULE_ERR) break;
+        entry.count++;
     }
+    batch->ids[batch->nentries] = id;
+    batch->errors[batch->nentries++] = rows_add(&batch->rows_read, field_of, &entry);
+    for (long i = 0; i < 2 * entry.count; i++) RedisModule_FreeString(NULL, entry.words[i]);
+    RedisModule_Free(entry.words);
 }
 
-static int is_stream(RedisModuleCtx *ctx, RedisModuleString *name) {
+/* Whether that is all for this batch. Rows that cannot run are written at once, so those are no more than there is time
+ * for. */
+static int read_entries(Batch *batch, RedisModuleKey *key) {
+    const Rows *rows = &batch->rows_read;
+    RedisModuleStreamID from = batch->nentries ? batch->ids[batch->nentries - 1] : batch->position, id;
+    long nfields;
+    int is_over =
+        RedisModule_StreamIteratorStart(key, REDISMODULE_STREAM_ITERATOR_EXCLUSIVE, &from, NULL) == REDISMODULE_ERR;
+    for (int has_time = 1; !is_over && has_time; has_time = work_has_time()) {
+        is_over = RedisModule_StreamIteratorNextID(key, &id, &nfields) == REDISMODULE_ERR;
+        if (!is_over) read_entry(batch, key, id, nfields);
+        is_over |= batch->nentries == rows->capacity || rows_are_full(rows);
+    }
+    RedisModule_StreamIteratorStop(key);
+    return is_over || rows->count == 0;
+}
+
+/* NULL: there is no stream at the key. */
+static RedisModuleKey *open_stream(RedisModuleCtx *ctx, RedisModuleString *name) {
     RedisModuleKey *key = RedisModule_OpenKey(ctx, name, REDISMODULE_READ);
-    int is = key && RedisModule_KeyType(key) == REDISMODULE_KEYTYPE_STREAM;
-    if (key) RedisModule_CloseKey(key);
-    return is;
+    if (key == NULL || RedisModule_KeyType(key) == REDISMODULE_KEYTYPE_STREAM) return key;
+    RedisModule_CloseKey(key);
+    return NULL;
 }
 
 static void end(RedisModuleCtx *ctx, Binding *b, Pending *pending) {
@@ -122,41 +146,6 @@ static void end(RedisModuleCtx *ctx, Binding *b, Pending *pending) {
     pending_free(b, pending);
     work_replicate_done(ctx, b, &key, 1);
     RedisModule_FreeString(NULL, key);
-}
-
-void streams_begin(RedisModuleCtx *ctx, RedisModuleUser *user, Batch *batch, Rows *rows) {
-    Binding *b = batch->binding;
-    Pending *pending = b->first;
-    RedisModuleStreamID position = {0, 0};
-    char from[ID_TEXT + 1] = "(";
-    pending_take(b, pending);
-    if (!is_stream(ctx, pending->key)) {
-        end(ctx, b, pending);
-        return;
-    }
-    RedisModuleCallReply *entries = NULL;
-    char *error = begin_at(ctx, b, pending, &position);
-    if (error == NULL) {
-        print_id(position, from + 1);
-        entries =
-            RedisModule_Call(ctx, "XRANGE", "CEscccl", pending->key, from, "+", "COUNT", (long long)rows->capacity);
-        error = error_of(entries);
-    }
-    if (error) {
-        pending_give_back(b, pending, 1);
-        work_wait(b, pending->key, error);
-    } else if (RedisModule_CallReplyLength(entries) == 0) {
-        end(ctx, b, pending);
-    } else {
-        batch->pending = RedisModule_Alloc(sizeof(*batch->pending));
-        batch->pending[batch->npending++] = pending;
-        read_entries(batch, rows, entries);
-    }
-    if (entries) RedisModule_FreeCallReply(entries);
-    if (batch->npending && rows->count == 0) {
-        streams_write(ctx, batch, NULL, NULL);
-        batch->npending = 0;
-    }
 }
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
@@ -212,16 +201,17 @@ static void free_words(Words *w) {
     RedisModule_Free(w->words);
 }
 
-/* Adds the entry's result, or with ERROR why there is none. Returns why that cannot be written, or NULL. */
-static char *write_entry(RedisModuleCtx *ctx, Batch *batch, const Run *run, int entry, int row, const char *failure) {
+/* Adds the next entry's result, or with ERROR why there is none. Returns why that cannot be written, or NULL. */
+static char *write_entry(RedisModuleCtx *ctx, Batch *batch, const Pending *pending, const char *failure) {
     Binding *b = batch->binding;
-    const Pending *pending = batch->pending[0];
+    RedisModuleStreamID id = batch->ids[batch->written];
     Words w = {.words = RedisModule_Alloc((2 * b->nset + 16) * sizeof(*w.words))};
-    add_head(&w, b, pending, batch->ids[entry]);
-    char *error = failure ? RedisModule_Strdup(failure) : add_result(&w, batch, run, row), *refusal = NULL;
+    add_head(&w, b, pending, id);
+    char *error = failure ? RedisModule_Strdup(failure) : add_result(&w, batch, batch->run, batch->row),
+         *refusal = NULL;
     if (error && b->error) {
         Words own = {.words = RedisModule_Alloc(16 * sizeof(*w.words))};
-        add_head(&own, b, pending, batch->ids[entry]);
+        add_head(&own, b, pending, id);
         add_name(&own, b->error);
         add_text(&own, error);
         refusal = work_call(ctx, "XADD", own.words, own.count);
@@ -234,22 +224,71 @@ static char *write_entry(RedisModuleCtx *ctx, Batch *batch, const Run *run, int 
     return refusal;
 }
 
-void streams_write(RedisModuleCtx *ctx, Batch *batch, const Run *run, const char *failure) {
+static int write_entries(RedisModuleCtx *ctx, Batch *batch, Pending *pending) {
     Binding *b = batch->binding;
-    Pending *pending = batch->pending[0];
     char *refusal = NULL;
-    int written = 0, row = 0;
-    for (; written < batch->nentries && !pending->is_gone; written++) {
-        const char *error = batch->errors[written];
-        refusal = write_entry(ctx, batch, run, written, row, error ? error : failure);
+    int first = batch->written, has_time = 1;
+    for (; batch->written < batch->nentries && !pending->is_gone && has_time; batch->written++) {
+        const char *error = batch->errors[batch->written];
+        refusal = write_entry(ctx, batch, pending, error ? error : batch->failure);
         if (refusal) break;
-        row += error == NULL;
+        batch->row += error == NULL;
+        has_time = work_has_time();
     }
-    if (written) {
-        char *error = set_position(ctx, b, pending->key, "SETID", batch->ids[written - 1]);
+    if (batch->written > first) {
+        char *error = set_position(ctx, b, pending->key, "SETID", batch->ids[batch->written - 1]);
         if (error) RedisModule_Free(refusal);
         if (error) refusal = error;
     }
+    if (!refusal && !pending->is_gone && batch->written < batch->nentries) return 0;
+    if (!refusal && pending->has_changed) pending->since = pending->changed;
     pending_give_back(b, pending, b->alone > 0 || refusal); /* until there is no entry left */
     if (refusal) work_wait(b, pending->key, refusal);
+    return 1;
+}
+
+int streams_write(RedisModuleCtx *ctx, Batch *batch) { return write_entries(ctx, batch, batch->pending[0]); }
+
+/* ---- both ----------------------------------------------------------------------------------------------------------
+ */
+
+/* Takes the stream that comes next, and finds where to go on. */
+static void take_stream(RedisModuleCtx *ctx, Batch *batch) {
+    Binding *b = batch->binding;
+    Pending *pending = b->first;
+    pending_take(b, pending);
+    RedisModuleKey *key = open_stream(ctx, pending->key);
+    if (key == NULL) {
+        end(ctx, b, pending);
+        return;
+    }
+    RedisModule_CloseKey(key);
+    char *error = begin_at(ctx, b, pending, &batch->position);
+    if (error) {
+        pending_give_back(b, pending, 1);
+        work_wait(b, pending->key, error);
+        return;
+    }
+    int capacity = batch->rows_read.capacity;
+    batch->pending = RedisModule_Alloc(sizeof(*batch->pending));
+    batch->pending[batch->npending++] = pending;
+    batch->ids = RedisModule_Calloc(capacity, sizeof(*batch->ids));
+    batch->errors = RedisModule_Calloc(capacity, sizeof(*batch->errors));
+}
+
+int streams_read(RedisModuleCtx *ctx, RedisModuleUser *user, Batch *batch) {
+    if (batch->npending == 0) take_stream(ctx, batch);
+    if (batch->npending == 0) return 1;
+    Pending *pending = batch->pending[0];
+    RedisModuleKey *key = pending->is_gone ? NULL : open_stream(ctx, pending->key);
+    int is_over = key == NULL || read_entries(batch, key);
+    if (key) RedisModule_CloseKey(key);
+    if (!is_over || batch->rows_read.count) return is_over;
+    batch->npending = 0;
+    if (batch->nentries == 0 && !pending->is_gone) {
+        end(ctx, batch->binding, pending);
+    } else {
+        while (!write_entries(ctx, batch, pending)) continue;
+    }
+    return 1;
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "bindings/bindings.h"
+#include "isolation/process.h"
 #include "redis/clock.h"
 #include "redis/command.h"
 #include "redis/event_loop.h"
@@ -18,12 +19,15 @@
 #define DEFAULT_BATCH 32 /* rows, where the model has no BATCHSIZE */
 #define MAX_BATCH 4096
 #define PAUSE_MS 100
-#define SLICE_NS 250000 /* of AI.BINDRUN in one iteration */
-#define FILL_AHEAD 4096 /* pending keys: with more, AI.BINDRUN waits */
+#define SLICE_NS 250000    /* of all this in one iteration: clients wait for so long */
+#define BATCHES_AGAIN_S 10 /* then a model that took no batch gets one again: it may have failed for other reasons */
+#define FILL_AHEAD 4096    /* pending keys: with more, AI.BINDRUN waits */
 
 static struct {
     Task task;
     int is_posted, has_timer;
+    int turn;    /* the number of the binding that is the first to go on */
+    int64_t end; /* ns: of the slice */
     RedisModuleCtx *ctx;
 } work;
 
@@ -46,6 +50,16 @@ static void set_timer(void) {
     work.has_timer = 1;
     RedisModule_CreateTimer(work.ctx, PAUSE_MS, timer_ended, NULL);
 }
+
+/* What tasks before this one have taken of the iteration is gone. Returns the time. */
+static int64_t begin_slice(void) {
+    int64_t now = monotonic_ns();
+    work.end = now + SLICE_NS - event_loop_add_stall(0);
+    return now;
+}
+
+static void end_slice(int64_t begun) { event_loop_add_stall(monotonic_ns() - begun); }
+int work_has_time(void) { return monotonic_ns() < work.end; }
 
 /* ---- errors ------------------------------------------------------------------------------------------------------ */
 
@@ -129,7 +143,7 @@ static Tensor row_of(const Tensor *tensor, int rows, int row, uint64_t *offsets)
 RedisModuleString *work_value(const Run *run, const Batch *batch, int output, int row, int form, char **error) {
     const Binding *b = batch->binding;
     const Tensor *tensor = run->slots[b->ninputs + output];
-    uint64_t *offsets = tensor->offsets ? RedisModule_Calloc(tensor->length + 1, sizeof(*offsets)) : NULL;
+    uint64_t *offsets = tensor->offsets ? RedisModule_Calloc(tensor->length / batch->rows + 1, sizeof(*offsets)) : NULL;
     Tensor own = row_of(tensor, batch->rows, row, offsets);
     if (form == FORM_OWN && own.length != 1) form = FORM_BLOB;
     RedisModuleString *value = hash_value(&own, form, b->nset ? b->outputs[output].name : b->name, error);
@@ -187,63 +201,102 @@ static void count_alone(const Batch *batch, int has_failed) {
     Binding *b = batch->binding;
     if (!batch->is_alone || b->alone == 0) return;
     b->alone_failed |= has_failed;
-    if (--b->alone == 0 && !b->alone_failed) b->unbatchable = batch->runnable;
+    if (--b->alone > 0 || b->alone_failed) return;
+    b->unbatchable = batch->runnable;
+    b->unbatchable_until = monotonic_ns() + BATCHES_AGAIN_S * 1000000000LL;
 }
 
-static void write(RedisModuleCtx *ctx, Batch *batch, const Run *run, const char *failure) {
+/* Whether all is written, or never will be. */
+static int write(RedisModuleCtx *ctx, Batch *batch) {
     Binding *b = batch->binding;
     RedisModuleUser *user = user_of(b);
-    if (user == NULL) { /* the next batch says why nothing happens */
+    if (b->is_removed || !acts(ctx) || user == NULL) { /* of the user, the next batch tells that */
         drop_results(batch);
-        return;
+        if (user) RedisModule_FreeModuleUser(user);
+        return 1;
     }
+    RedisModule_SelectDb(ctx, b->db);
     RedisModule_SetContextUser(ctx, user);
     pending_set_quiet(1);
-    (b->is_stream ? streams_write : hashes_write)(ctx, batch, run, failure);
+    int is_over = (b->is_stream ? streams_write : hashes_write)(ctx, batch);
     pending_set_quiet(0);
     RedisModule_SetContextUser(ctx, NULL);
     RedisModule_FreeModuleUser(user);
+    return is_over;
+}
+
+static void hold_slot(Batch *batch) {
+    Binding *b = batch->binding;
+    int slot = 0;
+    while (b->batches[slot]) slot++;
+    b->batches[slot] = batch;
+    b->under_way++;
 }
 
 static void free_batch(Batch *batch) {
-    binding_unref(batch->binding);
+    Binding *b = batch->binding;
+    for (int i = 0; i < MAX_UNDER_WAY; i++) {
+        if (b->batches[i] == batch) b->batches[i] = NULL;
+    }
+    b->under_way--;
+    if (b->reading == batch) b->reading = NULL;
+    if (batch->rows_read.inputs) rows_free(&batch->rows_read);
+    if (batch->run) run_unref(batch->run);
     for (int i = 0; i < batch->nentries; i++) RedisModule_Free(batch->errors[i]);
     RedisModule_Free(batch->errors);
     RedisModule_Free(batch->ids);
     RedisModule_Free(batch->pending);
     RedisModule_Free(batch->tag);
     RedisModule_Free(batch);
+    binding_unref(b);
+}
+
+void work_drop_reading(Binding *b) {
+    if (b->reading == NULL) return;
+    drop_results(b->reading);
+    free_batch(b->reading);
+}
+
+/* Writes as much as the iteration has time for. */
+static void write_some(RedisModuleCtx *ctx, Task *task) {
+    Batch *batch = (Batch *)task;
+    int64_t begun = begin_slice();
+    if (write(ctx, batch)) {
+        free_batch(batch);
+        work_wake();
+    } else {
+        event_loop_post(task);
+    }
+    end_slice(begun);
 }
 
 static void run_ended(RedisModuleCtx *ctx, Waiter *waiter) {
-    const Run *run = (const Run *)waiter;
+    Run *run = (Run *)waiter;
     Batch *batch = run->data;
     Binding *b = batch->binding;
-    const char *failure = find_failure(run, batch);
-    b->under_way--;
-    for (int i = 0; i < MAX_UNDER_WAY; i++) {
-        if (b->batches[i] == batch) b->batches[i] = NULL;
-    }
+    batch->task = (Task){.perform = write_some};
+    batch->failure = find_failure(run, batch);
+    batch->run = run;
+    run_ref(run);
     b->runs++;
-    if (b->is_removed || !acts(ctx)) {
-        drop_results(batch);
-    } else if (failure && batch->rows > 1) {
+    if (batch->failure && batch->rows > 1 && !b->is_removed) {
         run_alone(batch);
-    } else {
-        count_alone(batch, failure != NULL);
-        if (failure == NULL) b->rows += batch->rows;
-        write(ctx, batch, run, failure);
+        batch->npending = 0;
+        free_batch(batch);
+        work_wake();
+        return;
     }
-    free_batch(batch);
-    work_wake();
+    if (!b->is_removed) count_alone(batch, batch->failure != NULL);
+    if (batch->failure == NULL) b->rows += batch->rows;
+    write_some(ctx, &batch->task);
 }
 
 /* ---- runs -------------------------------------------------------------------------------------------------------- */
 
-static int submit(Batch *batch, Runnable *runnable, const Rows *rows) {
+static int submit(Batch *batch, Runnable *runnable) {
     Binding *b = batch->binding;
     Run *run = run_new(1, b->ninputs + b->noutputs, b->ninputs, 0);
-    if (rows_finish(rows, run->slots) == -1) {
+    if (rows_finish(&batch->rows_read, run->slots) == -1) {
         run_unref(run);
         return -1;
     }
@@ -251,13 +304,8 @@ static int submit(Batch *batch, Runnable *runnable, const Rows *rows) {
     if (b->function) op->function = arg_copy(b->function, NULL);
     run->user = arg_copy(b->user, NULL);
     run->data = batch;
-    batch->rows = rows->count;
-    b->under_way++;
-    for (int i = 0; i < MAX_UNDER_WAY; i++) {
-        if (b->batches[i]) continue;
-        b->batches[i] = batch;
-        break;
-    }
+    batch->rows = batch->rows_read.count;
+    rows_free(&batch->rows_read);
     run_submit_alone(run, b->db, run_ended);
     return 0;
 }
@@ -273,7 +321,7 @@ static Runnable *find_runnable_of(RedisModuleCtx *ctx, const Binding *b) {
 
 static int most_rows(const Binding *b, const Runnable *runnable) {
     int64_t size = runnable->kind == KIND_MODEL ? ((const Model *)runnable)->limits.batchsize : 0;
-    if (b->alone || b->unbatchable == runnable->id) return 1;
+    if (b->alone || (b->unbatchable == runnable->id && monotonic_ns() < b->unbatchable_until)) return 1;
     return size == 0 ? DEFAULT_BATCH : size < MAX_BATCH ? (int)size : MAX_BATCH;
 }
 
@@ -282,6 +330,9 @@ static const char *find_refusal(const Binding *b, RedisModuleUser *user, const R
     if (runnable == NULL) {
         return b->kind == KIND_MODEL ? "there is no model at this key; what is bound waits for it"
                                      : "there is no script at this key; what is bound waits for it";
+    }
+    if (carrier_is_set_aside(runnable)) {
+        return "engine processes have ended under it, so it is set aside; what is bound waits for its release";
     }
     if (RedisModule_ACLCheckKeyPermissions(user, b->runnable, REDISMODULE_CMD_KEY_ACCESS) != REDISMODULE_OK) {
         return "NOPERM the binding's user may not read this key";
@@ -302,22 +353,34 @@ static Batch *new_batch(Binding *b, const Runnable *runnable) {
     return batch;
 }
 
-/* Reads what is pending, as much as one batch takes, and runs it. */
-static void begin_batch(RedisModuleCtx *ctx, Binding *b, RedisModuleUser *user, Runnable *runnable) {
-    Batch *batch = new_batch(b, runnable);
-    Rows rows;
-    int failed = rows_begin(&rows, b, most_rows(b, runnable)), is_submitted = 0;
-    if (!failed) (b->is_stream ? streams_begin : hashes_begin)(ctx, user, batch, &rows);
-    if (!failed && rows.count) {
-        failed = submit(batch, runnable, &rows);
-        is_submitted = !failed;
+/* The batch that is read, or a new one. */
+static Batch *batch_to_read(Binding *b, const Runnable *runnable) {
+    if (b->reading && b->reading->runnable != runnable->id) work_drop_reading(b);
+    if (b->reading == NULL) {
+        b->reading = new_batch(b, runnable);
+        hold_slot(b->reading);
+        if (rows_begin(&b->reading->rows_read, b, most_rows(b, runnable)) == -1) return NULL;
     }
-    rows_free(&rows);
-    if (failed) {
-        drop_results(batch);
-        work_wait(b, b->runnable, RedisModule_Strdup("there is no memory for a batch"));
+    return b->reading;
+}
+
+/* Reads what is pending, as much as one batch takes, and runs it. Where the iteration has no time for all, it goes on
+ * in the next. */
+static void read_batch(RedisModuleCtx *ctx, Binding *b, RedisModuleUser *user, Runnable *runnable) {
+    Batch *batch = batch_to_read(b, runnable);
+    if (batch) {
+        int is_over = (b->is_stream ? streams_read : hashes_read)(ctx, user, batch);
+        if (!is_over) return;
+        if (batch->npending == 0) { /* no key has become a row */
+            free_batch(batch);
+            return;
+        }
+        b->reading = NULL;
+        if (submit(batch, runnable) == 0) return;
+        b->reading = batch;
     }
-    if (!is_submitted) free_batch(batch);
+    work_drop_reading(b);
+    work_wait(b, b->runnable, RedisModule_Strdup("there is no memory for a batch"));
 }
 
 static void begin(RedisModuleCtx *ctx, Binding *b) {
@@ -331,11 +394,12 @@ static void begin(RedisModuleCtx *ctx, Binding *b) {
     Runnable *runnable = find_runnable_of(ctx, b);
     const char *refusal = find_refusal(b, user, runnable);
     if (refusal) {
+        work_drop_reading(b);
         work_wait(b, b->runnable, RedisModule_Strdup(refusal));
     } else {
         RedisModule_SetContextUser(ctx, user);
         pending_set_quiet(1);
-        begin_batch(ctx, b, user, runnable);
+        read_batch(ctx, b, user, runnable);
         pending_set_quiet(0);
         RedisModule_SetContextUser(ctx, NULL);
     }
@@ -345,7 +409,8 @@ static void begin(RedisModuleCtx *ctx, Binding *b) {
 /* ---- AI.BINDRUN -------------------------------------------------------------------------------------------------- */
 
 static void fill_key(Binding *b, RedisModuleString *key, void *data) {
-    if (b == data && !pending_find(b, key)) pending_add(b, key);
+    if (b != data) return;
+    if (b->is_stream || !pending_find(b, key)) pending_add(b, key)->from = (RedisModuleStreamID){0, 0};
 }
 
 static void scanned(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleKey *key, void *data) {
@@ -366,12 +431,10 @@ static void begin_filling(RedisModuleCtx *ctx, Binding *b) {
 
 /* Goes over some keys of the database. */
 static void fill(RedisModuleCtx *ctx, Binding *b) {
-    int64_t end = monotonic_ns() + SLICE_NS;
     int more = 1;
     RedisModule_SelectDb(ctx, b->db);
     if (b->cursor == NULL) begin_filling(ctx, b);
-    while (more && b->npending < FILL_AHEAD && monotonic_ns() < end)
-        more = RedisModule_Scan(ctx, b->cursor, scanned, b);
+    while (more && b->npending < FILL_AHEAD && work_has_time()) more = RedisModule_Scan(ctx, b->cursor, scanned, b);
     if (more) return;
     RedisModule_ScanCursorDestroy(b->cursor);
     b->cursor = NULL;
@@ -381,24 +444,46 @@ static void fill(RedisModuleCtx *ctx, Binding *b) {
 
 /* ---- the task ---------------------------------------------------------------------------------------------------- */
 
-static int can_begin(const Binding *b, int64_t now) {
-    return b->first && b->under_way < MAX_UNDER_WAY && b->paused_until <= now;
+static int can_begin(const Binding *b) {
+    return (b->reading || (b->first && b->under_way < MAX_UNDER_WAY)) && b->paused_until <= monotonic_ns();
+}
+
+static int can_fill(const Binding *b) { return b->is_filling && b->npending < FILL_AHEAD; }
+
+/* AI.BINDRUN comes last: what clients write does not wait for it. */
+static void go_on_with(RedisModuleCtx *ctx, Binding *b) {
+    while (work_has_time() && can_begin(b)) begin(ctx, b);
+    if (work_has_time() && can_fill(b)) fill(ctx, b);
+}
+
+/* Each binding in its turn: the one for which there is no time is the first in the next iteration. */
+static int go_on_with_all(RedisModuleCtx *ctx) {
+    int more = 0, number = 0, stopped = -1;
+    for (int pass = 0; pass < 2; pass++) {
+        number = 0;
+        for (Binding *b = bindings_first(); b; b = b->next, number++) {
+            if ((number < work.turn) != pass) continue;
+            if (!work_has_time() && stopped == -1) stopped = number;
+            if (work_has_time()) go_on_with(ctx, b);
+            more |= can_begin(b) || can_fill(b);
+        }
+    }
+    work.turn = stopped == -1 || stopped >= number ? 0 : stopped;
+    return more;
 }
 
 static void go_on(RedisModuleCtx *ctx, Task *task) {
-    int64_t now = monotonic_ns(), end = now + SLICE_NS;
-    int more = 0, waits = 0;
+    int64_t begun = begin_slice();
+    int more = pending_free_cleared(), waits = 0, is_acting = acts(ctx);
     work.is_posted = 0;
-    if (!acts(ctx)) return; /* the event that changes this wakes it */
+    if (is_acting) more |= go_on_with_all(ctx); /* else the event that changes this wakes it */
     for (Binding *b = bindings_first(); b; b = b->next) {
-        if (b->is_filling && b->npending < FILL_AHEAD) fill(ctx, b);
-        if (can_begin(b, now)) begin(ctx, b);
-        while (can_begin(b, now) && monotonic_ns() < end) begin(ctx, b);
-        more |= can_begin(b, now) || (b->is_filling && b->npending < FILL_AHEAD);
-        waits |= b->first && b->paused_until > now;
+        if (!is_acting) work_drop_reading(b);
+        waits |= is_acting && (b->first || b->reading) && b->paused_until > begun;
     }
     if (more) work_wake();
     if (waits) set_timer();
+    end_slice(begun);
 }
 
 /* Drops results that are under way: the keys of this database (-1: of all) are others now. */
@@ -407,7 +492,10 @@ static void forget_running(int db) {
         if (db != -1 && b->db != db) continue;
         for (int i = 0; i < MAX_UNDER_WAY; i++) {
             const Batch *batch = b->batches[i];
-            for (int j = 0; batch && j < batch->npending; j++) batch->pending[j]->is_gone = 1;
+            for (int j = 0; batch && j < batch->npending; j++) {
+                batch->pending[j]->is_gone = 1;
+                batch->pending[j]->has_changed = 0;
+            }
         }
     }
 }

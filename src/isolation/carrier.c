@@ -149,15 +149,15 @@ static void wake_process(Consumer *consumer) {
 }
 
 static void add_pending(Process *process, Op *op) {
-    Pending *pending = &process->pending[op->priority];
+    OpList *pending = &process->pending[op->priority];
     op->state->next = NULL;
     *(pending->last ? &pending->last->state->next : &pending->first) = op;
     pending->last = op;
 }
 
 /* Those of the highest priority that has any; or some without an op. With the mutex held. */
-static Pending *next_pending(Process *process) {
-    Pending *pending = &process->pending[PRIORITY_HIGH];
+static OpList *next_pending(Process *process) {
+    OpList *pending = &process->pending[PRIORITY_HIGH];
     while (pending->first == NULL && pending > process->pending) pending--;
     return pending;
 }
@@ -201,7 +201,7 @@ static void note_full(Consumer *consumer, int64_t model) {
  * there is none, or no room for it. */
 static Op *take_pending(Process *process, uint32_t *index) {
     pthread_mutex_lock(&process->mutex);
-    Pending *pending = next_pending(process);
+    OpList *pending = next_pending(process);
     Op *op = pending->first;
     *index = op && op_is_wanted(op) ? prepare(process, op) : NONE;
     if (op && *index == NONE && op_is_wanted(op)) op = NULL; /* until a result frees a slot */
@@ -671,7 +671,7 @@ void carrier_abandon(Process *process) {
     if (process->death.verdict == DIED) find_guilty(process);
     for (uint32_t i = 0; i < process->top; i++) abandon_one(process, i);
     pthread_mutex_lock(&process->mutex);
-    Pending all[PRIORITIES];
+    OpList all[PRIORITIES];
     memcpy(all, process->pending, sizeof(all));
     memset(process->pending, 0, sizeof(all));
     process->nread = process->nlarge = 0;

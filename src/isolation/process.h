@@ -31,9 +31,9 @@ typedef struct Ticket {
 } Ticket;
 
 /* Ops linked by state->next. */
-typedef struct Pending {
+typedef struct OpList {
     Op *first, *last;
-} Pending;
+} OpList;
 
 /* Why a process has ended. */
 typedef struct Death {
@@ -73,7 +73,7 @@ typedef struct Process {
     uint32_t completed;                     /* how many completions were seen */
     int is_lying;                           /* a completion made no sense: the carrier shall end the process */
     RedisModuleDict *guests;                /* by id: models of other devices that it has compiled for scripts */
-    Pending pending[PRIORITIES];            /* for the carrier: large, or there was no room */
+    OpList pending[PRIORITIES];             /* for the carrier: large, or there was no room */
     uint32_t *large;                        /* slots whose results the carrier shall read */
     uint32_t nlarge, nread, large_capacity; /* nread: how many of them it has read */
     struct RemoteCall *answered;            /* calls of scripts that the main thread has performed */

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from testkit.server import Server, module_path
-from testkit.users import Login, logins
-from testkit.wire import Wire
 from tests.bindings.kit import BINDINGS, store
 from tests.conftest import SERVERS
 
@@ -30,15 +28,3 @@ def server(bindings_server: Server, request: pytest.FixtureRequest) -> Iterator[
         bindings_server.check_alive()
         for name in wire.ask("AI.BINDLIST"):
             wire.ask_ok("AI.UNBIND", name)
-
-
-@pytest.fixture
-def wire(server: Server) -> Iterator[Wire]:
-    with server.wire() as wire:
-        yield wire
-
-
-@pytest.fixture
-def login(server: Server) -> Iterator[Login]:
-    with logins(server) as login:
-        yield login

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
 from testkit import models
 from testkit.server import Server, program
+from testkit.waiting import wait_for
 from testkit.wire import Wire
 from tests.bindings.kit import LINE, bind, binding, floats, settle, store
 from tests.conftest import Slow
@@ -136,6 +139,19 @@ def test_a_key_that_changes_all_the_time(server: Server, wire: Wire) -> None:
         pipeline.execute()
     assert result(wire, "k:1") == b"9999"
     assert binding(wire)["results"] < 2500
+
+
+def test_the_lag_is_that_of_changes_without_a_result(server: Server, wire: Wire) -> None:
+    """A key that changes all the time has results all the time, so its lag does not grow."""
+    bind(wire, HASH)
+    begin, lags = time.monotonic(), []
+    while time.monotonic() < begin + 1:
+        for i in range(50):
+            wire.send("HSET", "k:1", "x", i)
+        for _ in range(50):
+            wire.read()
+        lags.append(binding(wire)["lag_ms"])
+    assert len(lags) > 10 and max(lags[len(lags) // 2 :]) < 400
 
 
 def test_a_deleted_key_is_not_brought_back(wire: Wire) -> None:
@@ -273,3 +289,22 @@ def test_vector_sets(wire: Wire) -> None:
     wire.ask("DEL", "k:1")
     settle(wire)
     assert (wire.ask("VCARD", "v"), binding(wire)["errors"]) == (1, 0)
+
+
+def test_a_key_that_expires_when_another_binding_reads_it(wire: Wire) -> None:
+    """Its vector goes, too: that the key has expired is no result."""
+    if not program().since((8, 0), (99, 0)):
+        return
+    wire.ask("DEBUG", "SET-ACTIVE-EXPIRE", 0)
+    store(wire, "other")
+    bind(wire, "ON HASH PREFIX 1 k: FIELDS 2 x z MODEL m VECTORSET v")
+    bind(wire, "ON HASH PREFIX 1 k: FIELDS 1 x MODEL other SET 1 y", "other")
+    wire.ask("AI.MODELDEL", "other")
+    wire.ask("HSET", "k:1", "x", 1, "z", 2)
+    wait_for(lambda: wire.ask("VCARD", "v") == 1)
+    wire.ask("PEXPIRE", "k:1", 1)
+    wire.ask("DEBUG", "SLEEP", 0.01)
+    store(wire, "other")
+    settle(wire)
+    assert wire.ask("EXISTS", "v") == 0
+    wire.ask("DEBUG", "SET-ACTIVE-EXPIRE", 1)

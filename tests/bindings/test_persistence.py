@@ -14,6 +14,7 @@ from testkit.wire import Wire
 from tests.bindings.kit import BINDINGS, LINE, bind, binding, settle, store
 from tests.conftest import StartServer
 
+AT_ONCE = ("--repl-diskless-sync-delay", "0")
 HASH = f"ON HASH PREFIX 1 k: FIELDS 1 x {LINE} ERROR why"
 STREAM = "ON STREAM PREFIX 1 in FIELDS 1 x MODEL m SET 1 y STREAM out"
 
@@ -85,7 +86,7 @@ def test_nothing_is_saved_without_bindings(start_server: StartServer) -> None:
 
 @pytest.mark.parametrize("load", ["disabled", "swapdb"])
 def test_replicas_have_them_and_do_not_act(load: str, start_server: StartServer) -> None:
-    master, replica = (start_server("--repl-diskless-load", load, options=BINDINGS) for _ in range(2))
+    master, replica = (start_server("--repl-diskless-load", load, *AT_ONCE, options=BINDINGS) for _ in range(2))
     with master.wire() as wire, replica.wire() as other:
         store(other, "old")
         bind(other, "ON HASH PREFIX 1 k: FIELDS 1 x MODEL old SET 1 z", "old")
@@ -105,7 +106,7 @@ def test_replicas_have_them_and_do_not_act(load: str, start_server: StartServer)
 
 
 def test_promotion_finishes_what_is_pending(start_server: StartServer) -> None:
-    master, replica = (start_server(options=BINDINGS) for _ in range(2))
+    master, replica = (start_server(*AT_ONCE, options=BINDINGS) for _ in range(2))
     with master.wire() as wire, replica.wire() as other:
         store(wire)
         bind(wire, HASH)
@@ -129,7 +130,7 @@ def test_promotion_finishes_what_is_pending(start_server: StartServer) -> None:
 
 
 def test_failover(start_server: StartServer) -> None:
-    master, replica = (start_server("--repl-diskless-sync-delay", "0", options=BINDINGS) for _ in range(2))
+    master, replica = (start_server(*AT_ONCE, options=BINDINGS) for _ in range(2))
     with master.wire() as wire, replica.wire() as other:
         store(wire)
         bind(wire, HASH)

@@ -27,6 +27,7 @@ from tokenizers import Tokenizer
 
 from examples import embed
 from testkit.server import Server, fresh_server
+from tests.bindings.kit import BINDINGS, settle
 from tests.conftest import StartServer
 from tests.replication.test_upgrades import program
 from tests.tools.test_docs import ROOT, ask, blocks, cli, session
@@ -101,7 +102,7 @@ class Embedder:
 
 @pytest.fixture(scope="module")
 def embedder() -> Iterator[Embedder]:
-    with fresh_server() as server:
+    with fresh_server(more=BINDINGS) as server:
         yield Embedder(server)
 
 
@@ -184,6 +185,8 @@ def run_page(server: Server, folder: Path, capsys: Any, without: str = "no secti
             assert subprocess.check_output(words, shell=True, cwd=folder, text=True, timeout=60) == "OK\n"
         elif not language:
             for command, reply in session(block):
+                with server.wire() as wire:
+                    settle(wire)
                 assert ask(server, command) == reply, command
                 replies += 1
     return replies

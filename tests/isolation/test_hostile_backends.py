@@ -18,7 +18,7 @@ from testkit.wire import Error, Wire
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 # Layout of src/isolation/shared.h
-PLACES = {"completed": 20, "dying": 24, "running": 56, "submissions": 7976, "completions": 270120, "slots": 532264}
+PLACES = {"completed": 36, "dying": 40, "running": 72, "submissions": 7992, "completions": 270136, "slots": 532280}
 PREAMBLE = f"""
 import ctypes, fcntl, mmap, os, random, re, signal, socket, struct, sys, threading, time
 import numpy as np
@@ -146,7 +146,7 @@ LIES = {
         "        word, acked = struct.unpack_from('<ii', shared, SLOTS + 48 * slot)\n"
         "        if word & 7 != 2 or word & ~7 == acked: continue\n"
         "        struct.pack_into('<i', shared, SLOTS + 48 * slot, word + 3)\n"
-        "        struct.pack_into('<QQ', shared, SLOTS + 48 * slot + 24, 1 << 29, 8)\n"
+        "        struct.pack_into('<QQ', shared, SLOTS + 48 * slot + 32, 1 << 29, 8)\n"
         "        struct.pack_into('<I', shared, COMPLETIONS + before % 65536 * 4, slot)\n"
         "        before += 1\n"
         "    struct.pack_into('<I', shared, COMPLETED, before)\n"
@@ -165,11 +165,11 @@ RESULTS = {
         f"    words = [1, begun, 5, 0, 0, 0, 0, 0, 1, {STRING if 'string' in name else 0}, 1, 2, 1 << 29, 8, 1 << 29]\n"
         f"    words[{position}] = {number}\n"
         "    head = struct.pack('<7q', *words[:7]) + text(b'')[:0]\n"
-        "    result = struct.pack('<6q', *words[:6]) + struct.pack('<q', words[6]) + b'\\0' "
+        "    result = struct.pack('<8q', *words[:3], 0, 0, *words[3:6]) + struct.pack('<q', words[6]) + b'\\0' "
         "+ struct.pack('<7q', *words[8:15])\n"
         "    shared[at:at + len(result)] = result\n"
         "    for slot in range(8):\n"
-        "        struct.pack_into('<QQ', shared, SLOTS + 48 * slot + 24, 1 << 29, len(result))\n"
+        "        struct.pack_into('<QQ', shared, SLOTS + 48 * slot + 32, 1 << 29, len(result))\n"
         "    before = struct.unpack_from('<I', shared, COMPLETED)[0]\n"
         "    for i in range(8): struct.pack_into('<I', shared, COMPLETIONS + (before + i) % 65536 * 4, i)\n"
         "    struct.pack_into('<I', shared, COMPLETED, before + 8)\n"
@@ -255,6 +255,7 @@ def cause(server: Server, pings: Pings, blob: bytes, runs: int = 1, lies: bool =
 def test_lies_are_told_at_the_right_places(tmp_path: Path) -> None:
     """Else they would prove nothing."""
     checks = [f'_Static_assert(offsetof(Shared, {name}) == {place}, "");' for name, place in PLACES.items()]
+    checks.append('_Static_assert(offsetof(Slot, result) == 32 && sizeof(Slot) == 48, "");')
     (tmp_path / "places.c").write_text("\n".join(["#include <stddef.h>", '#include "isolation/shared.h"', *checks]))
     command = ["cc", "-fsyntax-only", "-I", str(SRC), str(tmp_path / "places.c")]
     compiled = subprocess.run(command, capture_output=True, text=True, timeout=60)

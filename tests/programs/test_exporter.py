@@ -25,6 +25,7 @@ from testkit import models
 from testkit.engines import engine_pids
 from testkit.server import Client, Server, free_port
 from testkit.waiting import wait_for
+from tests.bindings.kit import BINDINGS, LINE, bind
 from tests.conftest import StartServer
 from tests.tools.test_docs import ROOT, page_blocks
 
@@ -348,3 +349,22 @@ def test_redis_exporter(server: Server, r: Client, processes: list[subprocess.Po
     assert (told["fraud:calls"], told["queued_runs"], told["refused_runs"]) == (4, 0, refused)
     assert told["fraud:run_time_p99"] > 0 and told["backends_memory"] > 2**20
     assert not [key for key in told if key.startswith("nothing")]
+
+
+def test_bindings(start_server: StartServer, export: Export) -> None:
+    server = start_server(options=BINDINGS)
+    address = export(server)
+    with server.wire() as wire:
+        assert not [name for name, _ in samples(get(address)) if name.startswith("redisai_binding_")]
+        wire.ask_ok("AI.MODELSTORE", "m", "ONNX", "CPU", "BLOB", models.onnx_line(2, 1))
+        bind(wire, f"ON HASH PREFIX 1 k: FIELDS 1 x {LINE}")
+        wire.ask("HSET", "k:1", "x", 1)
+        wire.ask("HSET", "k:2", "x", "no number")
+    name = frozenset({("binding", "b")})
+
+    def found() -> list[float]:
+        told = samples(get(address))
+        metrics = ("results_total", "errors_total", "pending", "lag_seconds")
+        return [told[f"redisai_binding_{metric}", name] for metric in metrics]
+
+    wait_for(lambda: found() == [1, 1, 0, 0], what="the figures of the binding")

@@ -774,6 +774,7 @@ static int fake_CreateCommand(RedisModuleCtx *ctx, const char *name, RedisModule
 }
 
 static int fake_GetServerVersion(void) { return 0x00070000; }
+static int fake_GetTypeMethodVersion(void) { return 4; }
 static int fake_GetContextFlags(RedisModuleCtx *ctx) { return ctx->flags; }
 
 static void fake_Log(RedisModuleCtx *ctx, const char *level, const char *format, ...) {
@@ -871,6 +872,7 @@ static int get_api(const char *name, void *pointer) {
         HAVE(ReplicateVerbatim),
         HAVE(CreateCommand),
         HAVE(GetServerVersion),
+        HAVE(GetTypeMethodVersion),
         HAVE(GetContextFlags),
         HAVE(Log),
         HAVE(GetCurrentUserName),

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import beside, features, growth, images, isolation, loops, pictures, rivals
+from bench import beside, bindings, features, growth, images, isolation, loops, pictures, rivals
 from bench import throughput as commands
 from bench.main import pretty, text, write
 from bench.mobilenet import BACKENDS
@@ -222,12 +222,14 @@ def points() -> dict[str, list[tuple[Any, ...]]]:
         ],
         "isolation": [(name,) for name in [*isolated, *(f"get-beside-{name}" for name in isolation.BESIDE), "idle"]],
         "features": [(features.CASE, clients) for clients in features.TIMES],
+        "bindings": [(bindings.CASE,), (bindings.COST,)],
         "growth": [each for each in grown for _ in range(3 if each[0] == "growth-tensors" else 1)],
     }
 
 
 NAMES = {
     "beside": ("case",),
+    "bindings": ("case",),
     "isolation": ("case",),
     "images": ("case", "batch", "threads", "connections"),
     "growth": ("case", "items"),
