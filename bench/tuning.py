@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from bench.harness import alternate, ratios, served
+from bench.mobilenet import mobilenet
 from bench.report import Goal, Plan, Report
 from bench.throughput import output_of, prepare
 from testkit import networks
@@ -20,7 +21,7 @@ from testkit.load import Result
 from testkit.server import Server, fresh_server
 from testkit.wire import Word
 
-CONNECTIONS = (1, 4, 16, 64, 200)
+CONNECTIONS = (1, 4, 16, 50)
 WIDE = (1024, 2048, 2048, 2048, 10)  # 40 MB of weights: reading them takes longer than the arithmetic of a row
 SHARE = 0.9  # of the best fixed setting's rate
 P99 = 1.1  # at one connection: times that without batches
@@ -34,9 +35,10 @@ def wide() -> networks.Network:
 
 MODELS: dict[str, Callable[[], networks.Network]] = {
     "linear-onnx": partial(networks.linear, "n"),
-    "cnn-onnx": partial(networks.cnn, "n"),
+    "mlp-torch": partial(networks.mlp, "TORCH"),
     "fraud-tf": partial(networks.fraud, "TF"),
-    "perceptron-torch": partial(networks.perceptron, "TORCH"),
+    "cnn-onnx": partial(networks.cnn, "n"),
+    "mobilenet-onnx": partial(mobilenet, "ONNX"),
     "wide-onnx": wide,
 }
 

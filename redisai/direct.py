@@ -58,10 +58,6 @@ class DirectRunner:
         """C runs only ops with so many rows from now on, or with any (ANY_ROWS)."""
         self.struct.rows = rows
 
-    def skip_batcher(self, since: int) -> None:
-        """C runs an op for a batch alone if it is all there is, and came since then (ns; 0: never)."""
-        self.struct.alone = since
-
     def settle(self, op: Op, error: CData) -> bool:
         """Gives an op that has failed in C its error. Returns False where Python must run it."""
         failure = self._failure(op, error)

@@ -20,13 +20,14 @@ from .tensors import as_array, fail, gather, scatter, set_output
 from .tuner import Tuner
 
 if TYPE_CHECKING:
-    from _redisai_bridge import CData, Op
+    from _redisai_bridge import CData, Op, Runnable
 
     from .direct import DirectRunner
     from .protocol import Array
 
 INPUTS_MISMATCH = b"Number of keys given as INPUTS here does not match model definition"
 TOLD_EVERY = 16  # runs
+FOR_EVER = 1 << 62  # ops
 OUTPUTS_MISMATCH = b"Number of keys given as OUTPUTS here does not match model definition"
 
 
@@ -41,6 +42,7 @@ class Batching:
     __slots__ = (
         "_direct",
         "_label",
+        "_runnable",
         "_session",
         "_tuning",
         "_under_lock",
@@ -53,6 +55,7 @@ class Batching:
 
     def __init__(
         self,
+        runnable: Runnable,
         session: Session,
         direct: DirectRunner | None,
         limits: Limits,
@@ -63,6 +66,7 @@ class Batching:
         workers know. Any worker and the loader call it."""
         self._session = session
         self._direct = direct
+        self._runnable = runnable
         self._label = label
         self._under_lock = under_lock
         self._tuning = ffi.new("Tuning *")
@@ -130,34 +134,30 @@ class Batching:
         limits.sizes = []
         limits.is_tuned = is_tuned
         self.tuner = Tuner(limits, lib.AUTO_ROWS) if is_tuned else None
-        self._let_skip()
-
-    def _let_skip(self) -> None:
-        if self._direct is not None:
-            # The tuner hears of ops that came during a run: they may be the first of many.
-            may_skip = self.limits.is_tuned and not self.limits.minbatchsize
-            self._direct.skip_batcher(max(1, self.limits.since) if may_skip else 0)
+        self._runnable.alone = 0 if self.is_on else FOR_EVER
 
     # ---- BATCHSIZE auto; the caller holds the batcher's lock ----
 
-    def ran(self, tuner: Tuner, rows: int, priority: int, begin: int, end: int) -> None:
+    def ran(self, tuner: Tuner, ops: int, rows: int, priority: int, begin: int, end: int) -> None:
         if tuner is self.tuner:
             self.limits.held_priority = priority
             tuner.ran(rows, begin, end)
-            self._let_skip()
+            tuner.look(ops, end, lib.bridge_calls(self._runnable), self._runnable.alone)
 
     def plan(self, waiting: int, may_wait: bool) -> None:
         if self.tuner:
             self.tuner.plan(waiting, may_wait)
-            self._let_skip()
 
-    def tell(self, tuner: Tuner, op: Op) -> None:
-        """Gives C, with an op that is about to run, what AI.INFO tells of the tuner."""
-        if tuner.runs % TOLD_EVERY == 0 or tuner.limits.batchsize != self._tuning.rows:
+    def begin(self, tuner: Tuner, op: Op) -> None:
+        """Before a run. Gives C, with an op of it, what AI.INFO tells of the tuner."""
+        rows = 1 if tuner.runs_alone else tuner.limits.batchsize
+        if tuner.runs % TOLD_EVERY == 0 or tuner.alone or rows != self._tuning.rows:
             tuning = self._tuning
-            tuning.rows, tuning.wait = tuner.limits.batchsize, tuner.wait
-            tuning.costs = tuner.costs()
+            tuning.rows, tuning.wait = rows, tuner.wait
+            tuning.rates, tuning.costs = tuner.rates, tuner.costs()
             op.tuning = tuning
+        if tuner.alone:
+            self._runnable.alone, tuner.alone = tuner.alone, 0
 
 
 class Entry(Protocol):

@@ -277,7 +277,7 @@ def _limits(model: Model) -> Limits:
 def _batching(model: Model, session: Session, direct: DirectRunner | None, pool: WorkerPool) -> Batching:
     from .execution import Batching
 
-    return Batching(session, direct, _limits(model), _label(model), pool.change_limits)
+    return Batching(ffi.cast("Runnable *", model), session, direct, _limits(model), _label(model), pool.change_limits)
 
 
 def _label(model: Model) -> str:

@@ -9,10 +9,15 @@ Waiting: what gathers while a worker is busy runs next, so on an idle server not
 has just answered often send again at once. If the time that one run saves is longer than that takes, two batches are
 better run as one: then the next batch waits for as many rows as were there, and no longer than it can save. If that was
 no gain, the next waits are left out, each time four times as many.
+
+Alone: batches take time of their own, in Python, and because clients wait for each other. For quick models that may be
+more than they save, and no single time shows it. So now and then a look compares how many ops are done with batches
+and without, when ops run as if there were no BATCHSIZE. Nor does anything run in batches while ops come one by one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from .batcher import Limits
@@ -23,6 +28,13 @@ SAMPLES = 4  # runs of one size before it is compared
 REACH = 3  # sizes beyond the best that are tried
 REFRESH = 128  # runs after which a size is tried again that is no gain; twice as many for each further one
 MAX_REST = 1023  # batches without waiting after waits in vain
+EVERY = 8  # runs after which a known size is compared again: that takes as long as a tiny run
+SLOW_NS = 500_000  # for models that take longer, what batches take of their own is nothing
+WINDOWS, WINDOW_NS, WINDOW_RUNS = 3, 10_000_000, 8  # of a look, each at least so long, with batches and without
+BETTER = 1.03  # times as many ops with batches, else they run alone
+HOLD, MAX_HOLD = 4, 64  # how long it holds: times the ops of the look; twice as long each time that it is confirmed
+LONE_RUNS = 6  # in a row that were of one op, when no other had come: the next ops run alone
+LONE_OPS, LONE_NS = 2000, 200_000_000  # how long
 
 
 @dataclass(slots=True)
@@ -64,6 +76,13 @@ class Tuner:
         self._best = 0  # bucket
         self._rest = 0  # batches that do not wait
         self._penalty = 0  # how many those are the next time
+        self.alone = 0  # so many of the next ops are to run alone; whoever sees to that makes it 0
+        self.runs_alone = False  # what the latest look has found
+        self.rates = [0, 0]  # in the latest look: ops per second with batches and alone
+        self._waiting = 0  # rows that had come during the run before
+        self._lone = 0  # runs of one op in a row, when no other had come
+        self._now = self._done = self._left = 0  # of look()
+        self._looks = self._look()
         self._choose_size()
 
     def costs(self) -> list[int]:
@@ -83,13 +102,15 @@ class Tuner:
         self._judge_wait(rows, begin, end)
         bucket = min((rows - 1).bit_length(), len(self._means) - 1)
         self.runs += 1
-        self._means[bucket].add(rows, end - begin, self.runs)
-        if self._means[bucket].count == SAMPLES:
+        mean = self._means[bucket]
+        mean.add(rows, end - begin, self.runs)
+        if mean.count == SAMPLES:
             self._known = [mean for mean in self._means if mean.count >= SAMPLES]
-        self._choose_size()
+        if mean.count <= SAMPLES or self.runs % EVERY == 0 or limits.trial == 1 << bucket:
+            self._choose_size()
         self._rows = rows
         limits.held_from, limits.since = limits.since, end
-        self.plan(0)
+        limits.minbatchsize = 0
 
     def has_run(self, rows: int) -> bool:
         """Whether a batch of about this size has succeeded."""
@@ -127,6 +148,7 @@ class Tuner:
     def plan(self, waiting: int, may_wait: bool = True) -> None:
         """Decides how long the next batch waits, where so many rows have come during the run."""
         limits = self.limits
+        self._waiting = waiting
         self._present = max(1, waiting)
         target = min(limits.most(self._rows + waiting), self._rows + waiting)
         saving = 0.0
@@ -163,3 +185,63 @@ class Tuner:
         low, high = known[index - 1], known[index]
         slope = (high.ns - low.ns) / (high.rows - low.rows) if high.rows > low.rows else 0.0
         return high.ns + max(slope, 0.0) * (rows - high.rows)
+
+    # ---- alone or in batches ----
+
+    def look(self, ops: int, now: int, done: int, left: int) -> None:
+        """After a run of so many ops. done: ops of the model that have run, in any way. left: of those that were to run
+        alone, so many have not come yet."""
+        self._lone = 0 if ops > 1 or self._waiting else self._lone + 1
+        self._now, self._done, self._left = now, done, left
+        self.alone = next(self._looks)
+
+    def _look(self) -> Iterator[int]:
+        """Gives after each run how many of the next ops are to run alone, without end."""
+        hold = HOLD
+        while True:
+            yield 0
+            if self._lone >= LONE_RUNS:
+                self.runs_alone, self.rates = True, [0, 0]
+                yield from self._run_alone(min(LONE_OPS, LONE_NS // max(1, int(self._time(1)))))
+            elif self._time(1) > SLOW_NS:
+                self.runs_alone, self.rates = False, [0, 0]
+            else:
+                before = self.runs_alone
+                if ops := (yield from self._compare()):
+                    hold = min(2 * hold, MAX_HOLD) if self.runs_alone == before else HOLD
+                    yield from (self._run_alone if self.runs_alone else self._run_batches)(hold * ops)
+
+    def _compare(self) -> Generator[int, None, int]:
+        """Returns how many ops that took; 0: it was broken off."""
+        rates, first = [0, 0], self._done
+        for _ in range(WINDOWS):
+            now, done, runs = self._now, self._done, 0
+            while self._now < now + WINDOW_NS or runs < WINDOW_RUNS:
+                yield 0
+                runs += 1
+                if self._lone >= LONE_RUNS:
+                    return 0
+            ops = self._done - done
+            rates[0] = max(rates[0], self._rate(now, done))
+            now, done = yield from self._run_alone(ops)
+            rates[1] = max(rates[1], self._rate(now, done))
+        self.rates, self.runs_alone = rates, rates[1] * BETTER >= rates[0]
+        return max(0, self._done - first)
+
+    def _run_alone(self, ops: int) -> Generator[int, None, tuple[int, int]]:
+        """Returns when they began to do so, and what was done then."""
+        yield ops
+        begin = self._now, self._done
+        while self._left > 0:
+            yield 0
+        self._lone = 0
+        return begin
+
+    def _run_batches(self, ops: int) -> Generator[int, None, None]:
+        first = self._done
+        while 0 <= self._done - first < ops and self._lone < LONE_RUNS:
+            yield 0
+
+    def _rate(self, since: int, done: int) -> int:
+        """Ops per second. The server may have begun to count anew."""
+        return max(0, self._done - done) * 1_000_000_000 // max(1, self._now - since)

@@ -338,11 +338,11 @@ class Worker:
         first, rows = ops[0], sum([op.rows for op in ops])
         highest = max([op.priority for op in ops])
         key = first.id, first.batch_key
-        batching.tell(tuner, first)
+        batching.begin(tuner, first)
         begin = monotonic_ns()
         if execute_batch(c_ops, ops, entry, self._finish_batch):
             with self._pool.batcher.lock:
-                batching.ran(tuner, rows, highest, begin, self._finished)
+                batching.ran(tuner, len(ops), rows, highest, begin, self._finished)
             self._ended = batching, key
 
     def _plan_next(self, batching: Batching, key: tuple[int, int]) -> None:

@@ -98,6 +98,8 @@ typedef struct Runnable {
     uint64_t tag_size;
     struct Queue *queue;         /* where its ops go; set by bridge_ready(), like the next */
     struct Direct *direct;       /* how C runs it; NULL: Python does */
+    int64_t alone; /* atomic: so many of the next ops of a model with BATCHSIZE run alone, as if it had none; Python
+                      sets it */
     struct RunnableState *state; /* C's own part (values/runnable.h) */
 } Runnable;
 
@@ -109,6 +111,7 @@ typedef struct Runnable {
 typedef struct Tuning {
     int64_t rows;              /* at most in a batch */
     int64_t wait;              /* ns at most for the next batch */
+    int64_t rates[2];          /* ops per second when they were compared, in batches and alone; 0: they were not */
     int64_t costs[AUTO_SIZES]; /* ns per row; 0: not known */
 } Tuning;
 
@@ -246,7 +249,6 @@ typedef struct Taken {
     int32_t nbatched;
     int32_t nready;
     int32_t deadline_passed; /* the deadline set by bridge_set_deadline(); or a batch that is ready has the turn */
-    int32_t is_lone;         /* an op for batches is all there is, and the batcher holds none */
     int32_t waiting;         /* priorities that waited for this turn, as bits */
     int32_t sweep;           /* many batched ops that were taken earlier, and have not begun, are unwanted now */
     int32_t priority;        /* that has this turn: what is in plain has it, and so shall a batch; 0: any */
@@ -306,6 +308,9 @@ int bridge_scatter(Op **ops, int n, int output, int dtype, int ndim, const int64
  * the sake of one of them, so that Python must run the others one by one. Else Python must run them, unless *error is
  * set: the library's text, to be freed with bridge_free. */
 int bridge_run_batch(Op **ops, int n, char **error);
+
+/* How many ops of it have run. CONFIG RESETSTAT and AI.INFO RESETSTAT begin anew with 0. */
+int64_t bridge_calls(const Runnable *runnable);
 
 /* n ops ran as one batch, which took duration us. */
 void bridge_batch_ran(Op **ops, int n, int64_t duration);
@@ -426,8 +431,6 @@ typedef struct Direct {
     int32_t types[DIRECT_MAX]; /* of each input: number of its Dtype, or ANY_NUMBERS */
     int64_t rows;              /* C runs only ops with so many rows, or ANY_ROWS; Python may change it at any time */
     int64_t duration;          /* atomic: ns of the latest run, for C */
-    int64_t alone; /* atomic: C runs an op for a batch alone if it is all there is and came since then. 0: never.
-                      Else C sets it to the end of each run */
 } Direct;
 
 /* ---- jobs of the loader ------------------------------------------------------------------------------------------ */

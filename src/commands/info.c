@@ -240,6 +240,9 @@ static void reply_tuning(RedisModuleCtx *ctx, const Tuning *tuning) {
     reply_number(ctx, "auto_batchsize", stats_get(&tuning->rows));
     reply_number(ctx, "auto_wait", stats_get(&tuning->wait) / 1000);
     reply_text(ctx, "auto_row_times", times);
+    int64_t in_batches = stats_get(&tuning->rates[0]), alone = stats_get(&tuning->rates[1]);
+    snprintf(times, sizeof(times), "batches=%lld,alone=%lld", (long long)in_batches, (long long)alone);
+    reply_text(ctx, "auto_rates", in_batches || alone ? times : "");
 }
 
 /* Pairs of a power of two, of which the last stands for any number, and how many executions had so many rows. */
@@ -321,7 +324,7 @@ static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runna
     const Stats *stats = &runnable->state->stats;
     int is_model = runnable->kind == KIND_MODEL;
     int is_tuned = full && is_model && ((const Model *)runnable)->limits.batchsize == AUTO_BATCHSIZE;
-    RedisModule_ReplyWithArray(ctx, (full ? 18 + 54 : 18) + (is_tuned ? 6 : 0));
+    RedisModule_ReplyWithArray(ctx, (full ? 18 + 54 : 18) + (is_tuned ? 8 : 0));
     RedisModule_ReplyWithCString(ctx, "key");
     RedisModule_ReplyWithString(ctx, key);
     reply_text(ctx, "type", is_model ? "MODEL" : "SCRIPT");

@@ -37,7 +37,7 @@ Direct *direct_of(const Op *op) {
     Direct *direct = op->runnable->direct;
     if (direct == NULL || direct_run_of(direct) == NULL) return NULL;
     int64_t rows = __atomic_load_n(&direct->rows, __ATOMIC_RELAXED);
-    if (rows != ANY_ROWS && rows != op->rows) return NULL;
+    if (op->rows && rows != ANY_ROWS && rows != op->rows) return NULL;
     if (!has_count(op->ninputs, direct->ninputs) || !has_count(op->noutputs, direct->noutputs)) return NULL;
     for (int i = 0; i < op->ninputs; i++) {
         if (!has_type(op->inputs[i], direct->types[i]) || op->inputs[i]->owner) return NULL;
@@ -141,9 +141,6 @@ int bridge_run_ops(Queue *queue, Taken *taken, Op **ops, int n) {
         taken->error = direct_run_of(direct)(direct, op);
         int64_t end = monotonic_ns(), duration = end - op->state->begun;
         __atomic_store_n(&direct->duration, duration, __ATOMIC_RELAXED);
-        int64_t alone = __atomic_load_n(&direct->alone, __ATOMIC_RELAXED);
-        if (alone > 0) /* unless Python has set it meanwhile */
-            __atomic_compare_exchange_n(&direct->alone, &alone, end, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
         if (duration > slowest) slowest = duration;
         op->duration = duration / 1000;
         split_duration(op, op->state->begun, end);
@@ -194,17 +191,6 @@ static int run_ready(Queue *queue, Taken *taken) {
     return done == most && taken->failed == NULL;
 }
 
-/* Makes an op for a batch a plain one if nothing is there that it could run with. */
-static void skip_batcher(Taken *taken) {
-    if (!taken->is_lone || taken->deadline_passed || taken->sweep) return;
-    const Direct *direct = direct_of(taken->batched[0]);
-    int64_t alone = direct ? __atomic_load_n(&direct->alone, __ATOMIC_RELAXED) : 0;
-    if (alone == 0 || taken->batched[0]->arrival < alone) return;
-    taken->plain[0] = taken->batched[0];
-    taken->nplain = 1;
-    taken->nbatched = 0;
-}
-
 /* Ops of DAGs that have become ready go to their queues where ops of a higher priority have the turn. */
 static void give_way(Taken *taken) {
     int kept = 0;
@@ -225,7 +211,6 @@ void bridge_work(Queue *queue, int worker, Taken *taken, int wait) {
     do {
         queue_take(queue, worker, taken, most_of(taken), wait && taken->nready == 0);
         taken->failed = NULL;
-        skip_batcher(taken);
         give_way(taken);
         if (taken->nbatched || taken->deadline_passed || taken->sweep) return;
         if (taken->nready && !run_ready(queue, taken)) return;

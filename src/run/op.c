@@ -160,6 +160,8 @@ static void count_op(const Op *op, Totals *totals) {
     slowest_add(&op->runnable->state->slowest, run);
 }
 
+int64_t bridge_calls(const Runnable *runnable) { return stats_get(&runnable->state->stats.calls); }
+
 /* Else its client would read what the key of an output holds since an earlier run. */
 static void check_outputs(Op *op) {
     for (int i = 0; i < op->noutputs; i++) {

@@ -413,12 +413,6 @@ static void begin_turn(Queue *queue, int batched, Taken *taken, int wait) {
     taken->deadline_passed = wait && !queue->plain[taken->priority].first && (batches >> taken->priority & 1);
 }
 
-/* What a worker has taken for batches is held already. */
-static int is_lone(const Queue *queue, const Taken *taken) {
-    int others = taken->nplain || taken->nready || taken->kept || priorities_of(queue->plain);
-    return taken->nbatched == 1 && queue->held == 1 && !others && !priorities_of(queue->batched);
-}
-
 void queue_take(Queue *queue, int worker, Taken *taken, int max_plain, int wait) {
     if (!queue->workers[worker].started) {
         pthread_getcpuclockid(pthread_self(), &queue->workers[worker].cpu_clock);
@@ -438,7 +432,6 @@ void queue_take(Queue *queue, int worker, Taken *taken, int max_plain, int wait)
     take_batched(queue, taken);
     begin_turn(queue, batched, taken, wait);
     take_plain(queue, worker, taken, max_plain);
-    taken->is_lone = is_lone(queue, taken);
     queue->is_lightly_loaded = taken->nplain + taken->nbatched <= LIGHT_LOAD && table.cores > 1;
     if (deadline_has_passed(queue)) {
         taken->deadline_passed = 1;

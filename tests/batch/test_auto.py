@@ -72,7 +72,7 @@ def test_batches_that_pay(wire: Wire, clients: Clients) -> None:
 
 
 def test_one_client_never_waits(wire: Wire, clients: Clients) -> None:
-    """C runs its requests without a look at the batcher, as it runs those of a model that has no batches."""
+    """C runs its requests as it runs those of a model that has no batches."""
     store(wire, "plain", witness("ONNX"))
     store(wire, "m", witness("ONNX"), *AUTO)
     plain, request = clients.one(0, key="plain"), clients.one(0)
@@ -81,7 +81,7 @@ def test_one_client_never_waits(wire: Wire, clients: Clients) -> None:
     found = full_ai_info(wire)
     assert found["auto_wait"] == 0
     if full_ai_info(wire, "plain")["direct_executions"]:
-        assert found["direct_executions"] >= 45
+        assert found["direct_executions"] >= 40
 
 
 def test_a_size_that_fails(server: Server, wire: Wire, clients: Clients) -> None:
