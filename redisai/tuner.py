@@ -7,8 +7,8 @@ little for eight. So a size that is no gain does not end the search.
 
 Waiting: what gathers while a worker is busy runs next, so on an idle server nothing waits. But the clients that a batch
 has just answered often send again at once. If the time that one run saves is longer than that takes, two batches are
-better run as one: then the next batch waits for as many rows as were there, and no longer than it can save. If that was
-no gain, the next waits are left out, each time four times as many.
+better run as one: then the next batch waits for as many rows as were there, and no longer than it can save. Where waits
+have been no gain, the next are left out, each time four times as many.
 
 Alone: batches take time of their own, in Python, and because clients wait for each other. For quick models that may be
 more than they save, and no single time shows it. So now and then a look compares how many ops are done with batches
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from math import log
 
 from .batcher import Limits
 
@@ -27,11 +28,13 @@ LEAST_SAVING = 1 / 16  # of the time of a run: less is not worth a wait
 SAMPLES = 4  # runs of one size before it is compared
 REACH = 3  # sizes beyond the best that are tried
 REFRESH = 128  # runs after which a size is tried again that is no gain; twice as many for each further one
+NEAR, SOON = 1.25, 32  # those that take up to so many times as long are tried after so many: it may have been chance
 MAX_REST = 1023  # batches without waiting after waits in vain
 EVERY = 8  # runs after which a known size is compared again: that takes as long as a tiny run
 SLOW_NS = 500_000  # for models that take longer, what batches take of their own is nothing
-WINDOWS, WINDOW_NS, WINDOW_RUNS = 3, 10_000_000, 8  # of a look, each at least so long, with batches and without
+WINDOWS, WINDOW_NS, WINDOW_RUNS = 4, 10_000_000, 8  # of a look, each at least so long, with batches and without
 BETTER = 1.03  # times as many ops with batches, else they run alone
+LOOKS, MOST = 4, 0.3  # how many looks that is the mean of, and the most that one counts, as a logarithm
 HOLD, MAX_HOLD = 4, 64  # how long it holds: times the ops of the look; twice as long each time that it is confirmed
 LONE_RUNS = 6  # in a row that were of one op, when no other had come: the next ops run alone
 LONE_OPS, LONE_NS = 2000, 200_000_000  # how long
@@ -74,11 +77,13 @@ class Tuner:
         self._rows = 0  # of the latest run
         self._present = 1  # rows that were there when the wait was planned
         self._best = 0  # bucket
+        self._worth = 0.0  # of recent waits: ns that they have saved, less those that they took
         self._rest = 0  # batches that do not wait
         self._penalty = 0  # how many those are the next time
         self.alone = 0  # so many of the next ops are to run alone; whoever sees to that makes it 0
         self.runs_alone = False  # what the latest look has found
         self.rates = [0, 0]  # in the latest look: ops per second with batches and alone
+        self._gain = 0.0  # of batches, in recent looks: the logarithm of the ratio
         self._waiting = 0  # rows that had come during the run before
         self._lone = 0  # runs of one op in a row, when no other had come
         self._now = self._done = self._left = 0  # of look()
@@ -142,8 +147,11 @@ class Tuner:
 
     def _is_open(self, bucket: int) -> bool:
         """Whether runs of such a size are to be tried."""
-        mean = self._means[bucket]
-        return mean.count < SAMPLES or self.runs - mean.latest >= REFRESH << max(1, bucket - self._best)
+        mean, best = self._means[bucket], self._means[self._best]
+        if mean.count < SAMPLES:
+            return True
+        is_near = bucket > self._best and mean.cost < best.cost * NEAR
+        return self.runs - mean.latest >= (SOON if is_near else REFRESH << max(1, bucket - self._best))
 
     def plan(self, waiting: int, may_wait: bool = True) -> None:
         """Decides how long the next batch waits, where so many rows have come during the run."""
@@ -164,10 +172,13 @@ class Tuner:
         limits, present = self.limits, self._present
         if not limits.minbatchsize:
             return
-        if rows > present and self._saving(present, rows, end - begin) > begin - limits.since:
+        saved = self._saving(present, rows, end - begin) if rows > present else 0.0
+        self._worth += (saved - (begin - limits.since) - self._worth) / 4
+        if self._worth > 0:
             self._penalty //= 4
         else:
             self._penalty = self._rest = min(4 * self._penalty + 3, MAX_REST)
+            self._worth = 0.0
 
     def _saving(self, part: int, whole: int, unknown: float) -> float:
         """ns that one run takes less than its two parts. unknown: what it takes if runs of its size are to be tried."""
@@ -198,18 +209,25 @@ class Tuner:
     def _look(self) -> Iterator[int]:
         """Gives after each run how many of the next ops are to run alone, without end."""
         hold = HOLD
+        looks = 0
         while True:
             yield 0
+            if not self._known:
+                continue
             if self._lone >= LONE_RUNS:
                 self.runs_alone, self.rates = True, [0, 0]
-                yield from self._run_alone(min(LONE_OPS, LONE_NS // max(1, int(self._time(1)))))
+                yield from self._run_alone(int(min(LONE_OPS, LONE_NS / max(1, self._time(1)))))
             elif self._time(1) > SLOW_NS:
                 self.runs_alone, self.rates = False, [0, 0]
             else:
-                before = self.runs_alone
-                if ops := (yield from self._compare()):
-                    hold = min(2 * hold, MAX_HOLD) if self.runs_alone == before else HOLD
-                    yield from (self._run_alone if self.runs_alone else self._run_batches)(hold * ops)
+                if not (ops := (yield from self._compare())):
+                    continue
+                looks = min(looks + 1, LOOKS)
+                gain = log(max(1, self.rates[0]) / max(1, self.rates[1]) / BETTER)
+                self._gain += (max(-MOST, min(gain, MOST)) - self._gain) / looks
+                self.runs_alone = self._gain <= 0
+                hold = HOLD if (gain <= 0) != self.runs_alone else min(2 * hold, MAX_HOLD)
+                yield from (self._run_alone if self.runs_alone else self._run_batches)(hold * ops)
 
     def _compare(self) -> Generator[int, None, int]:
         """Returns how many ops that took; 0: it was broken off."""
@@ -225,7 +243,7 @@ class Tuner:
             rates[0] = max(rates[0], self._rate(now, done))
             now, done = yield from self._run_alone(ops)
             rates[1] = max(rates[1], self._rate(now, done))
-        self.rates, self.runs_alone = rates, rates[1] * BETTER >= rates[0]
+        self.rates = rates
         return max(0, self._done - first)
 
     def _run_alone(self, ops: int) -> Generator[int, None, tuple[int, int]]:

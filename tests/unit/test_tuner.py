@@ -192,7 +192,9 @@ def test_what_is_no_gain_is_tried_seldom() -> None:
     assert (limits.batchsize, limits.trial) == (1, 0)
     feed(tuner, 2 * REFRESH, 1, MS)
     assert (limits.batchsize, limits.trial, limits.most(1), limits.most(2)) == (1, 2, 1, 2)
-    feed(tuner, 1, 2, 2 * MS)
+    for size in (2, 4, 8):
+        assert limits.trial == size
+        feed(tuner, 1, size, size * MS)
     assert limits.trial == 0
 
 
