@@ -123,6 +123,22 @@ class Batcher(Generic[T]):
         return bits
 
     @property
+    def held(self) -> int:
+        """The priorities of which ops wait because a tuner says so, as bits. end_hold() makes them ready."""
+        bits = 0
+        for deadline, _, group in self._deadlines:
+            if deadline == group.deadline and group.limits.is_tuned:
+                bits |= 1 << group.key[2]
+        return bits
+
+    def end_hold(self, priority: int) -> None:
+        """Ops of this priority wait for nothing that only a tuner wants: others would have the turn meanwhile."""
+        for group in self._groups.values():
+            if group.limits.is_tuned and group.key[2] == priority and not group.ready:
+                group.limits.minbatchsize = 0
+                self._make_ready(group)
+
+    @property
     def empty(self) -> bool:
         return not self._groups
 

@@ -144,9 +144,9 @@ class Batching:
             tuner.ran(rows, begin, end)
             tuner.look(ops, end, lib.bridge_calls(self._runnable), self._runnable.alone)
 
-    def plan(self, waiting: int, may_wait: bool) -> None:
+    def plan(self, waiting: int) -> None:
         if self.tuner:
-            self.tuner.plan(waiting, may_wait)
+            self.tuner.plan(waiting)
 
     def begin(self, tuner: Tuner, op: Op) -> None:
         """Before a run. Gives C, with an op of it, what AI.INFO tells of the tuner."""
@@ -241,10 +241,12 @@ class ModelEntry:
 
     def may_batch(self, ops: Sequence[Op]) -> bool:
         """Whether to try these ops as one batch. Until the model is proven, only a batch with a new number of rows is
-        tried: no other would prove anything."""
+        tried: no other would prove anything. A single op is one that C can run."""
         batching = self.batching
-        if len(ops) == 1 or batching is None or not batching.is_on:
+        if batching is None or not batching.is_on:
             return False
+        if len(ops) == 1:
+            return batching.proven and self.direct is not None
         if batching.proven:
             return True
         rows, limits = sum([op.rows for op in ops]), batching.limits

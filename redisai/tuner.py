@@ -153,14 +153,14 @@ class Tuner:
         is_near = bucket > self._best and mean.cost < best.cost * NEAR
         return self.runs - mean.latest >= (SOON if is_near else REFRESH << max(1, bucket - self._best))
 
-    def plan(self, waiting: int, may_wait: bool = True) -> None:
+    def plan(self, waiting: int) -> None:
         """Decides how long the next batch waits, where so many rows have come during the run."""
         limits = self.limits
         self._waiting = waiting
         self._present = max(1, waiting)
         target = min(limits.most(self._rows + waiting), self._rows + waiting)
         saving = 0.0
-        if may_wait and target > self._present and not self._rest:
+        if target > self._present and not self._rest:
             rest = self._time(target - self._present)
             saving = self._saving(self._present, target, max(self._time(self._present), rest))
             if saving < rest * LEAST_SAVING:

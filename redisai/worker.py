@@ -52,7 +52,7 @@ class WorkerPool:
         self.report = report
         self.batcher: Batcher[Op] = Batcher(self.limits, _sweep)
         self.deadline = 0  # the one that C holds for the queue; 0: none; guarded by batcher.lock
-        self.ready = 0  # the priorities of batches that are ready, as C knows them; guarded by batcher.lock
+        self.ready = 0  # the priorities of batches that are ready or held, as C knows them; guarded by batcher.lock
         self.drops = 0  # models and scripts that the loader has dropped; only the loader writes it
         self._device = device
         self._started = 0
@@ -70,9 +70,10 @@ class WorkerPool:
         An earlier deadline that is no longer needed stays: waking in vain is cheap and rare."""
         batcher = self.batcher
         ready = batcher.ready
-        if ready != self.ready:
-            self.ready = ready
-            lib.bridge_set_batches(self.queue, ready)
+        known = ready | batcher.held  # so that no op of a lower priority has the turn while others are held
+        if known != self.ready:
+            self.ready = known
+            lib.bridge_set_batches(self.queue, known)
         if not ready:
             self._wake_at(batcher.deadline())
         elif self.size > 1:  # the only worker of a queue needs no waking: it is the caller
@@ -316,8 +317,11 @@ class Worker:
         """Returns whether there may be another batch."""
         pool = self._pool
         batcher = pool.batcher
+        turn = self._taken.priority
         with batcher.lock:
-            ops = batcher.take(monotonic_ns(), self._taken.priority)
+            if self._taken.waiting & ((1 << turn) - 1):
+                batcher.end_hold(turn)
+            ops = batcher.take(monotonic_ns(), turn)
             more = batcher.ready
             pool.schedule_next_batch()
         if ops:
@@ -354,9 +358,7 @@ class Worker:
             for op in _list(taken.batched, taken.nbatched):
                 if op.arrival < end and (op.id, op.batch_key) == key:
                     waiting += op.rows
-            # While it waits, ops of a lower priority would have the turn.
-            lower = taken.waiting & ((1 << batching.limits.held_priority) - 1)
-            batching.plan(waiting, not lower)
+            batching.plan(waiting)
 
     def _finish_batch(self, ops: CData, count: int) -> None:
         self._finished = monotonic_ns()  # before clients have their answers: what they send then came after the run

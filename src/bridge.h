@@ -271,7 +271,7 @@ int bridge_run_ops(struct Queue *queue, Taken *taken, Op **ops, int n);
  * once; 0: no deadline). A queue has one deadline. */
 void bridge_set_deadline(struct Queue *queue, int64_t deadline);
 
-/* The batcher has batches of these priorities, as bits, that are ready. */
+/* The batcher has batches of these priorities, as bits, that are ready, or would be if they had the turn. */
 void bridge_set_batches(struct Queue *queue, int priorities);
 
 /* Whether the op's client still waits for an answer. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -47,6 +48,12 @@ def wave(requests: list[Request]) -> list[int]:
     for request in requests:
         request.send()
     return [request.result().rows for request in requests]
+
+
+def ids(wire: Wire) -> dict[int, bytes]:
+    """The state of each run."""
+    found = [dict(zip(run[::2], run[1::2], strict=True)) for run in wire.ask("AI.RUNS")]
+    return {run[b"id"]: run[b"state"] for run in found}
 
 
 def told(wire: Wire) -> dict[int, float]:
@@ -101,6 +108,41 @@ def test_a_size_that_fails(server: Server, wire: Wire, clients: Clients) -> None
     found = full_ai_info(wire)
     assert found["errors"] == 0 and found["auto_batchsize"] <= 4
     assert "without batches" not in server.log()
+
+
+@pytest.mark.skipif(os.environ.get("REDISAI_DIRECT") == "off", reason="no run of Python can be ended")
+def test_a_batch_that_is_ended(wire: Wire, clients: Clients) -> None:
+    """That says nothing of its size."""
+    if wire.ask("CONFIG", "GET", "ai.isolation")[1] == b"process":
+        pytest.skip("its process ends")
+    wire.ask_ok("AI.MODELSTORE", "m", "ONNX", "CPU", *AUTO, "BLOB", models.onnx_loop_by_rows())
+    for key, rounds in ("short", 1), ("endless", 1 << 40):
+        wire.ask_ok("AI.TENSORSET", key, "FLOAT", 1, 1, "VALUES", rounds)
+    for rows in 4, 5:  # proves that it can be batched
+        wire.ask_ok("AI.TENSORSET", f"x{rows}", "FLOAT", rows, 1)
+        wire.ask_ok("AI.MODELEXECUTE", "m", "INPUTS", 1, f"x{rows}", "OUTPUTS", 1, "y")
+    first, second, third = (clients.wire() for _ in range(3))
+
+    def run(on: Wire, key: str) -> int:
+        """Returns its id."""
+        before = ids(wire)
+        on.send("AI.MODELEXECUTE", "m", "INPUTS", 1, key, "OUTPUTS", 1, "y")
+        wait_for(lambda: len(ids(wire)) > len(before))
+        return next(iter(ids(wire).keys() - before.keys()))
+
+    def end(id: int, on: Wire) -> None:
+        wait_for(lambda: ids(wire)[id] == b"running")
+        wire.ask_ok("AI.KILL", "RUN", id)
+        assert "AI.KILL" in on.read()
+
+    for _ in range(2):
+        alone = run(first, "endless")
+        together = run(second, "endless")
+        run(third, "short")
+        end(alone, first)
+        wait_for(lambda: list(ids(wire).values()) == [b"running"] * 2, what="a batch of two, which may be tried again")
+        end(together, second)
+        assert third.read() == b"OK"
 
 
 @pytest.mark.parametrize("backend", ["ONNX", "TORCH"])

@@ -209,18 +209,6 @@ def test_a_size_that_fails_is_not_tried_again() -> None:
     assert (limits.batchsize, limits.trial) == (4, 0)
 
 
-def test_no_wait_while_ops_of_a_lower_priority_would_have_the_turn() -> None:
-    limits = Limits(1)
-    tuner = Tuner(limits, MAX_ROWS)
-    for size in [1] * SAMPLES + [2] * SAMPLES + [4] * SAMPLES:
-        begin = limits.since + US
-        tuner.ran(size, begin, begin + MS)
-    tuner.plan(2)
-    assert limits.minbatchsize > 2 and tuner.wait > 0
-    tuner.plan(2, may_wait=False)
-    assert limits.minbatchsize == tuner.wait == 0
-
-
 def test_few_rows_run_as_is_best_for_them() -> None:
     """Two rows cost more than one, and eight cost least."""
     limits = Limits(1)
