@@ -137,6 +137,7 @@ def test_a_batch_that_is_ended(wire: Wire, clients: Clients) -> None:
 
     for _ in range(2):
         alone = run(first, "endless")
+        wait_for(lambda alone=alone: ids(wire)[alone] == b"running")  # type: ignore[misc]
         together = run(second, "endless")
         run(third, "short")
         end(alone, first)
