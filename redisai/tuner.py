@@ -32,10 +32,12 @@ NEAR, SOON = 1.25, 32  # those that take up to so many times as long are tried a
 MAX_REST = 1023  # batches without waiting after waits in vain
 EVERY = 8  # runs after which a known size is compared again: that takes as long as a tiny run
 SLOW_NS = 500_000  # for models that take longer, what batches take of their own is nothing
-WINDOWS, WINDOW_NS, WINDOW_RUNS = 4, 10_000_000, 8  # of a look, each at least so long, with batches and without
+# Of a look: each so long or longer, and without batches not much longer.
+WINDOWS, WINDOW_NS, WINDOW_RUNS, WINDOW_OPS = 4, 10_000_000, 8, 64
 BETTER = 1.03  # times as many ops with batches, else they run alone
+CLEAR = 1.5  # times as many either way: two windows of each are enough
 LOOKS, MOST = 4, 0.3  # how many looks that is the mean of, and the most that one counts, as a logarithm
-HOLD, MAX_HOLD = 4, 64  # how long it holds: times the ops of the look; twice as long each time that it is confirmed
+HOLD, MAX_HOLD = 4, 64  # how long it holds: times what the look took; twice as long each time that it is confirmed
 LONE_RUNS = 6  # in a row that were of one op, when no other had come: the next ops run alone
 LONE_OPS, LONE_NS = 2000, 200_000_000  # how long
 
@@ -230,21 +232,23 @@ class Tuner:
                 yield from (self._run_alone if self.runs_alone else self._run_batches)(hold * ops)
 
     def _compare(self) -> Generator[int, None, int]:
-        """Returns how many ops that took; 0: it was broken off."""
+        """Returns how many ops the better way would have run meanwhile; 0: it was broken off."""
         rates, first = [0, 0], self._done
-        for _ in range(WINDOWS):
+        for window in range(WINDOWS):
             now, done, runs = self._now, self._done, 0
             while self._now < now + WINDOW_NS or runs < WINDOW_RUNS:
                 yield 0
                 runs += 1
                 if self._lone >= LONE_RUNS:
                     return 0
-            ops = self._done - done
             rates[0] = max(rates[0], self._rate(now, done))
-            now, done = yield from self._run_alone(ops)
+            most = max(WINDOW_OPS, int(2 * WINDOW_NS / max(1, self._time(1))))  # they may take far longer
+            now, done = yield from self._run_alone(max(1, min(self._done - done, most)))
             rates[1] = max(rates[1], self._rate(now, done))
+            if window and max(rates) > min(rates) * CLEAR:
+                break
         self.rates = rates
-        return max(0, self._done - first)
+        return int(max(0, self._done - first) * (1 + min(max(rates) / max(1, min(rates)), MAX_HOLD)) / 2)
 
     def _run_alone(self, ops: int) -> Generator[int, None, tuple[int, int]]:
         """Returns when they began to do so, and what was done then."""

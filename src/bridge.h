@@ -96,8 +96,8 @@ typedef struct Runnable {
     char *device;    /* as the client gave it, in any case */
     char *tag;
     uint64_t tag_size;
-    struct Queue *queue;         /* where its ops go; set by bridge_ready(), like the next */
-    struct Direct *direct;       /* how C runs it; NULL: Python does */
+    struct Queue *queue;   /* where its ops go; set by bridge_ready(), like the next */
+    struct Direct *direct; /* how C runs it; NULL: Python does */
     int64_t alone; /* atomic: so many of the next ops of a model with BATCHSIZE run alone, as if it had none; Python
                       sets it */
     struct RunnableState *state; /* C's own part (values/runnable.h) */

@@ -48,7 +48,8 @@ def test_the_page(server: Server, r: Client, tmp_path: Path) -> None:
     printed = next(text for language, text in blocks(page) if not language)
     toml, more = page_blocks(page, "How files are named", "toml")
     right: dict[str, bytes | str] = {"text/tokens.onnx": models.onnx_mul(), "fraud.onnx": models.onnx_add()}
-    write(tmp_path / "models", {**right, "fraud.toml": toml, "text/tokens.toml": more, "README": "", ".hidden/a.onnx": ""})
+    right |= {"fraud.toml": toml, "text/tokens.toml": more}
+    write(tmp_path / "models", {**right, "README": "", ".hidden/a.onnx": ""})
     done = subprocess.run(
         ["bash", "-ec", command],
         cwd=tmp_path,
