@@ -24,23 +24,24 @@ AUTO = ("BATCHSIZE", "auto")
 
 
 class Overhead(nn.Module):
-    """Takes about 2 ms, however many rows there are. It fails for more than `most`."""
+    """With a side of 400 it takes about 2 ms, however many rows there are. It fails for more than `most`."""
 
-    def __init__(self, most: int = 1000) -> None:
+    def __init__(self, most: int, side: int) -> None:
         super().__init__()
         self.most = most
+        self.side = side
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         assert x.size(0) <= self.most, "too many rows"
-        w = torch.zeros([400, 400])
+        w = torch.zeros([self.side, self.side])
         for _ in range(4):
             w = torch.mm(w, w)
         told = torch.stack([torch.full([1], float(x.size(0))), x.sum().reshape(1)], 1)
         return x * 3 + 1 + w[0, 0], told.expand(x.size(0), 2)
 
 
-def overhead(most: int = 1000) -> Model:
-    return Model("TORCH", models.torch_blob(Overhead(most)))
+def overhead(most: int = 1000, side: int = 400) -> Model:
+    return Model("TORCH", models.torch_blob(Overhead(most, side)))
 
 
 def wave(requests: list[Request]) -> list[int]:
@@ -89,6 +90,20 @@ def test_one_client_never_waits(wire: Wire, clients: Clients) -> None:
     assert found["auto_wait"] == 0
     if full_ai_info(wire, "plain")["direct_executions"]:
         assert found["direct_executions"] >= 40
+
+
+def test_quick_runs_are_compared_with_and_without_batches(wire: Wire, clients: Clients) -> None:
+    store(wire, "m", overhead(side=64), *AUTO)
+    requests = clients.each(*[1] * 8)
+
+    def has_looked() -> bool:
+        wave(requests)
+        return bool(full_ai_info(wire)["auto_rates"])
+
+    wait_for(has_looked, 30, "a look")
+    rates = dict(part.split("=") for part in full_ai_info(wire)["auto_rates"].decode().split(","))
+    assert rates.keys() == {"batches", "alone"} and min(map(int, rates.values())) > 0
+    assert 1 < full_ai_info(wire)["average_batch"] < 8, "in both ways"
 
 
 def test_a_size_that_fails(server: Server, wire: Wire, clients: Clients) -> None:
