@@ -27,7 +27,7 @@ WIDE = (1024, 2048, 2048, 2048, 10)  # 40 MB of weights: reading them takes long
 SHARE = 0.9  # of the best fixed setting's rate
 P99 = 1.1  # at one connection: times that without batches
 AUTO, NONE = "auto", "none"
-LEARNING = 2.0  # seconds of each load before it is measured
+LEARNING = 4.0  # seconds of each load before it is measured
 
 
 def wide() -> networks.Network:
@@ -69,9 +69,10 @@ def measure(on: Server, name: str, model: networks.Network, connections: int, pl
     grid = settings(connections)
     keys = {setting: f"{name}-{setting}" for setting in grid}
     traffic = {setting: prepare(on, keys[setting], model, *grid[setting]) for setting in grid}
-    served(on, traffic[AUTO], connections, min(LEARNING, 4 * plan.seconds))()
+    served(on, traffic[AUTO], connections, min(LEARNING, 8 * plan.seconds))()
     sides = [served(on, traffic[setting], connections, plan.seconds / 2) for setting in grid]
-    results: dict[str, Sequence[Result]] = dict(zip(grid, alternate(plan.repeat, *sides), strict=True))
+    rounds = plan.repeat * (3 if connections == 1 else 1)  # the highest latencies differ more from round to round
+    results: dict[str, Sequence[Result]] = dict(zip(grid, alternate(rounds, *sides), strict=True))
     output_of(on, keys[AUTO], model)
     rates = {setting: median(each["requests_per_s"] for each in results[setting]) for setting in grid}
     chosen, found = shares(results)

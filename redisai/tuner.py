@@ -36,7 +36,7 @@ SLOW_NS = 500_000  # for models that take longer, what batches take of their own
 WINDOWS, WINDOW_NS, WINDOW_RUNS, WINDOW_OPS = 4, 10_000_000, 8, 64
 BETTER = 1.03  # times as many ops with batches, else they run alone
 CLEAR = 1.5  # times as many either way: two windows of each are enough
-LOOKS, MOST = 4, 0.3  # how many looks that is the mean of, and the most that one counts, as a logarithm
+LOOKS, MOST = 8, 0.3  # how many looks that is the mean of, and the most that one counts, as a logarithm
 HOLD, MAX_HOLD = 4, 64  # how long it holds: times what the look took; twice as long each time that it is confirmed
 LONE_RUNS = 6  # in a row that were of one op, when no other had come: the next ops run alone
 LONE_OPS, LONE_NS = 2000, 200_000_000  # how long
@@ -248,7 +248,7 @@ class Tuner:
             if window and max(rates) > min(rates) * CLEAR:
                 break
         self.rates = rates
-        return int(max(0, self._done - first) * (1 + min(max(rates) / max(1, min(rates)), MAX_HOLD)) / 2)
+        return int(max(0, self._done - first) * (1 + min(max(rates) / max(1, min(rates)), 8)) / 2)
 
     def _run_alone(self, ops: int) -> Generator[int, None, tuple[int, int]]:
         """Returns when they began to do so, and what was done then."""
