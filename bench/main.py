@@ -37,6 +37,7 @@ PARTS = (
     "rivals",
     "features",
     "bindings",
+    "flows",
     "growth",
 )
 WIDTH = 120  # columns of the JSON
