@@ -35,6 +35,7 @@ PARTS = (
     "images",
     "isolation",
     "rivals",
+    "aibench",
     "features",
     "bindings",
     "flows",
