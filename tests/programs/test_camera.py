@@ -1,0 +1,119 @@
+"""examples/camera: its pages in a browser, with a flow and with a binding, how it ends, and docs/camera.md.
+
+PICTURE=docs takes the pictures of that page anew: of what the flow's test sees then.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from examples.camera import camera, classifier
+from testkit.browser import Browser, browser, has_browser
+from testkit.waiting import wait_for
+from tests.tools.test_docs import blocks
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = [text.strip() for language, text in blocks("docs/camera.md") if language == "sh"]
+CAT = "chelsea.png"
+STRIP = "return [...document.querySelectorAll('#recent li')].map((e) => [e.querySelector('img').src, e.innerText])"
+
+
+@contextmanager
+def running(command: str, *words: str) -> Iterator[tuple[int, str]]:
+    """Redis's port and the address of the pages. Presses Ctrl-C at the end."""
+    # A shell ignores SIGINT in what it runs in the background, such as these tests, and programs inherit that.
+    whole = ["env", "--default-signal=INT", *command.split(), *words]
+    system = subprocess.Popen(whole, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert system.stdout
+        told = ""
+        while "Cats only" not in told:
+            line = system.stdout.readline()
+            assert line, told
+            told += line
+        ports = [int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", told)]
+        yield ports[0], f"http://127.0.0.1:{ports[1]}"
+        os.killpg(system.pid, signal.SIGINT)  # as a terminal does: all of them get it
+        assert system.wait(20) == 0
+    finally:
+        if system.poll() is None:
+            system.terminate()
+            system.wait(20)
+
+
+def thumbnail(image: Image.Image) -> npt.NDArray[np.float32]:
+    return np.asarray(image.resize((8, 6)), np.float32)
+
+
+@pytest.fixture(scope="module")
+def photographs() -> dict[str, npt.NDArray[np.float32]]:
+    firsts = islice(camera.photographs(None), 0, None, camera.HOLD)
+    return {path.name: thumbnail(next(firsts)) for path in camera.files(None)}
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[Browser]:
+    if not has_browser():
+        pytest.skip("chromedriver is not installed")
+    with browser() as window:
+        yield window
+
+
+def test_the_page_starts_both() -> None:
+    assert COMMANDS == ["./examples/camera/run", "./examples/camera/run --binding"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_pages(window: Browser, photographs: dict[str, npt.NDArray[np.float32]], command: str) -> None:
+    def name(source: str) -> str:
+        """Which photograph that is."""
+        image = Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/jpeg;base64,"))))
+        distances = {each: np.abs(known - thumbnail(image)).mean() for each, known in photographs.items()}
+        return min(distances, key=lambda each: distances[each])
+
+    def shown(what: str) -> Any:
+        return window.run(f"return document.querySelector('#{what}').innerText")
+
+    with running(command, "--rate", "30", "--port", "0") as (port, address):
+        seen: set[str] = set()
+        window.open(f"{address}/all")
+
+        def has_shown_all() -> bool:
+            if source := window.run(
+                "const frame = document.querySelector('#frame'); return frame.complete && frame.src"
+            ):
+                seen.add(name(source))
+            return seen == set(photographs)
+
+        wait_for(has_shown_all, 20, "all photographs")
+        wait_for(lambda: shown("run").endswith(" ms") and float(shown("rate")) > 0, what="figures")
+        assert shown("label") in classifier.labels()
+        runs = int(shown("runs"))
+
+        window.open(f"{address}/cats")
+        # So every photograph has been classified once more.
+        wait_for(lambda: shown("runs").isdigit() and int(shown("runs")) >= runs + len(photographs), 20, "more runs")
+        wait_for(lambda: window.run(STRIP), what="cats")
+        cats = [classifier.labels()[number] for number in classifier.CATS]
+        for source, text in window.run(STRIP):
+            assert name(source) == CAT and text.splitlines()[0] in cats, text
+        assert shown("label") in cats and int(shown("probability").removesuffix(" %")) > 20
+    for each in port, int(address.rpartition(":")[2]):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", each)).close()
