@@ -54,7 +54,7 @@ def has_browser() -> bool:
 
 
 @contextmanager
-def browser(width: int = 1020, height: int = 700) -> Iterator[Browser]:
+def browser(width: int = 900, height: int = 860) -> Iterator[Browser]:
     driver = subprocess.Popen(
         ["chromedriver", "--port=0"],
         stdout=subprocess.PIPE,

@@ -58,7 +58,8 @@ def connect(port: int, server: subprocess.Popen[bytes], log: Path) -> redis.Redi
             return client
         except redis.ConnectionError:  # BusyLoadingError, too
             if server.poll() is not None:
-                sys.exit(f"camera: redis-server could not start:\n{log.read_text() if log.exists() else ''}")
+                told = log.read_text().splitlines()[-8:] if log.exists() else []
+                sys.exit("\n".join(["camera: redis-server could not start; see here or above:", *told]))
             time.sleep(0.05)
 
 

@@ -12,6 +12,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -24,6 +25,7 @@ import pytest
 from PIL import Image
 
 from examples.camera import camera, classifier
+from examples.camera.start import BINDING
 from testkit.browser import Browser, browser, has_browser
 from testkit.waiting import wait_for
 from tests.tools.test_docs import blocks
@@ -50,11 +52,11 @@ def running(command: str, *words: str) -> Iterator[tuple[int, str]]:
         ports = [int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", told)]
         yield ports[0], f"http://127.0.0.1:{ports[1]}"
         os.killpg(system.pid, signal.SIGINT)  # as a terminal does: all of them get it
-        assert system.wait(20) == 0
+        assert system.wait(60) == 0
     finally:
         if system.poll() is None:
             system.terminate()
-            system.wait(20)
+            system.wait(60)
 
 
 def thumbnail(image: Image.Image) -> npt.NDArray[np.float32]:
@@ -75,8 +77,9 @@ def window() -> Iterator[Browser]:
         yield window
 
 
-def test_the_page_starts_both() -> None:
+def test_the_page_has_both() -> None:
     assert COMMANDS == ["./examples/camera/run", "./examples/camera/run --binding"]
+    assert BINDING in [text.strip() for language, text in blocks("docs/camera.md") if not language]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -90,7 +93,14 @@ def test_pages(window: Browser, photographs: dict[str, npt.NDArray[np.float32]],
     def shown(what: str) -> Any:
         return window.run(f"return document.querySelector('#{what}').innerText")
 
-    with running(command, "--rate", "30", "--port", "0") as (port, address):
+    def save_picture(page: str, recent: int) -> None:
+        if (folder := os.environ.get("PICTURE")) and "--binding" not in command:
+            wait_for(lambda: len(window.run(STRIP)) == recent, 60)
+            drawn = Image.open(io.BytesIO(window.picture())).convert("RGB")
+            drawn.quantize(160, Image.Quantize.MAXCOVERAGE).save(f"{folder}/camera-{page}.png", optimize=True)
+
+    rate = "10" if os.environ.get("PICTURE") else "20"
+    with running(command, "--rate", rate, "--port", "0") as (port, address):
         seen: set[str] = set()
         window.open(f"{address}/all")
 
@@ -101,19 +111,39 @@ def test_pages(window: Browser, photographs: dict[str, npt.NDArray[np.float32]],
                 seen.add(name(source))
             return seen == set(photographs)
 
-        wait_for(has_shown_all, 20, "all photographs")
-        wait_for(lambda: shown("run").endswith(" ms") and float(shown("rate")) > 0, what="figures")
+        wait_for(has_shown_all, 60, "all photographs")
+        wait_for(lambda: shown("run").endswith(" ms") and float(shown("rate")) > 0, 60, "figures")
         assert shown("label") in classifier.labels()
         runs = int(shown("runs"))
+        save_picture("all", 6)
 
         window.open(f"{address}/cats")
         # So every photograph has been classified once more.
-        wait_for(lambda: shown("runs").isdigit() and int(shown("runs")) >= runs + len(photographs), 20, "more runs")
-        wait_for(lambda: window.run(STRIP), what="cats")
+        wait_for(lambda: shown("runs").isdigit() and int(shown("runs")) >= runs + len(photographs), 60, "more runs")
+        wait_for(lambda: window.run(STRIP), 60, "cats")
         cats = [classifier.labels()[number] for number in classifier.CATS]
         for source, text in window.run(STRIP):
             assert name(source) == CAT and text.splitlines()[0] in cats, text
+        save_picture("cats", 3)
         assert shown("label") in cats and int(shown("probability").removesuffix(" %")) > 20
     for each in port, int(address.rpartition(":")[2]):
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", each)).close()
+
+
+def test_what_is_missing(tmp_path: Path) -> None:
+    def told(program: str, *words: object) -> str:
+        command = [sys.executable, "-m", f"examples.camera.{program}", *map(str, words)]
+        answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert answer.returncode == 1
+        return answer.stderr
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for option in "--port", "--redis-port":
+            wanted = f"camera: port {port} is in use; choose another one: ./examples/camera/run {option} {port + 1}\n"
+            assert told("start", "--port", 0, option, port) == wanted
+    for path, wanted in (tmp_path, f"{tmp_path} has no photographs (.jpg, .png, .webp)"), ("/no", "there is no /no"):
+        assert told("camera", "--source", path) == f"camera: {wanted}\n"
