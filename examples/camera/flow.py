@@ -10,6 +10,7 @@ GearsBuilder and execute are globals of flows; redisAI runs models.
 # mypy: ignore-errors
 
 import io
+import itertools
 
 import numpy
 import redisAI
@@ -20,7 +21,7 @@ KEPT = 200  # entries of each stream, about
 SIDE = 224  # pixels
 CATS = range(281, 286)  # tabby, tiger cat, Persian cat, Siamese cat, Egyptian cat
 
-frames = 0
+numbers = itertools.count()  # of the frames
 
 
 def append(stream, fields):
@@ -33,9 +34,7 @@ def show(frame):
 
 
 def is_due(frame):
-    global frames
-    frames += 1
-    return frames % EVERY == 0
+    return next(numbers) % EVERY == 0
 
 
 async def classify(frame):

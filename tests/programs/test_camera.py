@@ -93,9 +93,9 @@ def test_pages(window: Browser, photographs: dict[str, npt.NDArray[np.float32]],
     def shown(what: str) -> Any:
         return window.run(f"return document.querySelector('#{what}').innerText")
 
-    def save_picture(page: str, recent: int) -> None:
+    def save_picture(page: str, recent: int, label: str) -> None:
         if (folder := os.environ.get("PICTURE")) and "--binding" not in command:
-            wait_for(lambda: len(window.run(STRIP)) == recent, 60)
+            wait_for(lambda: len(window.run(STRIP)) >= recent and shown("label") == label, 60)
             drawn = Image.open(io.BytesIO(window.picture())).convert("RGB")
             drawn.quantize(160, Image.Quantize.MAXCOVERAGE).save(f"{folder}/camera-{page}.png", optimize=True)
 
@@ -115,7 +115,7 @@ def test_pages(window: Browser, photographs: dict[str, npt.NDArray[np.float32]],
         wait_for(lambda: shown("run").endswith(" ms") and float(shown("rate")) > 0, 60, "figures")
         assert shown("label") in classifier.labels()
         runs = int(shown("runs"))
-        save_picture("all", 6)
+        save_picture("all", 6, "espresso")
 
         window.open(f"{address}/cats")
         # So every photograph has been classified once more.
@@ -124,7 +124,7 @@ def test_pages(window: Browser, photographs: dict[str, npt.NDArray[np.float32]],
         cats = [classifier.labels()[number] for number in classifier.CATS]
         for source, text in window.run(STRIP):
             assert name(source) == CAT and text.splitlines()[0] in cats, text
-        save_picture("cats", 3)
+        save_picture("cats", 3, "Egyptian cat")
         assert shown("label") in cats and int(shown("probability").removesuffix(" %")) > 20
     for each in port, int(address.rpartition(":")[2]):
         with pytest.raises(ConnectionRefusedError):
