@@ -9,6 +9,7 @@
 #include "engine/interpreter.h"
 #include "engine/jobs.h"
 #include "engine/options.h"
+#include "flows/flows.h"
 #include "isolation/isolation.h"
 #include "redis/event_loop.h"
 #include "run/queue.h"
@@ -70,6 +71,6 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
     preload_backends();
     tensor_max_bytes(ctx, UINT64_MAX);
     if (tensor_type_register(ctx) || model_type_register(ctx) || script_type_register(ctx)) return REDISMODULE_ERR;
-    if (commands_register(ctx) || info_register(ctx) || bindings_init(ctx)) return REDISMODULE_ERR;
+    if (commands_register(ctx) || info_register(ctx) || bindings_init(ctx) || flows_init(ctx)) return REDISMODULE_ERR;
     return REDISMODULE_OK;
 }

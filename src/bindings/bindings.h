@@ -160,7 +160,6 @@ typedef struct Batch {
 } Batch;
 
 int work_init(RedisModuleCtx *ctx);
-int listen_to(RedisModuleCtx *ctx, uint64_t event, RedisModuleEventCallback callback);
 void work_wake(void); /* something is pending, or may go on */
 
 /* Counts an error, and logs it once a kind. Takes the text over. The other does not count it, but lets the binding

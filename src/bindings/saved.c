@@ -1,21 +1,18 @@
 /* saved.c - bindings in RDB files (bindings.h): what is bound, and what is pending. Main thread, and the BGSAVE child.
  *
- * They belong to no key. So they are data beside the keys of a datatype that no key has. Servers from Redis 7.2 on
- * write none where there is no binding. Older ones always write them, and no server without the module loads such a
- * file. So there the type is registered only with the option BINDINGS. */
+ * Servers before Redis 7.2 always write data beside keys, and no server without the module loads such a file. So there
+ * the type is registered only with the option BINDINGS. */
 #include <string.h>
 
 #include "bindings/bindings.h"
 #include "engine/options.h"
 #include "redis/command.h"
 #include "redis/event_loop.h"
+#include "values/rdb.h"
 
 #define ENCODING_VERSION 0
-#define BEFORE_KEYS (1 << 0) /* in the file */
-#define WITH_AUX_SAVE2 5     /* version of RedisModuleTypeMethods */
 
-static int writes_only_bindings(void) { return RedisModule_GetTypeMethodVersion() >= WITH_AUX_SAVE2; }
-int bindings_are_saved(void) { return writes_only_bindings() || bindings_option(); }
+int bindings_are_saved(void) { return rdb_beside_keys_is_free() || bindings_option(); }
 
 /* What a master sends while this replica still serves its old data. */
 static Binding *arriving;
@@ -23,14 +20,8 @@ static int is_arriving;
 
 /* ---- saving ------------------------------------------------------------------------------------------------------ */
 
-static void save_string(RedisModuleIO *io, const RedisModuleString *string) {
-    size_t size;
-    const char *bytes = RedisModule_StringPtrLen(string, &size);
-    RedisModule_SaveStringBuffer(io, bytes, size);
-}
-
 static void save_pending(RedisModuleIO *io, const Pending *pending) {
-    save_string(io, pending->key);
+    rdb_save_string(io, pending->key);
     RedisModule_SaveUnsigned(io, pending->from.ms);
     RedisModule_SaveUnsigned(io, pending->from.seq);
 }
@@ -38,10 +29,10 @@ static void save_pending(RedisModuleIO *io, const Pending *pending) {
 /* u db, s user, u filling, u words, the words, u pending, for each: s key, u ms, u seq */
 static void save_binding(RedisModuleIO *io, const Binding *b) {
     RedisModule_SaveUnsigned(io, b->db);
-    save_string(io, b->user);
+    rdb_save_string(io, b->user);
     RedisModule_SaveUnsigned(io, b->is_filling);
     RedisModule_SaveUnsigned(io, b->nwords);
-    for (int i = 0; i < b->nwords; i++) save_string(io, b->words[i]);
+    for (int i = 0; i < b->nwords; i++) rdb_save_string(io, b->words[i]);
     RedisModule_SaveUnsigned(io, b->npending);
     for (int i = 0; i < MAX_UNDER_WAY; i++) {
         const Batch *batch = b->batches[i];
@@ -53,21 +44,12 @@ static void save_binding(RedisModuleIO *io, const Binding *b) {
 static void aux_save(RedisModuleIO *io, int when) {
     uint64_t count = 0;
     for (const Binding *b = bindings_first(); b; b = b->next) count++;
-    if (count == 0 && writes_only_bindings()) return;
+    if (count == 0 && rdb_beside_keys_is_free()) return;
     RedisModule_SaveUnsigned(io, count);
     for (const Binding *b = bindings_first(); b; b = b->next) save_binding(io, b);
 }
 
 /* ---- loading ----------------------------------------------------------------------------------------------------- */
-
-static RedisModuleString *load_string(RedisModuleIO *io) {
-    size_t size;
-    char *bytes = RedisModule_LoadStringBuffer(io, &size);
-    if (bytes == NULL || RedisModule_IsIOError(io)) return NULL;
-    RedisModuleString *string = RedisModule_CreateString(NULL, bytes, size);
-    RedisModule_Free(bytes);
-    return string;
-}
 
 static void free_strings(RedisModuleString **strings, uint64_t count) {
     for (uint64_t i = 0; i < count; i++) RedisModule_FreeString(NULL, strings[i]);
@@ -79,7 +61,7 @@ static RedisModuleString **load_strings(RedisModuleIO *io, uint64_t count) {
     RedisModuleString **strings = NULL;
     for (uint64_t i = 0; i < count; i++) {
         if ((i & (i - 1)) == 0) strings = RedisModule_Realloc(strings, (i ? 2 * i : 1) * sizeof(*strings));
-        strings[i] = load_string(io);
+        strings[i] = rdb_load_string(io);
         if (strings[i]) continue;
         free_strings(strings, i);
         return NULL;
@@ -90,7 +72,7 @@ static RedisModuleString **load_strings(RedisModuleIO *io, uint64_t count) {
 static int load_pending(RedisModuleIO *io, Binding *b) {
     uint64_t count = RedisModule_LoadUnsigned(io);
     for (uint64_t i = 0; i < count && !RedisModule_IsIOError(io); i++) {
-        RedisModuleString *key = load_string(io);
+        RedisModuleString *key = rdb_load_string(io);
         RedisModuleStreamID from = {RedisModule_LoadUnsigned(io), 0};
         from.seq = RedisModule_LoadUnsigned(io);
         if (key && !RedisModule_IsIOError(io)) pending_add(b, key)->from = from;
@@ -116,7 +98,7 @@ static Binding *parse_saved(RedisModuleIO *io, uint64_t db, RedisModuleString *u
 
 static Binding *load_binding(RedisModuleIO *io) {
     uint64_t db = RedisModule_LoadUnsigned(io);
-    RedisModuleString *user = load_string(io);
+    RedisModuleString *user = rdb_load_string(io);
     Binding *b = user ? parse_saved(io, db, user) : NULL;
     if (user) RedisModule_FreeString(NULL, user);
     return b;
@@ -164,28 +146,9 @@ static void arrived(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subeve
     }
 }
 
-/* No key has a value of this type. */
-static void *no_load(RedisModuleIO *io, int encver) { return NULL; }
-static void no_save(RedisModuleIO *io, void *value) {}
-static void no_rewrite(RedisModuleIO *io, RedisModuleString *key, void *value) {}
-static void no_free(void *value) {}
-
 int saved_init(RedisModuleCtx *ctx) {
     if (!bindings_are_saved()) return REDISMODULE_OK;
-    RedisModuleTypeMethods methods = {.version = REDISMODULE_TYPE_METHOD_VERSION,
-                                      .rdb_load = no_load,
-                                      .rdb_save = no_save,
-                                      .aof_rewrite = no_rewrite,
-                                      .free = no_free,
-                                      .aux_load = aux_load,
-                                      .aux_save_triggers = BEFORE_KEYS};
-    if (writes_only_bindings()) {
-        methods.version = WITH_AUX_SAVE2;
-        methods.aux_save2 = aux_save;
-    } else {
-        methods.aux_save = aux_save;
-    }
-    if (RedisModule_CreateDataType(ctx, "AI__BINDS", ENCODING_VERSION, &methods) == NULL) return REDISMODULE_ERR;
+    if (rdb_register_beside_keys(ctx, "AI__BINDS", ENCODING_VERSION, aux_load, aux_save)) return REDISMODULE_ERR;
     return listen_to(ctx, REDISMODULE_EVENT_LOADING, loading) ||
            listen_to(ctx, REDISMODULE_EVENT_REPL_ASYNC_LOAD, arrived);
 }

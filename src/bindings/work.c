@@ -516,10 +516,6 @@ static void swapped(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subeve
     forget_running(info->dbnum_second);
 }
 
-int listen_to(RedisModuleCtx *ctx, uint64_t event, RedisModuleEventCallback callback) {
-    return RedisModule_SubscribeToServerEvent(ctx, (RedisModuleEvent){event, 1}, callback);
-}
-
 int work_init(RedisModuleCtx *ctx) {
     work.ctx = RedisModule_GetDetachedThreadSafeContext(ctx);
     return listen_to(ctx, REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, role_changed) ||

@@ -12,5 +12,8 @@ extern const Command *const runs_commands[];
 
 int info_register(RedisModuleCtx *ctx); /* at load: the module's sections of INFO */
 
+/* What else tells INFO of itself: a section that comes last. */
+void info_set_more(void (*add)(RedisModuleInfoCtx *ctx));
+
 /* At load: all commands. */
 int commands_register(RedisModuleCtx *ctx);

@@ -167,6 +167,8 @@ static void add_device(RedisModuleInfoCtx *ctx, const Queue *queue) {
     RedisModule_InfoAddFieldCString(ctx, name, value);
 }
 
+static void (*add_more)(RedisModuleInfoCtx *ctx);
+
 static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
     if (RedisModule_InfoAddSection(ctx, "versions") == REDISMODULE_OK) {
         RedisModule_InfoAddFieldCString(ctx, "RedisAI_version", REDISAI_VERSION);
@@ -212,7 +214,10 @@ static void add_sections(RedisModuleInfoCtx *ctx, int for_crash_report) {
         RedisModule_InfoAddFieldLongLong(ctx, "ready", is_ready());
         RedisModule_InfoAddFieldLongLong(ctx, "pending", jobs_early());
     }
+    if (add_more) add_more(ctx);
 }
+
+void info_set_more(void (*add)(RedisModuleInfoCtx *ctx)) { add_more = add; }
 
 /* ---- AI.INFO ----------------------------------------------------------------------------------------------------- */
 

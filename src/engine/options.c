@@ -29,6 +29,8 @@
 #define MAX_QUEUED 6
 #define MAX_QUEUED_BYTES 7
 #define BINDINGS 8
+#define FLOWS 9
+#define FLOWS_MEMORY_LIMIT 10
 static const char *const isolation_words[] = {"none", "process", NULL};
 static const char *const yes_no[] = {"no", "yes", NULL};
 static OptionRow options[] = {
@@ -43,6 +45,8 @@ static OptionRow options[] = {
     [MAX_QUEUED] = {.python = {"max_queued", 0}, .max = LLONG_MAX, .at_run_time = 1},
     [MAX_QUEUED_BYTES] = {.python = {"max_queued_bytes", 0}, .max = LLONG_MAX, .at_run_time = 1},
     [BINDINGS] = {.python = {"bindings", 0}, .max = 1, .words = yes_no}, /* AI.BIND on servers before Redis 7.2, too */
+    [FLOWS] = {.python = {"flows", 0}, .max = 1, .words = yes_no},
+    [FLOWS_MEMORY_LIMIT] = {.python = {"flows_memory_limit", 0}, .max = LLONG_MAX / MB}, /* MB; 0: none */
     {.python = {"inter_op_parallelism", 0}, .max = MAX_THREADS},
     {.python = {"intra_op_parallelism", 0}, .max = MAX_THREADS},
     {.python = {"backend_memory_limit", 0}, .max = LLONG_MAX / MB}, /* MB; 0: none */
@@ -124,6 +128,8 @@ int64_t max_queued(void) { return options[MAX_QUEUED].python.value; }
 int64_t max_queued_bytes(void) { return options[MAX_QUEUED_BYTES].python.value; }
 int64_t threads_per_queue(void) { return options[THREADS_PER_QUEUE].python.value; }
 int bindings_option(void) { return options[BINDINGS].python.value != 0; }
+int flows_option(void) { return options[FLOWS].python.value != 0; }
+int64_t flows_memory_limit(void) { return options[FLOWS_MEMORY_LIMIT].python.value; }
 int safe_start(void) { return options[SAFE_START].python.value != 0; }
 
 /* ---- paths ------------------------------------------------------------------------------------------------------- */

@@ -36,6 +36,8 @@ int64_t model_load_timeout(void);      /* 0: none */
 int64_t max_queued(void);              /* runs that may wait on the server; 0: any number, likewise for the next */
 int64_t max_queued_bytes(void);        /* of their inputs */
 int bindings_option(void);
+int flows_option(void);
+int64_t flows_memory_limit(void); /* MB; 0: none */
 int is_isolated(void);
 
 /* Whether only runs compile what a database, an AOF or a master brings. */

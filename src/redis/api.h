@@ -30,7 +30,11 @@
 #define REDISMODULE_REPLY_ARRAY 3
 
 #define REDISMODULE_NOTIFY_GENERIC (1 << 2)
+#define REDISMODULE_NOTIFY_STRING (1 << 3)
+#define REDISMODULE_NOTIFY_LIST (1 << 4)
+#define REDISMODULE_NOTIFY_SET (1 << 5)
 #define REDISMODULE_NOTIFY_HASH (1 << 6)
+#define REDISMODULE_NOTIFY_ZSET (1 << 7)
 #define REDISMODULE_NOTIFY_EXPIRED (1 << 8)
 #define REDISMODULE_NOTIFY_EVICTED (1 << 9)
 #define REDISMODULE_NOTIFY_STREAM (1 << 10)
@@ -44,6 +48,8 @@
 #define REDISMODULE_CTX_FLAGS_LOADING (1 << 13)
 #define REDISMODULE_CTX_FLAGS_DENY_BLOCKING (1 << 21)
 #define REDISMODULE_CTX_FLAGS_RESP3 (1 << 22)
+
+#define REDISMODULE_CMDFILTER_NOSELF (1 << 0)
 
 #define REDISMODULE_OPTIONS_HANDLE_IO_ERRORS (1 << 0)
 #define REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD (1 << 2)
@@ -88,6 +94,8 @@ typedef struct RedisModuleUser RedisModuleUser;
 typedef struct RedisModuleDict RedisModuleDict;
 typedef struct RedisModuleServerInfoData RedisModuleServerInfoData;
 typedef struct RedisModuleDefragCtx RedisModuleDefragCtx;
+typedef struct RedisModuleCommandFilter RedisModuleCommandFilter;
+typedef struct RedisModuleCommandFilterCtx RedisModuleCommandFilterCtx;
 
 typedef struct RedisModuleStreamID {
     uint64_t ms;
@@ -130,10 +138,13 @@ typedef void (*RedisModuleTimerProc)(RedisModuleCtx *ctx, void *data);
 typedef void (*RedisModuleEventLoopOneShotFunc)(void *data);
 typedef void (*RedisModuleEventLoopFunc)(int fd, void *data, int mask);
 #define REDISMODULE_EVENTLOOP_READABLE 1
+#define REDISMODULE_EVENTLOOP_WRITABLE 2
 typedef void (*RedisModuleFreePrivDataFunc)(RedisModuleCtx *ctx, void *privdata);
 typedef void (*RedisModuleDisconnectFunc)(RedisModuleCtx *ctx, RedisModuleBlockedClient *blocked);
 typedef void (*RedisModuleInfoFunc)(RedisModuleInfoCtx *ctx, int for_crash_report);
 typedef void (*RedisModuleEventCallback)(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data);
+typedef void (*RedisModuleUserChangedFunc)(uint64_t client, void *privdata);
+typedef void (*RedisModuleCommandFilterFunc)(RedisModuleCommandFilterCtx *filter);
 typedef void (*RedisModuleScanKeyCB)(RedisModuleKey *key, RedisModuleString *field, RedisModuleString *value,
                                      void *data);
 typedef void (*RedisModuleScanCB)(RedisModuleCtx *ctx, RedisModuleString *keyname, RedisModuleKey *key, void *data);
@@ -335,6 +346,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(RedisModuleTimerID, CreateTimer, (RedisModuleCtx *, mstime_t, RedisModuleTimerProc, void *))              \
     FUNCTION(int, StopTimer, (RedisModuleCtx *, RedisModuleTimerID, void **))                                          \
     FUNCTION(int, EventLoopAdd, (int, int, RedisModuleEventLoopFunc, void *))                                          \
+    FUNCTION(int, EventLoopDel, (int, int))                                                                            \
     FUNCTION(int, EventLoopAddOneShot, (RedisModuleEventLoopOneShotFunc, void *))                                      \
     FUNCTION(void, LatencyAddSample, (const char *, long long))                                                        \
     FUNCTION(int, GetSelectedDb, (RedisModuleCtx *))                                                                   \
@@ -344,12 +356,26 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(RedisModuleString *, GetCurrentUserName, (RedisModuleCtx *))                                              \
     FUNCTION(RedisModuleUser *, GetModuleUserFromUserName, (RedisModuleString *))                                      \
     FUNCTION(int, ACLCheckCommandPermissions, (RedisModuleUser *, RedisModuleString **, int))                          \
+    FUNCTION(RedisModuleUser *, CreateModuleUser, (const char *))                                                      \
+    FUNCTION(int, SetModuleUserACL, (RedisModuleUser *, const char *))                                                 \
+    FUNCTION(int, AuthenticateClientWithUser,                                                                          \
+             (RedisModuleCtx *, RedisModuleUser *, RedisModuleUserChangedFunc, void *, uint64_t *))                    \
+    FUNCTION(int, AuthenticateClientWithACLUser,                                                                       \
+             (RedisModuleCtx *, const char *, size_t, RedisModuleUserChangedFunc, void *, uint64_t *))                 \
     FUNCTION(void, FreeModuleUser, (RedisModuleUser *))                                                                \
     OPTIONAL(int, SetCommandACLCategories, (RedisModuleCommand *, const char *))                                       \
     OPTIONAL(int, AddACLCategory, (RedisModuleCtx *, const char *))                                                    \
     FUNCTION(void, SetContextUser, (RedisModuleCtx *, const RedisModuleUser *))                                        \
     FUNCTION(int, ACLCheckKeyPermissions, (RedisModuleUser *, RedisModuleString *, int))                               \
     FUNCTION(int *, GetCommandKeys, (RedisModuleCtx *, RedisModuleString **, int, int *))                              \
+    FUNCTION(int *, GetCommandKeysWithFlags, (RedisModuleCtx *, RedisModuleString **, int, int *, int **))             \
+    FUNCTION(const char *, CallReplyProto, (RedisModuleCallReply *, size_t *))                                         \
+    FUNCTION(int, ReplyWithCallReply, (RedisModuleCtx *, RedisModuleCallReply *))                                      \
+    FUNCTION(RedisModuleCommandFilter *, RegisterCommandFilter, (RedisModuleCtx *, RedisModuleCommandFilterFunc, int)) \
+    FUNCTION(int, UnregisterCommandFilter, (RedisModuleCtx *, RedisModuleCommandFilter *))                             \
+    FUNCTION(int, CommandFilterArgsCount, (RedisModuleCommandFilterCtx *))                                             \
+    FUNCTION(RedisModuleString *, CommandFilterArgGet, (RedisModuleCommandFilterCtx *, int))                           \
+    FUNCTION(int, CommandFilterArgInsert, (RedisModuleCommandFilterCtx *, int, RedisModuleString *))                   \
     FUNCTION(int, CallReplyType, (RedisModuleCallReply *))                                                             \
     FUNCTION(long long, CallReplyInteger, (RedisModuleCallReply *))                                                    \
     FUNCTION(size_t, CallReplyLength, (RedisModuleCallReply *))                                                        \
@@ -401,6 +427,7 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(RedisModuleServerInfoData *, GetServerInfo, (RedisModuleCtx *, const char *))                             \
     FUNCTION(void, FreeServerInfo, (RedisModuleCtx *, RedisModuleServerInfoData *))                                    \
     FUNCTION(long long, ServerInfoGetFieldSigned, (RedisModuleServerInfoData *, const char *, int *))                  \
+    FUNCTION(const char *, ServerInfoGetFieldC, (RedisModuleServerInfoData *, const char *))                           \
     FUNCTION(int, InfoAddSection, (RedisModuleInfoCtx *, const char *))                                                \
     FUNCTION(int, InfoAddFieldCString, (RedisModuleInfoCtx *, const char *, const char *))                             \
     FUNCTION(int, InfoAddFieldLongLong, (RedisModuleInfoCtx *, const char *, long long))                               \

@@ -115,8 +115,12 @@ static void on_event(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subev
     }
 }
 
+int listen_to(RedisModuleCtx *ctx, uint64_t event, RedisModuleEventCallback callback) {
+    return RedisModule_SubscribeToServerEvent(ctx, (RedisModuleEvent){event, 1}, callback);
+}
+
 int event_loop_init(RedisModuleCtx *ctx, const LoopListener *given) {
     listener = given;
     task_context = RedisModule_GetDetachedThreadSafeContext(ctx);
-    return RedisModule_SubscribeToServerEvent(ctx, (RedisModuleEvent){REDISMODULE_EVENT_EVENTLOOP, 1}, on_event);
+    return listen_to(ctx, REDISMODULE_EVENT_EVENTLOOP, on_event);
 }

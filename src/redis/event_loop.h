@@ -31,3 +31,6 @@ int64_t event_loop_add_stall(int64_t ns);
 /* Tells that a task has written a value of so many bytes. After many bytes, the other tasks wait for the next
  * iteration: GET must not wait until all are copied for the replicas. Main thread. */
 void event_loop_note_written(size_t bytes);
+
+/* Has the server tell of events of this kind (REDISMODULE_EVENT_...). */
+int listen_to(RedisModuleCtx *ctx, uint64_t event, RedisModuleEventCallback callback);

@@ -1,4 +1,4 @@
-/* rdb.h - reads and writes the parts that the saved layouts of the three types share.
+/* rdb.h - reads and writes the parts that the saved layouts share.
  *
  * Loading runs on the main thread, saving also in the BGSAVE child: plain memory only, no locks. Saved data is hostile
  * until checked: each helper returns an error instead of trusting a length or a count. */
@@ -25,3 +25,14 @@ char *rdb_load_bytes(RedisModuleIO *io, uint64_t *size);
 /* A counted list of C strings. Returns -1 when it is broken; names is then empty. */
 int rdb_load_names(RedisModuleIO *io, Names *names);
 void rdb_save_names(RedisModuleIO *io, const Names *names);
+
+/* A string of Redis. NULL on an I/O error. */
+RedisModuleString *rdb_load_string(RedisModuleIO *io);
+void rdb_save_string(RedisModuleIO *io, const RedisModuleString *string);
+
+/* Has the server save and load data that belong to no key: they are those of a type that no key has, before the keys.
+ * save may write nothing, if that is free: then the file has no such data, and other servers load it. */
+int rdb_register_beside_keys(RedisModuleCtx *ctx, const char *type, int version,
+                             int (*load)(RedisModuleIO *io, int encver, int when),
+                             void (*save)(RedisModuleIO *io, int when));
+int rdb_beside_keys_is_free(void); /* from Redis 7.2 on */

@@ -40,6 +40,8 @@ DEFAULTS = {
     "ai.max-queued": "0",
     "ai.max-queued-bytes": "0",
     "ai.bindings": "no",
+    "ai.flows": "no",
+    "ai.flows-memory-limit": "0",
     "ai.model-chunk-size": str(CHUNK),
 }
 EMBEDDED = {"ai.isolation": "none"}  # of servers that load the module without the options of all tests
@@ -101,7 +103,7 @@ def check_all(wire: Wire, changed: dict[str, str]) -> None:
     found = configs(wire)
     assert found == {**DEFAULTS, **changed}
     assert shown(wire) == {
-        name[3:].replace("-", "_"): found[name] for name in [*NUMBERS, "ai.isolation", "ai.bindings"]
+        name[3:].replace("-", "_"): found[name] for name in [*NUMBERS, "ai.isolation", "ai.bindings", "ai.flows"]
     }
     assert wire.ask("AI.CONFIG", "GET", "MODEL_CHUNK_SIZE") == int(found["ai.model-chunk-size"])
     assert wire.ask("AI.CONFIG", "GET", "BACKENDSPATH").decode() == found["ai.backendspath"]

@@ -29,7 +29,7 @@ def check_always_there(found: dict[str, dict[str, str]]) -> None:
         "threads_per_queue", "inter_op_parallelism", "intra_op_parallelism",
         "model_execution_timeout", "backend_memory_limit", "allow_file_ops", "model_chunk_size", "safe_start",
         "isolation", "isolation_memory_limit", "model_load_timeout", "max_queued", "max_queued_bytes",
-        "bindings",
+        "bindings", "flows", "flows_memory_limit",
     }  # fmt: skip
     assert list(found)[: len(SECTIONS)] == SECTIONS, "readers go by position"
     assert list(found["cpu"])[: len(CPU_FIELDS)] == CPU_FIELDS
@@ -53,7 +53,7 @@ def test_before_any_backend_and_model(start_server: StartServer, which: str) -> 
             "model_execution_timeout": "5000", "backend_memory_limit": "0", "allow_file_ops": "0",
             "model_chunk_size": "535822336", "safe_start": "0", "isolation": isolation(),
             "isolation_memory_limit": "0", "model_load_timeout": "0", "max_queued": "0", "max_queued_bytes": "0",
-            "bindings": "no",
+            "bindings": "no", "flows": "no", "flows_memory_limit": "0",
         }  # fmt: skip
 
 

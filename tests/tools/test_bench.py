@@ -117,6 +117,15 @@ def test_a_binding_is_measured_beside_the_library(tmp_path: Path) -> None:
     assert row["get"]["p99_us"] > 0 and "documents embedded by a binding" in table
 
 
+def test_flows_are_measured(tmp_path: Path) -> None:
+    figures, table = figures_of(tmp_path, "--parts", "flows")
+    *streams, trigger, cost = figures["parts"]["flows"]["rows"]
+    assert [row["batch"] for row in streams] == [1, 100] and min(row["requests_per_s"] for row in streams) > 0
+    assert 0 < trigger["p50_us"] <= trigger["p99_us"]
+    assert min(cost["off_us"], cost["idle_us"], cost["watched_us"]) > 0
+    assert "entries/s through a flow that runs a tiny model" in table
+
+
 def test_batches_of_every_model_are_measured(tmp_path: Path) -> None:
     figures, _ = figures_of(tmp_path, "--parts", "throughput", "--cases", "mlp,fraud,linear-onnx-batch,cnn-onnx-batch")
     names = {row["case"] for row in figures["parts"]["throughput"]["rows"]}

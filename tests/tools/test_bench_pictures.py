@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import beside, bindings, features, growth, images, isolation, loops, pictures, rivals
+from bench import beside, bindings, features, flows, growth, images, isolation, loops, pictures, rivals
 from bench import throughput as commands
 from bench.main import pretty, text, write
 from bench.mobilenet import BACKENDS
@@ -223,6 +223,7 @@ def points() -> dict[str, list[tuple[Any, ...]]]:
         "isolation": [(name,) for name in [*isolated, *(f"get-beside-{name}" for name in isolation.BESIDE), "idle"]],
         "features": [(features.CASE, clients) for clients in features.TIMES],
         "bindings": [(bindings.CASE,), (bindings.COST,)],
+        "flows": [*((flows.STREAM,) for _ in flows.BATCHES), (flows.TRIGGER,), (flows.COST,)],
         "growth": [each for each in grown for _ in range(3 if each[0] == "growth-tensors" else 1)],
     }
 
@@ -230,6 +231,7 @@ def points() -> dict[str, list[tuple[Any, ...]]]:
 NAMES = {
     "beside": ("case",),
     "bindings": ("case",),
+    "flows": ("case",),
     "isolation": ("case",),
     "images": ("case", "batch", "threads", "connections"),
     "growth": ("case", "items"),

@@ -1,0 +1,1 @@
+"""The flow process: Python programs of users that run on events of the server (RG.PYEXECUTE)."""

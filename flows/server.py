@@ -1,0 +1,596 @@
+"""Connections to the server.
+
+- Control: what the process itself says. One connection waits for messages, another says the rest.
+- A blocking connection for each thread and each (user, db) that it acts for; commands of flows go through it.
+- A connection of the loop thread for each (user, db), for commands that are awaited.
+
+Who a flow acts for is in the context variable ACTOR. Threads that a flow starts inherit it (gears.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from select import POLLIN, poll
+from typing import Any, NamedTuple, TypeAlias
+from weakref import WeakSet
+
+import hiredis
+
+Word: TypeAlias = str | bytes | bytearray | memoryview | int | float
+HEADER_BYTES = 65_536
+_CHUNK = 262_144
+_CLOSED = "the server closed the connection before it answered: the command may have run or not"
+FRESH_SECONDS = 0.005  # so long after a reply, the same turn of a thread does not ask whether the connection is open
+LINKS = 64  # of each (user, db): a command that blocks, such as a run of a model, holds up those behind it
+
+
+class Actor(NamedTuple):
+    """For whom a command runs, and where."""
+
+    user: str
+    db: int
+
+
+ACTOR: ContextVar[Actor | None] = ContextVar("actor", default=None)
+HOOKED: ContextVar[bytes | None] = ContextVar("hooked", default=None)  # the command that a hook was called for
+
+
+class CommandError(Exception):
+    """An error reply; its text is the server's."""
+
+
+class ConnectionLost(Exception):
+    """The connection was closed. What was under way may have run or not."""
+
+
+class Settings(NamedTuple):
+    """What the server said through the socket at the start."""
+
+    lines: dict[str, str]
+    pipe: socket.socket
+
+    def get(self, name: str) -> str:
+        return self.lines.get(name, "")
+
+
+def read_settings(pipe: socket.socket) -> Settings:
+    data = b""
+    while not (data.endswith(b"\n\n") or data == b"\n"):
+        more = pipe.recv(1)  # what follows belongs to atomic blocks
+        if not more or len(data) > HEADER_BYTES:
+            raise SystemExit("the server closed the socket before it said how to reach it")
+        data += more
+    lines = (line.partition(" ") for line in data.decode("utf-8", "surrogateescape").split("\n") if line)
+    return Settings({name: value for name, _, value in lines}, pipe)
+
+
+def decode(reply: Any) -> Any:
+    """Text where a reply is UTF-8, else a bytearray."""
+    if isinstance(reply, bytes):
+        try:
+            return reply.decode()
+        except UnicodeDecodeError:
+            return bytearray(reply)
+    if isinstance(reply, list):
+        return [decode(each) for each in reply]
+    if isinstance(reply, hiredis.ReplyError):
+        return CommandError(str(reply))
+    return reply
+
+
+def encode(word: object) -> bytes:
+    """The bytes of a word that a flow gives. Text that is no UTF-8 keeps its bytes where it came from bytes."""
+    if isinstance(word, str):
+        try:
+            return word.encode()
+        except UnicodeEncodeError:
+            pass
+        try:
+            return word.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            return word.encode("utf-8", "backslashreplace")
+    if isinstance(word, (bytes, bytearray, memoryview)):
+        return bytes(word)
+    if isinstance(word, (int, float)):
+        return repr(int(word) if isinstance(word, bool) else word).encode()
+    return encode(str(word))
+
+
+def pack(words: Sequence[object]) -> bytes:
+    if not words:
+        raise CommandError("ERR a command has at least a name")
+    packed: bytes
+    try:
+        packed = hiredis.pack_command(tuple(words))  # type: ignore[arg-type]
+    except (TypeError, UnicodeEncodeError):
+        packed = hiredis.pack_command(tuple(map(encode, words)))  # type: ignore[arg-type]
+    return packed
+
+
+def _open(settings: Settings) -> socket.socket:
+    """A socket to the server: its Unix socket, else TCP, else TLS."""
+    if path := settings.get("unixsocket"):
+        plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        plain.connect(path)
+        return plain
+    host = settings.get("host") or "127.0.0.1"
+    port = int(settings.get("port") or 0)
+    tcp = socket.create_connection((host, port or int(settings.get("tls_port") or 0)), timeout=30)
+    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    tcp.settimeout(None)
+    return tcp if port else _tls(settings).wrap_socket(tcp)
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    """The server is this machine's own, so its name is not checked; its certificate is where its authority is known."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    file, folder = settings.get("tls_ca_cert_file") or None, settings.get("tls_ca_cert_dir") or None
+    if file or folder:
+        context.load_verify_locations(file, folder)
+    else:
+        context.verify_mode = ssl.CERT_NONE
+    if certificate := settings.get("tls_cert_file"):
+        context.load_cert_chain(
+            certificate, settings.get("tls_key_file") or None, settings.get("tls_key_file_pass") or None
+        )
+    return context
+
+
+# All that are open. A process that a flow forks must not use them.
+_open_connections: WeakSet[Connection] = WeakSet()
+
+
+def close_all() -> None:
+    """In a forked process: its parent goes on with them."""
+    for connection in list(_open_connections):
+        connection.close()
+
+
+class Connection:
+    """A blocking connection. One thread at a time may use it; another may cut it off."""
+
+    def __init__(self, settings: Settings, first: Sequence[Sequence[Word]]) -> None:
+        try:
+            self.socket = _open(settings)
+        except OSError as error:
+            raise ConnectionLost(f"the server cannot be reached: {error}") from None
+        _open_connections.add(self)
+        self.used_at, self.used_in = 0.0, -1
+        self._reader = hiredis.Reader()
+        for words in first:
+            self.call(words)
+
+    def send(self, data: bytes) -> None:
+        try:
+            self.socket.sendall(data)
+        except OSError as error:
+            raise ConnectionLost(f"the connection to the server was lost ({error})") from None
+
+    def receive(self) -> Any:
+        """The next reply; an error reply is returned."""
+        while (reply := self._reader.gets()) is False:
+            try:
+                data = self.socket.recv(_CHUNK)
+            except OSError as error:
+                raise ConnectionLost(f"the connection to the server was lost ({error})") from None
+            if not data:
+                raise ConnectionLost(_CLOSED)
+            self._reader.feed(data)
+        return reply
+
+    def call(self, words: Sequence[object]) -> Any:
+        self.send(pack(words))
+        reply = self.receive()
+        if isinstance(reply, hiredis.ReplyError):
+            raise CommandError(str(reply))
+        return reply
+
+    def is_closed(self) -> bool:
+        """Whether the server has closed it while it was idle: nothing may be there to read."""
+        if isinstance(self.socket, ssl.SSLSocket):
+            waiter = poll()
+            waiter.register(self.socket, POLLIN)
+            return bool(waiter.poll(0))
+        try:
+            self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def cut(self) -> None:
+        """Ends what waits for an answer."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Control:
+    """What the process itself says to the server, from any thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._says = self._connect()
+        self._hears = self._connect()
+
+    def _connect(self) -> Connection:
+        return Connection(self._settings, [("RG._PROCESS", "CONNECT", self._settings.get("secret"))])
+
+    def messages(self) -> list[list[Any]]:
+        """Waits for the next ones. The main thread only."""
+        while True:
+            try:
+                messages = self._hears.call(("RG._PROCESS", "NEXT"))
+                if isinstance(messages, list):
+                    return messages
+            except CommandError as error:
+                if str(error).startswith("UNBLOCKED"):
+                    continue
+                self._hears.close()  # it has lost its rights
+                self._hears = self._connect()
+            except ConnectionLost:
+                self._hears.close()
+                self._hears = self._connect()
+
+    def say(self, *words: Word) -> Any:
+        with self._lock:
+            try:
+                return self._says.call(words)
+            except CommandError as error:
+                if not str(error).startswith("NOPERM"):
+                    raise
+                self._renew()
+            except ConnectionLost:
+                self._renew()
+            except BaseException:  # an abort: the reply would be taken for that of the next command
+                self._renew()
+                raise
+            return self._says.call(words)
+
+    def _renew(self) -> None:
+        self._says.close()
+        self._says = self._connect()
+
+
+class _Mine(threading.local):
+    """The connections of a thread, and what runs in it."""
+
+    def __init__(self) -> None:
+        self.connections: dict[Actor, Connection] = {}
+        self.is_loop = False
+        self.turn = 0  # grows with each job of the pool, and each task of an execution
+        self.busy: list[Connection] = []  # the one that waits for a reply: another thread may look here
+
+
+class AtomicError(Exception):
+    """The time of an atomic block is over."""
+
+
+_LATER = (b"RG.TRIGGER", b"RG.PYEXECUTE", b"RG.GETRESULTSBLOCKING")
+
+
+class Server:
+    """The commands of flows: call() in any thread, call_async() on the loop thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.mine = _Mine()
+        self.nested: Any = None  # a context for commands that wait for other flows; the pool sets it
+        self._links: dict[Actor, list[Link]] = {}
+        self._atomic = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._block: ContextVar[_Block | None] = ContextVar("block", default=None)
+
+    # ---- commands that wait
+
+    def actor(self) -> Actor:
+        actor = ACTOR.get()
+        if actor is None:
+            raise RuntimeError("this thread belongs to no flow: commands run in flows and in threads that flows start")
+        return actor
+
+    def greeting(self, actor: Actor) -> list[tuple[Word, ...]]:
+        first: list[tuple[Word, ...]] = [("RG._PROCESS", "USER", self.settings.get("secret"), actor.user)]
+        if actor.db:
+            first.append(("SELECT", actor.db))
+        return first
+
+    def connect(self, actor: Actor) -> Connection:
+        try:
+            return Connection(self.settings, self.greeting(actor))
+        except CommandError as error:
+            raise CommandError(f"{error} (this flow runs as the user {actor.user!r}, db {actor.db})") from None
+
+    def connection(self) -> Connection:
+        """The connection of this thread for whom it acts; made anew where the server has closed it."""
+        actor = self.actor()
+        connections = self.mine.connections
+        found = connections.get(actor)
+        if found is not None:
+            is_fresh = 0 < found.used_in == self.mine.turn and time.monotonic() - found.used_at < FRESH_SECONDS
+            if is_fresh or not found.is_closed():
+                return found
+            del connections[actor]
+            found.close()
+        if len(connections) >= 16:
+            connections.pop(next(iter(connections))).close()
+        connections[actor] = found = self.connect(actor)
+        return found
+
+    def drop(self) -> None:
+        """Closes this thread's connections."""
+        for connection in self.mine.connections.values():
+            connection.close()
+        self.mine.connections.clear()
+
+    def call(self, *words: object) -> Any:
+        """The reply, raw; an error reply raises."""
+        (reply,) = self.exchange([words])
+        if isinstance(reply, hiredis.ReplyError):
+            raise CommandError(str(reply))
+        return reply
+
+    def exchange(self, commands: Sequence[Sequence[object]]) -> list[Any]:
+        """Replies to several commands that are sent at once; error replies are among them."""
+        if (block := self._open_block()) is not None:
+            return [block.call(words) for words in commands]
+        data = pack(commands[0]) if len(commands) == 1 else b"".join(map(pack, commands))
+        if self.waits_for_flows(commands[0]):
+            if self.mine.is_loop:
+                name = encode(commands[0][0]).decode("utf-8", "replace")
+                raise RuntimeError(f"{name} in an async function would wait for itself: use a plain function")
+            with self.nested():
+                return self._exchange(data, len(commands))
+        return self._exchange(data, len(commands))
+
+    def waits_for_flows(self, words: Sequence[object]) -> bool:
+        name = words[0]
+        if isinstance(name, (str, bytes)) and name[:1] not in ("R", "r", b"R", b"r"):
+            return False
+        return encode(name).upper() in _LATER
+
+    def _exchange(self, data: bytes, count: int) -> list[Any]:
+        connection = self.connection()
+        busy = self.mine.busy
+        busy.append(connection)
+        try:
+            connection.send(data)
+            replies = [connection.receive() for _ in range(count)]
+            connection.used_at, connection.used_in = time.monotonic(), self.mine.turn
+            return replies
+        except BaseException:
+            # Its replies would be taken for those of later commands.
+            self._forget(connection)
+            raise
+        finally:
+            busy.clear()
+
+    def _forget(self, connection: Connection) -> None:
+        for actor, known in list(self.mine.connections.items()):
+            if known is connection:
+                del self.mine.connections[actor]
+        connection.close()
+
+    # ---- commands that are awaited
+
+    async def call_async(self, *words: object) -> Any:
+        actor = self.actor()
+        if self._open_block() is not None or not self.mine.is_loop:  # a flow may have a loop of its own
+            return self.call(*words)
+        return await self._link(actor).call(pack(words))
+
+    def _link(self, actor: Actor) -> Link:
+        """One that has nothing to do, if there may be one."""
+        links = self._links.setdefault(actor, [])
+        least: Link | None = None
+        for link in links:
+            if link.is_lost:
+                continue
+            if not link.load:
+                return link
+            if least is None or link.load < least.load:
+                least = link
+        if least is None or len(links) < LINKS:
+            links[:] = [link for link in links if not link.is_lost]
+            links.append(least := Link(self, actor))
+        return least
+
+    # ---- atomic blocks
+
+    def _open_block(self) -> _Block | None:
+        """The block that this code is in. Threads and tasks that were started in it inherit the variable."""
+        block = self._block.get()
+        return block if block is not None and block.is_open and block.thread == threading.get_ident() else None
+
+    @contextmanager
+    def atomic(self) -> Iterator[None]:
+        """Between begin and end, the server runs this block's commands and nothing else; for 100 ms at most."""
+        if self._open_block() is not None:
+            raise RuntimeError("an atomic block is within another")
+        with self._atomic:
+            number = next(self._numbers) & 0xFFFFFFFF
+            connection = self.connection()
+            try:
+                connection.send(pack((b"RG._ATOMIC", number)))
+                block = _Block(self.settings.pipe, number, connection)
+                block.begin()
+            except BaseException:
+                self._forget(connection)
+                raise
+            token = self._block.set(block)
+            try:
+                yield
+            finally:
+                self._block.reset(token)
+                try:
+                    block.end()
+                except (OSError, ConnectionLost):
+                    self._forget(connection)
+                    raise
+            block.check()
+
+
+class _Block:
+    """One atomic block: frames through the socket that the server gave the process."""
+
+    def __init__(self, pipe: socket.socket, number: int, connection: Connection) -> None:
+        self._pipe = pipe
+        self._number = number
+        self._connection = connection
+        self._over: str | None = None
+        self.is_open = True
+        self.thread = threading.get_ident()
+
+    def begin(self) -> None:
+        waiter = poll()
+        waiter.register(self._pipe, POLLIN)
+        waiter.register(self._connection.socket, POLLIN)
+        while True:
+            ready = [fd for fd, _ in waiter.poll()]
+            if self._pipe.fileno() in ready and self._frame() is not None:
+                return
+            if self._connection.socket.fileno() in ready:
+                reply = self._connection.receive()
+                raise CommandError(str(reply))
+
+    def _exactly(self, size: int) -> bytes:
+        parts = []
+        while size:
+            part = self._pipe.recv(min(size, _CHUNK))
+            if not part:
+                os._exit(0)  # the server has ended
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def _frame(self) -> bytes | None:
+        """The next frame; None where it belongs to another block."""
+        number, size = struct.unpack("<II", self._exactly(8))
+        data = self._exactly(size)
+        return data if number == self._number else None
+
+    def call(self, words: Sequence[object]) -> Any:
+        if self._over is not None:
+            raise AtomicError(self._over)
+        coded = [encode(word) for word in words]
+        if not coded:
+            raise CommandError("ERR a command has at least a name")
+        frame = [struct.pack("<II", self._number, len(coded))]
+        for word in coded:
+            frame += (struct.pack("<I", len(word)), word)
+        data = b"".join(frame)
+        if len(data) > 1_048_576 or len(coded) > 1_024:
+            raise CommandError("ERR a command in an atomic block has 1,024 words and 1 MB at most")
+        self._pipe.sendall(data)
+        while (answer := self._frame()) is None:
+            pass
+        reader = hiredis.Reader()
+        reader.feed(answer)
+        return reader.gets()
+
+    def end(self) -> None:
+        self.is_open = False
+        self._pipe.sendall(struct.pack("<II", self._number, 0))
+        reply = self._connection.receive()
+        if isinstance(reply, hiredis.ReplyError):
+            self._over = str(reply)
+
+    def check(self) -> None:
+        if self._over is not None:
+            raise AtomicError(self._over)
+
+
+class Link(asyncio.Protocol):
+    """A connection of the loop thread: commands are sent as they come, replies are told in their order."""
+
+    def __init__(self, server: Server, actor: Actor) -> None:
+        self._server = server
+        self._actor = actor
+        self._reader = hiredis.Reader()
+        self._waiting: deque[asyncio.Future[Any] | None] = deque()
+        self._transport: asyncio.Transport | None = None
+        self._opening: asyncio.Future[None] | None = None
+        self.is_lost = False
+        self.load = 0
+
+    async def _open(self) -> None:
+        if self._opening is not None:
+            await asyncio.shield(self._opening)
+            return
+        loop = asyncio.get_running_loop()
+        self._opening = loop.create_future()
+        self._opening.add_done_callback(lambda done: done.exception())
+        try:
+            plain = await loop.run_in_executor(None, self._server.connect, self._actor)
+            secured = isinstance(plain.socket, ssl.SSLSocket)
+            if secured:  # asyncio cannot take over a TLS socket: a new one is greeted
+                plain.close()
+                settings = self._server.settings
+                self._transport, _ = await loop.create_connection(
+                    lambda: self,
+                    settings.get("host") or "127.0.0.1",
+                    int(settings.get("tls_port")),
+                    ssl=_tls(settings),
+                    server_hostname="",
+                )
+                for words in self._server.greeting(self._actor):
+                    self._waiting.append(None)
+                    self._transport.write(pack(words))
+            else:
+                plain.socket.setblocking(False)
+                self._transport, _ = await loop.connect_accepted_socket(lambda: self, plain.socket)
+            self._opening.set_result(None)
+        except BaseException as error:
+            self.is_lost = True
+            self._opening.set_exception(error if isinstance(error, Exception) else ConnectionLost("cancelled"))
+            raise
+
+    async def call(self, data: bytes) -> Any:
+        self.load += 1
+        try:
+            if self._transport is None:
+                await self._open()
+            if self.is_lost or self._transport is None:
+                raise ConnectionLost("the connection to the server was lost")
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            self._transport.write(data)
+            return await future
+        finally:
+            self.load -= 1
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        while (reply := self._reader.gets()) is not False:
+            future = self._waiting.popleft()
+            if future is None:
+                if isinstance(reply, hiredis.ReplyError) and self._transport is not None:
+                    self._transport.abort()
+            elif not future.done():  # its flow may have been aborted
+                if isinstance(reply, hiredis.ReplyError):
+                    future.set_exception(CommandError(str(reply)))
+                else:
+                    future.set_result(reply)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.is_lost = True
+        for future in self._waiting:
+            if future is not None and not future.done():
+                future.set_exception(ConnectionLost(_CLOSED))
+        self._waiting.clear()

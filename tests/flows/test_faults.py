@@ -1,0 +1,130 @@
+"""Careless and hostile flows: each fails by itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from testkit.server import module_path
+from testkit.waiting import wait_for
+from testkit.wire import Error
+from tests.conftest import StartServer
+from tests.flows.kit import FLOWS
+from tests.flows.programs import Programs
+
+NASTY = """
+class Mute(Exception):
+    def __str__(self): raise self
+class Base(BaseException): pass
+class Thing:
+    def __del__(self): raise ValueError('gone')
+    def __repr__(self): raise ValueError('no text')
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("raise Mute", "Mute: its text cannot be had"),
+        ("raise Base('x')", "Base: x"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        ("raise StopIteration", "StopIteration"),
+        ("import asyncio; raise asyncio.CancelledError", "CancelledError"),
+        ("f(x)", "RecursionError"),
+        ("return Thing()", "ValueError: no text"),
+        ("open('/no/such')", "FileNotFoundError"),
+        ("execute()", "TypeError"),
+        ("execute('')", "CommandError: ERR"),
+        ("execute('GET')", "CommandError: ERR wrong number"),
+        ("execute('RG._FLOW', 'x', 'y')", "CommandError: NOPERM"),
+        ("execute('RG._PROCESS', 'NEXT')", "CommandError: NOPERM"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_errors_are_of_the_record(programs: Programs, code: str, error: str, kind: str) -> None:
+    if kind == "async def" and code in ("f(x)", "raise StopIteration"):
+        pytest.skip("Python itself makes something else of it")
+    pid = programs.figures()["pid"]
+    text = f"{NASTY}\n{kind} f(x):\n  {code}\nGB('PythonReader').map(f).run(lambda: [1])"
+    results, (told,) = programs.execute(text)
+    assert results == []
+    assert told.decode().startswith(error), told
+    assert programs.figures()["pid"] == pid
+
+
+def test_errors_anywhere(programs: Programs) -> None:
+    assert programs.refused(f"{NASTY}raise Mute").startswith("ERR Mute: its text cannot be had")
+    assert "SystemExit" in programs.refused("import sys; sys.exit()")
+    assert programs.execute("GB('PythonReader').run(lambda: (1 // n for n in (1, 0)))")[0] == [b"1"]
+    assert b"ZeroDivisionError" in programs.execute("GB('PythonReader').run(lambda: (1 // n for n in (1, 0)))")[1][0]
+    assert b"TypeError" in programs.execute("GB('PythonReader').sort().run(lambda: [1, 'a'])")[1][0]
+    assert b"TypeError" in programs.execute("GB('PythonReader').distinct().run(lambda: [[]])")[1][0]
+    assert (
+        b"ValueError" in programs.execute(f"{NASTY}GB('PythonReader').run(lambda: [Thing()], convertToStr=False)")[1][0]
+    )
+    looped = "x = []\nx.append(x)\nGB('PythonReader').run(lambda: [x], convertToStr=False)"
+    assert b"lists within lists" in programs.execute(looped)[1][0]
+
+
+def test_odd_texts(programs: Programs) -> None:
+    code = "GB('PythonReader').run(lambda: ['\\ud800', '\\udcff', '\\0\\r\\n'])"
+    assert programs.execute(code) == [[b"\\ud800", b"\xff", b"\0\r\n"], []]
+    assert "'\\udcff'" in programs.refused("raise ValueError('\\'\\\\udcff\\'')")
+
+
+def test_much_output(programs: Programs) -> None:
+    """10 MB each: printed, returned, raised."""
+    programs.execute("print('p' * 10_000_000)\nprint('line\\n' * 1_000_000)")
+    programs.until_logged("lines of output were dropped")
+    longest = max(map(len, programs.server.log().splitlines()))
+    assert longest < 1_200
+    (text,) = programs.run("GB('ShardsIDReader').map(lambda x: 'r' * 10_000_000).run()")
+    assert len(text) == 10_000_000
+    assert len(programs.refused("raise ValueError('e' * 10_000_000)")) < 5_000
+
+
+def test_the_process_ends(programs: Programs) -> None:
+    """os._exit: the client is told, and the flows come back."""
+    programs.register("import os\nGB('CommandReader').map(lambda x: os._exit(3)).register(trigger='end')")
+    assert programs.trigger("end") == Error("ERR the flow process ended: exit status 3")
+    wait_for(lambda: programs.ask("RG.PYSTATS")[0] == b"TotalAllocated")
+    assert len(programs.registrations()) == 1
+
+
+def test_closed_connections(programs: Programs) -> None:
+    """CLIENT KILL TYPE normal closes all connections of the process, those that it waits on, too."""
+    programs.register("GB('CommandReader').map(lambda x: execute('ECHO', x[1])).register(trigger='t')")
+    programs.register("async def f(x): return execute('ECHO', 'a')\nGB('CommandReader').map(f).register(trigger='u')")
+    assert programs.trigger("t", "a") == [b"a"]
+    for _ in range(3):
+        programs.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        assert programs.trigger("t", "b") == [b"b"]
+        assert programs.trigger("u") == [b"a"]
+
+
+def test_a_user_that_is_gone(programs: Programs) -> None:
+    programs.ask("ACL", "SETUSER", "flower", "on", "nopass", "+@all", "~*", "&*")
+    with programs.server.wire() as wire:
+        wire.ask_ok("AUTH", "flower", "x")
+        wire.ask_ok("RG.PYEXECUTE", "GB('CommandReader').map(lambda x: execute('SET', 'a', 'b')).register(trigger='t')")
+    assert programs.trigger("t") == [b"OK"]
+    programs.ask("ACL", "SETUSER", "flower", "-set")
+    assert "NOPERM" in programs.trigger("t")
+    programs.ask("ACL", "DELUSER", "flower")
+    assert "the user 'flower'" in programs.trigger("t")
+
+
+def test_memory(start_server: StartServer) -> None:
+    """A flow that takes too much gets MemoryError; others go on."""
+    server = start_server(options=[*FLOWS, "FLOWS_MEMORY_LIMIT", 600], module=module_path())
+    with Programs(server) as programs:
+        programs.register("GB('CommandReader').map(lambda x: len(bytearray(1 << 30))).register(trigger='big')")
+        assert programs.trigger("big").startswith("ERR MemoryError")
+        assert programs.run("GB('ShardsIDReader').map(lambda x: 1).run()") == ["1"]
+        assert programs.figures()["starts"] == "1"
+
+
+def test_records_that_are_changed(programs: Programs) -> None:
+    code = "def f(x):\n  x.append(len(x))\n  return x\none = []\n"
+    assert programs.run(f"{code}GB('PythonReader').map(f).map(f).run(lambda: [one])") == ["[0, 1]"]
