@@ -46,7 +46,7 @@ def frame(identifier: bytes, fields: Fields) -> str:
 
 
 class Figures:
-    """The rate of a stream's entries, and the time that a run of the model takes, since the last question."""
+    """The rate of a stream's entries, and the mean time of the model's runs, since the last question."""
 
     def __init__(self, client: Any, stream: str) -> None:
         self.client = client
@@ -60,7 +60,7 @@ class Figures:
         told = await self.client.execute_command("AI.INFO", "classifier")
         info = dict(zip(told[::2], told[1::2], strict=True))
         now = time.monotonic(), frames, info[b"calls"], info[b"duration"]
-        before, self.before = self.before or now, now
+        before, self.before = self.before or (*now[:2], 0, 0), now
         seconds, frames, runs, duration = (new - old for new, old in zip(now, before, strict=True))
         rate = frames / seconds if seconds else None
         return event("figures", rate=rate, runs=info[b"calls"], run_ms=duration / runs / 1000 if runs else None)

@@ -99,7 +99,8 @@ def test_pages(window: Browser, photographs: dict[str, npt.NDArray[np.float32]],
             drawn = Image.open(io.BytesIO(window.picture())).convert("RGB")
             drawn.quantize(160, Image.Quantize.MAXCOVERAGE).save(f"{folder}/camera-{page}.png", optimize=True)
 
-    rate = "10" if os.environ.get("PICTURE") else "20"
+    # A flow classifies every tenth frame, a binding all.
+    rate = "10" if os.environ.get("PICTURE") else "20" if "--binding" in command else "40"
     with running(command, "--rate", rate, "--port", "0") as (port, address):
         seen: set[str] = set()
         window.open(f"{address}/all")
@@ -124,6 +125,7 @@ def test_pages(window: Browser, photographs: dict[str, npt.NDArray[np.float32]],
         cats = [classifier.labels()[number] for number in classifier.CATS]
         for source, text in window.run(STRIP):
             assert name(source) == CAT and text.splitlines()[0] in cats, text
+        wait_for(lambda: shown("rate")[0].isdigit(), 60, "the rate")
         save_picture("cats", 3, "Egyptian cat")
         assert shown("label") in cats and int(shown("probability").removesuffix(" %")) > 20
     for each in port, int(address.rpartition(":")[2]):
