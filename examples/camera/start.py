@@ -75,11 +75,20 @@ def prepare(client: redis.Redis, binding: bool) -> None:
         client.execute_command("RG.PYEXECUTE", FLOW.read_text(), *needs)  # type: ignore[no-untyped-call]
 
 
+class Pages(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are ours: uvicorn would raise them again, in the middle of its task."""
+        for number in signal.SIGINT, signal.SIGTERM:
+            asyncio.get_running_loop().add_signal_handler(number, setattr, self, "should_exit", True)
+        yield
+
+
 async def serve(
     listener: socket.socket, port: int, binding: bool, processes: dict[str, subprocess.Popen[bytes]]
 ) -> None:
     client = redis.asyncio.Redis(host="127.0.0.1", port=port)
-    server = uvicorn.Server(uvicorn.Config("", log_level="warning", timeout_graceful_shutdown=2))
+    server = Pages(uvicorn.Config("", log_level="warning", timeout_graceful_shutdown=2))
     server.config.app = application(client, binding, lambda: server.should_exit)
     serving = asyncio.create_task(server.serve([listener]))
     while not serving.done():
