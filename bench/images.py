@@ -140,16 +140,19 @@ def served(on: Server, name: str, model: Network, connections: int, batch: int, 
     return {"requests_per_s": rate, "p50_us": p50, "p99_us": p99, "average_batch": float(info[b"average_batch"])}
 
 
-def measure(
-    on: Server, direct: Library, model: Network, batch: int, threads: int, seconds: float, repeat: int
-) -> Iterator[dict[str, Any]]:
-    """Yields a row for as many connections as a batch has requests, and one for twice as many."""
-    name = f"mobilenet-{model.backend.lower()}"
+def store(on: Server, name: str, model: Network, batch: int = 1) -> None:
     with on.wire() as wire:
         options = ("BATCHSIZE", batch) if batch > 1 else ()
         wire.socket.sendall(modelstore(name, model, *options))
         if (reply := wire.read()) != b"OK":
             raise RuntimeError(reply)
+
+
+def measure(
+    on: Server, direct: Library, name: str, model: Network, batch: int, threads: int, seconds: float, repeat: int
+) -> Iterator[dict[str, Any]]:
+    """Yields a row for as many connections as a batch has requests, and one for twice as many."""
+    store(on, name, model, batch)
     counts = (batch, 2 * batch)
     sides = [partial(served, on, name, model, count, batch, seconds) for count in counts]
     *results, loop = alternate(repeat, *sides, partial(direct.result, batch, seconds))
@@ -193,7 +196,7 @@ def run(plan: Plan) -> Report:
             batches = QUICK if plan.quick or threads > 1 else BATCHES
             with server(threads) as on, library(model, threads) as direct:
                 for batch in batches:
-                    rows = list(measure(on, direct, model, batch, threads, plan.seconds, plan.repeat))
+                    rows = list(measure(on, direct, name, model, batch, threads, plan.seconds, plan.repeat))
                     for row in rows:
                         print(line(row), flush=True)
                     report.rows += rows

@@ -27,7 +27,19 @@ from testkit.load import build_load
 from testkit.process import watch_others
 from testkit.server import fresh_server
 
-PARTS = ("throughput", "loops", "beside", "images", "isolation", "rivals", "features", "bindings", "flows", "growth")
+PARTS = (
+    "throughput",
+    "loops",
+    "beside",
+    "images",
+    "isolation",
+    "rivals",
+    "aibench",
+    "features",
+    "bindings",
+    "flows",
+    "growth",
+)
 WIDTH = 120  # columns of the JSON
 DIGITS = 9
 BACKENDS = {"ONNX": "onnxruntime", "TORCH": "torch", "TF": "tensorflow", "TFLITE": "tflite"}

@@ -1,5 +1,5 @@
 """MobileNetV2 of width 1.0 for 1000 classes, as each library would be given it: what the images of bench/images.py go
-through.
+through. MobileNetV1 of the same size is for bench/aibench.py.
 
 The weights are random from a fixed seed, and such that activations neither fade nor grow; normalisation is folded into
 them, as converters do. Nothing is downloaded. All four give the same, also at the borders: these are padded the way of
@@ -21,7 +21,9 @@ from testkit.networks import Floats, Network, onnx_blob, torchscript
 BACKENDS = ("ONNX", "TORCH", "TF", "TFLITE")
 SIDE, CLASSES = 224, 1000
 STEM, HEAD = 32, 1280
-# Of each stage: how many times its blocks widen, channels, blocks, and the stride of the first.
+# Version 1: channels and stride of each block.
+FIRST = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
+# Version 2, of each stage: how many times its blocks widen, channels, blocks, and the stride of the first.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
@@ -61,7 +63,7 @@ class MobileNet:
     bias: Floats
 
 
-def network() -> MobileNet:
+def network(version: int = 2) -> MobileNet:
     random = np.random.default_rng(42)
 
     def draw(*sizes: int, scale: float) -> Floats:
@@ -74,15 +76,21 @@ def network() -> MobileNet:
 
     blocks = [Block((conv(3, STEM, 3, 2),))]
     channels = STEM
-    for widening, out, count, first in STAGES:
-        for stride in (first, *[1] * (count - 1)):
-            wide = channels * widening
-            convs = (conv(1, wide, 3, stride), conv(wide, out, 1, relu=False))
-            widen = (conv(channels, wide, 1),) if widening > 1 else ()
-            blocks.append(Block((*widen, *convs), stride == 1 and channels == out))
+    if version == 1:
+        for out, stride in FIRST:
+            blocks.append(Block((conv(1, channels, 3, stride), conv(channels, out, 1))))
             channels = out
-    blocks.append(Block((conv(channels, HEAD, 1),)))
-    return MobileNet(tuple(blocks), draw(HEAD, CLASSES, scale=(1 / HEAD) ** 0.5), draw(CLASSES, scale=0.1))
+    else:
+        for widening, out, count, first in STAGES:
+            for stride in (first, *[1] * (count - 1)):
+                wide = channels * widening
+                convs = (conv(1, wide, 3, stride), conv(wide, out, 1, relu=False))
+                widen = (conv(channels, wide, 1),) if widening > 1 else ()
+                blocks.append(Block((*widen, *convs), stride == 1 and channels == out))
+                channels = out
+        blocks.append(Block((conv(channels, HEAD, 1),)))
+        channels = HEAD
+    return MobileNet(tuple(blocks), draw(channels, CLASSES, scale=(1 / channels) ** 0.5), draw(CLASSES, scale=0.1))
 
 
 def images(backend: str, count: int = 1, side: int = SIDE) -> Floats:
@@ -91,9 +99,9 @@ def images(backend: str, count: int = 1, side: int = SIDE) -> Floats:
     return pixels if backend in ("TF", "TFLITE") else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
 
-def mobilenet(backend: str, side: int = SIDE) -> Network:
+def mobilenet(backend: str, side: int = SIDE, version: int = 2) -> Network:
     """The model for images of that side. TORCH needs PyTorch here; TFLITE TensorFlow, whose converter makes it."""
-    made = network()
+    made = network(version)
     build = {"ONNX": onnx_model, "TORCH": torch_model, "TF": graph_def, "TFLITE": flatbuffer}[backend]
     return Network(
         backend,
@@ -191,7 +199,7 @@ def torch_model(made: MobileNet, side: int) -> bytes:
                 modules.append(torch.nn.ReLU6())
         return [Residual(torch.nn.Sequential(*modules))] if block.residual else modules
 
-    dense = torch.nn.Linear(HEAD, CLASSES)
+    dense = torch.nn.Linear(*made.weights.shape)
     dense.weight.data, dense.bias.data = torch.from_numpy(made.weights.T.copy()), torch.from_numpy(made.bias)
     modules = [module for block in made.blocks for module in block_modules(block)]
     return torchscript(torch.nn.Sequential(*modules, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), dense))

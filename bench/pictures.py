@@ -27,7 +27,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench.report import LATENCY_SHARES
 
-PARTS = ("throughput", "beside", "images", "rivals", "growth")
+PARTS = ("throughput", "beside", "images", "rivals", "aibench", "growth")
 
 Row = dict[str, Any]
 Parts = dict[str, list[Row]]
@@ -343,7 +343,7 @@ def distributions(parts: Parts) -> Figure | None:
     return figure
 
 
-# ---- beside, rivals, images ------------------------------------------------------------------------------------------
+# ---- beside, rivals, aibench, images ---------------------------------------------------------------------------------
 
 
 def beside(parts: Parts) -> Figure | None:
@@ -386,6 +386,16 @@ def bars(axes: Axes, title: str, values: list[tuple[str, str, float]], text: Cal
 
 RIVALS = {"rival-litserve": "LitServe + Redis", "rival-fastapi": "FastAPI + Redis"}
 
+Bars = list[tuple[str, str, float]]  # label, colour, value
+
+
+def two_bars(rates: Bars, count: int, waits: Bars, title: str) -> Figure:
+    figure, (left, right) = new(1, 2, 1.0 + 0.35 * len(rates))
+    figure.set_layout_engine("constrained", wspace=0.08)
+    bars(left, f"Requests per second, {count} connections", rates, short)
+    bars(right, title, waits, duration)
+    return figure
+
 
 def rivals(parts: Parts) -> Figure | None:
     """The credit-card case as a DAG, at the highest number of connections."""
@@ -401,36 +411,41 @@ def rivals(parts: Parts) -> Figure | None:
         rates.append((label, BLUE if row["case"] in RIVALS else GREY, row["plain"]["requests_per_s"]))
         if "p50_us" in row["plain"]:
             waits.append((label, BLUE, row["plain"]["p50_us"]))
-    figure, (left, right) = new(1, 2, 1.0 + 0.35 * len(rates))
-    figure.set_layout_engine("constrained", wspace=0.08)
-    bars(left, f"Requests per second, {count} connections", rates, short)
-    bars(right, "Median latency", waits, duration)
-    return figure
+    return two_bars(rates, count, waits, "Median latency")
 
 
-def images(parts: Parts) -> Figure | None:
-    """Images per second by size of batch, at the better number of connections, beside the library's own rate."""
-    best: dict[tuple[str, int], Row] = {}
-    for row in parts["images"]:
-        key = row["case"].removeprefix("mobilenet-"), row["batch"]
-        if row["threads"] == 1 and (key not in best or row["share"] > best[key]["share"]):
-            best[key] = row
-    libraries = [library for library in LIBRARIES if any(key[0] == library for key in best)]
-    if not libraries:
+def aibench(parts: Parts) -> Figure | None:
+    """The credit-card check of AIBench at the highest number of connections, with reference data."""
+    rows = [row for row in parts["aibench"] if row["case"].startswith("aibench-")]
+    rows = [row for row in rows if not row["case"].endswith("-no-reference")]
+    if not rows:
         return None
-    figure, all_axes = new(1, len(libraries), 2.9)
-    for axes, library in zip(all_axes, libraries, strict=True):
-        look = LIBRARIES[library]
-        rows = [best[key] for key in sorted(best) if key[0] == library]
+    count = max(row["connections"] for row in rows)
+    found = {row["case"].removeprefix("aibench-"): row for row in rows if row["connections"] == count}
+    sides = {"this module, AI.DAGEXECUTE": found["dagexecute"]} if "dagexecute" in found else {}
+    others = [row for row in found.values() if "plain" in row]
+    sides |= {row["against"]: row["plain"] for row in others}
+    sides = {label.replace("AI.DAGRUN", "this module, AI.DAGRUN"): side for label, side in sides.items()}
+    order = sorted(sides.items(), key=lambda side: -side[1]["requests_per_s"])
+    looks = [(label, ORANGE if "this module" in label else BLUE, side) for label, side in order]
+    rates = [(label, color, side["requests_per_s"]) for label, color, side in looks]
+    waits = [(label, color, side["p99_us"]) for label, color, side in looks]
+    return two_bars(rates, count, waits, "99th percentile of the latency")
+
+
+def beside_loop(panels: list[tuple[str, Look, list[Row]]], unit: str) -> Figure:
+    """Images per second by size of batch, beside the library's own rate."""
+    figure, all_axes = new(1, len(panels), 2.9)
+    for axes, (title, look, rows) in zip(all_axes, panels, strict=True):
         places = range(len(rows))
-        axes.bar(places, [row["requests_per_s"] for row in rows], color=look.color, width=0.6)
+        axes.bar(places, [row[unit] for row in rows], color=look.color, width=0.6)
         axes.plot(places, [row["library_per_s"] for row in rows], "_", color=INK, markersize=18, markeredgewidth=1.5)
         for place, row in enumerate(rows):
-            above = place, max(row["requests_per_s"], row["library_per_s"])
+            above = place, max(row[unit], row["library_per_s"])
             text = f"{row['share'] * 100:.0f} %"
             axes.annotate(text, above, xytext=(0, 4), textcoords="offset points", ha="center", fontsize=8.5)
         axes.set_xticks(places, labels=[str(row["batch"]) for row in rows])
-        axes.set_title(look.label)
+        axes.set_title(title)
         axes.set_xlabel("size of batch")
         axes.grid(visible=False)
         axes.margins(y=0.15)
@@ -441,6 +456,36 @@ def images(parts: Parts) -> Figure | None:
     mark.set_label("the library alone, in a Python loop; % of its rate")
     figure.legend(handles=[mark], loc="outside upper left")
     return figure
+
+
+def best_of(rows: list[Row], prefix: str) -> dict[str, list[Row]]:
+    """By library: the row of the better number of connections for each size of batch."""
+    best: dict[tuple[str, int], Row] = {}
+    for row in rows:
+        key = row["case"].removeprefix(prefix), row["batch"]
+        if row["threads"] == 1 and (key not in best or row["share"] > best[key]["share"]):
+            best[key] = row
+    libraries = [library for library in LIBRARIES if any(key[0] == library for key in best)]
+    return {library: [best[key] for key in sorted(best) if key[0] == library] for library in libraries}
+
+
+def images(parts: Parts) -> Figure | None:
+    best = best_of(parts["images"], "mobilenet-")
+    panels = [(LIBRARIES[library].label, LIBRARIES[library], rows) for library, rows in best.items()]
+    return beside_loop(panels, "requests_per_s") if panels else None
+
+
+def vision(parts: Parts) -> Figure | None:
+    """MobileNetV1: batches that one client sends, and batches that the server makes of what many send."""
+    rows = [row for row in parts["aibench"] if row["case"].startswith("vision-")]
+    alone = [row for row in rows if row["connections"] == 1]
+    many = [row for row in rows if row["connections"] > 1]
+    panels = [
+        (f"{LIBRARIES[library].label}, {title}", LIBRARIES[library], found)
+        for title, its in (("one client", alone), ("BATCHSIZE", many))
+        for library, found in best_of(its, "vision-").items()
+    ]
+    return beside_loop(panels, "images_per_s") if panels else None
 
 
 # ---- growth ----------------------------------------------------------------------------------------------------------
@@ -534,6 +579,8 @@ PICTURES: dict[str, Callable[[Parts], Figure | None]] = {
     "beside": beside,
     "images": images,
     "rivals": rivals,
+    "aibench": aibench,
+    "vision": vision,
     "growth": growth,
 }
 

@@ -1,28 +1,40 @@
 """The part "rivals": compares the credit-card network as a DAG with services that one would deploy instead.
 
 Such a service is written in Python, reads the reference data of a card from Redis and runs the network with the same
-library: bench/rivals_fastapi.py, bench/rivals_litserve.py. The library called in a loop is the third comparison: no
-service with one worker can be faster. Each alternates with ours; every answer is compared.
+library (bench/rivals_check.py): bench/rivals_fastapi.py, bench/rivals_litserve.py. The library called in a loop is the
+third comparison: no service with one worker can be faster. Each alternates with ours; every answer is compared.
+
+The part "aibench" measures more services. Those that ask for other versions of libraries than the module get an
+environment of their own, which `.venv/bin/python -m bench.rivals NAME...` makes.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import sysconfig
+import venv
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPConnection
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
 
 from bench.harness import ROOT, alternate, ratios, row, served
 from bench.library_loop import library
 from bench.report import Goal, Plan, Report, show, show_titles
-from bench.throughput import dag_pair
+from bench.rivals_check import KEY
+from bench.throughput import check, dag_pair
 from testkit import networks
 from testkit.load import Result, Traffic, build_load, run_load
 from testkit.server import Server, free_port, fresh_server
@@ -31,75 +43,192 @@ from testkit.waiting import wait_for
 CONNECTIONS = (1, 10, 50)
 JUDGED = 50
 TIMES, P50_RATIO = 5.0, 1 / 3
-START_SECONDS, STOP_SECONDS = 60.0, 10.0
+START_SECONDS, STOP_SECONDS = 120.0, 10.0
 LOOP = "rival-loop"
+ENVIRONMENTS = ROOT / "build" / "rivals"
+
+
+@dataclass(slots=True, frozen=True)
+class Post:
+    """How a service is asked over HTTP, and where the floats of its answer are."""
+
+    path: str = "/predict"
+    heads: str = "Content-Type: application/octet-stream\r\n"
+    body: Callable[[bytes], bytes] = bytes  # of a transaction
+    floats: Callable[[bytes], bytes] = bytes  # of the answer's body
+
+    def request(self, transaction: bytes) -> bytes:
+        body = self.body(transaction)
+        head = f"POST {self.path} HTTP/1.1\r\nHost: localhost\r\n{self.heads}Content-Length: {len(body)}\r\n\r\n"
+        return head.encode() + body
 
 
 @dataclass(slots=True, frozen=True)
 class Rival:
-    """A service: python -m bench.rivals_<name> PORT PORT-OF-REDIS."""
+    """A service: python -m bench.rivals_<name> (bench/rivals_check.py)."""
 
     name: str
     title: str
-    packages: tuple[str, ...]
+    packages: tuple[str, ...]  # as they are imported and installed
+    post: Post = Post()
+    apart: bool = False  # it needs an environment of its own
 
-    def missing(self) -> list[str]:
-        return [package for package in self.packages if not find_spec(package)]
+    @property
+    def python(self) -> Path:
+        return (ENVIRONMENTS / self.name / "bin" / "python") if self.apart else Path(sys.executable)
 
+    def missing(self) -> str:
+        """The command that installs what is missing, if anything is."""
+        if self.apart:
+            return "" if self.python.exists() else f".venv/bin/python -m bench.rivals {self.name}"
+        packages = [package for package in self.packages if not find_spec(package)]
+        return f".venv/bin/pip install {' '.join(packages)}" if packages else ""
+
+    def install(self) -> None:
+        """Its environment also sees the packages of ours, pip among them, where it has no version of its own."""
+        folder = self.python.parent.parent
+        venv.create(folder, clear=True, symlinks=True)
+        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        (folder / "lib" / version / "site-packages" / "bench.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        try:
+            subprocess.run([self.python, "-m", "pip", "install", *self.packages], check=True)
+        except subprocess.CalledProcessError:
+            self.python.unlink()  # it is not there
+            raise
+
+
+def numbers_of(transaction: bytes) -> list[float]:
+    numbers: list[float] = np.frombuffer(transaction, np.float32).tolist()
+    return numbers
+
+
+def floats(numbers: list[float]) -> bytes:
+    return np.array(numbers, np.float32).tobytes()
+
+
+JSON = "Content-Type: application/json\r\n"
+TENSOR: dict[str, Any] = {"name": "transaction", "shape": [1, networks.FRAUD[0]], "datatype": "FP32"}
+
+
+def open_inference(transaction: bytes) -> bytes:
+    return json.dumps({"id": "1", "inputs": [TENSOR | {"data": numbers_of(transaction)}]}).encode()
+
+
+# The protocol's extension for binary data: JSON, then bytes.
+TRITON_TENSOR = TENSOR | {"parameters": {"binary_data_size": networks.FRAUD[0] * 4}}
+TRITON_OUTPUT = {"name": "output", "parameters": {"binary_data": True}}
+TRITON_HEAD = json.dumps({"inputs": [TRITON_TENSOR], "outputs": [TRITON_OUTPUT]}).encode()
+
+INFER = "/v2/models/fraud/infer"
+TORCHSERVE = Post("/predictions/fraud")
+MLSERVER = Post(INFER, JSON, open_inference, lambda body: floats(json.loads(body)["outputs"][0]["data"]))
+BENTOML = Post(
+    heads=JSON,
+    body=lambda transaction: json.dumps({"transaction": [numbers_of(transaction)]}).encode(),
+    floats=lambda body: floats(json.loads(body)),
+)
+TRITON = Post(
+    INFER,
+    f"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: {len(TRITON_HEAD)}\r\n",
+    lambda transaction: TRITON_HEAD + transaction,
+    lambda body: body[-networks.FRAUD[-1] * 4 :],
+)
 
 SERVICE = ("fastapi", "uvicorn", "uvloop", "httptools", "redis", "hiredis", "onnxruntime")
 RIVALS = (Rival("fastapi", "FastAPI", SERVICE), Rival("litserve", "LitServe", ("litserve", *SERVICE)))
-
-
-@dataclass(slots=True, frozen=True)
-class Service:
-    port: int
+MORE = (
+    Rival("flask", "Flask", ("flask", "gunicorn", "redis", "hiredis")),
+    Rival("torchserve", "TorchServe", ("torchserve", "torch-model-archiver"), TORCHSERVE, apart=True),
+    Rival("triton", "Triton", ("nvidia-pytriton",), TRITON, apart=True),
+    Rival("mlserver", "MLServer", ("mlserver",), MLSERVER, apart=True),
+    Rival("bentoml", "BentoML", ("bentoml",), BENTOML, apart=True),
+    Rival("ray", "Ray Serve", ("ray[serve]",), apart=True),
+)
 
 
 # ---- the services ----------------------------------------------------------------------------------------------------
 
 
-def listens(process: subprocess.Popen[bytes], port: int) -> bool:
-    if process.poll() is not None:
-        raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+@dataclass(slots=True, frozen=True)
+class Service:
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
 
 
 @contextmanager
-def serve(rival: Rival, redis: Server) -> Iterator[Service]:
-    """Starts a service in a process group of its own, since it may start processes. It also ends if we are killed."""
+def serve(rival: Rival, redis_port: int, backend: str) -> Iterator[Service]:
+    """Starts a service in a process group of its own, since it may start processes. It also ends if we are killed.
+
+    What it leaves in its temporary folder is removed. What it says is in build/rivals/<name>.log.
+    """
     port = free_port()
-    words = ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", f"bench.rivals_{rival.name}"]
-    words += [str(port), str(redis.port)]
-    process = subprocess.Popen(words, cwd=ROOT, start_new_session=True)
-    try:
-        wait_for(partial(listens, process, port), START_SECONDS, f"{rival.title} listens")
-        yield Service(port)
-    finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_SECONDS)
-        with suppress(ProcessLookupError):  # processes that it started may outlive it
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    words = ["setpriv", "--pdeathsig", "TERM", "--", str(rival.python), "-m", f"bench.rivals_{rival.name}"]
+    words += [str(port), str(redis_port), backend]
+    ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": folder}  # also for the processes that it starts
+        log = ENVIRONMENTS / f"{rival.name}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=out, stderr=out, start_new_session=True)
+        try:
+            yield Service(port, process, log)
+        finally:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
+            with suppress(ProcessLookupError):  # processes that it started may outlive it
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
-def post(body: bytes, answer: bytes) -> Traffic:
-    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n"
-    return Traffic(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, answer, http=True)
+def ask(service: Service, post: Post, transaction: bytes) -> bytes:
+    """The body of the answer; nothing while the service is not ready."""
+    if service.process.poll() is not None:
+        raise RuntimeError(f"it ended with {service.process.returncode}: see {service.log}")
+    connection = HTTPConnection("127.0.0.1", service.port, timeout=START_SECONDS)
+    heads = dict(line.split(": ") for line in post.heads.splitlines())
+    with suppress(ConnectionError):
+        connection.request("POST", post.path, post.body(transaction), heads)
+        response = connection.getresponse()
+        body = response.read()
+        connection.close()
+        return body if response.status == 200 else b""
+    return b""
+
+
+def traffic(service: Service, rival: Rival, model: networks.Network) -> Traffic:
+    """Waits until the service answers. The answer must be right, and from then on the same to the byte."""
+    transaction = model.feed.tobytes()
+    wait_for(partial(ask, service, rival.post, transaction), START_SECONDS, f"{rival.title} answers")
+    bodies = [ask(service, rival.post, transaction) for _ in range(5)]  # PyTorch generates code in the second run
+    check(rival.name, model, rival.post.floats(bodies[-1]))
+    return Traffic(rival.post.request(transaction), bodies[-1], http=True)
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
 
 
-def beside_service(plan: Plan, rival: Rival, on: Server, ours: Traffic, theirs: Traffic) -> Iterator[Result]:
-    with serve(rival, on) as service:
-        run_load(service, theirs, JUDGED, 0.2, 0.2)  # the first requests open connections to Redis
-        for connections in (JUDGED,) if plan.quick else CONNECTIONS:
+@dataclass(slots=True, frozen=True)
+class Contest:
+    """What a service is measured beside."""
+
+    case: str
+    on: Server
+    ours: Traffic
+    model: networks.Network
+    reference: bool = True
+
+
+def beside_service(plan: Plan, rival: Rival, of: Contest, counts: tuple[int, ...]) -> Iterator[Result]:
+    """One row for each number of connections. A quick look has the last one only."""
+    with serve(rival, of.on.port if of.reference else 0, of.model.backend) as service:
+        theirs = traffic(service, rival, of.model)
+        run_load(service, theirs, counts[-1], 0.2, 0.2)  # the first requests open connections to Redis
+        for connections in counts[-1:] if plan.quick else counts:
             much = connections, plan.seconds
-            sides = alternate(plan.repeat, served(on, ours, *much), served(service, theirs, *much))
-            measured = row(f"rival-{rival.name}", rival.title, connections, sides[0], sides[1])
+            sides = alternate(plan.repeat, served(of.on, of.ours, *much), served(service, theirs, *much))
+            measured = row(of.case, rival.title, connections, sides[0], sides[1])
             yield measured | {"p50_share": median(ratios(sides[0], sides[1], "p50_us"))}
 
 
@@ -122,20 +251,23 @@ def rows(plan: Plan, report: Report) -> Iterator[Result]:
     wanted = [rival for rival in RIVALS if plan.wants(f"rival-{rival.name}")]
     if not wanted and not plan.wants(LOOP):
         return
-    transaction, reference = (values for _, values in networks.fraud("ONNX").feeds)
+    model = networks.fraud("ONNX")
     with fresh_server() as on:
         ours = dag_pair("fraud", "ONNX", (), on).measured
-        with on.wire() as wire:
-            wire.ask("SET", "reference", reference.tobytes())
-            output = wire.ask("AI.TENSORGET", "fraud:out", "BLOB")
-        theirs = post(transaction.tobytes(), output)
+        store_reference(on, model)
         for rival in wanted:
             if missing := rival.missing():
-                report.skipped.append(f"{rival.title}: .venv/bin/pip install {' '.join(missing)}")
+                report.skipped.append(f"{rival.title}: {missing}")
                 continue
-            yield from beside_service(plan, rival, on, ours, theirs)
+            yield from beside_service(plan, rival, Contest(f"rival-{rival.name}", on, ours, model), CONNECTIONS)
         if plan.wants(LOOP):
             yield beside_loop(plan, on, ours)
+
+
+def store_reference(on: Server, model: networks.Network) -> None:
+    """As the services read it."""
+    with on.wire() as wire:
+        wire.ask("SET", KEY, model.feeds[1][1].tobytes())
 
 
 def run(plan: Plan) -> Report:
@@ -147,3 +279,11 @@ def run(plan: Plan) -> Report:
         report.rows.append(measured)
         report.goals += judge(measured)
     return report
+
+
+if __name__ == "__main__":
+    apart = {rival.name: rival for rival in MORE if rival.apart}
+    if len(sys.argv) == 1 or set(sys.argv[1:]) - apart.keys():
+        sys.exit(f"usage: python -m bench.rivals NAME...: {', '.join(apart)}")
+    for name in sys.argv[1:]:
+        apart[name].install()

@@ -172,12 +172,19 @@ def run_pair(name: str, build: Callable[[], networks.Network], options: tuple[Wo
     return Pair(traffic, SET, partial(output_of, on, name, model))
 
 
-def dag_pair(name: str, backend: str, options: tuple[Word, ...], on: Server) -> Pair:
-    model = networks.fraud(backend)
+def dag_pair(
+    name: str,
+    backend: str,
+    options: tuple[Word, ...],
+    on: Server,
+    reference: bool = True,
+    command: str = "AI.DAGEXECUTE",
+) -> Pair:
+    model = networks.fraud(backend, reference)
     prepare(on, name, model, *options)
     alone = output_of(on, name, model)
     output = np.frombuffer(alone, np.float32).reshape(model.output.shape)
-    traffic = replace(dag(name, replace(model, output=output)), setup=b"")
+    traffic = replace(dag(name, replace(model, output=output), command=command), setup=b"")
     if options and not is_alike_in_batches(on, name, model, alone):
         traffic = replace(traffic, answer=b"")  # errors are still seen
 

@@ -298,9 +298,14 @@ async def guarded(awaitable: Any) -> tuple[bool, Any]:
         return False, error
 
 
+_NUMBERS = frozenset({int, float, bool, type(None)})
+
+
 def _is_small(value: Any) -> bool:
     """Whether it is made a text or a reply at once, by no function of users."""
-    return type(value) in (int, float, bool, type(None)) or (type(value) in (str, bytes) and len(value) < 10_000)
+    if type(value) in (list, tuple):
+        return len(value) < 100 and all(type(each) in _NUMBERS for each in value)
+    return type(value) in _NUMBERS or (type(value) in (str, bytes) and len(value) < 10_000)
 
 
 async def _at_once(value: Any) -> tuple[bool, Any]:

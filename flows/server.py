@@ -29,7 +29,7 @@ import hiredis
 
 Word: TypeAlias = str | bytes | bytearray | memoryview | int | float
 HEADER_BYTES = 65_536
-_CHUNK = 262_144
+_CHUNK = 65_536  # more would be mapped and unmapped by malloc each time
 _CLOSED = "the server closed the connection before it answered: the command may have run or not"
 FRESH_SECONDS = 0.005  # so long after a reply, the same turn of a thread does not ask whether the connection is open
 LINKS = 64  # of each (user, db): a command that blocks, such as a run of a model, holds up those behind it
@@ -516,13 +516,14 @@ class _Block:
             raise AtomicError(self._over)
 
 
-class Link(asyncio.Protocol):
+class Link(asyncio.BufferedProtocol):
     """A connection of the loop thread: commands are sent as they come, replies are told in their order."""
 
     def __init__(self, server: Server, actor: Actor) -> None:
         self._server = server
         self._actor = actor
         self._reader = hiredis.Reader()
+        self._buffer = bytearray(_CHUNK)
         self._waiting: deque[asyncio.Future[Any] | None] = deque()
         self._transport: asyncio.Transport | None = None
         self._opening: asyncio.Future[None] | None = None
@@ -575,8 +576,11 @@ class Link(asyncio.Protocol):
         finally:
             self.load -= 1
 
-    def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
+    def get_buffer(self, size: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, size: int) -> None:
+        self._reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]
         while (reply := self._reader.gets()) is not False:
             future = self._waiting.popleft()
             if future is None:

@@ -196,8 +196,10 @@ class Sessions:
     # ---- changes
 
     def live(self) -> list[Registration]:
+        """In the order in which they were registered, also after a restart."""
         with self._lock:
-            return [each for session in self.sessions.values() for each in session.registrations]
+            found = [each for session in self.sessions.values() for each in session.registrations]
+        return sorted(found, key=lambda each: int(each.id.rpartition("-")[2]))
 
     def check_free(self, registration: Registration) -> None:
         """Two flows cannot answer the same trigger."""

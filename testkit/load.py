@@ -82,16 +82,20 @@ def execution(name: str, model: Network, *options: Word) -> Traffic:
     return Traffic(request, setup=setup)
 
 
-def dag(name: str, model: Network, *options: Word) -> Traffic:
-    """A DAG that gets the first tensor with the request and the others from keys. It returns the output.
+def dag(name: str, model: Network, *options: Word, command: str = "AI.DAGEXECUTE") -> Traffic:
+    """A DAG that gets the first tensor with the request and the others, if any, from keys. It returns the output.
 
     The expected answer is the model's output to the last bit: replace it if a library's output differs slightly.
     """
     (first, values), *others = model.feeds
     stored = [f"{name}:{feed}" for feed, _ in others]
-    words: list[Word] = ["AI.DAGEXECUTE", "LOAD", len(stored), *stored]
+    words: list[Word] = [command, "LOAD", len(stored), *stored] if stored else [command]
+    words += [] if stored or command == "AI.DAGRUN" else ["ROUTING", name]
     words += ["|>", "AI.TENSORSET", first, "FLOAT", *values.shape, "BLOB", values.tobytes()]
-    words += ["|>", "AI.MODELEXECUTE", name, "INPUTS", len(model.feeds), first, *stored, "OUTPUTS", 1, "out"]
+    if command == "AI.DAGRUN":
+        words += ["|>", "AI.MODELRUN", name, "INPUTS", first, *stored, "OUTPUTS", "out"]
+    else:
+        words += ["|>", "AI.MODELEXECUTE", name, "INPUTS", len(model.feeds), first, *stored, "OUTPUTS", 1, "out"]
     words += ["|>", "AI.TENSORGET", "out", "BLOB"]
     answer = b"*3\r\n+OK\r\n+OK\r\n" + bulk(model.output.tobytes())
     setup = modelstore(name, model, *options)

@@ -196,13 +196,13 @@ def mlp(backend: str) -> Network:
     return dense(backend, MLP, (("x", random(1, MLP[0])),))
 
 
-def fraud(backend: str) -> Network:
+def fraud(backend: str, reference: bool = True) -> Network:
     """Whether a transaction with a credit card is fraud: the network of RedisAI's example, with other weights.
 
-    As there, the reference data of the card are an input that the network does not use.
+    As there, the reference data of the card, if any, are an input that the network does not use.
     """
-    feeds = ("transaction", random(1, FRAUD[0])), ("reference", random(1, REFERENCE))
-    return dense(backend, FRAUD, feeds, "Sigmoid", "Softmax")
+    feeds = (("transaction", random(1, FRAUD[0])), ("reference", random(1, REFERENCE)))
+    return dense(backend, FRAUD, feeds if reference else feeds[:1], "Sigmoid", "Softmax")
 
 
 def dense(backend: str, sizes: Sequence[int], feeds: Feeds, hidden: str = "Relu", last: str = "") -> Network:

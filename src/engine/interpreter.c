@@ -61,7 +61,7 @@ static const char *make_libpython_global(void) {
 
 /* Python reads environ of the C library. A server's program may have a copy of its own, which DEEPBIND hides from
  * modules (Valkey 9.1 of PyPI): os.environ would be empty. */
-static void take_servers_environment(void) {
+void engine_take_environment(void) {
     char ***servers = dlsym(dlopen(NULL, RTLD_NOW), "environ");
     if (servers) environ = *servers;
 }
@@ -110,7 +110,7 @@ static void run_engine(char *error, size_t size) {
 
 /* Writes into error why the engine cannot start, or why it has stopped. */
 static void start_engine(const char *python, char *error, size_t size) {
-    take_servers_environment();
+    engine_take_environment();
     const char *reason = make_libpython_global();
     if (reason == NULL && PyImport_AppendInittab("_redisai_bridge", PyInit__redisai_bridge) == -1) reason = "no memory";
     PyStatus status = reason ? PyStatus_Error(reason) : initialize(python);

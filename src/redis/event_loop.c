@@ -115,12 +115,32 @@ static void on_event(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subev
     }
 }
 
+#define MAX_LISTENERS 16
+
+static struct {
+    uint64_t event;
+    RedisModuleEventCallback callback;
+} listeners[MAX_LISTENERS];
+static int nlisteners;
+
+static void tell_listeners(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
+    for (int i = 0; i < nlisteners; i++) {
+        if (listeners[i].event == event.id) listeners[i].callback(ctx, event, subevent, data);
+    }
+}
+
 int listen_to(RedisModuleCtx *ctx, uint64_t event, RedisModuleEventCallback callback) {
-    return RedisModule_SubscribeToServerEvent(ctx, (RedisModuleEvent){event, 1}, callback);
+    int at = 0; /* a load that was refused may have added it */
+    while (at < nlisteners && (listeners[at].event != event || listeners[at].callback != callback)) at++;
+    if (at == MAX_LISTENERS) return REDISMODULE_ERR;
+    listeners[at].event = event;
+    listeners[at].callback = callback;
+    nlisteners += at == nlisteners;
+    return RedisModule_SubscribeToServerEvent(ctx, (RedisModuleEvent){event, 1}, tell_listeners);
 }
 
 int event_loop_init(RedisModuleCtx *ctx, const LoopListener *given) {
     listener = given;
     task_context = RedisModule_GetDetachedThreadSafeContext(ctx);
-    return listen_to(ctx, REDISMODULE_EVENT_EVENTLOOP, on_event);
+    return RedisModule_SubscribeToServerEvent(ctx, (RedisModuleEvent){REDISMODULE_EVENT_EVENTLOOP, 1}, on_event);
 }

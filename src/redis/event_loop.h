@@ -32,5 +32,6 @@ int64_t event_loop_add_stall(int64_t ns);
  * iteration: GET must not wait until all are copied for the replicas. Main thread. */
 void event_loop_note_written(size_t bytes);
 
-/* Has the server tell of events of this kind (REDISMODULE_EVENT_...). */
+/* Has the server tell of events of this kind (REDISMODULE_EVENT_...). Several may listen to one kind: the server itself
+ * would tell only the last of a module. At load. */
 int listen_to(RedisModuleCtx *ctx, uint64_t event, RedisModuleEventCallback callback);

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from bench import rivals
+from bench import aibench, rivals
 from bench.report import LATENCY_SHARES, Plan
 from testkit.load import Load, Traffic, build_load, run_load
 
@@ -116,3 +118,43 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     report = rivals.run(Plan(seconds=0.05, repeat=1, quick=True, wanted=("rival-fastapi",)))
     assert report.rows == []
     assert report.skipped == ["FastAPI: .venv/bin/pip install no_such_package"]
+
+
+def test_both_cases_of_aibench_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the smallest form: in ONNX, which loads faster than TF, and small images."""
+    monkeypatch.setattr(aibench, "BACKEND", "ONNX")
+    monkeypatch.setattr(aibench, "VISION", ("ONNX",))
+    monkeypatch.setattr(aibench, "SIDE", 32)
+    cases = ("aibench-dagexecute", "aibench-flask", "vision-onnx")
+    report = aibench.run(Plan(seconds=0.05, repeat=1, quick=True, wanted=cases))
+    assert report.skipped == []
+    assert [(row["case"], row["connections"]) for row in report.rows] == [*zip(cases, (64, 64, 1), strict=True)]
+    check, flask, image = report.rows
+    assert check["against"] == "AI.DAGRUN" and check["requests_per_s"] > 0 and check["plain"]["requests_per_s"] > 0
+    assert flask["share"] == pytest.approx(flask["requests_per_s"] / flask["plain"]["requests_per_s"])
+    assert image["images_per_s"] > 0 and image["library_per_s"] > 0
+    assert [(goal.limit, goal.value) for goal in report.goals] == [(9, flask["share"])]
+
+
+def test_a_service_that_ends_leaves_the_others_their_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = rivals.Rival("no_such", "Gone", ("redis",))
+    monkeypatch.setattr(aibench, "RIVALS", (gone, rivals.Rival("apart", "Apart", ("apart",), apart=True)))
+    monkeypatch.setattr(aibench, "BACKEND", "ONNX")
+    report = aibench.run(Plan(seconds=0.05, repeat=1, quick=True, wanted=("aibench-no_such", "aibench-apart")))
+    assert report.rows == []
+    ended, missing = report.skipped
+    assert ended == f"Gone: it ended with 1: see {rivals.ENVIRONMENTS / 'no_such.log'}"
+    assert missing == "Apart: .venv/bin/python -m bench.rivals apart"
+
+
+def test_an_environment_apart_sees_the_packages_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rivals, "ENVIRONMENTS", tmp_path)
+    rival = rivals.Rival("apart", "Apart", ("numpy",), apart=True)
+    assert rival.missing()
+    rival.install()
+    assert not rival.missing()
+    prefix = "import numpy, redis, sys; print(sys.prefix)"
+    assert subprocess.check_output([rival.python, "-c", prefix], text=True).strip() == str(tmp_path / "apart")
+    names = " ".join(rival.name for rival in rivals.MORE if rival.apart)
+    page = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
+    assert f"\n.venv/bin/python -m bench.rivals {names}\n" in page.read_text()

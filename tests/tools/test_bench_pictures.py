@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import beside, bindings, features, flows, growth, images, isolation, loops, pictures, rivals
+from bench import aibench, beside, bindings, features, flows, growth, images, isolation, loops, pictures, rivals
 from bench import throughput as commands
 from bench.main import pretty, text, write
 from bench.mobilenet import BACKENDS
@@ -63,6 +63,23 @@ PARTS: dict[str, list[dict[str, Any]]] = {
         of_case("rival-fastapi", connections=50, plain={**TIMES, "p50_us": 7_654.0}, share=9.0, p50_share=0.1),
         of_case("rival-loop", connections=50, plain={"requests_per_s": 1_234.5}, share=0.3),
     ],
+    "aibench": [
+        of_case("aibench-dagexecute", against="AI.DAGRUN", connections=64, plain=TIMES, share=1.0),
+        of_case("aibench-flask", against="Flask", connections=64, plain={**TIMES, "p99_us": 8_765.0}, share=9.0),
+        of_case("aibench-flask-no-reference", against="Flask", connections=64, plain=TIMES, share=9.0),
+        *(
+            of_case(
+                f"vision-{library}",
+                batch=batch,
+                threads=1,
+                connections=n,
+                library_per_s=100.0,
+                share=0.96,
+                images_per_s=96.0,
+            )
+            for library, (batch, n) in product(("tf", "tflite"), ((1, 1), (32, 1), (8, 8), (8, 16)))
+        ),
+    ],
     "growth": [
         *grown("growth-models", "AI.MODELEXECUTE", "GET", store_us=700.0),
         *grown("growth-tensors", "AI.TENSORSET", "SET", store_us=2.0),
@@ -74,6 +91,7 @@ OF_PART = {
     "beside": {"beside", "distributions"},
     "images": {"images"},
     "rivals": {"rivals"},
+    "aibench": {"aibench", "vision"},
     "growth": {"growth"},
 }
 SEEN = {
@@ -99,6 +117,8 @@ SEEN = {
     "beside": {"CNN, ONNX", "idle server"},
     "images": {"TFLITE", "97 %", "32"},
     "rivals": {"FastAPI + Redis", "12.3k", "1.23k", "7.65 ms", "80.5 µs"},
+    "aibench": {"this module, AI.DAGRUN", "Flask", "8.77 ms", "Requests per second, 64 connections"},
+    "vision": {"TF, one client", "TFLITE, BATCHSIZE", "96 %", "32"},
     "growth": {"Memory of a stored tensor", "Time, by waiting requests", "string of 16 B", "waiting requests", "10k"},
 }
 
@@ -185,7 +205,7 @@ def test_all_is_legible_on_both_grounds(files: list[Path]) -> None:
 # ---- what is stored --------------------------------------------------------------------------------------------------
 
 BENCH = Path(pictures.__file__).parent
-MAX_LINES = 2_000
+MAX_LINES = 2_200
 
 
 def stored() -> dict[str, Any]:
@@ -221,6 +241,16 @@ def points() -> dict[str, list[tuple[Any, ...]]]:
             for _ in range(1 + (case.workers > 1) + bool(case.loop))  # what it is compared with
         ],
         "isolation": [(name,) for name in [*isolated, *(f"get-beside-{name}" for name in isolation.BESIDE), "idle"]],
+        "aibench": [
+            *((aibench.OURS + suffix, n) for suffix in ("", aibench.WITHOUT) for n in aibench.CONNECTIONS),
+            *((f"aibench-{rival.name}", n) for rival, n in product(aibench.RIVALS, aibench.BESIDE)),
+            *((f"aibench-{rival.name}{aibench.WITHOUT}", aibench.BESIDE[-1]) for rival in aibench.RIVALS),
+            *((f"vision-{library.lower()}", 1) for library in aibench.VISION for _ in aibench.SIZES),
+            *(
+                (f"vision-{library.lower()}", n * batch)
+                for library, batch, n in product(aibench.VISION, aibench.BATCHES, (1, 2))
+            ),
+        ],
         "features": [(features.CASE, clients) for clients in features.TIMES],
         "bindings": [(bindings.CASE,), (bindings.COST,)],
         "flows": [*((flows.STREAM,) for _ in flows.BATCHES), (flows.TRIGGER,), (flows.COST,)],
