@@ -12,11 +12,12 @@ from flows.executions import Execution, complain, describe, error_token, tokens
 from flows.readers.commands import array
 from flows.registrations import Registration
 from flows.server import Actor, CommandError, ConnectionLost, Control, Settings
-from flows.sessions import FlowError, Session, Sessions, start
+from flows.sessions import RESTS, FlowError, Session, Sessions, start
 
 Answer = Callable[[list[bytes]], None]
 OK = [b"+OK"]
 MAX_REPLY_BYTES = 256 << 20
+MAX_REPLY_VALUES = 1 << 20  # the server makes the reply in one go: others wait as long
 
 
 def _pairs(*words: Any) -> list[bytes]:
@@ -52,6 +53,8 @@ class Commands:
         def answer(reply: list[bytes]) -> None:
             if sum(map(len, reply)) > MAX_REPLY_BYTES:
                 reply = [error_token(f"the reply is larger than {MAX_REPLY_BYTES >> 20} MB")]
+            if len(reply) > MAX_REPLY_VALUES:
+                reply = [error_token(f"the reply has more than {MAX_REPLY_VALUES:,} values")]
             try:
                 self._control.say("RG._PROCESS", "REPLY", request, *reply)
             except CommandError as error:
@@ -67,6 +70,9 @@ class Commands:
                 return
             reader = self._sessions.trigger(words[1])
             if reader is None:
+                if self._sessions.rest:
+                    answer([error_token(RESTS)])
+                    return
                 name = words[1].decode("utf-8", "replace")[:100]
                 answer(
                     [error_token(f"no flow is registered for the trigger {name!r}: RG.DUMPREGISTRATIONS lists them")]
@@ -246,13 +252,13 @@ class Commands:
             [
                 *("ID", each.id),
                 *("sessionDescription", each.description),
-                *("refCount", len(each.registrations)),
+                *("refCount", len(each.names())),
                 *("linked", "true"),
                 *("dead", "false" if each.error is None else "true"),
                 *("user", each.actor.user),
                 *("error", each.error),
                 *("requirementInstallationNeeded", len(each.requirements)),
-                *("registrations", [known.id for known in each.registrations]),
+                *("registrations", each.names()),
             ]
             for each in list(self._sessions.sessions.values())
         ]

@@ -22,7 +22,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from flows.server import ACTOR, HOOKED, Actor, Connection, Server, encode
+from flows.server import ACTOR, HOOKED, Actor, Connection, Server, encode, leave_child
 from flows.steps import Aborted, Each, Step, can_be_awaited
 
 MAX_THREADS = 256
@@ -261,6 +261,8 @@ class Loop:
         while True:
             try:
                 self.loop.run_forever()
+            except OSError:
+                os._exit(1)  # a flow has closed what it waits on
             except BaseException as error:  # SystemExit of a user's task, an abort
                 complain("a task", error)
             if self.loop.is_closed():
@@ -506,6 +508,7 @@ class Execution:
     # ---- the end
 
     def end(self, state: str) -> None:
+        leave_child()
         with self._end_lock:
             if self._ended:
                 return

@@ -23,12 +23,16 @@ _PR_SET_PDEATHSIG = 1
 
 
 def watch_server() -> None:
-    """Ends the process with the server."""
-    waiter = select.poll()
+    """Ends the process with the server, and where a flow has closed the socket to it."""
+    waiter, inode = select.poll(), os.fstat(PIPE).st_ino
     waiter.register(PIPE, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
-    while not waiter.poll():
-        pass
-    os._exit(0)
+    while not (found := waiter.poll(1_000)):
+        try:
+            if os.fstat(PIPE).st_ino != inode:
+                os._exit(1)
+        except OSError:
+            os._exit(1)
+    os._exit(1 if found[0][1] & select.POLLNVAL else 0)
 
 
 def main() -> None:
@@ -59,7 +63,7 @@ def main() -> None:
     make_globals = gears.install(runtime, control, log)
     sessions = Sessions(runtime, control, requirements.Requirements(Path(settings.get("dir"))), make_globals)
     commands = Commands(sessions, control, settings)
-    sessions.replay()
+    sessions.replay(rests=settings.get("rests") == "yes")
     while True:
         try:
             messages = control.messages()
@@ -72,6 +76,8 @@ def main() -> None:
                     commands.run(rest[0], rest[1], rest[2], rest[3:])
                 elif kind == b"stream":
                     sessions.note_stream(rest[0], rest[1])
+                elif kind == b"missed":
+                    sessions.find_streams()
                 elif kind == b"event":
                     sessions.note_event(rest[0], rest[1].decode("utf-8", "replace"), rest[2])
                 elif kind == b"hook":

@@ -152,6 +152,15 @@ def _tls(settings: Settings) -> ssl.SSLContext:
 _open_connections: WeakSet[Connection] = WeakSet()
 
 
+_process = os.getpid()
+
+
+def leave_child() -> None:
+    """A process that a flow has forked ends where it would go on as this one."""
+    if os.getpid() != _process:
+        os._exit(0)
+
+
 def close_all() -> None:
     """In a forked process: its parent goes on with them."""
     for connection in list(_open_connections):
@@ -217,7 +226,8 @@ class Connection:
             self.socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self.socket.close()
+        with suppress(OSError):
+            self.socket.close()
 
 
 class Control:
@@ -249,6 +259,7 @@ class Control:
                 self._hears = self._connect()
 
     def say(self, *words: Word) -> Any:
+        leave_child()
         with self._lock:
             try:
                 return self._says.call(words)

@@ -42,6 +42,9 @@ FOR_RUN: dict[str, ForRun] = {
     "ShardsIDReader": shard_records,
 }
 REPLAY_SECONDS = 20.0
+REST_SECONDS = 60.0
+NOT_YET = "its code has not ended yet"
+RESTS = "flows rest for a minute, for the flow process ended again and again: RG.UNREGISTER what is broken"
 
 
 class FlowError(Exception):
@@ -70,6 +73,7 @@ class Session:
         self.calls = 0
         self.has_run = False
         self.error: str | None = None
+        self.unreadable: bytes | None = None  # what the server keeps of it
 
     # ---- what the code calls
 
@@ -130,6 +134,8 @@ class Session:
     # ---- what the server keeps
 
     def payload(self) -> bytes:
+        if self.unreadable is not None:
+            return self.unreadable
         if self.error is not None and self.kept is not None:
             live = {str(index): each for index, each in self.kept.items()}
         else:
@@ -151,8 +157,19 @@ class Session:
         kept = json.loads(payload)
         actor = Actor(kept["user"], int(kept["db"]))
         session = cls(sessions, name, actor, kept["code"], kept["description"], kept["requirements"])
-        session.kept = {int(index): each for index, each in kept["registrations"].items()}
+        session.kept = {
+            int(index): {"id": f"{each['id']}", "group": each["group"] and f"{each['group']}"}
+            for index, each in kept["registrations"].items()
+        }
+        for each in session.kept.values():
+            int(each["id"].rpartition("-")[2])
         return session
+
+    def names(self) -> list[str]:
+        """Of its registrations, also where its code has failed."""
+        if self.error is not None:
+            return [each["id"] for each in (self.kept or {}).values()]
+        return [each.id for each in self.registrations]
 
 
 class Sessions:
@@ -172,6 +189,7 @@ class Sessions:
         self._hooks: dict[bytes, list[CommandReader]] = {}
         self._keys: dict[int, list[KeysReader]] = {}
         self._streams: dict[int, list[StreamReader]] = {}
+        self.rest = False
 
     # ---- look-ups of the main thread
 
@@ -193,12 +211,19 @@ class Sessions:
         for reader in self._streams.get(db, ()):
             reader.note(key)
 
+    def find_streams(self) -> None:
+        """Some may have changed, and nobody has told which."""
+        for readers in self._streams.values():
+            for reader in readers:
+                reader.find()
+
     # ---- changes
 
     def live(self) -> list[Registration]:
         """In the order in which they were registered, also after a restart."""
         with self._lock:
-            found = [each for session in self.sessions.values() for each in session.registrations]
+            ready = [session for session in self.sessions.values() if session.error is None]
+            found = [each for session in ready for each in session.registrations]
         return sorted(found, key=lambda each: int(each.id.rpartition("-")[2]))
 
     def check_free(self, registration: Registration) -> None:
@@ -240,9 +265,13 @@ class Sessions:
 
     def _put(self, session: Session, upgrade: bool, replaced: str | None) -> list[Registration]:
         """All or nothing. Returns the registrations that are gone."""
+        if session.kept is not None:  # some may have been unregistered while its code ran
+            if self.sessions.get(session.id) is not session:
+                raise FlowError("the session was removed while its code ran")
+            session.registrations = [each for each in session.registrations if each.index in session.kept]
         self.check_replaceable(session.id, upgrade, replaced)
         names = [name for name in dict.fromkeys((session.id, replaced)) if name in self.sessions]
-        old = [self.sessions[each] for each in names if each is not None]
+        old = [self.sessions[each] for each in names if each is not None and self.sessions[each] is not session]
         gone = [known for before in old for known in before.registrations]
         self._check_triggers(session, old)
         self._adopt(session, old)
@@ -252,6 +281,7 @@ class Sessions:
                 del self.sessions[before.id]
             if session.registrations:
                 self.sessions[session.id] = session
+                session.error = None
                 if session.kept is None:
                     self._control.say("RG._FLOW", session.id, session.payload())
             self._index()
@@ -324,8 +354,8 @@ class Sessions:
         """One of a session whose code failed when it was run again."""
         for session in self.sessions.values():
             for index, known in (session.kept or {}).items():
-                if session.error is not None and session.kept is not None and known["id"] == name:
-                    del session.kept[index]
+                if session.error is not None and known["id"] == name:
+                    session.kept = {each: kept for each, kept in (session.kept or {}).items() if each != index}
                     self._save(session)
                     return
         raise FlowError(f"there is no registration {name!r}: RG.DUMPREGISTRATIONS lists them")
@@ -388,17 +418,41 @@ class Sessions:
 
     # ---- the start of the process
 
-    def replay(self) -> None:
-        """Runs the code of all sessions again. One that fails is kept: the next start may have more luck."""
+    def replay(self, rests: bool = False) -> None:
+        """Runs the code of all sessions again. One that fails is kept: the next start may have more luck.
+
+        rests: one of them ends the process each time. They wait, so that it can be removed.
+        """
         flat = self._control.say("RG._PROCESS", "LOAD")
-        threads = []
+        found = []
         for raw, data in zip(flat[::2], flat[1::2], strict=True):
             name = raw.decode("utf-8", "surrogateescape")
             try:
                 session = Session.from_payload(self, name, data)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
+                session = Session(self, name, Actor("", 0), "", None, [])
+                session.error, session.unreadable = f"it cannot be read: {describe(error)}", data
                 self.runtime.log(f"the session {name!r} cannot be read: {describe(error)}", "warning")
+            else:
+                session.error = RESTS if rests else NOT_YET
+                found.append(session)
+            self.sessions[name] = session
+        if not rests:
+            self._replay_all(found)
+            return
+        self.rest = True
+        self.runtime.log(RESTS, "warning")
+        timer = threading.Timer(REST_SECONDS, self._replay_all, (found,))
+        timer.daemon = True
+        timer.start()
+
+    def _replay_all(self, sessions: list[Session]) -> None:
+        self.rest = False
+        threads = []
+        for session in sessions:
+            if self.sessions.get(session.id) is not session:
                 continue
+            session.error = NOT_YET
             thread = threading.Thread(target=self._replay, args=(session,), name="replay", daemon=True)
             thread.start()
             threads.append((session, thread))
@@ -413,12 +467,12 @@ class Sessions:
             if session.requirements:
                 self.requirements.install(session.requirements)
             session.execute()
+            if not session.registrations:
+                raise FlowError("it has registered nothing this time")
             self.install(session, True, None)
         except BaseException as error:
             session.error = describe(error)
             session.registrations = []
-            with self._lock:
-                self.sessions.setdefault(session.id, session)
             self.runtime.log(f"the flows of the session {session.id!r} do not run: {session.error}", "warning")
 
 

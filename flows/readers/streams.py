@@ -20,6 +20,8 @@ from flows.steps import Each, is_async
 
 READ = 200  # entries that are read at once, if a batch is smaller
 READ_MOST = 2_000
+READ_FIRST = 20  # then as many as READ_BYTES hold: the server copies them in one go
+READ_BYTES = 2 << 20
 COMMIT_SECONDS = 0.1
 DRIVERS = 10_000
 # Moves the group, then trims: if the stream is another one by now, nothing is trimmed.
@@ -84,6 +86,9 @@ class StreamReader:
     def begin(self) -> None:
         """Streams that exist have entries that wait."""
         self.registration.runtime.readers.append(self)
+        self.find()
+
+    def find(self) -> None:
         self.registration.runtime.pool.submit(self.registration.lane, self._find)
 
     def _find(self) -> None:
@@ -155,6 +160,7 @@ class Driver:
         self.is_active = False  # a job is queued or runs, or an execution or a pause is awaited
         self._again = False  # something came meanwhile
         self._entries: deque[Any] = deque()  # read, not run
+        self._at_once = READ_FIRST
         self._read_to: bytes | None = None
         self._done_to = _START
         self.moved_to: bytes | None = None  # the group's position
@@ -297,7 +303,7 @@ class Driver:
 
     def _read(self) -> int:
         size = self._reader.batch
-        count = min(READ_MOST, max(size, READ // size * size)) - len(self._entries)
+        count = min(self._at_once, min(READ_MOST, max(size, READ // size * size)) - len(self._entries))
         if count <= 0 or self._read_to is None:
             return 0
         self._again = False
@@ -307,6 +313,8 @@ class Driver:
                 self._waits_since = time.monotonic()
             self._entries += entries
             self._read_to = entries[-1][0]
+            length = sum(len(each) for _, fields in entries for each in fields)
+            self._at_once = min(READ_MOST, max(1, READ_BYTES * len(entries) // (length + 1)))
             if len(entries) == count:
                 self._again = True
         return len(entries)

@@ -19,6 +19,8 @@ void divisions_init(RedisModuleCtx *ctx) {} /* Arm does not trap */
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "redis/event_loop.h"
+
 #define DIV 6 /* numbers among the instructions of the groups F6 and F7 */
 #define IDIV 7
 #define IN_A_REGISTER 3 /* of ModRM's field mod */
@@ -97,11 +99,10 @@ static void install(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subeve
 }
 
 void divisions_init(RedisModuleCtx *ctx) {
-    RedisModuleEvent config = {REDISMODULE_EVENT_CONFIG, 1};
     is_server = ctx != NULL;
-    install(ctx, config, 0, NULL);
+    install(ctx, (RedisModuleEvent){REDISMODULE_EVENT_CONFIG, 1}, 0, NULL);
     if (!is_server) return;
     dl_iterate_phdr(find_program, NULL);
-    RedisModule_SubscribeToServerEvent(ctx, config, install);
+    listen_to(ctx, REDISMODULE_EVENT_CONFIG, install);
 }
 #endif

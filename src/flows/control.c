@@ -212,8 +212,10 @@ static int hooked_command(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
 
 #define INTERNAL "For the flow process alone"
 
-COMMAND(process, .name = "RG._PROCESS", .flags = "no-auth allow-busy deny-script", .arity = -2, .since = "2.0.0",
-        .tips = "nondeterministic_output", .syntax = "verb [argument [argument ...]]", .summary = INTERNAL);
+/* Others must not see the secret. */
+COMMAND(process, .name = "RG._PROCESS", .flags = "no-auth allow-busy deny-script no-monitor no-slowlog", .arity = -2,
+        .since = "2.0.0", .tips = "nondeterministic_output", .syntax = "verb [argument [argument ...]]",
+        .summary = INTERNAL);
 COMMAND(flow, .name = "RG._FLOW", .flags = "write", .arity = -2, .most_words = 3, .since = "2.0.0",
         .tips = "nondeterministic_output", .syntax = "id [payload]",
         .summary = "Tells replicas and the AOF what the flow process has saved");

@@ -138,6 +138,29 @@ static void forget_hooks(void) {
     filter = NULL;
 }
 
+static int has_noscript(RedisModuleCallReply *command) {
+    RedisModuleCallReply *flags = command ? RedisModule_CallReplyArrayElement(command, 2) : NULL;
+    size_t count = flags ? RedisModule_CallReplyLength(flags) : 0, size;
+    for (size_t i = 0; i < count; i++) {
+        const char *flag = RedisModule_CallReplyStringPtr(RedisModule_CallReplyArrayElement(flags, i), &size);
+        if (flag && size == 8 && memcmp(flag, "noscript", 8) == 0) return 1;
+    }
+    return 0;
+}
+
+/* Those cannot be called from flows either: in place of a hooked one, in MULTI, nothing could run. */
+static int is_kept_from_scripts(const RedisModuleString *command) {
+    RedisModuleCallReply *reply = RedisModule_Call(log_context, "COMMAND", "cs", "INFO", command);
+    RedisModuleCallReply *found = reply ? RedisModule_CallReplyArrayElement(reply, 0) : NULL;
+    RedisModuleCallReply *parts = found ? RedisModule_CallReplyArrayElement(found, 9) : NULL;
+    int is_kept = has_noscript(found);
+    for (size_t i = 0; parts && i < RedisModule_CallReplyLength(parts); i++) {
+        is_kept |= has_noscript(RedisModule_CallReplyArrayElement(parts, i));
+    }
+    if (reply) RedisModule_FreeCallReply(reply);
+    return is_kept;
+}
+
 /* Commands of connections and transactions mean nothing where they do not run at once; ours are for the process. */
 static int may_be_hooked(const RedisModuleString *command) {
     static const char *const never[] = {"auth", "hello",  "multi",  "exec",     "discard", "watch", "unwatch", "reset",
@@ -146,7 +169,7 @@ static int may_be_hooked(const RedisModuleString *command) {
         if (arg_is(command, never[i])) return 0;
     }
     const char *text = arg_text(command);
-    return *text && strncasecmp(text, "rg.", 3) != 0;
+    return *text && strncasecmp(text, "rg.", 3) != 0 && !is_kept_from_scripts(command);
 }
 
 int events_hook(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {

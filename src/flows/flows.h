@@ -20,6 +20,11 @@ int messages_pass(RedisModuleCtx *ctx, const char *kind, RedisModuleString **arg
 void messages_add_event(int db, const char *event, const RedisModuleString *key);
 void messages_add_stream(int db, const RedisModuleString *key); /* unless it waits already */
 
+void messages_miss_streams(void); /* any may have changed */
+
+/* Whether some wait or are worked on, and the process has not asked for any since the last call. */
+int messages_are_stuck(void);
+
 /* What the process asks for: the messages, and to answer request argv[2] by the tokens that follow. */
 int messages_next(RedisModuleCtx *ctx);
 int messages_reply(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);

@@ -43,6 +43,9 @@ static struct {
     uint64_t event_bytes;
     int64_t logged;           /* ns */
     RedisModuleDict *streams; /* those that wait: db and key */
+    int has_missed;           /* streams: they are to be looked for */
+    int is_worked_on;         /* the process has messages, and has not asked for more */
+    int has_asked;            /* since messages_are_stuck was called */
 } queue;
 
 static struct {
@@ -273,6 +276,12 @@ static int drops_event(void) {
     return 1;
 }
 
+/* Instead of each stream that may have changed. */
+static void append_missed(void) {
+    queue.has_missed = 0;
+    add_event(new_message("missed", 0, 0, 0));
+}
+
 static RedisModuleString *copy_of(const RedisModuleString *string) {
     size_t size;
     const char *bytes = RedisModule_StringPtrLen(string, &size);
@@ -291,13 +300,22 @@ void messages_add_stream(int db, const RedisModuleString *key) {
     if (queue.streams == NULL) queue.streams = RedisModule_CreateDict(NULL);
     size_t size;
     char *name = stream_name(db, key, &size);
-    int is_new = RedisModule_DictGetC(queue.streams, name, size, NULL) == NULL && !drops_event();
+    int is_new = RedisModule_DictGetC(queue.streams, name, size, NULL) == NULL;
+    if (is_new && drops_event()) {
+        is_new = 0;
+        queue.has_missed = 1;
+    }
     if (is_new) RedisModule_DictSetC(queue.streams, name, size, &queue);
     RedisModule_Free(name);
     if (!is_new) return;
     Message *message = new_message("stream", 0, db, 1);
     message->words[0] = copy_of(key);
     add_event(message);
+}
+
+void messages_miss_streams(void) {
+    queue.has_missed = 1;
+    if (queue.first == NULL) append_missed();
 }
 
 static RedisModuleString *name_of_user(RedisModuleCtx *ctx) {
@@ -340,6 +358,7 @@ int messages_pass(RedisModuleCtx *ctx, const char *kind, RedisModuleString **arg
 
 void messages_fail(const char *error) {
     for (Message *message; (message = take_first());) free_message(message);
+    queue.is_worked_on = 0;
     for (int i = 0; i < BUCKETS; i++) {
         while (requests.table[i]) fail(&requests.table[i], error);
     }
@@ -373,6 +392,8 @@ static int reply_messages(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
         free_message(message);
     }
     RedisModule_ReplySetArrayLength(ctx, count);
+    queue.is_worked_on = 1;
+    if (queue.first == NULL && queue.has_missed) append_missed();
     return REDISMODULE_OK;
 }
 
@@ -382,7 +403,15 @@ static void next_gone(Waiter *waiter) {
 
 static void free_next(RedisModuleCtx *ctx, Waiter *waiter) { RedisModule_Free(waiter); }
 
+int messages_are_stuck(void) {
+    int are = (queue.first || queue.is_worked_on) && !queue.has_asked;
+    queue.has_asked = 0;
+    return are;
+}
+
 int messages_next(RedisModuleCtx *ctx) {
+    queue.has_asked = 1;
+    queue.is_worked_on = 0;
     if (queue.first) return reply_messages(ctx, NULL, 0);
     if (next) return reply_error(ctx, "another connection waits for messages");
     Waiter *waiter = RedisModule_Calloc(1, sizeof(*waiter));

@@ -23,9 +23,12 @@
 #include "flows/flows.h"
 #include "redis/clock.h"
 
-#define START_MS 30000           /* to show its secret */
+#define CHECK_MS 5000
+#define MAX_LATE 6               /* checks in a row: to show its secret, or to take messages */
 #define SETTLED_NS 10000000000LL /* one that has lived for so long has not failed to start */
 #define MAX_PAUSE_S 10           /* between starts; the first comes at once */
+#define CRASH_NS 60000000000LL   /* one that ends within this time may end so each time */
+#define MAX_CRASHES 3            /* then it starts without running flows */
 #define FD_SOCKET 3              /* in the process */
 #define SECRET_BYTES 32
 
@@ -54,10 +57,20 @@ static struct {
     int64_t started; /* ns; names the start, too */
     int64_t starts, deaths;
     int failures; /* in a row */
+    int crashes;  /* in a row, of one that had connected */
+    int late;     /* checks in a row */
+    int is_config_new;
     char last_death[128];
 } process = {.socket = -1, .last_death = "none"};
 
 static char python[PATH_MAX];
+
+typedef struct Header {
+    char text[16384];
+    size_t size;
+} Header;
+
+static Header told; /* the settings that this process has been told */
 
 /* ---- the thread -------------------------------------------------------------------------------------------------- */
 
@@ -120,11 +133,6 @@ static void *watch(void *data) {
 }
 
 /* ---- what the process is told first ------------------------------------------------------------------------------ */
-
-typedef struct Header {
-    char text[16384];
-    size_t size;
-} Header;
 
 static void add_line(Header *header, const char *name, const char *value, size_t size) {
     size_t left = sizeof(header->text) - header->size;
@@ -207,8 +215,13 @@ static int send_header(void) {
     add_text(&header, "secret", process.secret);
     add_text(&header, "module_folder", options_module_folder());
     add_text(&header, "memory_limit", limit);
+    add_text(&header, "rests", process.crashes >= MAX_CRASHES ? "yes" : "no");
     add_node_id(&header);
-    add_settings(&header);
+    told.size = 0;
+    add_settings(&told);
+    if (told.size + 1 > sizeof(header.text) - header.size) return 0;
+    memcpy(header.text + header.size, told.text, told.size);
+    header.size += told.size;
     header.text[header.size++] = '\n'; /* add_line leaves room */
     return send(process.socket, header.text, header.size, MSG_NOSIGNAL) == (ssize_t)header.size;
 }
@@ -249,10 +262,18 @@ void flow_process_end(const char *why) {
     process.is_guilty = 1;
 }
 
-static void too_late(RedisModuleCtx *ctx, void *data) {
+static void check(RedisModuleCtx *ctx, void *data) {
     int64_t *started = data;
-    if (process.state == STARTING && *started == process.started) flow_process_end("it has not started within 30 s");
+    int is_same = *started == process.started && (process.state == STARTING || process.state == UP);
+    int is_late = messages_are_stuck() && !RedisModule_AvoidReplicaTraffic();
+    process.late = is_same && (is_late || process.state == STARTING) ? process.late + 1 : 0;
+    if (is_same && process.late < MAX_LATE) {
+        RedisModule_CreateTimer(ctx, CHECK_MS, check, started);
+        return;
+    }
     RedisModule_Free(started);
+    if (!is_same) return;
+    flow_process_end(process.state == UP ? "it has taken no message for 30 s" : "it has not started within 30 s");
 }
 
 static void make_secret(void) {
@@ -314,7 +335,8 @@ static void start(void) {
     atomic_open(process.socket);
     int64_t *started = RedisModule_Alloc(sizeof(*started));
     *started = process.started;
-    RedisModule_CreateTimer(log_context, START_MS, too_late, started);
+    process.late = 0;
+    RedisModule_CreateTimer(log_context, CHECK_MS, check, started);
 }
 
 static void begun(RedisModuleCtx *ctx, Task *task) {
@@ -325,6 +347,9 @@ static void begun(RedisModuleCtx *ctx, Task *task) {
 static void ended(RedisModuleCtx *ctx, Task *task) {
     Life *life = (Life *)((char *)task - offsetof(Life, ended));
     int is_planned = process.state == ENDING && !process.is_guilty;
+    int is_crash = process.state == UP || (process.state == ENDING && process.is_guilty);
+    int is_soon = monotonic_ns() - process.started < CRASH_NS;
+    if (is_crash) process.crashes = is_soon ? process.crashes + 1 : 1;
     process.state = DOWN;
     process.life = NULL;
     if (is_planned) {
@@ -352,6 +377,13 @@ static void decide(RedisModuleCtx *ctx, Task *task) {
     } else if (is_other) {
         end("the server has loaded other data", "ERR the flow process ended: the server has loaded other data");
     }
+    if (process.is_config_new && (process.state == STARTING || process.state == UP)) {
+        Header now = {.size = 0};
+        add_settings(&now);
+        int is_same = now.size == told.size && memcmp(now.text, told.text, now.size) == 0;
+        if (!is_same) end("settings that it needs have changed", "ERR the flow process ended: settings have changed");
+    }
+    process.is_config_new = 0;
     int is_wanted = registry_count() > 0 || process.is_asked;
     if (acts && is_wanted && process.state == DOWN && !process.has_timer) start();
 }
@@ -409,9 +441,20 @@ static void role_changed(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t s
     flow_process_consider(0);
 }
 
+static void config_changed(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
+    process.is_config_new = 1;
+    flow_process_consider(0);
+}
+
+static void swapped(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t subevent, void *data) {
+    if (process.state == UP) messages_miss_streams();
+}
+
 int flow_process_init(RedisModuleCtx *ctx) {
     if (!flows_option()) return REDISMODULE_OK;
     engine_stay_mapped();
     return engine_find_python(ctx, python, sizeof(python)) ||
-           listen_to(ctx, REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, role_changed);
+           listen_to(ctx, REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, role_changed) ||
+           listen_to(ctx, REDISMODULE_EVENT_CONFIG, config_changed) ||
+           listen_to(ctx, REDISMODULE_EVENT_SWAPDB, swapped);
 }

@@ -10,6 +10,7 @@ from testkit.wire import Error
 from tests.conftest import StartServer
 from tests.flows.kit import FLOWS
 from tests.flows.programs import Programs
+from tests.flows.test_process import is_gone
 
 NASTY = """
 class Mute(Exception):
@@ -128,3 +129,27 @@ def test_memory(start_server: StartServer) -> None:
 def test_records_that_are_changed(programs: Programs) -> None:
     code = "def f(x):\n  x.append(len(x))\n  return x\none = []\n"
     assert programs.run(f"{code}GB('PythonReader').map(f).map(f).run(lambda: [one])") == ["[0, 1]"]
+
+
+def test_replies_of_too_many_values(programs: Programs) -> None:
+    code = "GB('PythonReader').map(lambda x: [0] * (1 << 20)).run(lambda: [1], convertToStr=False)"
+    assert programs.refused(code) == "ERR the reply has more than 1,048,576 values"
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_forks(programs: Programs, kind: str) -> None:
+    """A child that goes on as the flow process ends, and answers nobody."""
+    programs.register(f"import os\n{kind} f(x): return os.fork()\nGB('CommandReader').map(f).register(trigger='fork')")
+    (child,) = programs.trigger("fork")
+    assert int(child) > 0
+    wait_for(lambda: is_gone(int(child)), what="the child has ended")
+
+
+def test_closed_files(start_server: StartServer) -> None:
+    """The process that has lost its socket to the server ends, and another one serves."""
+    with Programs(start_server(options=FLOWS, module=module_path())) as programs:
+        programs.register("GB('CommandReader').map(lambda x: 1).register(trigger='t')")
+        pid = programs.figures()["pid"]
+        programs.execute("import os\nos.closerange(3, 1_000)")
+        wait_for(lambda: programs.figures()["pid"] not in ("0", pid), what="another process")
+        assert programs.trigger("t") == [b"1"]

@@ -297,7 +297,7 @@ def test_hooked_commands_where_nobody_can_wait(flows: Process, wire: Wire) -> No
     assert wire.ask("COMMAND", "GETKEYS", "RG._HOOKED", "SET", "k", 1) == [b"k"]
 
 
-@pytest.mark.parametrize("words", [("HSET", "k"), ("EVAL",), ("ZUNIONSTORE", "k"), ("RENAME",)], ids=str)
+@pytest.mark.parametrize("words", [("HSET", "k"), ("ZUNIONSTORE", "k"), ("RENAME",)], ids=str)
 def test_hooked_commands_that_lack_words(flows: Process, wire: Wire, words: tuple[str, ...]) -> None:
     assert flows.do("HOOKS", words[0], "") == b"OK"
     assert is_error(wire.ask(*words), "ERR ")
@@ -320,3 +320,40 @@ def test_one_within_the_other(flows: Process, wire: Wire) -> None:
 def test_what_cannot_be_hooked(flows: Process, command: str) -> None:
     assert is_error(flows.do("HOOKS", command, ""), "ERR the command ")
     assert is_error(flows.do("HOOKS", "get"), "ERR HOOKS ")
+
+
+def test_streams_that_are_missed(flows: Process, wire: Wire) -> None:
+    """Where too many events wait, and after SWAPDB, the process is to look for streams itself."""
+    assert flows.do("WATCH", "keys", 0, "k", "prefix", "", "stream", 0, "s", "prefix", "") == b"OK"
+    for number in range(65):
+        wire.ask_ok("SET", b"k" + bytes(1 << 20) + b"%d" % number, "")
+    wire.ask("XADD", "s", "*", "a", "b")
+    found: list[list[object]] = []
+    while not found or found[-1][0] == b"event":
+        found += flows.next()
+    assert found[-1] == [b"missed", 0]
+    wire.ask_ok("SWAPDB", 0, 1)
+    assert flows.next() == [[b"missed", 0]]
+    wire.ask_ok("SWAPDB", 0, 1)
+    flows.next()
+
+
+def test_the_secret_is_not_shown(flows: Process, wire: Wire) -> None:
+    wire.ask_ok("CONFIG", "SET", "slowlog-log-slower-than", 0)
+    with flows.server.wire() as monitor:
+        monitor.ask_ok("MONITOR")
+        flows.user().close()
+        wire.ask_ok("CONFIG", "SET", "slowlog-log-slower-than", 10_000)
+        wire.ask("ECHO", "end")
+        seen: list[bytes] = []
+        while not seen or b"end" not in seen[-1]:
+            seen.append(monitor.read())
+    assert flows.secret.encode() not in b"".join(seen)
+    assert flows.secret not in str(wire.ask("SLOWLOG", "GET", 100))
+
+
+def test_commands_that_scripts_cannot_call_are_not_hooked(flows: Process) -> None:
+    for name in ("eval", "fcall", "acl", "config", "shutdown", "auth", "select", "rg.trigger"):
+        assert flows.do("HOOKS", name, "") == f"ERR the command '{name}' cannot be hooked"
+    for name in ("get", "xinfo", "ai.modelrun"):
+        assert flows.do("HOOKS", name, "") == b"OK"

@@ -10,7 +10,7 @@ import pytest
 
 from testkit import rdb
 from testkit.replicas import FakeMaster, follow
-from testkit.server import ServerExit, program
+from testkit.server import ServerExit, free_port, program
 from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
 from tests.conftest import StartServer
@@ -247,3 +247,16 @@ def test_a_disk_that_is_full(flows: Process, wire: Wire) -> None:
     finally:
         wire.ask_ok("CONFIG", "SET", "min-replicas-to-write", 0)
     assert not isinstance(flows.do("LOAD"), Error)
+
+
+def test_settings_that_change(start_server: StartServer, module: Path) -> None:
+    """The server is at another port: the process is started anew, and told."""
+    server = start_server(module=module, options=FLOWS)
+    flows = start(server)
+    with server.wire() as wire:
+        wire.ask_ok("CONFIG", "SET", "maxmemory-samples", 6)
+        server.port = free_port()
+        wire.ask_ok("CONFIG", "SET", "port", server.port)
+        wait_for(lambda: is_gone(flows.pid))
+        assert Process(server).told["port"] == str(server.port)
+        assert (figures(wire)["starts"], figures(wire)["deaths"]) == ("2", "0")

@@ -161,3 +161,15 @@ def test_another_database(programs: Programs) -> None:
     programs.wire.ask_ok("SELECT", 0)
     add(programs, 2)
     assert programs.ask("EXISTS", "out") == 0
+
+
+def test_large_entries(programs: Programs) -> None:
+    """They are read some at a time: a reply of all would not pass this limit."""
+    for number in range(150):
+        programs.ask("XADD", "large", "*", "a", bytes(100_000) + b"%d" % number)
+    limit = programs.ask("CONFIG", "GET", "client-output-buffer-limit")[1]
+    programs.ask("CONFIG", "SET", "client-output-buffer-limit", "normal 8mb 8mb 1")
+    programs.register("GB('StreamReader').foreach(lambda x: execute('INCR', 'read')).register('large')")
+    programs.until("XLEN", "large", is_=0)
+    programs.ask("CONFIG", "SET", "client-output-buffer-limit", limit)
+    assert programs.ask("GET", "read") == b"150"
