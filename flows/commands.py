@@ -59,6 +59,9 @@ class Commands:
                 self._control.say("RG._PROCESS", "REPLY", request, *reply)
             except CommandError as error:
                 complain("a reply", error)
+            except ConnectionLost as error:  # it may be above the server's client-query-buffer-limit
+                complain("a reply", error)
+                self._control.say("RG._PROCESS", "REPLY", request, error_token(f"the reply was not sent: {error}"))
 
         return answer
 
@@ -202,7 +205,7 @@ class Commands:
         return array(
             [
                 _pairs("executionId", each.id, "status", each.state, "registered", int(each.is_registered))
-                for each in self._runtime.executions.all()
+                for each in self._runtime.executions.latest()
             ]
         )
 
@@ -240,7 +243,7 @@ class Commands:
         found = self._execution(words)
         if not found.has_ended:
             raise FlowError("the execution is still running: RG.ABORTEXECUTION ends it")
-        self._runtime.executions.forget(found.id)
+        self._runtime.executions.forget(found)
         return OK
 
     def _pydumpreqs(self, actor: Actor, words: list[str], answer: Answer) -> list[bytes]:

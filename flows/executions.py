@@ -34,6 +34,7 @@ AWAITED_AT_ONCE = 1_000
 KEPT = 1_000
 KEPT_BYTES = 64 << 20
 KEPT_ERRORS = 100  # of one execution
+ERROR_CHARACTERS = 4_000
 ABORT_SECONDS = 5.0
 LOOP_SECONDS = 3.0
 _FOLDER = str(Path(__file__).parent)
@@ -45,7 +46,7 @@ _FOLDER = str(Path(__file__).parent)
 def describe(error: BaseException) -> str:
     """An error in one line: what, and where in the flow's code. It must not raise, whatever the error is."""
     try:
-        text = str(error)
+        text = str(error)[:ERROR_CHARACTERS]
     except BaseException:
         text = "its text cannot be had: str() of the error raises"
     try:
@@ -97,7 +98,7 @@ def tokens(value: Any, depth: int = 0) -> list[bytes]:
 
 def error_token(text: str) -> bytes:
     """Errors are one line, with a code in front."""
-    line = " ".join(text.split())[:4_000] or "error"
+    line = " ".join(text.split())[:ERROR_CHARACTERS] or "error"
     code = line.partition(" ")[0]
     return b"-" + encode(line if code.isupper() and code.isalpha() else f"ERR {line}")
 
@@ -243,6 +244,7 @@ class Loop:
         self.loop.set_default_executor(_Executor(16))
         self.loop.set_exception_handler(lambda loop, context: None)  # tasks that flows forgot
         self._server = server
+        self._busy: list[Connection] = []
         self.thread = threading.Thread(target=self._work, name="loop", daemon=True)
         self.thread.start()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
@@ -253,10 +255,13 @@ class Loop:
             self.loop.call_soon_threadsafe(passed.set)
             while not passed.wait(LOOP_SECONDS):
                 _raise_in(self.thread.ident or 0, HeldUp)
+                for connection in list(self._busy):  # it may wait for a reply, such as that of BLPOP
+                    connection.cut()
             time.sleep(LOOP_SECONDS / 10)
 
     def _work(self) -> None:
         self._server.mine.is_loop = True
+        self._busy = self._server.mine.busy
         asyncio.set_event_loop(self.loop)
         while True:
             try:
@@ -327,6 +332,7 @@ class Runtime:
         self.log = log
         self.executions = Executions()
         self.readers: list[Any] = []  # of streams, of all live registrations
+        self.absent: set[str] = set()  # groups of streams of flows whose code has not run again, or has failed
         self._node_id = node_id
         self._last = time.time_ns() // 1_000_000
         self._lock = threading.Lock()
@@ -627,12 +633,16 @@ class Executions:
         told(execution)
         return True
 
-    def all(self) -> list[Execution]:
+    def latest(self) -> list[Execution]:
+        """As many as are kept: a slow flow may have far more that wait."""
         with self._lock:
-            return [*self._ended.values(), *self._running.values()]
+            return [*self._ended.values(), *self._running.values()][-KEPT:]
 
-    def forget(self, name: str) -> None:
+    def forget(self, execution: Execution) -> None:
         with self._lock:
-            self._running.pop(name, None)
-            if (execution := self._ended.pop(name, None)) is not None:
+            self._running.pop(execution.id, None)
+            if self._ended.pop(execution.id, None) is not None:
                 self._bytes -= execution.size
+            waiters = self._waiters.pop(execution.id, ())
+        for told in waiters:
+            told(execution)

@@ -20,7 +20,7 @@ class Words:
     """The words of register() or run(), each taken once; finish() refuses those that nobody took."""
 
     def __init__(self, reader: str, words: dict[str, Any]) -> None:
-        self._reader = reader
+        self.reader = reader
         self._words = dict(words)
         self._known: list[str] = []
 
@@ -30,19 +30,19 @@ class Words:
         if value is default or value is None:
             return default
         if kinds and not isinstance(value, kinds):
-            raise TypeError(f"{name}= of {self._reader} is of type {kinds[0].__name__}, not {type(value).__name__}")
+            raise TypeError(f"{name}= of {self.reader} is of type {kinds[0].__name__}, not {type(value).__name__}")
         return value
 
     def number(self, name: str, default: float, least: float) -> Any:
         value = self.take(name, default, int, float)
         if isinstance(value, bool) or not least <= value < 1e12:
-            raise ValueError(f"{name}= of {self._reader} is a number from {least:g} on, not {value!r}")
+            raise ValueError(f"{name}= of {self.reader} is a number from {least:g} on, not {value!r}")
         return value
 
     def choice(self, name: str, default: str, choices: Sequence[str]) -> str:
         value = self.take(name, default, str)
         if value not in choices:
-            raise ValueError(f"{name}= of {self._reader} is one of {', '.join(choices)}, not {value!r}")
+            raise ValueError(f"{name}= of {self.reader} is one of {', '.join(choices)}, not {value!r}")
         return str(value)
 
     def names(self, name: str) -> list[str] | None:
@@ -51,19 +51,19 @@ class Words:
         if value is None:
             return None
         if isinstance(value, str) or not all(isinstance(each, str) for each in value):
-            raise TypeError(f"{name}= of {self._reader} is a list of texts")
+            raise TypeError(f"{name}= of {self.reader} is a list of texts")
         return [each.lower() for each in value]
 
     def function(self, name: str) -> Callable[..., Any] | None:
         value = self.take(name, None)
         if value is not None and not callable(value):
-            raise TypeError(f"{name}= of {self._reader} is a function, not {type(value).__name__}")
+            raise TypeError(f"{name}= of {self.reader} is a function, not {type(value).__name__}")
         return value  # type: ignore[no-any-return]
 
     def finish(self) -> None:
         if self._words:
             known = ", ".join(self._known)
-            raise TypeError(f"{self._reader} does not know the word {next(iter(self._words))!r}: it takes {known}")
+            raise TypeError(f"{self.reader} does not know the word {next(iter(self._words))!r}: it takes {known}")
 
 
 class Reader(Protocol):
@@ -128,7 +128,8 @@ class Registration:
             if on_end is not None:
                 on_end(execution)
 
-        self.triggered += 1
+        with self._lock:
+            self.triggered += 1
         return Execution(self.runtime, self, ended)
 
     def submit(self, records: Iterable[Any], on_end: Callable[[Execution], None] | None = None) -> None:

@@ -243,20 +243,18 @@ class Control:
         return Connection(self._settings, [("RG._PROCESS", "CONNECT", self._settings.get("secret"))])
 
     def messages(self) -> list[list[Any]]:
-        """Waits for the next ones. The main thread only."""
+        """Waits for the next ones. The main thread only. "lost": some may be lost with the connection."""
         while True:
             try:
                 messages = self._hears.call(("RG._PROCESS", "NEXT"))
                 if isinstance(messages, list):
                     return messages
-            except CommandError as error:
+            except (CommandError, ConnectionLost) as error:
                 if str(error).startswith("UNBLOCKED"):
                     continue
-                self._hears.close()  # it has lost its rights
+                self._hears.close()  # an error reply: it has lost its rights
                 self._hears = self._connect()
-            except ConnectionLost:
-                self._hears.close()
-                self._hears = self._connect()
+                return [[b"missed"]]
 
     def say(self, *words: Word) -> Any:
         leave_child()

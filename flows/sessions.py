@@ -133,6 +133,10 @@ class Session:
 
     # ---- what the server keeps
 
+    def groups(self) -> set[str]:
+        """Of streams, as they were when the server was told of them."""
+        return {each["group"] for each in (self.kept or {}).values() if each.get("group")}
+
     def payload(self) -> bytes:
         if self.unreadable is not None:
             return self.unreadable
@@ -212,10 +216,9 @@ class Sessions:
             reader.note(key)
 
     def find_streams(self) -> None:
-        """Some may have changed, and nobody has told which."""
-        for readers in self._streams.values():
-            for reader in readers:
-                reader.find()
+        """Without events: some may be lost."""
+        for reader in list(self.runtime.readers):
+            reader.find()
 
     # ---- changes
 
@@ -262,6 +265,7 @@ class Sessions:
             self._end(registration)
         for each in session.registrations:
             each.reader.begin()
+        self.runtime.absent -= session.groups()
 
     def _put(self, session: Session, upgrade: bool, replaced: str | None) -> list[Registration]:
         """All or nothing. Returns the registrations that are gone."""
@@ -300,6 +304,8 @@ class Sessions:
                         self._control.say("RG._FLOW", each.id)
                 self._index()
             raise
+        for before in old:
+            self.runtime.absent -= before.groups()
         for known in gone:
             known.is_live = False
         for known in session.registrations:
@@ -356,6 +362,7 @@ class Sessions:
             for index, known in (session.kept or {}).items():
                 if session.error is not None and known["id"] == name:
                     session.kept = {each: kept for each, kept in (session.kept or {}).items() if each != index}
+                    self.runtime.absent.discard(known.get("group", ""))
                     self._save(session)
                     return
         raise FlowError(f"there is no registration {name!r}: RG.DUMPREGISTRATIONS lists them")
@@ -435,6 +442,7 @@ class Sessions:
                 self.runtime.log(f"the session {name!r} cannot be read: {describe(error)}", "warning")
             else:
                 session.error = RESTS if rests else NOT_YET
+                self.runtime.absent |= session.groups()  # before any of them trims a stream
                 found.append(session)
             self.sessions[name] = session
         if not rests:
@@ -495,7 +503,8 @@ def start(
     runtime.executions.add(execution)
 
     def fail(error: BaseException) -> None:
-        runtime.executions.forget(execution.id)
+        execution.fail(error)
+        runtime.executions.forget(execution)
         answer(None, FlowError("the execution was aborted") if isinstance(error, Aborted) else error)
 
     def begin() -> None:
@@ -512,7 +521,7 @@ def start(
             fail(error)
             return
         if records is None:
-            runtime.executions.forget(execution.id)
+            runtime.executions.forget(execution)
             answer(None, None)
             return
         if unblocking:

@@ -142,7 +142,7 @@ class KeysReader:
 def _keys(server: Server, argument: Any, words: Words) -> Iterator[list[bytes]]:
     """The keys that run() is for, some at a time."""
     if not isinstance(argument, str):
-        raise TypeError(f"{words.take('reader', 'KeysReader')}: run() takes a pattern of keys, as text")
+        raise TypeError(f"{words.reader}: run() takes a pattern of keys, as text")
     if words.take("noScan", False):
         return iter([[encode(argument)]])
     return scan(server, argument)

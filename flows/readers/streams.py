@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from flows.executions import LANE_THREADS, Execution, describe
@@ -84,11 +85,12 @@ class StreamReader:
         self.registration = registration
 
     def begin(self) -> None:
-        """Streams that exist have entries that wait."""
-        self.registration.runtime.readers.append(self)
-        self.find()
+        if self.registration.is_live:  # else it was unregistered at once
+            self.registration.runtime.readers.append(self)
+            self.find()
 
     def find(self) -> None:
+        """Streams that exist may have entries that wait."""
         self.registration.runtime.pool.submit(self.registration.lane, self._find)
 
     def _find(self) -> None:
@@ -111,7 +113,8 @@ class StreamReader:
 
     def end(self) -> None:
         """Groups that nobody will use any more are removed, as far as that is possible."""
-        self.registration.runtime.readers.remove(self)
+        with suppress(ValueError):
+            self.registration.runtime.readers.remove(self)
         with self._lock:
             drivers = list(self._drivers)
         if drivers and self.registration.keeps_no_group:
@@ -137,7 +140,10 @@ class StreamReader:
         return [
             each.position(key)
             for each in list(self.registration.runtime.readers)
-            if each is not self and each.registration.actor.db == db and matches(each.prefix, key)
+            if each is not self
+            and each.registration.is_live
+            and each.registration.actor.db == db
+            and matches(each.prefix, key)
         ]
 
     def position(self, key: bytes) -> tuple[int, int] | None:
@@ -266,24 +272,24 @@ class Driver:
         self._is_timed = False
         self.wake()
 
+    def _groups(self) -> dict[str, bytes]:
+        """The positions of the stream's groups."""
+        groups = self._server.call("XINFO", "GROUPS", self._key)
+        found = (dict(zip(fields[::2], fields[1::2], strict=True)) for fields in groups)
+        return {each[b"name"].decode("utf-8", "replace"): each[b"last-delivered-id"] for each in found}
+
     def _find_position(self) -> bool:
         """False where the stream is not there."""
-        group = encode(self._registration.group)
         try:
-            groups = self._server.call("XINFO", "GROUPS", self._key)
+            position = self._groups().get(self._registration.group)
         except CommandError as error:
             if "no such key" not in str(error):
                 raise
             self._read_to = None
             return False
-        position: bytes | None = None
-        for fields in groups:
-            found = dict(zip(fields[::2], fields[1::2], strict=True))
-            if found[b"name"] == group:
-                position = found[b"last-delivered-id"]
         if position is None:
             try:
-                self._server.call("XGROUP", "CREATE", self._key, group, "0")
+                self._server.call("XGROUP", "CREATE", self._key, self._registration.group, "0")
             except CommandError as error:
                 if "requires the key" in str(error):
                     return False
@@ -397,13 +403,8 @@ class Driver:
         done = self._done_to
         if self.moved_to is None or done == self.moved_to:
             return
-        until = b""
-        if self._reader.trims:
-            positions = self._reader.others(self._key)
-            if None not in positions:
-                first, second = min([_number(done), *(each for each in positions if each)])
-                until = b"%d-%d" % (first, second + 1)
         try:
+            until = self._trims_to(done) if self._reader.trims else b""
             self._server.call("EVAL", _COMMIT, 1, self._key, self._registration.group, done, until)
         except CommandError as error:
             text = str(error)
@@ -412,6 +413,17 @@ class Driver:
             raise
         self.moved_to = done
         self._moved_at = time.monotonic()
+
+    def _trims_to(self, done: bytes) -> bytes:
+        """The first entry that stays; empty: it is not known which ones other registrations need."""
+        positions = self._reader.others(self._key)
+        if None in positions:
+            return b""
+        absent = self._registration.runtime.absent
+        if absent and not absent.isdisjoint(self._groups()):
+            return b""
+        first, second = min([_number(done), *(each for each in positions if each)])
+        return b"%d-%d" % (first, second + 1)
 
 
 def run_records(server: Server, argument: Any, words: Words) -> Iterator[Any]:

@@ -21,6 +21,7 @@ typedef struct Request {
     Waiter waiter; /* first */
     uint64_t id;
     uint64_t size;              /* of its words */
+    uint64_t round;             /* of NEXT, that has handed it over; 0: none */
     RedisModuleString **tokens; /* the answer */
     int ntokens;
     char *error; /* instead of one */
@@ -55,6 +56,9 @@ static struct {
 } requests;
 
 static Waiter *next; /* the connection that waits for messages; NULL: none */
+static struct {
+    uint64_t client, count;
+} rounds; /* of NEXT: the latest client, and how many times it was answered */
 
 MessageFigures messages_figures(void) {
     return (MessageFigures){.requests = requests.count, .events = queue.events, .dropped = queue.dropped};
@@ -357,6 +361,7 @@ int messages_pass(RedisModuleCtx *ctx, const char *kind, RedisModuleString **arg
 }
 
 void messages_fail(const char *error) {
+    next = NULL; /* that connection is being closed: what comes now is for the next process */
     for (Message *message; (message = take_first());) free_message(message);
     queue.is_worked_on = 0;
     for (int i = 0; i < BUCKETS; i++) {
@@ -382,9 +387,12 @@ static int reply_messages(RedisModuleCtx *ctx, RedisModuleString **argv, int arg
     long count = 0;
     uint64_t bytes = 0;
     RedisModule_ReplyWithArray(ctx, REDISMODULE_POSTPONED_LEN);
+    rounds.count++;
     while (count < MAX_AT_ONCE && bytes < BYTES_AT_ONCE && queue.first) {
         Message *message = take_first();
-        if (message->id == 0 || *find(message->id)) { /* else the client has left */
+        Request *request = message->id ? *find(message->id) : NULL;
+        if (request) request->round = rounds.count;
+        if (message->id == 0 || request) { /* else the client has left */
             reply_message(ctx, message);
             bytes += message->size;
             count++;
@@ -409,9 +417,25 @@ int messages_are_stuck(void) {
     return are;
 }
 
+/* A connection may break before the process has read its last messages: whoever waits for them is told. */
+static void fail_last_round(void) {
+    for (int i = 0; i < BUCKETS; i++) {
+        for (Request **at = &requests.table[i]; *at;) {
+            if ((*at)->round == 0 || (*at)->round != rounds.count) {
+                at = &(*at)->next;
+            } else {
+                fail(at, "ERR the connection of the flow process was lost: the command may have run or not");
+            }
+        }
+    }
+}
+
 int messages_next(RedisModuleCtx *ctx) {
     queue.has_asked = 1;
     queue.is_worked_on = 0;
+    uint64_t client = RedisModule_GetClientId(ctx);
+    if (client != rounds.client && next == NULL) fail_last_round();
+    if (next == NULL) rounds.client = client;
     if (queue.first) return reply_messages(ctx, NULL, 0);
     if (next) return reply_error(ctx, "another connection waits for messages");
     Waiter *waiter = RedisModule_Calloc(1, sizeof(*waiter));

@@ -84,6 +84,21 @@ def test_code_that_never_ends_can_be_aborted(programs: Programs) -> None:
         assert wire.read() == Error("ERR the execution was aborted")
 
 
+@pytest.mark.parametrize(("code", "results"), [("go.wait()", [[], []]), ("go.wait()\n1/0", None)])
+def test_waiting_for_code_that_runs_nothing(programs: Programs, code: str, results: object) -> None:
+    """Such an execution is forgotten at its end."""
+    programs.execute("import threading, sys\nsys.go = threading.Event()")
+    with programs.server.wire() as runs, programs.server.wire() as waits:
+        runs.send("RG.PYEXECUTE", f"import sys\ngo = sys.go\n{code}")
+        wait_for(lambda: "running" in executions(programs).values())
+        (name,) = (name for name, status in executions(programs).items() if status == "running")
+        waits.send("RG.GETRESULTSBLOCKING", name)
+        assert programs.execute("import sys\nsys.go.set()") == b"OK"
+        reply = waits.read()
+        assert reply == results or reply[1][0].startswith(b"ZeroDivisionError")
+        runs.read()
+
+
 def test_unregister_while_it_runs(programs: Programs) -> None:
     name = programs.register(
         "go = createFuture()\nasync def f(x): return await go\n"
@@ -108,10 +123,11 @@ def test_the_last_thousand_are_kept(programs: Programs) -> None:
     assert len(executions(programs)) == 1_000
 
 
-def test_an_async_function_that_never_awaits(programs: Programs) -> None:
+@pytest.mark.parametrize("how", ["while True: pass", "execute('BLPOP', 'none', 0)"])
+def test_an_async_function_that_never_awaits(programs: Programs, how: str) -> None:
     """It is stopped, since it holds up all others."""
     programs.register(
-        "async def f(x):\n  while True: pass\nasync def g(x): return 'fine'\n"
+        f"async def f(x):\n  {how}\nasync def g(x): return 'fine'\n"
         "GB('CommandReader').map(f).register(trigger='stuck')\nGB('CommandReader').map(g).register(trigger='t')"
     )
     with programs.server.wire() as wire:

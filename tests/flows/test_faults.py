@@ -83,6 +83,8 @@ def test_much_output(programs: Programs) -> None:
     (text,) = programs.run("GB('ShardsIDReader').map(lambda x: 'r' * 10_000_000).run()")
     assert len(text) == 10_000_000
     assert len(programs.refused("raise ValueError('e' * 10_000_000)")) < 5_000
+    failing = "def f(x): raise ValueError('e' * 10_000_000)\nGB('ShardsIDReader').map(f).run()"
+    assert len(programs.execute(failing)[1][0]) < 5_000
 
 
 def test_the_process_ends(programs: Programs) -> None:
@@ -102,6 +104,16 @@ def test_closed_connections(programs: Programs) -> None:
         programs.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         assert programs.trigger("t", "b") == [b"b"]
         assert programs.trigger("u") == [b"a"]
+
+
+def test_replies_that_the_server_does_not_take(programs: Programs) -> None:
+    """It closes the connection; the client is told."""
+    programs.ask("CONFIG", "SET", "client-query-buffer-limit", "1mb")
+    try:
+        reply = programs.execute("GB('ShardsIDReader').map(lambda x: 'r' * 3_000_000).run()")
+        assert str(reply).startswith("ERR the reply was not sent: ")
+    finally:
+        programs.ask("CONFIG", "SET", "client-query-buffer-limit", "1gb")
 
 
 def test_a_user_that_is_gone(programs: Programs) -> None:

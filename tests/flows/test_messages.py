@@ -128,6 +128,22 @@ def test_the_connection_that_asks_is_lost(flows: Process, wire: Wire, server: Se
         assert wire.read() == b"here"
 
 
+def test_a_connection_breaks_before_its_messages_are_read(flows: Process, wire: Wire, server: Server) -> None:
+    """Clients are told; those whose commands came before are not concerned."""
+    with server.wire() as early, server.wire() as second:
+        number = trigger(flows, early)
+        wire.send("RG.TRIGGER", "x")
+        flows.next()
+        flows.control.abort()
+        second.ask_ok("RG._PROCESS", "CONNECT", flows.secret)
+        second.send("RG._PROCESS", "NEXT")
+        assert wire.read() == "ERR the connection of the flow process was lost: the command may have run or not"
+        wire.send("RG.TRIGGER", "y")
+        second.read()
+        second.ask_ok("RG._PROCESS", "REPLY", number, ":1")
+        assert early.read() == 1
+
+
 def test_too_many_wait(flows: Process, server: Server, wire: Wire) -> None:
     clients = [server.wire() for _ in range(5)]
     try:
@@ -258,13 +274,16 @@ def test_watches_that_are_wrong(flows: Process, words: list[Word]) -> None:
 
 
 def test_too_many_events(flows: Process, wire: Wire) -> None:
+    """Those of streams are not dropped for those of keys: their entries would wait for ever."""
     before = int(figures(wire)["events_dropped"])
-    assert flows.do("WATCH", "keys", 0, "", "prefix", "set") == b"OK"
+    assert flows.do("WATCH", "keys", 0, "", "prefix", "set", "stream", 0, "s", "exact", "") == b"OK"
     assert wire.ask("EVAL", "for i = 1, 100010 do redis.call('SET', 'k', i) end", 0) is None
     assert int(figures(wire)["events_waiting"]) == 100_000
     assert int(figures(wire)["events_dropped"]) == before + 10
     assert "too many events wait for the flow process" in flows.server.log()
-    assert len(events(flows)) == 100_000
+    wire.ask("XADD", "s", "*", "f", 1)
+    told = events(flows)
+    assert (len(told), told[-1]) == (100_001, [b"stream", 0, b"s"])
     assert figures(wire)["events_waiting"] == "0"
 
 

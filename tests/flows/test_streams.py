@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 
 from testkit.waiting import wait_for
@@ -97,6 +100,33 @@ def test_two_flows_see_all_entries(programs: Programs) -> None:
     assert programs.ask("XLEN", "s") == 20
     programs.trigger("go")
     programs.until("LRANGE", "late", 0, -1, is_=numbers(0, 20))
+
+
+def test_entries_stay_for_a_flow_whose_code_fails(programs: Programs) -> None:
+    """After the process has started anew, another flow does not trim what it has not run."""
+    collect = "GB('StreamReader').foreach(lambda x: execute('RPUSH', {!r}, x['value']['n'])).register('s')"
+    programs.register(f"execute('GET', 'broken') and 1/0\n{collect.format('late')}", "ID", "a")
+    add(programs, 1)
+    programs.until("XLEN", "s", is_=0)
+    programs.register(collect.format("out"), "ID", "b")
+    programs.ask("SET", "broken", "1")
+    end(programs)
+    add(programs, 2, 3)
+    programs.until("LRANGE", "out", 0, -1, is_=numbers(2, 4))
+    wait_for(lambda: all(b"0-0" not in group for group in programs.ask("XINFO", "GROUPS", "s")))
+    assert programs.ask("XLEN", "s") == 2
+    programs.ask("DEL", "broken")
+    end(programs)
+    programs.until("LRANGE", "late", 0, -1, is_=numbers(1, 4))
+    programs.until("XLEN", "s", is_=0)
+
+
+def end(programs: Programs) -> None:
+    """The flow process."""
+    pid = programs.figures()["pid"]
+    os.kill(int(pid), signal.SIGKILL)
+    wait_for(lambda: programs.figures()["pid"] not in (pid, "0"))
+    programs.ask("RG.PYSTATS")  # all code has run again
 
 
 def test_a_stream_made_anew(programs: Programs) -> None:
