@@ -216,10 +216,9 @@ class Sessions:
             reader.note(key)
 
     def find_streams(self) -> None:
-        """Some may have changed, and nobody has told which."""
-        for readers in self._streams.values():
-            for reader in readers:
-                reader.find()
+        """Without events: some may be lost."""
+        for reader in list(self.runtime.readers):
+            reader.find()
 
     # ---- changes
 
