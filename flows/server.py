@@ -243,7 +243,7 @@ class Control:
         return Connection(self._settings, [("RG._PROCESS", "CONNECT", self._settings.get("secret"))])
 
     def messages(self) -> list[list[Any]]:
-        """Waits for the next ones. The main thread only. "lost": some may be lost with the connection."""
+        """Waits for the next ones. The main thread only. "missed": some may be lost with the connection."""
         while True:
             try:
                 messages = self._hears.call(("RG._PROCESS", "NEXT"))

@@ -216,9 +216,10 @@ class Sessions:
             reader.note(key)
 
     def find_streams(self) -> None:
-        """Without events: some may be lost."""
-        for reader in list(self.runtime.readers):
-            reader.find()
+        """Some may have changed, and nobody has told which."""
+        for readers in self._streams.values():
+            for reader in readers:
+                reader.find()
 
     # ---- changes
 

@@ -385,7 +385,6 @@ typedef struct RedisModuleCommandInfo {
     FUNCTION(int, DictSetC, (RedisModuleDict *, void *, size_t, void *))                                               \
     FUNCTION(void *, DictGetC, (RedisModuleDict *, void *, size_t, int *))                                             \
     FUNCTION(int, DictDelC, (RedisModuleDict *, void *, size_t, void *))                                               \
-    FUNCTION(uint64_t, DictSize, (RedisModuleDict *))                                                                  \
     /* configuration */                                                                                                \
     FUNCTION(int, RegisterNumericConfig,                                                                               \
              (RedisModuleCtx *, const char *, long long, unsigned, long long, long long, RedisModuleConfigGetNumeric,  \

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import pytest
 
 from testkit.waiting import wait_for
@@ -110,21 +107,21 @@ def test_entries_stay_for_a_flow_whose_code_fails(programs: Programs) -> None:
     programs.until("XLEN", "s", is_=0)
     programs.register(collect.format("out"), "ID", "b")
     programs.ask("SET", "broken", "1")
-    end(programs)
+    start_anew(programs)
     add(programs, 2, 3)
     programs.until("LRANGE", "out", 0, -1, is_=numbers(2, 4))
     wait_for(lambda: all(b"0-0" not in group for group in programs.ask("XINFO", "GROUPS", "s")))
     assert programs.ask("XLEN", "s") == 2
     programs.ask("DEL", "broken")
-    end(programs)
+    start_anew(programs)
     programs.until("LRANGE", "late", 0, -1, is_=numbers(1, 4))
     programs.until("XLEN", "s", is_=0)
 
 
-def end(programs: Programs) -> None:
-    """The flow process."""
+def start_anew(programs: Programs) -> None:
+    """The flow process, as after each load of data."""
     pid = programs.figures()["pid"]
-    os.kill(int(pid), signal.SIGKILL)
+    assert programs.ask("DEBUG", "RELOAD") == b"OK"
     wait_for(lambda: programs.figures()["pid"] not in (pid, "0"))
     programs.ask("RG.PYSTATS")  # all code has run again
 
