@@ -431,8 +431,6 @@ int messages_are_stuck(void) {
 }
 
 int messages_next(RedisModuleCtx *ctx) {
-    queue.has_asked = 1;
-    queue.is_worked_on = 0;
     uint64_t client = RedisModule_GetClientId(ctx);
     if (client != rounds.client && next == NULL) fail_last_round();
     if (next == NULL) rounds.client = client;
