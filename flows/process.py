@@ -43,11 +43,14 @@ def main() -> None:
     # -I leaves the script's folder out. It does not stay: users' code shall not find the packages of the module.
     above = str(Path(__file__).resolve().parent.parent)
     sys.path.insert(0, above)
-    from flows import gears, requirements
-    from flows.commands import Commands
-    from flows.executions import Runtime, describe, error_token
-    from flows.server import CommandError, ConnectionLost, Control, Server, close_all, read_settings
-    from flows.sessions import Sessions
+    try:
+        from flows import gears, requirements
+        from flows.commands import Commands
+        from flows.executions import Runtime, describe, error_token
+        from flows.server import CommandError, ConnectionLost, Control, Server, close_all, read_settings
+        from flows.sessions import Sessions
+    except ModuleNotFoundError as error:
+        sys.exit(f"FLOWS yes needs the module's extra flows: {error}; {sys.executable} -m pip install {error.name}")
 
     sys.path.remove(above)
     settings = read_settings(socket.socket(fileno=PIPE))

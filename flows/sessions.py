@@ -216,9 +216,10 @@ class Sessions:
             reader.note(key)
 
     def find_streams(self) -> None:
-        """Without events: some may be lost."""
-        for reader in list(self.runtime.readers):
-            reader.find()
+        """Some may have changed, and nobody has told which."""
+        for readers in self._streams.values():
+            for reader in readers:
+                reader.find()
 
     # ---- changes
 
@@ -320,7 +321,8 @@ class Sessions:
                 if known is not None and known.registration.session not in old:
                     raise FlowError(
                         f"the trigger {reader.trigger!r} is registered already, as {known.registration.id} of the "
-                        f"session {known.registration.session.id!r}: unregister that one, or replace the session"
+                        f"session {known.registration.session.id!r}: end it by RG.UNREGISTER, or name the session in "
+                        "RG.PYEXECUTE … REPLACE_WITH"
                     )
 
     def _adopt(self, session: Session, old: list[Session]) -> None:

@@ -35,6 +35,8 @@ def bound(port: int, option: str) -> socket.socket:
         found.bind(("127.0.0.1", port))
     except OSError:
         sys.exit(f"camera: port {port} is in use; choose another one: ./examples/camera/run {option} {port + 1}")
+    except OverflowError:
+        sys.exit(f"camera: {option} is from 0 to 65535, not {port}")
     return found
 
 
@@ -110,6 +112,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="of the pages (8000)")
     parser.add_argument("--redis-port", type=int, default=0, help="of the server (a free one)")
     options = parser.parse_args()
+    if not options.rate > 0:
+        sys.exit(f"camera: --rate is above 0, not {options.rate}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
         listener = stack.enter_context(bound(options.port, "--port"))

@@ -411,12 +411,6 @@ static void next_gone(Waiter *waiter) {
 
 static void free_next(RedisModuleCtx *ctx, Waiter *waiter) { RedisModule_Free(waiter); }
 
-int messages_are_stuck(void) {
-    int are = (queue.first || queue.is_worked_on) && !queue.has_asked;
-    queue.has_asked = 0;
-    return are;
-}
-
 /* A connection may break before the process has read its last messages: whoever waits for them is told. */
 static void fail_last_round(void) {
     for (int i = 0; i < BUCKETS; i++) {
@@ -430,12 +424,18 @@ static void fail_last_round(void) {
     }
 }
 
+int messages_are_stuck(void) {
+    int are = (queue.first || queue.is_worked_on) && !queue.has_asked;
+    queue.has_asked = 0;
+    return are;
+}
+
 int messages_next(RedisModuleCtx *ctx) {
-    queue.has_asked = 1;
-    queue.is_worked_on = 0;
     uint64_t client = RedisModule_GetClientId(ctx);
     if (client != rounds.client && next == NULL) fail_last_round();
     if (next == NULL) rounds.client = client;
+    queue.has_asked = 1;
+    queue.is_worked_on = 0;
     if (queue.first) return reply_messages(ctx, NULL, 0);
     if (next) return reply_error(ctx, "another connection waits for messages");
     Waiter *waiter = RedisModule_Calloc(1, sizeof(*waiter));

@@ -288,7 +288,7 @@ static void failed(const char *reason) {
     int is_settled = monotonic_ns() - process.started > SETTLED_NS;
     process.failures = is_settled ? 1 : process.failures + 1;
     snprintf(process.last_death, sizeof(process.last_death), "%s", reason);
-    snprintf(error, sizeof(error), "ERR the flow process ended: %s", reason);
+    snprintf(error, sizeof(error), "ERR the flow process ended: %s; see the server's log", reason);
     RedisModule_Log(log_context, "warning", "flows: the flow process ended: %s", reason);
     disown(error);
 }

@@ -90,7 +90,7 @@ def test_much_output(programs: Programs) -> None:
 def test_the_process_ends(programs: Programs) -> None:
     """os._exit: the client is told, and the flows come back."""
     programs.register("import os\nGB('CommandReader').map(lambda x: os._exit(3)).register(trigger='end')")
-    assert programs.trigger("end") == Error("ERR the flow process ended: exit status 3")
+    assert programs.trigger("end") == Error("ERR the flow process ended: exit status 3; see the server's log")
     wait_for(lambda: programs.ask("RG.PYSTATS")[0] == b"TotalAllocated")
     assert len(programs.registrations()) == 1
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from testkit.wire import Error, Wire
 from tests.conftest import StartServer
 from tests.flows.kit import FLOWS, Process, figures, is_error, start
 
+ROOT = Path(__file__).resolve().parents[2]
 NO_DELAY = ("--repl-diskless-sync-delay", "0")
 
 
@@ -81,7 +85,7 @@ def test_it_is_killed(start_server: StartServer, module: Path) -> None:
         wait_for(lambda: figures(wire)["requests_waiting"] == "2")
         os.kill(flows.pid, signal.SIGKILL)
         for client in (first, second):
-            assert client.read() == "ERR the flow process ended: SIGKILL"
+            assert client.read() == "ERR the flow process ended: SIGKILL; see the server's log"
         for connection in (own, flows.control):
             with pytest.raises((ConnectionError, OSError)):
                 connection.ask("PING")
@@ -105,8 +109,18 @@ def test_it_cannot_start(start_server: StartServer, module: Path, tmp_path: Path
     server = start_server(module=module, options=FLOWS)
     with server.wire() as wire:
         for _ in range(2):
-            assert wire.ask("RG.TRIGGER", "t") == "ERR the flow process ended: exit status 7"
+            assert wire.ask("RG.TRIGGER", "t") == "ERR the flow process ended: exit status 7; see the server's log"
         assert "the flow process ended: exit status 7" in server.log()
+
+
+def test_its_packages_are_missing() -> None:
+    """-S: without what is installed."""
+    done = subprocess.run(
+        [sys.executable, "-ISB", ROOT / "flows/process.py"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    advice = r"FLOWS yes needs the module's extra flows: No module named '(\w+)'; \S+python\S* -m pip install \1\n"
+    assert re.fullmatch(advice, done.stderr)
 
 
 def test_a_python_that_is_missing(start_server: StartServer) -> None:
@@ -178,7 +192,7 @@ def test_replicas(start_server: StartServer, module: Path) -> None:
             operator.ask_ok("REPLICAOF", "127.0.0.1", replica.port)
             assert old.read().startswith(("READONLY ", "UNBLOCKED ")), "the server may be faster"
             wait_for(lambda: is_gone(flows.pid))
-            assert figures(operator)["process"] == "down"
+            wait_for(lambda: figures(operator)["process"] == "down")
         wire.ask_ok("REPLICAOF", "NO", "ONE")
         third = Process(replica)
         assert loaded(third) == {b"one": b"by file", b"two": b"by stream"}

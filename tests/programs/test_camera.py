@@ -158,3 +158,5 @@ def test_what_is_missing(tmp_path: Path) -> None:
             assert told("start", "--port", 0, option, port) == wanted
     for path, wanted in (tmp_path, f"{tmp_path} has no photographs (.jpg, .png, .webp)"), ("/no", "there is no /no"):
         assert told("camera", "--source", path) == f"camera: {wanted}\n"
+    assert told("start", "--rate", 0) == "camera: --rate is above 0, not 0.0\n"
+    assert told("start", "--port", 70000) == "camera: --port is from 0 to 65535, not 70000\n"
