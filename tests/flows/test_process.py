@@ -272,5 +272,6 @@ def test_settings_that_change(start_server: StartServer, module: Path) -> None:
         server.port = free_port()
         wire.ask_ok("CONFIG", "SET", "port", server.port)
         wait_for(lambda: is_gone(flows.pid))
+        wait_for(lambda: figures(wire)["starts"] == "2")
         assert Process(server).told["port"] == str(server.port)
         assert (figures(wire)["starts"], figures(wire)["deaths"]) == ("2", "0")
