@@ -29,6 +29,7 @@ from testkit.server import fresh_server
 
 PARTS = (
     "throughput",
+    "tuning",
     "loops",
     "beside",
     "images",

@@ -11,7 +11,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +69,7 @@ def _option(word: str, value: str | float | None) -> list[Word]:
 
 
 def _limits(
-    size: int | None,
+    size: int | str | None,
     minimum: int | None,
     wait_ms: float | None,
     queue: int | None,
@@ -308,7 +308,7 @@ class RedisAI(_Steps):
         backend: str | None = None,
         device: str = "CPU",
         tag: str | None = None,
-        batch_size: int | None = None,
+        batch_size: int | Literal["auto"] | None = None,
         min_batch_size: int | None = None,
         min_batch_timeout_ms: float | None = None,
         max_queue: int | None = None,
@@ -342,7 +342,7 @@ class RedisAI(_Steps):
         self,
         key: Key,
         *,
-        batch_size: int | None = None,
+        batch_size: int | Literal["auto"] | None = None,
         min_batch_size: int | None = None,
         min_batch_timeout_ms: float | None = None,
         max_queue: int | None = None,

@@ -15,7 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from numpy.typing import NDArray
+from redisai_module.client import DTYPES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,6 +43,9 @@ SETTINGS: dict[str, type[str] | type[int] | type[list[Any]]] = {
     "batch_size": int,
     "min_batch_size": int,
     "min_batch_timeout_ms": int,
+    "priority": str,
+    "cache_bytes": int,
+    "warmup": list,
     "inputs": list,
     "outputs": list,
 }
@@ -134,12 +140,27 @@ def _settings(path: Path) -> dict[str, Any]:
     for name, value in settings.items():
         if name not in SETTINGS:
             raise Unusable(f"cannot be loaded: {path.name} has {name!r}; there are {', '.join(SETTINGS)}")
+        if (name, value) == ("batch_size", "auto"):
+            continue
         kind = SETTINGS[name]
         items = value if isinstance(value, list) else []
         if type(value) is not kind or not all(isinstance(item, str) for item in items):
             wanted = {str: "a string", int: "a whole number", list: "a list of strings"}[kind]
             raise Unusable(f"cannot be loaded: {path.name}: {name} must be {wanted}, not {value!r}")
+    if "warmup" in settings:
+        settings["warmup"] = [_warmup(path, text) for text in settings["warmup"]]
     return settings
+
+
+def _warmup(path: Path, text: str) -> list[NDArray[Any]]:
+    """Inputs of one run: FLOAT 1 30, INT64 1."""
+    try:
+        words = [part.upper().split() for part in text.split(",")]
+        shapes = [(dtype, [int(size) for size in sizes]) for dtype, *sizes in words]
+        return [np.full(shape, "" if dtype == "STRING" else 0, DTYPES[dtype]) for dtype, shape in shapes]
+    except (KeyError, TypeError, ValueError, MemoryError):
+        wanted = 'a type and a shape for each input, as in "FLOAT 1 30, INT64 1"'
+        raise Unusable(f"cannot be loaded: {path.name}: warmup must be {wanted}, not {text!r}") from None
 
 
 # ---- a model of a Triton repository ----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 
@@ -58,6 +58,28 @@ class Limits:
     batchsize: int  # rows; a single op may have more
     minbatchsize: int = 0  # rows, at most batchsize; 0: a batch waits for nothing
     minbatchtimeout: int = 0  # ns that an op waits for the minimum; 0: for ever
+    # Times that a tuner sets (tuner.py). An op waits after one run only.
+    since: int = 0  # the end of the latest run; 0: none
+    held_from: int = 0  # ops that came earlier do not wait for the minimum
+    held_until: int = 0  # the others do, until then
+    held_priority: int = PRIORITIES - 1  # nor do ops of a higher priority than this
+    trial: int = 0  # rows: a size to be tried if it can be filled by more than half
+    sizes: list[int] = field(default_factory=list)  # rows of the next batch where up to 1, 2, 4 ... rows wait
+    is_tuned: bool = False
+
+    def most(self, waiting: int) -> int:
+        """Rows of the next batch where so many wait."""
+        if 0 < self.trial < 2 * waiting:
+            return self.trial
+        bucket = (waiting - 1).bit_length()
+        return self.sizes[bucket] if bucket < len(self.sizes) else self.batchsize
+
+    def due(self, arrival: int, priority: int) -> int:
+        """Until when an op waits for the minimum; 0: for ever."""
+        if self.since:
+            is_held = arrival >= self.held_from and priority <= self.held_priority
+            return self.held_until if is_held else arrival
+        return arrival + self.minbatchtimeout if self.minbatchtimeout else 0
 
 
 class _Group(Generic[T]):
@@ -99,6 +121,22 @@ class Batcher(Generic[T]):
             if heap:
                 bits |= 1 << priority
         return bits
+
+    @property
+    def held(self) -> int:
+        """The priorities of which ops wait because a tuner says so, as bits. end_hold() makes them ready."""
+        bits = 0
+        for deadline, _, group in self._deadlines:
+            if deadline == group.deadline and group.limits.is_tuned:
+                bits |= 1 << group.key[2]
+        return bits
+
+    def end_hold(self, priority: int) -> None:
+        """Ops of this priority wait for nothing that only a tuner wants: others would have the turn meanwhile."""
+        for group in self._groups.values():
+            if group.limits.is_tuned and group.key[2] == priority and not group.ready:
+                group.limits.minbatchsize = 0
+                self._make_ready(group)
 
     @property
     def empty(self) -> bool:
@@ -149,6 +187,11 @@ class Batcher(Generic[T]):
             if not group.ready or not group.ops:
                 self._reschedule(group)
 
+    def rows(self, key: tuple[int, int]) -> int:
+        """That wait of one model and batch key."""
+        groups = [self._groups.get((*key, priority)) for priority in range(PRIORITIES)]
+        return sum(group.rows for group in groups if group)
+
     # ---- groups ----
 
     def _siblings(self, group: _Group[T]) -> list[_Group[T]]:
@@ -171,10 +214,8 @@ class Batcher(Generic[T]):
             for sibling in siblings:
                 if sibling.ops and not sibling.ready:
                     self._make_ready(sibling)
-        elif limits.minbatchtimeout:
-            deadline = arrival + limits.minbatchtimeout
-            if not group.deadline or deadline < group.deadline:
-                self._set_deadline(group, deadline)
+        elif (deadline := limits.due(arrival, group.key[2])) and (not group.deadline or deadline < group.deadline):
+            self._set_deadline(group, deadline)
 
     def _reschedule(self, group: _Group[T]) -> None:
         """Makes a group ready or sets its deadline, after ops have left it. Forgets an empty group."""
@@ -201,7 +242,7 @@ class Batcher(Generic[T]):
 
     def _is_still_ready(self, group: _Group[T], now: int) -> bool:
         """Whether a group is ready if only the ops that a client waits for count. If not, schedules it again."""
-        minimum, timeout = group.limits.minbatchsize, group.limits.minbatchtimeout
+        minimum, due = group.limits.minbatchsize, group.limits.due
         siblings = self._siblings(group)
         rows, awaited = self._sweep_front(group, minimum)
         for sibling in siblings:
@@ -210,7 +251,7 @@ class Batcher(Generic[T]):
             awaited += more
         if rows >= minimum or (group.is_full and awaited):
             return True
-        if awaited and timeout and min(op.arrival for op in awaited) + timeout <= now:
+        if awaited and 0 < min(due(op.arrival, op.priority) for op in awaited) <= now:
             return True
         self._reschedule_all(group, siblings)
         return False
@@ -238,20 +279,21 @@ class Batcher(Generic[T]):
 
     def _cut_batch(self, group: _Group[T]) -> list[T]:
         batch: list[T] = []
-        rows = self._fill(batch, 0, group)
         siblings = self._siblings(group)
+        most = group.limits.most(group.rows + sum(sibling.rows for sibling in siblings))
+        rows = self._fill(batch, 0, most, group)
         for sibling in siblings:
-            rows = self._fill(batch, rows, sibling)
+            rows = self._fill(batch, rows, most, sibling)
         self._reschedule_all(group, siblings)
         return batch
 
-    def _fill(self, batch: list[T], rows: int, group: _Group[T]) -> int:
-        """Moves ops of the group into a batch of so many rows, as many as fit. Returns the rows that it has then."""
-        ops, batchsize = group.ops, group.limits.batchsize
+    def _fill(self, batch: list[T], rows: int, most: int, group: _Group[T]) -> int:
+        """Moves ops of the group into a batch of so many rows, up to the most. Returns the rows that it has then."""
+        ops = group.ops
         before = rows
         while ops:
             total = rows + ops[0].rows
-            if batch and total > batchsize:
+            if batch and total > most:
                 break
             rows = total
             batch.append(ops.popleft())

@@ -11,20 +11,23 @@ from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Protocol
 
-from _redisai_bridge import lib
+from _redisai_bridge import ffi, lib
 
 from .batcher import Limits
 from .ports import explained, least_inputs, ports_of
 from .protocol import Session, one_line
 from .tensors import as_array, fail, gather, scatter, set_output
+from .tuner import Tuner
 
 if TYPE_CHECKING:
-    from _redisai_bridge import CData, Op
+    from _redisai_bridge import CData, Op, Runnable
 
     from .direct import DirectRunner
     from .protocol import Array
 
 INPUTS_MISMATCH = b"Number of keys given as INPUTS here does not match model definition"
+TOLD_EVERY = 16  # runs
+FOR_EVER = 1 << 62  # ops
 OUTPUTS_MISMATCH = b"Number of keys given as OUTPUTS here does not match model definition"
 
 
@@ -36,30 +39,48 @@ class Batching:
     only what teaches nothing new.
     """
 
-    __slots__ = ("_direct", "_label", "_on_change", "_session", "is_fixed", "limits", "proven", "rows_seen")
+    __slots__ = (
+        "_direct",
+        "_label",
+        "_runnable",
+        "_session",
+        "_tuning",
+        "_under_lock",
+        "is_fixed",
+        "limits",
+        "proven",
+        "rows_seen",
+        "tuner",
+    )
 
     def __init__(
         self,
+        runnable: Runnable,
         session: Session,
         direct: DirectRunner | None,
         limits: Limits,
         label: str,
-        on_change: Callable[[], None],
+        under_lock: Callable[[Callable[[], None]], None],
     ) -> None:
-        """label names the model in the log. on_change: called when limits has changed, by any worker or the loader."""
+        """label names the model in the log. under_lock does what it is given while no worker reads limits, and lets the
+        workers know. Any worker and the loader call it."""
         self._session = session
         self._direct = direct
+        self._runnable = runnable
         self._label = label
-        self._on_change = on_change
-        self.limits = limits
+        self._under_lock = under_lock
+        self._tuning = ffi.new("Tuning *")
+        self.limits = Limits(1)
+        self.tuner: Tuner | None = None  # with BATCHSIZE auto
         self.proven = False
         self.is_fixed = False  # it has failed for one op where only batches of BATCHSIZE rows are wanted
         self.rows_seen = 0  # of the latest run whose outputs had as many rows as its inputs
+        self._set(limits)
         self._limit_direct(0)
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
         outputs = self._session.run(inputs)
-        if not self.proven and self.limits.batchsize > 1:
+        if not self.proven and self.is_on:
             self._learn(inputs, outputs)
         return outputs
 
@@ -87,21 +108,56 @@ class Batching:
 
     def disable(self, reason: str) -> None:
         """Ends batching for this model."""
-        limits = self.limits
-        if limits.batchsize > 1:
-            limits.batchsize, limits.minbatchsize, limits.minbatchtimeout = 1, 0, 0
+        if self.is_on:
             self._limit_direct(lib.ANY_ROWS)
             text = f"{self._label} runs without batches from now on: {reason}"
             lib.bridge_log(b"warning", text.encode(errors="replace"))
-            self._on_change()
+            self._under_lock(lambda: self._set(Limits(1)))
+
+    @property
+    def is_on(self) -> bool:
+        return self.limits.batchsize > 1 or self.limits.is_tuned
 
     def change(self, new: Limits) -> None:
         """Also begins batching anew where it was disabled."""
+        self._limit_direct(lib.ANY_ROWS if self.proven or new.batchsize == 1 else self.rows_seen)
+        self._under_lock(lambda: self._set(new))
+
+    def _set(self, new: Limits) -> None:
+        is_tuned = new.batchsize == lib.AUTO_BATCHSIZE
+        if is_tuned and self.tuner:
+            return
         limits = self.limits  # groups of waiting ops have this very object
         limits.batchsize, limits.minbatchsize = new.batchsize, new.minbatchsize
         limits.minbatchtimeout = new.minbatchtimeout
-        self._limit_direct(lib.ANY_ROWS if self.proven or new.batchsize == 1 else self.rows_seen)
-        self._on_change()
+        limits.since = limits.held_from = limits.held_until = limits.trial = 0
+        limits.sizes = []
+        limits.is_tuned = is_tuned
+        self.tuner = Tuner(limits, lib.AUTO_ROWS) if is_tuned else None
+        self._runnable.alone = 0 if self.is_on else FOR_EVER
+
+    # ---- BATCHSIZE auto; the caller holds the batcher's lock ----
+
+    def ran(self, tuner: Tuner, ops: int, rows: int, priority: int, begin: int, end: int) -> None:
+        if tuner is self.tuner:
+            self.limits.held_priority = priority
+            tuner.ran(rows, begin, end)
+            tuner.look(ops, end, lib.bridge_calls(self._runnable), self._runnable.alone)
+
+    def plan(self, waiting: int) -> None:
+        if self.tuner:
+            self.tuner.plan(waiting)
+
+    def begin(self, tuner: Tuner, op: Op) -> None:
+        """Before a run. Gives C, with an op of it, what AI.INFO tells of the tuner."""
+        rows = 1 if tuner.runs_alone else tuner.limits.batchsize
+        if tuner.runs % TOLD_EVERY == 0 or tuner.alone or rows != self._tuning.rows:
+            tuning = self._tuning
+            tuning.rows, tuning.wait = rows, tuner.wait
+            tuning.rates, tuning.costs = tuner.rates, tuner.costs()
+            op.tuning = tuning
+        if tuner.alone:
+            self._runnable.alone, tuner.alone = tuner.alone, 0
 
 
 class Entry(Protocol):
@@ -185,19 +241,21 @@ class ModelEntry:
 
     def may_batch(self, ops: Sequence[Op]) -> bool:
         """Whether to try these ops as one batch. Until the model is proven, only a batch with a new number of rows is
-        tried: no other would prove anything."""
+        tried: no other would prove anything. A single op is one that C can run."""
         batching = self.batching
-        if len(ops) == 1 or batching is None or batching.limits.batchsize == 1:
+        if batching is None or not batching.is_on:
             return False
+        if len(ops) == 1:
+            return batching.proven and self.direct is not None
         if batching.proven:
             return True
         rows, limits = sum([op.rows for op in ops]), batching.limits
-        if rows == limits.batchsize == limits.minbatchsize:
+        if rows == limits.batchsize == limits.minbatchsize and batching.tuner is None:
             if not batching.is_fixed and batching.rows_seen in (0, rows) and not self.is_stateful:
                 self._try_alone(ops[0])
             if batching.is_fixed:
                 return True
-        return batching.rows_seen > 0 and batching.rows_seen != rows and limits.batchsize > 1
+        return batching.rows_seen > 0 and batching.rows_seen != rows and batching.is_on
 
     def _try_alone(self, op: Op) -> None:
         """Finds out whether the model runs with fewer rows than a full batch has."""
@@ -208,8 +266,8 @@ class ModelEntry:
             self.batching.is_fixed = True
 
     def execute_as_one(self, c_ops: CData, ops: Sequence[Op]) -> str | None:
-        """Executes begun ops as one. None: they now have outputs or errors. A text: they must be executed one by one.
-        It says why the model may be unfit for batches, and is empty if the model is not the reason."""
+        """Executes begun ops as one. None: they now have outputs. A text: they must be executed one by one. It says why
+        the model may be unfit for batches, and is empty if the model is not the reason. Raises the error of all."""
         ninputs, noutputs = ops[0].ninputs, ops[0].noutputs
         if not self.least <= ninputs <= self.most or self.noutputs not in (noutputs, -1):
             return ""
@@ -232,18 +290,24 @@ class ModelEntry:
                 if self.batching is not None:
                     self.batching.is_fixed = False
                 return one_line(failure)
-            for op in ops:
-                fail(op, failure)
-        else:
-            if self.batching is not None and self.batching.is_fixed:
-                self.batching.prove()
-            names = self.outputs
-            for index in range(noutputs):
-                scatter(c_ops, ops, index, outputs[index], names[index] if names else "")
-            ops[0].input_ns, ops[0].output_ns = called - begin, perf_counter_ns() - ended
-        self.duration = duration = perf_counter_ns() - begin
-        lib.bridge_batch_ran(c_ops, len(ops), duration // 1000)
+            tuner, rows = self.batching.tuner, sum([op.rows for op in ops])
+            if tuner and not tuner.has_run(rows):
+                tuner.failed(rows)
+                return ""
+            self._note_duration(begin, c_ops, len(ops))
+            raise
+        if self.batching is not None and self.batching.is_fixed:
+            self.batching.prove()
+        names = self.outputs
+        for index in range(noutputs):
+            scatter(c_ops, ops, index, outputs[index], names[index] if names else "")
+        ops[0].input_ns, ops[0].output_ns = called - begin, perf_counter_ns() - ended
+        self._note_duration(begin, c_ops, len(ops))
         return None
+
+    def _note_duration(self, begin: int, c_ops: CData, count: int) -> None:
+        self.duration = duration = perf_counter_ns() - begin
+        lib.bridge_batch_ran(c_ops, count, duration // 1000)
 
     def _gather(self, c_ops: CData, ops: Sequence[Op]) -> list[Array] | None:
         """The inputs of a batch. None where the ops do not fit together."""
@@ -283,8 +347,9 @@ class MissingEntry:
         return False
 
 
-def execute_batch(c_ops: CData, ops: Sequence[Op], entry: Entry, finish: Callable[[CData, int], None]) -> None:
-    """Executes the begun ops of a batch, as one where that is possible, else one by one.
+def execute_batch(c_ops: CData, ops: Sequence[Op], entry: Entry, finish: Callable[[CData, int], None]) -> bool:
+    """Executes the begun ops of a batch, as one where that is possible, else one by one. Returns whether there was one
+    run, which has succeeded.
 
     c_ops is the same ops as a C array. Every op is given to finish, which must not raise."""
     model = entry if isinstance(entry, ModelEntry) else None
@@ -299,8 +364,8 @@ def execute_batch(c_ops: CData, ops: Sequence[Op], entry: Entry, finish: Callabl
                     break
                 succeeded = True
             op = ops[done]
-            if lib.bridge_is_awaited(op):  # many ops may have run since this one was begun
-                succeeded = _execute(op, entry) and succeeded
+            # Many ops may have run since this one was begun.
+            succeeded = bool(lib.bridge_is_awaited(op)) and _execute(op, entry) and succeeded
             done += 1
             finish(c_ops + (done - 1), 1)
         if doubt and succeeded and model is not None and model.batching is not None:
@@ -308,8 +373,11 @@ def execute_batch(c_ops: CData, ops: Sequence[Op], entry: Entry, finish: Callabl
     except BaseException as error:
         for op in ops[done:]:
             fail(op, error)
+        succeeded = False
+    is_one_run = done == 0 or len(ops) == 1
     if done < len(ops):
         finish(c_ops + done, len(ops) - done)
+    return is_one_run and succeeded
 
 
 def _execute(op: Op, entry: Entry) -> bool:

@@ -163,7 +163,7 @@ class Loader:
                 _warm_up(model, session, is_store)
         pool = self._open_pool(definition.device)
         direct = DirectRunner.of(runnable.backend, definition.backend, session)
-        batching = _batching(model, session, direct, pool) if model.limits.batchsize > 1 else None
+        batching = _batching(model, session, direct, pool) if _limits(model).batchsize != 1 else None
         self._entries[runnable.id] = ModelEntry(session, batching, direct)
         lists = [_c_texts(list(session.inputs or ())), _c_texts(list(session.outputs or ()))]
         lists += [_c_texts(texts_of(ports)) for ports in ports_of(session)]
@@ -184,7 +184,7 @@ class Loader:
         pool = self._pools[_device(model.base)]
         if entry.batching is not None:
             entry.batching.change(_limits(model))
-        elif model.limits.batchsize > 1:
+        elif _limits(model).batchsize != 1:
             batching = _batching(model, entry.session, entry.direct, pool)
             self._entries[id] = ModelEntry(entry.session, batching, entry.direct)
 
@@ -266,6 +266,8 @@ def _limits(model: Model) -> Limits:
     from .batcher import Limits
 
     limits = model.limits
+    if limits.batchsize == lib.AUTO_BATCHSIZE:
+        return Limits(limits.batchsize)
     if limits.batchsize <= 1:
         return Limits(1)
     timeout = min(limits.minbatchtimeout, MAX_TIMEOUT_MS) * 1_000_000 + limits.minbatchtimeout_us * 1000
@@ -275,7 +277,7 @@ def _limits(model: Model) -> Limits:
 def _batching(model: Model, session: Session, direct: DirectRunner | None, pool: WorkerPool) -> Batching:
     from .execution import Batching
 
-    return Batching(session, direct, _limits(model), _label(model), pool.apply_new_limits)
+    return Batching(ffi.cast("Runnable *", model), session, direct, _limits(model), _label(model), pool.change_limits)
 
 
 def _label(model: Model) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from _redisai_bridge import ffi, lib
 
 from .batcher import Batcher, Limits
-from .execution import Entry, MissingEntry, ModelEntry, execute_batch
+from .execution import Batching, Entry, MissingEntry, ModelEntry, execute_batch
 from .planner import plan
 from .protocol import one_line
 from .tensors import fail
@@ -52,7 +52,7 @@ class WorkerPool:
         self.report = report
         self.batcher: Batcher[Op] = Batcher(self.limits, _sweep)
         self.deadline = 0  # the one that C holds for the queue; 0: none; guarded by batcher.lock
-        self.ready = 0  # the priorities of batches that are ready, as C knows them; guarded by batcher.lock
+        self.ready = 0  # the priorities of batches that are ready or held, as C knows them; guarded by batcher.lock
         self.drops = 0  # models and scripts that the loader has dropped; only the loader writes it
         self._device = device
         self._started = 0
@@ -70,17 +70,19 @@ class WorkerPool:
         An earlier deadline that is no longer needed stays: waking in vain is cheap and rare."""
         batcher = self.batcher
         ready = batcher.ready
-        if ready != self.ready:
-            self.ready = ready
-            lib.bridge_set_batches(self.queue, ready)
+        known = ready | batcher.held  # so that no op of a lower priority has the turn while others are held
+        if known != self.ready:
+            self.ready = known
+            lib.bridge_set_batches(self.queue, known)
         if not ready:
             self._wake_at(batcher.deadline())
         elif self.size > 1:  # the only worker of a queue needs no waking: it is the caller
             self._wake_at(PAST_NS)
 
-    def apply_new_limits(self) -> None:
-        """A model's limits have changed. Workers of any queue enter."""
+    def change_limits(self, change: Callable[[], None]) -> None:
+        """Changes a model's limits. Workers of any queue enter."""
         with self.batcher.lock:
+            change()
             self.batcher.sweep()
             self._wake_at(PAST_NS if self.batcher.ready else self.batcher.deadline())
 
@@ -121,6 +123,8 @@ class Worker:
         self._kept_bits = 0  # their priorities, as C knows them
         self._next_report = 0
         self._drops = 0  # of the pool, when this worker last looked
+        self._finished = 0  # when the latest batch had run; ns
+        self._ended: tuple[Batching, tuple[int, int]] | None = None  # the latest batch, if a tuner is to plan the next
 
     def work(self) -> None:
         wait = 1
@@ -145,6 +149,8 @@ class Worker:
         count = taken.nplain
         may_batch = not wait or taken.nbatched or taken.deadline_passed or taken.sweep
         if may_batch:
+            if self._ended is not None:
+                self._plan_next(*self._ended)
             if not count and wait and self._can_skip_batcher():
                 self._run_chunk(taken.batched, 1)
                 return self._wait_next(0)
@@ -290,7 +296,8 @@ class Worker:
         taken, pool = self._taken, self._pool
         if taken.nbatched != 1 or taken.deadline_passed or taken.sweep or not pool.batcher.empty:
             return False
-        return not pool.limits(taken.batched[0]).minbatchsize
+        limits = pool.limits(taken.batched[0])
+        return not limits.minbatchsize and not limits.is_tuned
 
     def _fill_batcher(self) -> None:
         """Adds the ops for batches to the batcher. That comes before any run: another worker may be free for them."""
@@ -310,8 +317,11 @@ class Worker:
         """Returns whether there may be another batch."""
         pool = self._pool
         batcher = pool.batcher
+        turn = self._taken.priority
         with batcher.lock:
-            ops = batcher.take(monotonic_ns(), self._taken.priority)
+            if self._taken.waiting & ((1 << turn) - 1):
+                batcher.end_hold(turn)
+            ops = batcher.take(monotonic_ns(), turn)
             more = batcher.ready
             pool.schedule_next_batch()
         if ops:
@@ -320,10 +330,38 @@ class Worker:
             if count < len(ops):
                 ops = _list(c_ops, count)
             if ops:
-                execute_batch(c_ops, ops, self._entries.get(ops[0].id, _MISSING), self._finish_batch)
+                self._execute_batch(c_ops, ops, self._entries.get(ops[0].id, _MISSING))
         return more != 0
 
+    def _execute_batch(self, c_ops: CData, ops: list[Op], entry: Entry) -> None:
+        batching = entry.batching if isinstance(entry, ModelEntry) else None
+        tuner = batching.tuner if batching else None
+        if batching is None or tuner is None:
+            execute_batch(c_ops, ops, entry, self._finish_batch)
+            return
+        first, rows = ops[0], sum([op.rows for op in ops])
+        highest = max([op.priority for op in ops])
+        key = first.id, first.batch_key
+        batching.begin(tuner, first)
+        begin = monotonic_ns()
+        if execute_batch(c_ops, ops, entry, self._finish_batch):
+            with self._pool.batcher.lock:
+                batching.ran(tuner, len(ops), rows, highest, begin, self._finished)
+            self._ended = batching, key
+
+    def _plan_next(self, batching: Batching, key: tuple[int, int]) -> None:
+        """Lets the tuner plan, now that what came during the run is there."""
+        self._ended = None
+        taken, batcher = self._taken, self._pool.batcher
+        with batcher.lock:
+            waiting, end = batcher.rows(key), batching.limits.since
+            for op in _list(taken.batched, taken.nbatched):
+                if op.arrival < end and (op.id, op.batch_key) == key:
+                    waiting += op.rows
+            batching.plan(waiting)
+
     def _finish_batch(self, ops: CData, count: int) -> None:
+        self._finished = monotonic_ns()  # before clients have their answers: what they send then came after the run
         now = perf_counter_ns()
         if now > self._next_report:
             self._report(now)

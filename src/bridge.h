@@ -96,10 +96,24 @@ typedef struct Runnable {
     char *device;    /* as the client gave it, in any case */
     char *tag;
     uint64_t tag_size;
-    struct Queue *queue;         /* where its ops go; set by bridge_ready(), like the next */
-    struct Direct *direct;       /* how C runs it; NULL: Python does */
+    struct Queue *queue;   /* where its ops go; set by bridge_ready(), like the next */
+    struct Direct *direct; /* how C runs it; NULL: Python does */
+    int64_t alone; /* atomic: so many of the next ops of a model with BATCHSIZE run alone, as if it had none; Python
+                      sets it */
     struct RunnableState *state; /* C's own part (values/runnable.h) */
 } Runnable;
+
+#define AUTO_BATCHSIZE -1
+#define AUTO_SIZES 9 /* of batches: 1, 2, 4 ... */
+#define AUTO_ROWS 256
+
+/* What BATCHSIZE auto has found out, for AI.INFO. */
+typedef struct Tuning {
+    int64_t rows;              /* at most in a batch */
+    int64_t wait;              /* ns at most for the next batch */
+    int64_t rates[2];          /* ops per second when they were compared, in batches and alone; 0: they were not */
+    int64_t costs[AUTO_SIZES]; /* ns per row; 0: not known */
+} Tuning;
 
 /* Of models and ops. 0: none is said. */
 #define PRIORITY_LOW 1
@@ -110,7 +124,7 @@ typedef struct Runnable {
 /* Of a model; the rest of its definition never changes. The main thread changes a number, others read it at any time.
  */
 typedef struct ModelLimits {
-    int64_t batchsize;
+    int64_t batchsize; /* or AUTO_BATCHSIZE */
     int64_t minbatchsize;
     int64_t minbatchtimeout;    /* ms */
     int64_t minbatchtimeout_us; /* more than these ms: 0 .. 999 */
@@ -172,6 +186,7 @@ typedef struct Op {
     int64_t duration;      /* us that the worker took to convert the inputs, to run the library, and to copy the
                               outputs into tensors. The same on the direct path and in Python. In a batch, us of the
                               whole batch. -1: not executed, AI.INFO does not count it */
+    const Tuning *tuning;  /* NULL: no news */
     int64_t input_ns;      /* of the duration: converting the inputs, and copying the outputs. 0, or both, where the */
     int64_t output_ns;     /* model's latest run took less than SPLIT_NS: reading the clock would cost too much */
     int32_t is_direct;     /* its outputs or its error come from the library by the direct path */
@@ -234,6 +249,7 @@ typedef struct Taken {
     int32_t nbatched;
     int32_t nready;
     int32_t deadline_passed; /* the deadline set by bridge_set_deadline(); or a batch that is ready has the turn */
+    int32_t waiting;         /* priorities that waited for this turn, as bits */
     int32_t sweep;           /* many batched ops that were taken earlier, and have not begun, are unwanted now */
     int32_t priority;        /* that has this turn: what is in plain has it, and so shall a batch; 0: any */
     int32_t kept;            /* by the caller: priorities of ready ops that it runs next, as bits */
@@ -255,7 +271,7 @@ int bridge_run_ops(struct Queue *queue, Taken *taken, Op **ops, int n);
  * once; 0: no deadline). A queue has one deadline. */
 void bridge_set_deadline(struct Queue *queue, int64_t deadline);
 
-/* The batcher has batches of these priorities, as bits, that are ready. */
+/* The batcher has batches of these priorities, as bits, that are ready, or would be if they had the turn. */
 void bridge_set_batches(struct Queue *queue, int priorities);
 
 /* Whether the op's client still waits for an answer. */
@@ -292,6 +308,9 @@ int bridge_scatter(Op **ops, int n, int output, int dtype, int ndim, const int64
  * the sake of one of them, so that Python must run the others one by one. Else Python must run them, unless *error is
  * set: the library's text, to be freed with bridge_free. */
 int bridge_run_batch(Op **ops, int n, char **error);
+
+/* How many ops of it have run. CONFIG RESETSTAT and AI.INFO RESETSTAT begin anew with 0. */
+int64_t bridge_calls(const Runnable *runnable);
 
 /* n ops ran as one batch, which took duration us. */
 void bridge_batch_ran(Op **ops, int n, int64_t duration);

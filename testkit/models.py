@@ -224,6 +224,29 @@ def onnx_loop() -> bytes:
     return onnx_model([loop], [value("n", TensorProto.INT64, [])], [value("y", TensorProto.FLOAT, [64, 64])], [matrix])
 
 
+@cache
+def onnx_loop_by_rows() -> bytes:
+    """x FLOAT [n, 1] -> y = x, after as many rounds as the largest x."""
+    ends = [value(name, TensorProto.FLOAT, ["n", 1]) for name in "xy"]
+    state = [value(name, TensorProto.FLOAT, [64, 64]) for name in ("v", "w_out")]
+    go = [value(name, TensorProto.BOOL, []) for name in ("go", "go_out")]
+    body = helper.make_graph(
+        [helper.make_node("MatMul", ["v", "w"], ["w_out"]), helper.make_node("Identity", ["go"], ["go_out"])],
+        "body",
+        [value("i", TensorProto.INT64, []), go[0], state[0]],
+        [go[1], state[1]],
+    )
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["rounds"], to=TensorProto.INT64),
+        helper.make_node("Loop", ["rounds", "", "w"], ["v_end"], body=body),
+        helper.make_node("ReduceMax", ["v_end"], ["one"], keepdims=0),
+        helper.make_node("Mul", ["x", "one"], ["y"]),
+    ]
+    matrix = numpy_helper.from_array(np.eye(64, dtype=np.float32), "w")
+    return onnx_model(nodes, ends[:1], ends[1:], [matrix])
+
+
 def torch_blob(module: nn.Module) -> bytes:
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.script(module), buffer)

@@ -32,6 +32,7 @@ class Runnable(CData, Protocol):
     tag: CData
     tag_size: int
     queue: Queue
+    alone: int
 
 class ModelLimits(CData, Protocol):
     batchsize: int
@@ -72,6 +73,7 @@ class Op(CData, Protocol):
     nkeys: int
     nargs: int
     duration: int
+    tuning: CData
     input_ns: int
     output_ns: int
     is_direct: int
@@ -88,6 +90,7 @@ class Taken(CData, Protocol):
     nbatched: int
     nready: int
     deadline_passed: int
+    waiting: int
     sweep: int
     priority: int
     kept: int
@@ -148,6 +151,8 @@ class _Lib:
     ANY_COUNT: int
     ANY_NUMBERS: int
     ANY_ROWS: int
+    AUTO_BATCHSIZE: int
+    AUTO_ROWS: int
     DIRECT_MAX: int
     KIND_SCRIPT: int
     REPLY_STRING: int
@@ -174,6 +179,7 @@ class _Lib:
         self, ops: CData, n: int, output: int, dtype: int, ndim: int, shape: Sequence[int], data: Any, size: int
     ) -> int: ...
     def bridge_run_batch(self, ops: CData, n: int, error: CData) -> int: ...
+    def bridge_calls(self, runnable: Runnable) -> int: ...
     def bridge_batch_ran(self, ops: CData, n: int, duration: int) -> None: ...
     def bridge_fail(self, op: Op, message: bytes) -> None: ...
     def bridge_finish_ops(self, ops: CData, n: int, ready: CData, max_ready: int) -> int: ...

@@ -233,6 +233,23 @@ static void reply_times(RedisModuleCtx *ctx, const char *what, Times times) {
     }
 }
 
+/* What BATCHSIZE auto does, and why: us per row by how many rows a run has. */
+static void reply_tuning(RedisModuleCtx *ctx, const Tuning *tuning) {
+    char times[32 * AUTO_SIZES] = "";
+    int length = 0;
+    for (int i = 0; i < AUTO_SIZES; i++) {
+        double ns = (double)stats_get(&tuning->costs[i]);
+        if (ns == 0) continue;
+        length += snprintf(times + length, 32, "%s%d=%.1f", length ? "," : "", 1 << i, ns < 1e15 ? ns / 1000 : 1e12);
+    }
+    reply_number(ctx, "auto_batchsize", stats_get(&tuning->rows));
+    reply_number(ctx, "auto_wait", stats_get(&tuning->wait) / 1000);
+    reply_text(ctx, "auto_row_times", times);
+    int64_t in_batches = stats_get(&tuning->rates[0]), alone = stats_get(&tuning->rates[1]);
+    snprintf(times, sizeof(times), "batches=%lld,alone=%lld", (long long)in_batches, (long long)alone);
+    reply_text(ctx, "auto_rates", in_batches || alone ? times : "");
+}
+
 /* Pairs of a power of two, of which the last stands for any number, and how many executions had so many rows. */
 static void reply_batches(RedisModuleCtx *ctx, const Stats *stats) {
     int64_t pairs[2 * BATCH_BUCKETS];
@@ -311,7 +328,8 @@ static void reply_full(RedisModuleCtx *ctx, const Runnable *runnable, int is_mod
 static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runnable *runnable, int full) {
     const Stats *stats = &runnable->state->stats;
     int is_model = runnable->kind == KIND_MODEL;
-    RedisModule_ReplyWithArray(ctx, full ? 18 + 54 : 18);
+    int is_tuned = full && is_model && ((const Model *)runnable)->limits.batchsize == AUTO_BATCHSIZE;
+    RedisModule_ReplyWithArray(ctx, (full ? 18 + 54 : 18) + (is_tuned ? 8 : 0));
     RedisModule_ReplyWithCString(ctx, "key");
     RedisModule_ReplyWithString(ctx, key);
     reply_text(ctx, "type", is_model ? "MODEL" : "SCRIPT");
@@ -324,6 +342,7 @@ static void reply_stats(RedisModuleCtx *ctx, RedisModuleString *key, const Runna
     reply_number(ctx, "calls", stats_get(&stats->calls));
     reply_number(ctx, "errors", stats_get(&stats->errors));
     if (full) reply_full(ctx, runnable, is_model);
+    if (is_tuned) reply_tuning(ctx, &runnable->state->tuning);
 }
 
 static int reply_state(RedisModuleCtx *ctx) {

@@ -79,22 +79,35 @@ static int parse_own_limit(Parser *p, ModelLimits *limits) {
     return 0;
 }
 
+static int reply_lacking(const Parser *p, const char *word, const char *needed, int64_t needed_number) {
+    const char *format = needed_number == AUTO_BATCHSIZE ? "%s specified with %s auto" : "%s specified without %s";
+    return parse_error(p->ctx, format, word, needed);
+}
+
+static int parse_max_batch(Parser *p, ModelLimits *limits) {
+    if (p->at + 1 >= p->argc || !arg_is(p->argv[p->at + 1], "AUTO")) {
+        return parse_number(p, "BATCHSIZE", &limits->batchsize);
+    }
+    limits->batchsize = AUTO_BATCHSIZE;
+    p->at += 2;
+    return 0;
+}
+
 /* A number that needs another one. MODELSTORE looks at the value first, and a value of 0 needs nothing. */
 static int parse_dependent(Parser *p, const char *word, int64_t *number, int64_t *thousandths, const char *needed,
                            int64_t needed_number) {
-    int is_lacking = needed_number == 0 && !p->is_accepted;
-    if (is_lacking && p->dialect == MODELSET) return parse_error(p->ctx, "%s specified without %s", word, needed);
+    int is_lacking = needed_number <= 0 && !p->is_accepted;
+    if (is_lacking && p->dialect == MODELSET) return reply_lacking(p, word, needed, needed_number);
     if (parse_real(p, word, number, thousandths) == -1) return -1;
-    return is_lacking && (*number || (thousandths && *thousandths))
-               ? parse_error(p->ctx, "%s specified without %s", word, needed)
-               : 0;
+    int is_given = *number || (thousandths && *thousandths);
+    return is_lacking && is_given ? reply_lacking(p, word, needed, needed_number) : 0;
 }
 
 static int parse_batchsize(Parser *p, const Model *model) {
     if (p->dialect == MODELSET && !backend_row(model->base.backend)->modelset_batches) {
         return parse_error(p->ctx, "Auto-batching not supported by the TFLITE backend");
     }
-    return parse_number(p, "BATCHSIZE", &p->model->limits.batchsize);
+    return parse_max_batch(p, &p->model->limits);
 }
 
 static int parse_minbatchtimeout(Parser *p, ModelLimits *limits) {
@@ -264,7 +277,7 @@ COMMAND_AS(modelset, store(ctx, argv, argc, MODELSET), .name = "AI.MODELSET", .f
 
 static int parse_limit(Parser *p, ModelLimits *limits) {
     if (at_own_limit(p)) return parse_own_limit(p, limits);
-    if (at_word(p, "BATCHSIZE")) return parse_number(p, "BATCHSIZE", &limits->batchsize);
+    if (at_word(p, "BATCHSIZE")) return parse_max_batch(p, limits);
     if (at_word(p, "MINBATCHSIZE")) return parse_number(p, "MINBATCHSIZE", &limits->minbatchsize);
     if (at_word(p, "MINBATCHTIMEOUT")) {
         return parse_real(p, "MINBATCHTIMEOUT", &limits->minbatchtimeout, &limits->minbatchtimeout_us);
@@ -275,8 +288,8 @@ static int parse_limit(Parser *p, ModelLimits *limits) {
 /* A new number that would have no effect. Others may stay: BATCHSIZE 0 alone ends batching. */
 static int check_dependents(const Parser *p, const ModelLimits *old, const ModelLimits *new) {
     if (p->is_accepted) return 0;
-    if (new->minbatchsize && new->minbatchsize != old->minbatchsize && new->batchsize == 0) {
-        return parse_error(p->ctx, "MINBATCHSIZE specified without BATCHSIZE");
+    if (new->minbatchsize && new->minbatchsize != old->minbatchsize && new->batchsize <= 0) {
+        return reply_lacking(p, "MINBATCHSIZE", "BATCHSIZE", new->batchsize);
     }
     int is_other = new->minbatchtimeout != old->minbatchtimeout || new->minbatchtimeout_us != old->minbatchtimeout_us;
     if ((new->minbatchtimeout || new->minbatchtimeout_us) && is_other && new->minbatchsize == 0) {

@@ -37,7 +37,7 @@ Direct *direct_of(const Op *op) {
     Direct *direct = op->runnable->direct;
     if (direct == NULL || direct_run_of(direct) == NULL) return NULL;
     int64_t rows = __atomic_load_n(&direct->rows, __ATOMIC_RELAXED);
-    if (rows != ANY_ROWS && rows != op->rows) return NULL;
+    if (op->rows && rows != ANY_ROWS && rows != op->rows) return NULL;
     if (!has_count(op->ninputs, direct->ninputs) || !has_count(op->noutputs, direct->noutputs)) return NULL;
     for (int i = 0; i < op->ninputs; i++) {
         if (!has_type(op->inputs[i], direct->types[i]) || op->inputs[i]->owner) return NULL;

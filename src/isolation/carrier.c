@@ -318,6 +318,13 @@ static void free_slot(Process *process, uint32_t index) {
     process->first_free = index;
 }
 
+static void read_tuning(Reader *reader, const Op *op) {
+    int64_t numbers[sizeof(Tuning) / sizeof(int64_t)];
+    if (!read_number(reader)) return;
+    for (size_t i = 0; i < sizeof(Tuning) / sizeof(int64_t); i++) numbers[i] = read_number(reader);
+    if (!reader->failed) runnable_set_tuning(op->runnable, (const Tuning *)numbers);
+}
+
 /* Takes an op back with what its result says. Returns whether bridge_finish_ops is to get it. */
 static int take_result(Process *process, Op *op, Reader *reader, int has_result) {
     int is_skipped = has_result && !read_number(reader);
@@ -339,7 +346,10 @@ static int take_result(Process *process, Op *op, Reader *reader, int has_result)
     char *error = read_text(reader);
     if (failed || !has_result) bridge_fail(op, has_result ? error : "not enough memory for the outputs");
     RedisModule_Free(error);
-    if (!failed && has_result) read_outputs(process, reader, op);
+    if (!failed && has_result) {
+        read_outputs(process, reader, op);
+        read_tuning(reader, op);
+    }
     return 1;
 }
 

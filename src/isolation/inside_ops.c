@@ -189,6 +189,10 @@ static void write_result(Writer *writer, const Op *op) {
     write_number(writer, state->error != NULL);
     write_text(writer, state->error);
     for (int i = 0; i < op->noutputs; i++) write_output(writer, op->outputs[i]);
+    write_number(writer, op->tuning != NULL);
+    for (size_t i = 0; op->tuning && i < sizeof(Tuning) / sizeof(int64_t); i++) {
+        write_number(writer, ((const int64_t *)op->tuning)[i]);
+    }
 }
 
 void inside_finish(void *waiter) {

@@ -10,11 +10,17 @@
 /* FNV-1a over whole numbers. Different batches may get one key, by chance or on purpose: bridge_gather() sees that. */
 static uint64_t mix(uint64_t hash, uint64_t number) { return (hash ^ number) * 1099511628211ULL; }
 
+static int runs_alone(Runnable *runnable) {
+    return __atomic_load_n(&runnable->alone, __ATOMIC_RELAXED) > 0 &&
+           __atomic_fetch_sub(&runnable->alone, 1, __ATOMIC_RELAXED) > 0;
+}
+
 void batch_describe(Op *op) {
     const Model *model = (const Model *)op->runnable;
     if (op->runnable->kind != KIND_MODEL) return;
     int64_t batchsize = __atomic_load_n(&model->limits.batchsize, __ATOMIC_RELAXED);
-    if (batchsize <= 1) return;
+    if (batchsize == AUTO_BATCHSIZE) batchsize = AUTO_ROWS;
+    if (batchsize <= 1 || runs_alone(op->runnable)) return;
     uint64_t key = mix(mix(mix(14695981039346656037ULL, op->id), op->ninputs), op->noutputs);
     for (int i = 0; i < op->ninputs; i++) {
         const Tensor *tensor = op->inputs[i];

@@ -160,6 +160,8 @@ static void count_op(const Op *op, Totals *totals) {
     slowest_add(&op->runnable->state->slowest, run);
 }
 
+int64_t bridge_calls(const Runnable *runnable) { return stats_get(&runnable->state->stats.calls); }
+
 /* Else its client would read what the key of an output holds since an earlier run. */
 static void check_outputs(Op *op) {
     for (int i = 0; i < op->noutputs; i++) {
@@ -197,6 +199,7 @@ static int finish(Op *op, Op **ready, int max) {
     Run *run = op->run;
     int failed = op->state->error != NULL;
     int nready = 0;
+    if (op->tuning) runnable_set_tuning(op->runnable, op->tuning);
     __atomic_store_n(&op->state->status, failed ? OP_FAILED : OP_DONE, __ATOMIC_SEQ_CST);
     if (failed) {
         fail_run(run);

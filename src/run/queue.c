@@ -407,6 +407,7 @@ static void begin_turn(Queue *queue, int batched, Taken *taken, int wait) {
     int batches = __atomic_load_n(&queue->batches, __ATOMIC_RELAXED);
     int waiting = priorities_of(queue->plain) | batched | batches | taken->kept;
     for (int i = 0; i < taken->nready; i++) waiting |= 1 << taken->ready[i]->priority;
+    taken->waiting = waiting;
     taken->priority = next_turn(queue, waiting);
     if (waiting >> taken->priority > 1) sweep_plain(queue, &queue->plain[taken->priority]);
     taken->deadline_passed = wait && !queue->plain[taken->priority].first && (batches >> taken->priority & 1);

@@ -56,7 +56,7 @@ static const char *load_limits(RedisModuleIO *io, ModelLimits *limits, int encve
     limits->batchsize = (int64_t)RedisModule_LoadUnsigned(io);
     limits->minbatchsize = (int64_t)RedisModule_LoadUnsigned(io);
     if (encver >= 2) limits->minbatchtimeout = (int64_t)RedisModule_LoadUnsigned(io);
-    if (limits->batchsize < 0 || limits->minbatchsize < 0 || limits->minbatchtimeout < 0) {
+    if (limits->batchsize < AUTO_BATCHSIZE || limits->minbatchsize < 0 || limits->minbatchtimeout < 0) {
         return "impossible batch size";
     }
     const char *error = flags & WITH_MORE_LIMITS ? load_more_limits(io, limits) : NULL;
@@ -166,7 +166,12 @@ static void add_limits(Arguments *args, const ModelLimits *limits) {
     char ms[32];
     snprintf(ms, sizeof(ms), "%lld.%03d", (long long)limits->minbatchtimeout, (int)limits->minbatchtimeout_us);
     if (limits->minbatchtimeout_us == 0) *strchr(ms, '.') = '\0';
-    if (limits->batchsize) add_number(args, "BATCHSIZE", limits->batchsize);
+    if (limits->batchsize == AUTO_BATCHSIZE) {
+        add_text(args, "BATCHSIZE");
+        add_text(args, "auto");
+    } else if (limits->batchsize) {
+        add_number(args, "BATCHSIZE", limits->batchsize);
+    }
     if (limits->minbatchsize) add_number(args, "MINBATCHSIZE", limits->minbatchsize);
     if (strcmp(ms, "0")) {
         add_text(args, "MINBATCHTIMEOUT");

@@ -126,3 +126,9 @@ void runnable_set_ready(Runnable *runnable, struct Queue *queue) {
     runnable->queue = queue;
     __atomic_store_n(&runnable->state->ready, 1, __ATOMIC_RELEASE);
 }
+
+void runnable_set_tuning(Runnable *runnable, const Tuning *tuning) {
+    const int64_t *from = (const int64_t *)tuning;
+    int64_t *to = (int64_t *)&runnable->state->tuning;
+    for (size_t i = 0; i < sizeof(*tuning) / sizeof(*to); i++) __atomic_store_n(&to[i], from[i], __ATOMIC_RELAXED);
+}

@@ -18,6 +18,7 @@ typedef struct RunnableState {
     int32_t ready;                       /* atomic; once set, queue and what the loader declared never change */
     void (*destroy)(Runnable *runnable); /* frees the Model or Script and what only it has */
     Stats stats;
+    Tuning tuning;       /* atomic; of models with BATCHSIZE auto */
     struct Cache *cache; /* of a model: main thread (values/cache.h) */
     Slowest slowest;
     int64_t compiled_by;   /* atomic: the start of the engine process of its device that has compiled it (isolation/) */
@@ -62,6 +63,9 @@ void runnable_unref(Runnable *runnable);
 
 /* Whether the caller's reference is the only one. Then no other thread can take one. */
 int runnable_has_one_ref(const Runnable *runnable);
+
+/* What the tuner of a model has found out. Any thread. */
+void runnable_set_tuning(Runnable *runnable, const Tuning *tuning);
 
 /* Frees it. For the loader when it has dropped the session, and for values that the loader has never seen. */
 void runnable_destroy(Runnable *runnable);

@@ -46,9 +46,10 @@ def test_the_page(server: Server, r: Client, tmp_path: Path) -> None:
     page = "docs/load.md"
     (command,) = page_blocks(page, "Loading folders of models: redisai-load", "sh")
     printed = next(text for language, text in blocks(page) if not language)
-    (toml,) = page_blocks(page, "How files are named", "toml")
+    toml, more = page_blocks(page, "How files are named", "toml")
     right: dict[str, bytes | str] = {"text/tokens.onnx": models.onnx_mul(), "fraud.onnx": models.onnx_add()}
-    write(tmp_path / "models", {**right, "fraud.toml": toml, "README": "", ".hidden/a.onnx": ""})
+    right |= {"fraud.toml": toml, "text/tokens.toml": more}
+    write(tmp_path / "models", {**right, "README": "", ".hidden/a.onnx": ""})
     done = subprocess.run(
         ["bash", "-ec", command],
         cwd=tmp_path,
@@ -60,7 +61,9 @@ def test_the_page(server: Server, r: Client, tmp_path: Path) -> None:
     assert re.sub(r"\d+\.\d", "_", done.stdout) == re.sub(r"\d+\.\d", "_", printed), done.stderr
     found = meta(r, "fraud")
     assert (found["tag"], found["batchsize"], found["minbatchsize"], found["minbatchtimeout"]) == ("v3", 32, 8, 5)
-    assert meta(r, "text:tokens")["outputs"] == [b"product"]
+    found = meta(r, "text:tokens")
+    assert found["outputs"] == [b"product"] and found["batchsize"] == -1
+    assert (found["priority"], found["cache"], len(found["warmup"])) == ("high", 1_000_000, 2)
     assert sorted(r.keys()) == [b"fraud", b"text:tokens"], "no temporary key stays"
 
 
@@ -117,7 +120,7 @@ def test_errors(server: Server, r: Client, tmp_path: Path) -> None:
     write(tmp_path, {
         "bad.onnx": b"\x08nonsense", "good.onnx": add, "good2.onnx": add, "good2.toml": 'key = "good"',
         "taken.onnx": add, "typo.onnx": add, "typo.toml": "batchsize = 2",
-        "kind.onnx": add, "kind.toml": 'inputs = "x"',
+        "kind.onnx": add, "kind.toml": 'inputs = "x"', "cold.onnx": add, "cold.toml": 'warmup = ["FLOAT a"]',
         "broken.onnx": add, "broken.toml": "tag = ", "graph.pb": b"", "alone.toml": "",
         "ensemble/config.pbtxt": 'platform: "ensemble"', "ensemble/1/x": "",
         "empty/config.pbtxt": 'backend: "onnxruntime"', "text/config.pbtxt": "max_batch_size: many",
@@ -125,7 +128,7 @@ def test_errors(server: Server, r: Client, tmp_path: Path) -> None:
         "nograph/config.pbtxt": 'backend: "tensorflow"', "nograph/1/model.graphdef": b"",
     })  # fmt: skip
     lines, errors = load(server, tmp_path, status=1)
-    assert lines[-1] == "1 loaded, 13 failed"
+    assert lines[-1] == "1 loaded, 14 failed"
     found = {line.split(": ")[1].removeprefix(f"{tmp_path}/"): line.split(": ", 2)[2] for line in errors}
     for name, text in {
         "bad.onnx": "Failed to load model",
@@ -133,6 +136,7 @@ def test_errors(server: Server, r: Client, tmp_path: Path) -> None:
         "taken.onnx": "would replace the key taken, a string; delete that",
         "typo.onnx": "typo.toml has 'batchsize'; there are key, backend",
         "kind.onnx": "kind.toml: inputs must be a list of strings",
+        "cold.onnx": "cold.toml: warmup must be a type and a shape for each input",
         "broken.onnx": "broken.toml cannot be read: Invalid value",
         "graph.pb": "name its nodes in graph.toml",
         "alone.toml": "has no model beside it",

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from testkit import models, scripts
 from testkit.batches import Clients
@@ -157,33 +154,12 @@ def test_of_a_dag(wire: Wire, clients: Clients) -> None:
     assert wire.ask("EXISTS", "z") == 0
 
 
-@functools.cache
-def loop_by_rows() -> bytes:
-    """x FLOAT [n, 1] -> y = x, after as many rounds as the largest x."""
-    ends = [models.value(name, TensorProto.FLOAT, ["n", 1]) for name in "xy"]
-    state = [models.value(name, TensorProto.FLOAT, [64, 64]) for name in ("v", "w_out")]
-    go = [models.value(name, TensorProto.BOOL, []) for name in ("go", "go_out")]
-    body = helper.make_graph(
-        [helper.make_node("MatMul", ["v", "w"], ["w_out"]), helper.make_node("Identity", ["go"], ["go_out"])],
-        "body",
-        [models.value("i", TensorProto.INT64, []), go[0], state[0]],
-        [go[1], state[1]],
-    )
-    nodes = [
-        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
-        helper.make_node("Cast", ["most"], ["rounds"], to=TensorProto.INT64),
-        helper.make_node("Loop", ["rounds", "", "w"], ["v_end"], body=body),
-        helper.make_node("ReduceMax", ["v_end"], ["one"], keepdims=0),
-        helper.make_node("Mul", ["x", "one"], ["y"]),
-    ]
-    matrix = numpy_helper.from_array(np.eye(64, dtype=np.float32), "w")
-    return models.onnx_model(nodes, ends[:1], ends[1:], [matrix])
-
-
 @in_c
 def test_of_a_batch(wire: Wire, clients: Clients) -> None:
     """The others of its batch run again."""
-    wire.ask_ok("AI.MODELSTORE", "m", "ONNX", "CPU", "BATCHSIZE", 8, "MINBATCHSIZE", 4, "BLOB", loop_by_rows())
+    wire.ask_ok(
+        "AI.MODELSTORE", "m", "ONNX", "CPU", "BATCHSIZE", 8, "MINBATCHSIZE", 4, "BLOB", models.onnx_loop_by_rows()
+    )
     for key, rounds in ("short", 1), ("endless", 1 << 40):
         wire.ask_ok("AI.TENSORSET", key, "FLOAT", 1, 1, "VALUES", rounds)
     for rows in 4, 5:  # proves that it can be batched

@@ -255,6 +255,36 @@ def test_only_the_wanted_of_all_count() -> None:
     assert groups.take() == [*high, *more, low[1]]
 
 
+def test_a_tuned_wait_is_not_for_higher_ones() -> None:
+    limits = Limits(8, 5, since=100, held_from=50, held_until=200, held_priority=NORMAL)
+    groups = Groups(limits)
+    low, normal = groups.add(*at(LOW, 1, arrival=110)), groups.add(*at(NORMAL, 1, arrival=110))
+    assert groups.take(now=150) == [] and groups.batcher.deadline() == 200
+    high = groups.add(*at(HIGH, 1, arrival=150))
+    assert groups.take(now=150) == [*high, *normal, *low]
+
+
+def test_a_tuned_wait_ends_where_others_would_have_the_turn() -> None:
+    tuned = Limits(8, 5, since=100, held_from=50, held_until=200, is_tuned=True)
+    groups = Groups(tuned, Limits(8, 5, 100))
+    groups.add(*at(NORMAL, 1, group=1, arrival=110))
+    assert groups.batcher.held == 0, "whoever has set a minimum wants it"
+    normal = groups.add(*at(NORMAL, 1, arrival=110))
+    assert groups.batcher.held == 1 << NORMAL and not groups.batcher.ready
+    groups.batcher.end_hold(LOW)
+    assert groups.take(now=150) == []
+    groups.batcher.end_hold(NORMAL)
+    assert groups.batcher.held == 0 and groups.batcher.ready == 1 << NORMAL
+    assert groups.take(now=150) == normal
+
+
+def test_a_tuned_size_counts_the_rows_of_all() -> None:
+    groups = Groups(Limits(1, sizes=[1, 1], trial=4))
+    groups.add(*at(LOW, 1))
+    groups.add(*at(HIGH, 1, 1))
+    assert len(groups.take()) == 3
+
+
 def test_a_deadline_takes_all() -> None:
     groups = Groups(Limits(8, 5, 100))
     low, high = groups.add(*at(LOW, 1, arrival=20)), groups.add(*at(HIGH, 1, arrival=50))

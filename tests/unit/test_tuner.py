@@ -1,0 +1,254 @@
+"""BATCHSIZE auto as pure logic: clients that send again when they are answered, runs that take made-up times.
+
+What it reaches is compared with fixed settings under the same clients.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from random import Random
+
+import pytest
+
+from redisai.batcher import Batcher, Limits
+from redisai.tuner import REFRESH, SAMPLES, Tuner
+
+US, MS, SECOND = 1_000, 1_000_000, 1_000_000_000
+START = SECOND
+MAX_ROWS = 256
+
+Times = Callable[[int], int]
+
+
+def overhead(rows: int) -> int:
+    """As on an accelerator, or where weights are read from memory: more rows cost little."""
+    return 2 * MS + rows * 20 * US
+
+
+def mixed(rows: int) -> int:
+    return 300 * US + rows * 60 * US
+
+
+def compute(rows: int) -> int:
+    return rows * MS
+
+
+def tiny(rows: int) -> int:
+    return 10 * US + rows * US
+
+
+def cliff(rows: int) -> int:
+    """From 17 rows on they do not fit into a cache."""
+    return 2 * MS + rows * (20 * US if rows <= 16 else 500 * US)
+
+
+def barrier(rows: int) -> int:
+    """One row goes another way in the library than several do."""
+    return 4 * MS if rows == 1 else 16 * MS + rows * 20 * US
+
+
+@dataclass(eq=False, slots=True)
+class Op:
+    arrival: int
+    client: int
+    rows: int = 1
+    id: int = 1
+    batch_key: int = 1
+    priority: int = 2
+
+
+@dataclass(slots=True)
+class Outcome:
+    rate: float  # rows per second, in the second half
+    waits: list[int]  # ns from arrival to answer
+    tuner: Tuner | None
+    largest: int
+
+
+def serve(
+    limits: Limits, times: Times, clients: int, pause: Callable[[int], int], ms: int, is_tuned: bool, own: int = 0
+) -> Outcome:
+    """One worker, and clients that send again pause(client) after an answer. own: ns that each batch takes beside the
+    run, which the tuner is not told."""
+    tuner = Tuner(limits, MAX_ROWS) if is_tuned else None
+    batcher: Batcher[Op] = Batcher(lambda op: limits, lambda ops: ops)
+    coming = [(START + pause(client), client) for client in range(clients)]
+    heapq.heapify(coming)
+    now, end, done, largest = START, START + ms * MS, 0, 0
+    half = START + ms * MS // 2
+    waits: list[int] = []
+    ended, left, ran = False, 0, 0
+
+    def arrive() -> tuple[list[Op], list[Op]]:
+        """Those that run alone, and the others."""
+        nonlocal left
+        plain: list[Op] = []
+        came: list[Op] = []
+        while coming and coming[0][0] <= now:
+            at, client = heapq.heappop(coming)
+            (plain if left > 0 else came).append(Op(at, client))
+            left -= 1
+        return plain, came
+
+    def answer(ops: list[Op], begin: int) -> None:
+        nonlocal done, ran
+        ran += len(ops)
+        for op in ops:
+            heapq.heappush(coming, (now + pause(op.client), op.client))
+        if begin > half:
+            done += len(ops)
+            waits.extend(now - op.arrival for op in ops)
+
+    while now < end:
+        plain, came = arrive()
+        for op in plain:
+            begin = now
+            now += times(1)
+            answer([op], begin)
+        if plain and not came:
+            continue
+        if tuner and ended:
+            tuner.plan(batcher.rows((1, 1)) + sum(op.arrival < limits.since for op in came))
+            ended = False
+        batcher.add(came)
+        batch = batcher.take(now)
+        if not batch:
+            deadline = batcher.deadline()
+            later = [at for at in (coming[0][0] if coming else 0, deadline) if at]
+            now = max(now, min(later))
+            continue
+        now += own
+        if tuner and tuner.alone:
+            left, tuner.alone = tuner.alone, 0
+        begin, rows = now, len(batch)
+        now += times(rows)
+        answer(batch, begin)
+        if begin > half:
+            largest = max(largest, rows)
+        if tuner:
+            tuner.ran(rows, begin, now)
+            tuner.look(rows, now, ran, left)
+            ended = True
+    return Outcome(done * SECOND / (now - half), sorted(waits), tuner, largest)
+
+
+def tuned(times: Times, clients: int, pause: Callable[[int], int], ms: int) -> Outcome:
+    return serve(Limits(1), times, clients, pause, ms, True)
+
+
+def best_rate(times: Times, clients: int, ms: int) -> float:
+    """Of many settings, no batches among them."""
+    settings = [Limits(size) for size in (1, 16, 256)]
+    settings += [Limits(256, size, wait) for size, wait in product({clients // 2, clients}, [MS, 10 * MS]) if size > 1]
+    return max(serve(limits, times, clients, soon, ms, False).rate for limits in settings)
+
+
+def soon(client: int) -> int:
+    return (60 + 7 * (client % 40)) * US
+
+
+@pytest.mark.parametrize("clients", [1, 2, 5, 24, 100])
+@pytest.mark.parametrize("times", [overhead, mixed, compute, tiny, cliff, barrier], ids=lambda times: times.__name__)
+def test_the_rate_is_nearly_that_of_the_best_setting(times: Times, clients: int) -> None:
+    """Looks take their share of quick models, and time until they are rare."""
+    ms, longer, share = (60, 6, 0.85) if times is tiny else (700, 4, 0.9) if times is mixed else (1500, 1, 0.9)
+    assert tuned(times, clients, soon, longer * ms).rate >= share * best_rate(times, clients, ms)
+
+
+@pytest.mark.parametrize(("clients", "own"), [(1, 20 * US), (4, 20 * US), (16, 20 * US), (16, 200 * US)])
+def test_where_batches_take_longer_than_they_save_ops_run_alone(clients: int, own: int) -> None:
+    plain = serve(Limits(1), tiny, clients, soon, 100, False).rate
+    outcome = serve(Limits(1), tiny, clients, soon, 400, True, own)
+    assert outcome.tuner and outcome.tuner.runs_alone == (own > 100 * US or clients < 16)
+    assert outcome.rate >= 0.9 * plain
+
+
+@pytest.mark.parametrize(("times", "size"), [(overhead, 128), (cliff, 16), (compute, 2)], ids=str)
+def test_sizes(times: Times, size: int) -> None:
+    """compute: a cost that is equal but for rounding may make it 2."""
+    outcome = tuned(times, 100, soon, 1000)
+    assert outcome.tuner
+    assert outcome.tuner.limits.batchsize <= size
+    assert (outcome.tuner.limits.batchsize == size) or times is compute
+    assert outcome.tuner.costs()[1] == times(2) // 2
+
+
+@pytest.mark.parametrize("times", [overhead, mixed, compute, cliff], ids=lambda times: times.__name__)
+def test_few_clients_wait_no_longer_than_without_batches(times: Times) -> None:
+    """They send at any time, so that a wait for others is in vain."""
+    random = Random(1)
+
+    def seldom(client: int) -> int:
+        return int(random.expovariate(0.005) * times(1))
+
+    here = tuned(times, 10, seldom, 60_000).waits
+    random.seed(1)
+    there = serve(Limits(1), times, 10, seldom, 60_000, False).waits
+    for share in (0.5, 0.99):
+        assert here[int(len(here) * share)] <= 1.15 * there[int(len(there) * share)]
+
+
+def feed(tuner: Tuner, runs: int, rows: int, ns: int) -> None:
+    for _ in range(runs):
+        begin = tuner.limits.since + MS
+        tuner.ran(rows, begin, begin + ns)
+
+
+def test_a_change_is_followed() -> None:
+    """What was a gain is none any more."""
+    limits = Limits(1)
+    tuner = Tuner(limits, MAX_ROWS)
+    for size in (1, 2, 4, 8):
+        feed(tuner, SAMPLES, size, MS)
+    assert (limits.batchsize, limits.trial) == (8, 16)
+    feed(tuner, 60, 8, 20 * MS)
+    assert limits.batchsize == 4
+
+
+def test_a_slow_first_run_is_forgotten() -> None:
+    limits = Limits(1)
+    tuner = Tuner(limits, MAX_ROWS)
+    feed(tuner, SAMPLES, 1, MS)
+    feed(tuner, 1, 2, SECOND)
+    feed(tuner, SAMPLES - 1, 2, MS)
+    assert limits.batchsize == 2
+
+
+def test_what_is_no_gain_is_tried_seldom() -> None:
+    limits = Limits(1)
+    tuner = Tuner(limits, MAX_ROWS)
+    for size in (1, 2, 4, 8):
+        feed(tuner, SAMPLES, size, size * MS)
+    assert (limits.batchsize, limits.trial) == (1, 0)
+    feed(tuner, 2 * REFRESH, 1, MS)
+    assert (limits.batchsize, limits.trial, limits.most(1), limits.most(2)) == (1, 2, 1, 2)
+    for size in (2, 4, 8):
+        assert limits.trial == size
+        feed(tuner, 1, size, size * MS)
+    assert limits.trial == 0
+
+
+def test_a_size_that_fails_is_not_tried_again() -> None:
+    limits = Limits(1)
+    tuner = Tuner(limits, MAX_ROWS)
+    for size in (1, 2, 4):
+        feed(tuner, SAMPLES, size, MS)
+    assert limits.trial == 8 and not tuner.has_run(8) and tuner.has_run(3)
+    tuner.failed(8)
+    feed(tuner, 10 * REFRESH, 4, MS)
+    assert (limits.batchsize, limits.trial) == (4, 0)
+
+
+def test_few_rows_run_as_is_best_for_them() -> None:
+    """Two rows cost more than one, and eight cost least."""
+    limits = Limits(1)
+    tuner = Tuner(limits, MAX_ROWS)
+    for size, ms in ((1, 4), (2, 18), (4, 18), (8, 18)):
+        feed(tuner, SAMPLES, size, ms * MS)
+    assert limits.batchsize == 8
+    assert [limits.most(waiting) for waiting in (1, 2, 3, 4, 5, 8)] == [1, 1, 1, 1, 8, 8]
+    feed(tuner, 4 * REFRESH, 8, 18 * MS)
+    assert limits.most(2) == 2, "it is looked at again"
