@@ -292,6 +292,25 @@ class AtomicError(Exception):
 
 
 _LATER = (b"RG.TRIGGER", b"RG.PYEXECUTE", b"RG.GETRESULTSBLOCKING")
+# They change the connection, which belongs to all flows.
+_REFUSED = {
+    "AUTH", "HELLO", "RESET", "QUIT", "SELECT", "MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH", "SUBSCRIBE",
+    "PSUBSCRIBE", "SSUBSCRIBE", "MONITOR", "SYNC", "PSYNC", "REPLCONF", "READONLY", "READWRITE", "ASKING",
+    "CLIENT|REPLY", "CLIENT|TRACKING", "CLIENT|CACHING", "SCRIPT|DEBUG",
+}  # fmt: skip
+
+
+def check(words: Sequence[object]) -> None:
+    """Refuses commands after which the connection would not be what the next flow expects."""
+    if not words:
+        return
+    name = (words[0] if isinstance(words[0], str) else encode(words[0]).decode("utf-8", "replace")).upper()
+    if name in ("CLIENT", "SCRIPT") and len(words) > 1:
+        name += "|" + encode(words[1]).decode("utf-8", "replace").upper()
+    if name in _REFUSED:
+        raise CommandError(
+            f"ERR {name} cannot be called from a flow: it changes the connection; atomic() groups commands"
+        )
 
 
 class Server:
@@ -357,6 +376,8 @@ class Server:
 
     def exchange(self, commands: Sequence[Sequence[object]]) -> list[Any]:
         """Replies to several commands that are sent at once; error replies are among them."""
+        for words in commands:
+            check(words)
         if (block := self._open_block()) is not None:
             return [block.call(words) for words in commands]
         data = pack(commands[0]) if len(commands) == 1 else b"".join(map(pack, commands))
@@ -402,6 +423,7 @@ class Server:
         actor = self.actor()
         if self._open_block() is not None or not self.mine.is_loop:  # a flow may have a loop of its own
             return self.call(*words)
+        check(words)
         return await self._link(actor).call(pack(words))
 
     def _link(self, actor: Actor) -> Link:
