@@ -192,7 +192,7 @@ def test_replicas(start_server: StartServer, module: Path) -> None:
             operator.ask_ok("REPLICAOF", "127.0.0.1", replica.port)
             assert old.read().startswith(("READONLY ", "UNBLOCKED ")), "the server may be faster"
             wait_for(lambda: is_gone(flows.pid))
-            assert figures(operator)["process"] == "down"
+            wait_for(lambda: figures(operator)["process"] == "down")
         wire.ask_ok("REPLICAOF", "NO", "ONE")
         third = Process(replica)
         assert loaded(third) == {b"one": b"by file", b"two": b"by stream"}
