@@ -32,6 +32,7 @@ HEADER_BYTES = 65_536
 _CHUNK = 65_536  # more would be mapped and unmapped by malloc each time
 _CLOSED = "the server closed the connection before it answered: the command may have run or not"
 FRESH_SECONDS = 0.005  # so long after a reply, the same turn of a thread does not ask whether the connection is open
+LATE_SECONDS = 0.2
 LINKS = 64  # of each (user, db): a command that blocks, such as a run of a model, holds up those behind it
 
 
@@ -292,6 +293,25 @@ class AtomicError(Exception):
 
 
 _LATER = (b"RG.TRIGGER", b"RG.PYEXECUTE", b"RG.GETRESULTSBLOCKING")
+# They change the connection, which belongs to all flows.
+_REFUSED = {
+    "AUTH", "HELLO", "RESET", "QUIT", "SELECT", "MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH", "SUBSCRIBE",
+    "PSUBSCRIBE", "SSUBSCRIBE", "MONITOR", "SYNC", "PSYNC", "REPLCONF", "READONLY", "READWRITE", "ASKING",
+    "CLIENT|REPLY", "CLIENT|TRACKING", "CLIENT|CACHING", "SCRIPT|DEBUG",
+}  # fmt: skip
+
+
+def check(words: Sequence[object]) -> None:
+    """Refuses commands after which the connection would not be what the next flow expects."""
+    if not words:
+        return
+    name = (words[0] if isinstance(words[0], str) else encode(words[0]).decode("utf-8", "replace")).upper()
+    if name in ("CLIENT", "SCRIPT") and len(words) > 1:
+        name += "|" + encode(words[1]).decode("utf-8", "replace").upper()
+    if name in _REFUSED:
+        raise CommandError(
+            f"ERR {name} cannot be called from a flow: it changes the connection; atomic() groups commands"
+        )
 
 
 class Server:
@@ -303,6 +323,8 @@ class Server:
         self.nested: Any = None  # a context for commands that wait for other flows; the pool sets it
         self._links: dict[Actor, list[Link]] = {}
         self._atomic = threading.Lock()
+        self._swap = threading.Lock()
+        self._held: _Block | None = None  # who has _atomic, once the block has begun
         self._numbers = itertools.count(1)
         self._block: ContextVar[_Block | None] = ContextVar("block", default=None)
 
@@ -357,6 +379,8 @@ class Server:
 
     def exchange(self, commands: Sequence[Sequence[object]]) -> list[Any]:
         """Replies to several commands that are sent at once; error replies are among them."""
+        for words in commands:
+            check(words)
         if (block := self._open_block()) is not None:
             return [block.call(words) for words in commands]
         data = pack(commands[0]) if len(commands) == 1 else b"".join(map(pack, commands))
@@ -402,6 +426,7 @@ class Server:
         actor = self.actor()
         if self._open_block() is not None or not self.mine.is_loop:  # a flow may have a loop of its own
             return self.call(*words)
+        check(words)
         return await self._link(actor).call(pack(words))
 
     def _link(self, actor: Actor) -> Link:
@@ -432,27 +457,58 @@ class Server:
         """Between begin and end, the server runs this block's commands and nothing else; for 100 ms at most."""
         if self._open_block() is not None:
             raise RuntimeError("an atomic block is within another")
-        with self._atomic:
-            number = next(self._numbers) & 0xFFFFFFFF
-            connection = self.connection()
+        self._take_turn()
+        try:
+            actor, connection = self.actor(), self.connection()
+            del self.mine.connections[actor]  # other functions of the loop thread must not use it
             try:
+                number = next(self._numbers) & 0xFFFFFFFF
                 connection.send(pack((b"RG._ATOMIC", number)))
                 block = _Block(self.settings.pipe, number, connection)
                 block.begin()
             except BaseException:
-                self._forget(connection)
+                connection.close()
                 raise
-            token = self._block.set(block)
+        except BaseException:
+            self._atomic.release()
+            raise
+        self._held = block
+        token = self._block.set(block)
+        try:
+            yield
+        finally:
+            self._block.reset(token)
+            if self._end_turn(block, None):
+                self.mine.connections.setdefault(actor, connection)
+        block.check()
+
+    def _take_turn(self) -> None:
+        """The server ends a block after 100 ms, so nobody waits longer for one whose code goes on."""
+        while not self._atomic.acquire(timeout=0.02):
+            held = self._held
+            if held is None:
+                continue
+            if self.mine.is_loop and held.thread == threading.get_ident():
+                self._end_turn(held, "an await within an atomic block ends it where others want one")
+            elif time.monotonic() - held.begun > LATE_SECONDS:
+                self._end_turn(held, "the atomic block took longer than 100 ms")
+
+    def _end_turn(self, block: _Block, why: str | None) -> bool:
+        """False where another thread or function has ended it."""
+        with self._swap:
+            if self._held is not block:
+                return False
+            self._held = None
             try:
-                yield
+                block.end(why)
+            except (OSError, ConnectionLost):
+                block.close()
+                raise
             finally:
-                self._block.reset(token)
-                try:
-                    block.end()
-                except (OSError, ConnectionLost):
-                    self._forget(connection)
-                    raise
-            block.check()
+                self._atomic.release()
+            if why is not None:
+                block.close()
+            return True
 
 
 class _Block:
@@ -463,8 +519,10 @@ class _Block:
         self._number = number
         self._connection = connection
         self._over: str | None = None
+        self._lock = threading.Lock()
         self.is_open = True
         self.thread = threading.get_ident()
+        self.begun = 0.0
 
     def begin(self) -> None:
         waiter = poll()
@@ -473,6 +531,7 @@ class _Block:
         while True:
             ready = [fd for fd, _ in waiter.poll()]
             if self._pipe.fileno() in ready and self._frame() is not None:
+                self.begun = time.monotonic()
                 return
             if self._connection.socket.fileno() in ready:
                 reply = self._connection.receive()
@@ -495,8 +554,6 @@ class _Block:
         return data if number == self._number else None
 
     def call(self, words: Sequence[object]) -> Any:
-        if self._over is not None:
-            raise AtomicError(self._over)
         coded = [encode(word) for word in words]
         if not coded:
             raise CommandError("ERR a command has at least a name")
@@ -506,19 +563,28 @@ class _Block:
         data = b"".join(frame)
         if len(data) > 1_048_576 or len(coded) > 1_024:
             raise CommandError("ERR a command in an atomic block has 1,024 words and 1 MB at most")
-        self._pipe.sendall(data)
-        while (answer := self._frame()) is None:
-            pass
+        with self._lock:
+            if self._over is not None:
+                raise AtomicError(self._over)
+            self._pipe.sendall(data)
+            while (answer := self._frame()) is None:
+                pass
         reader = hiredis.Reader()
         reader.feed(answer)
         return reader.gets()
 
-    def end(self) -> None:
-        self.is_open = False
-        self._pipe.sendall(struct.pack("<II", self._number, 0))
-        reply = self._connection.receive()
-        if isinstance(reply, hiredis.ReplyError):
-            self._over = str(reply)
+    def end(self, why: str | None) -> None:
+        """why: its code goes on, and is refused what it wants of the block."""
+        with self._lock:
+            self.is_open = why is not None
+            self._over = why
+            self._pipe.sendall(struct.pack("<II", self._number, 0))
+            reply = self._connection.receive()
+            if isinstance(reply, hiredis.ReplyError):
+                self._over = str(reply)
+
+    def close(self) -> None:
+        self._connection.close()
 
     def check(self) -> None:
         if self._over is not None:

@@ -16,6 +16,7 @@ from testkit.waiting import wait_for
 from testkit.wire import Error, Wire
 from tests.conftest import StartServer
 from tests.flows.kit import FLOWS, Process, figures, frame, is_denial, is_error, receive, start
+from tests.flows.programs import Programs
 
 LATE = "ERR the atomic block took longer than 100 ms"
 numbers = itertools.count(1)
@@ -198,3 +199,22 @@ def test_one_transaction_for_replicas(flows: Process, own: Wire, end: socket.soc
             words = replica.read()
             found += [words] if words[0] != b"SELECT" else []  # in the transaction, or before it
         assert found[-5:-1] == [[b"MULTI"], [b"SET", b"k", b"1"], [b"INCR", b"k"], [b"EXEC"]]
+
+
+def test_awaits_within(programs: Programs) -> None:
+    """Functions of one thread: who awaits within a block loses it to the next one."""
+    code = (
+        "import asyncio\nasync def f(x):\n  with atomic():\n    await asyncio.sleep(0.05)\n"
+        "    return execute('INCR', 'n')\n"
+        "GB('CommandReader').map(f).register(trigger='t')"
+    )
+    programs.register(code)
+    assert programs.trigger("t") == [b"1"]
+    clients = [programs.server.wire() for _ in range(5)]
+    for client in clients:
+        client.send("RG.TRIGGER", "t")
+    replies = [client.read() for client in clients]
+    assert any(isinstance(reply, Error) and "an await within an atomic block" in reply for reply in replies)
+    assert programs.trigger("t")[0].isdigit()
+    for client in clients:
+        client.close()

@@ -165,3 +165,15 @@ def test_closed_files(start_server: StartServer) -> None:
         programs.execute("import os\nos.closerange(3, 1_000)")
         wait_for(lambda: programs.figures()["pid"] not in ("0", pid), what="another process")
         assert programs.trigger("t") == [b"1"]
+
+
+def test_commands_that_change_the_connection(programs: Programs) -> None:
+    """Other flows use it, too."""
+    register = "GB('CommandReader').map({0}).register(trigger='{0}')\n"
+    code = "def f(x): return execute(*x[1:])\nasync def g(x): return f(x)\n"
+    programs.register(code + register.format("f") + register.format("g"))
+    for words in ("SELECT 3", "multi", "RESET", "SUBSCRIBE x", "MONITOR", "client reply off", "PSYNC ? -1", "QUIT"):
+        for trigger in "fg":
+            assert "cannot be called from a flow" in programs.trigger(trigger, *words.split())
+    assert programs.trigger("f", "SET", "a", "b") == [b"OK"]
+    assert programs.ask("GET", "a") == b"b"
