@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from flows.executions import Execution, complain, describe, error_token, tokens
+from flows.connections import CommandError, ConnectionLost, Settings
+from flows.executions import Execution
 from flows.readers.commands import array
 from flows.registrations import Registration
-from flows.server import Actor, CommandError, ConnectionLost, Control, Settings
+from flows.replies import complain, describe, error_token, tokens
+from flows.server import Actor, Control
 from flows.sessions import RESTS, FlowError, Session, Sessions, start
 
 Answer = Callable[[list[bytes]], None]

@@ -18,8 +18,9 @@ from types import ModuleType
 from typing import Any
 
 from flows import builder
+from flows.connections import CommandError, decode, encode
 from flows.executions import Runtime
-from flows.server import ACTOR, HOOKED, CommandError, Control, Server, decode, encode
+from flows.server import ACTOR, HOOKED, Control, Server
 
 LINE_BYTES = 1_000
 LINES_A_SECOND = 200

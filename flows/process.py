@@ -46,8 +46,10 @@ def main() -> None:
     try:
         from flows import gears, requirements
         from flows.commands import Commands
-        from flows.executions import Runtime, describe, error_token
-        from flows.server import CommandError, ConnectionLost, Control, Server, close_all, read_settings
+        from flows.connections import CommandError, ConnectionLost, close_all, read_settings
+        from flows.executions import Runtime
+        from flows.replies import describe, error_token
+        from flows.server import Control, Server
         from flows.sessions import Sessions
     except ModuleNotFoundError as error:
         sys.exit(f"FLOWS yes needs the module's extra flows: {error}; {sys.executable} -m pip install {error.name}")

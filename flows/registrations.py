@@ -6,9 +6,12 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flows.executions import Execution, Lane, Runtime, describe
-from flows.server import Actor, encode
+from flows.connections import encode
+from flows.executions import Execution, Runtime
+from flows.replies import describe
+from flows.server import Actor
 from flows.steps import Step
+from flows.threads import Lane
 
 if TYPE_CHECKING:
     from flows.sessions import Session

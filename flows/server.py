@@ -1,4 +1,4 @@
-"""Connections to the server.
+"""What the process and its flows say to the server, and as whom.
 
 - Control: what the process itself says. One connection waits for messages, another says the rest.
 - A blocking connection for each thread and each (user, db) that it acts for; commands of flows go through it.
@@ -11,26 +11,32 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import socket
 import ssl
-import struct
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
-from select import POLLIN, poll
-from typing import Any, NamedTuple, TypeAlias
-from weakref import WeakSet
+from typing import Any, NamedTuple
 
 import hiredis
 
-Word: TypeAlias = str | bytes | bytearray | memoryview | int | float
-HEADER_BYTES = 65_536
-_CHUNK = 65_536  # more would be mapped and unmapped by malloc each time
-_CLOSED = "the server closed the connection before it answered: the command may have run or not"
+from flows.atomic import Block
+from flows.connections import (
+    CHUNK,
+    CLOSED,
+    CommandError,
+    Connection,
+    ConnectionLost,
+    Settings,
+    Word,
+    encode,
+    leave_child,
+    pack,
+    tls_context,
+)
+
 FRESH_SECONDS = 0.005  # so long after a reply, the same turn of a thread does not ask whether the connection is open
 LATE_SECONDS = 0.2
 LINKS = 64  # of each (user, db): a command that blocks, such as a run of a model, holds up those behind it
@@ -45,190 +51,6 @@ class Actor(NamedTuple):
 
 ACTOR: ContextVar[Actor | None] = ContextVar("actor", default=None)
 HOOKED: ContextVar[bytes | None] = ContextVar("hooked", default=None)  # the command that a hook was called for
-
-
-class CommandError(Exception):
-    """An error reply; its text is the server's."""
-
-
-class ConnectionLost(Exception):
-    """The connection was closed. What was under way may have run or not."""
-
-
-class Settings(NamedTuple):
-    """What the server said through the socket at the start."""
-
-    lines: dict[str, str]
-    pipe: socket.socket
-
-    def get(self, name: str) -> str:
-        return self.lines.get(name, "")
-
-
-def read_settings(pipe: socket.socket) -> Settings:
-    data = b""
-    while not (data.endswith(b"\n\n") or data == b"\n"):
-        more = pipe.recv(1)  # what follows belongs to atomic blocks
-        if not more or len(data) > HEADER_BYTES:
-            raise SystemExit("the server closed the socket before it said how to reach it")
-        data += more
-    lines = (line.partition(" ") for line in data.decode("utf-8", "surrogateescape").split("\n") if line)
-    return Settings({name: value for name, _, value in lines}, pipe)
-
-
-def decode(reply: Any) -> Any:
-    """Text where a reply is UTF-8, else a bytearray."""
-    if isinstance(reply, bytes):
-        try:
-            return reply.decode()
-        except UnicodeDecodeError:
-            return bytearray(reply)
-    if isinstance(reply, list):
-        return [decode(each) for each in reply]
-    if isinstance(reply, hiredis.ReplyError):
-        return CommandError(str(reply))
-    return reply
-
-
-def encode(word: object) -> bytes:
-    """The bytes of a word that a flow gives. Text that is no UTF-8 keeps its bytes where it came from bytes."""
-    if isinstance(word, str):
-        try:
-            return word.encode()
-        except UnicodeEncodeError:
-            pass
-        try:
-            return word.encode("utf-8", "surrogateescape")
-        except UnicodeEncodeError:
-            return word.encode("utf-8", "backslashreplace")
-    if isinstance(word, (bytes, bytearray, memoryview)):
-        return bytes(word)
-    if isinstance(word, (int, float)):
-        return repr(int(word) if isinstance(word, bool) else word).encode()
-    return encode(str(word))
-
-
-def pack(words: Sequence[object]) -> bytes:
-    if not words:
-        raise CommandError("ERR a command has at least a name")
-    packed: bytes
-    try:
-        packed = hiredis.pack_command(tuple(words))  # type: ignore[arg-type]
-    except (TypeError, UnicodeEncodeError):
-        packed = hiredis.pack_command(tuple(map(encode, words)))  # type: ignore[arg-type]
-    return packed
-
-
-def _open(settings: Settings) -> socket.socket:
-    """A socket to the server: its Unix socket, else TCP, else TLS."""
-    if path := settings.get("unixsocket"):
-        plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        plain.connect(path)
-        return plain
-    host = settings.get("host") or "127.0.0.1"
-    port = int(settings.get("port") or 0)
-    tcp = socket.create_connection((host, port or int(settings.get("tls_port") or 0)), timeout=30)
-    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    tcp.settimeout(None)
-    return tcp if port else _tls(settings).wrap_socket(tcp)
-
-
-def _tls(settings: Settings) -> ssl.SSLContext:
-    """The server is this machine's own, so its name is not checked; its certificate is where its authority is known."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    file, folder = settings.get("tls_ca_cert_file") or None, settings.get("tls_ca_cert_dir") or None
-    if file or folder:
-        context.load_verify_locations(file, folder)
-    else:
-        context.verify_mode = ssl.CERT_NONE
-    if certificate := settings.get("tls_cert_file"):
-        context.load_cert_chain(
-            certificate, settings.get("tls_key_file") or None, settings.get("tls_key_file_pass") or None
-        )
-    return context
-
-
-# All that are open. A process that a flow forks must not use them.
-_open_connections: WeakSet[Connection] = WeakSet()
-
-
-_process = os.getpid()
-
-
-def leave_child() -> None:
-    """A process that a flow has forked ends where it would go on as this one."""
-    if os.getpid() != _process:
-        os._exit(0)
-
-
-def close_all() -> None:
-    """In a forked process: its parent goes on with them."""
-    for connection in list(_open_connections):
-        connection.close()
-
-
-class Connection:
-    """A blocking connection. One thread at a time may use it; another may cut it off."""
-
-    def __init__(self, settings: Settings, first: Sequence[Sequence[Word]]) -> None:
-        try:
-            self.socket = _open(settings)
-        except OSError as error:
-            raise ConnectionLost(f"the server cannot be reached: {error}") from None
-        _open_connections.add(self)
-        self.used_at, self.used_in = 0.0, -1
-        self._reader = hiredis.Reader()
-        for words in first:
-            self.call(words)
-
-    def send(self, data: bytes) -> None:
-        try:
-            self.socket.sendall(data)
-        except OSError as error:
-            raise ConnectionLost(f"the connection to the server was lost ({error})") from None
-
-    def receive(self) -> Any:
-        """The next reply; an error reply is returned."""
-        while (reply := self._reader.gets()) is False:
-            try:
-                data = self.socket.recv(_CHUNK)
-            except OSError as error:
-                raise ConnectionLost(f"the connection to the server was lost ({error})") from None
-            if not data:
-                raise ConnectionLost(_CLOSED)
-            self._reader.feed(data)
-        return reply
-
-    def call(self, words: Sequence[object]) -> Any:
-        self.send(pack(words))
-        reply = self.receive()
-        if isinstance(reply, hiredis.ReplyError):
-            raise CommandError(str(reply))
-        return reply
-
-    def is_closed(self) -> bool:
-        """Whether the server has closed it while it was idle: nothing may be there to read."""
-        if isinstance(self.socket, ssl.SSLSocket):
-            waiter = poll()
-            waiter.register(self.socket, POLLIN)
-            return bool(waiter.poll(0))
-        try:
-            self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        return True
-
-    def cut(self) -> None:
-        """Ends what waits for an answer."""
-        with suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self.socket.close()
 
 
 class Control:
@@ -288,10 +110,6 @@ class _Mine(threading.local):
         self.busy: list[Connection] = []  # the one that waits for a reply: another thread may look here
 
 
-class AtomicError(Exception):
-    """The time of an atomic block is over."""
-
-
 _LATER = (b"RG.TRIGGER", b"RG.PYEXECUTE", b"RG.GETRESULTSBLOCKING")
 # They change the connection, which belongs to all flows.
 _REFUSED = {
@@ -324,9 +142,9 @@ class Server:
         self._links: dict[Actor, list[Link]] = {}
         self._atomic = threading.Lock()
         self._swap = threading.Lock()
-        self._held: _Block | None = None  # who has _atomic, once the block has begun
+        self._held: Block | None = None  # who has _atomic, once the block has begun
         self._numbers = itertools.count(1)
-        self._block: ContextVar[_Block | None] = ContextVar("block", default=None)
+        self._block: ContextVar[Block | None] = ContextVar("block", default=None)
 
     # ---- commands that wait
 
@@ -447,7 +265,7 @@ class Server:
 
     # ---- atomic blocks
 
-    def _open_block(self) -> _Block | None:
+    def _open_block(self) -> Block | None:
         """The block that this code is in. Threads and tasks that were started in it inherit the variable."""
         block = self._block.get()
         return block if block is not None and block.is_open and block.thread == threading.get_ident() else None
@@ -464,7 +282,7 @@ class Server:
             try:
                 number = next(self._numbers) & 0xFFFFFFFF
                 connection.send(pack((b"RG._ATOMIC", number)))
-                block = _Block(self.settings.pipe, number, connection)
+                block = Block(self.settings.pipe, number, connection)
                 block.begin()
             except BaseException:
                 connection.close()
@@ -493,7 +311,7 @@ class Server:
             elif time.monotonic() - held.begun > LATE_SECONDS:
                 self._end_turn(held, "the atomic block took longer than 100 ms")
 
-    def _end_turn(self, block: _Block, why: str | None) -> bool:
+    def _end_turn(self, block: Block, why: str | None) -> bool:
         """False where another thread or function has ended it."""
         with self._swap:
             if self._held is not block:
@@ -511,86 +329,6 @@ class Server:
             return True
 
 
-class _Block:
-    """One atomic block: frames through the socket that the server gave the process."""
-
-    def __init__(self, pipe: socket.socket, number: int, connection: Connection) -> None:
-        self._pipe = pipe
-        self._number = number
-        self._connection = connection
-        self._over: str | None = None
-        self._lock = threading.Lock()
-        self.is_open = True
-        self.thread = threading.get_ident()
-        self.begun = 0.0
-
-    def begin(self) -> None:
-        waiter = poll()
-        waiter.register(self._pipe, POLLIN)
-        waiter.register(self._connection.socket, POLLIN)
-        while True:
-            ready = [fd for fd, _ in waiter.poll()]
-            if self._pipe.fileno() in ready and self._frame() is not None:
-                self.begun = time.monotonic()
-                return
-            if self._connection.socket.fileno() in ready:
-                reply = self._connection.receive()
-                raise CommandError(str(reply))
-
-    def _exactly(self, size: int) -> bytes:
-        parts = []
-        while size:
-            part = self._pipe.recv(min(size, _CHUNK))
-            if not part:
-                os._exit(0)  # the server has ended
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
-
-    def _frame(self) -> bytes | None:
-        """The next frame; None where it belongs to another block."""
-        number, size = struct.unpack("<II", self._exactly(8))
-        data = self._exactly(size)
-        return data if number == self._number else None
-
-    def call(self, words: Sequence[object]) -> Any:
-        coded = [encode(word) for word in words]
-        if not coded:
-            raise CommandError("ERR a command has at least a name")
-        frame = [struct.pack("<II", self._number, len(coded))]
-        for word in coded:
-            frame += (struct.pack("<I", len(word)), word)
-        data = b"".join(frame)
-        if len(data) > 1_048_576 or len(coded) > 1_024:
-            raise CommandError("ERR a command in an atomic block has 1,024 words and 1 MB at most")
-        with self._lock:
-            if self._over is not None:
-                raise AtomicError(self._over)
-            self._pipe.sendall(data)
-            while (answer := self._frame()) is None:
-                pass
-        reader = hiredis.Reader()
-        reader.feed(answer)
-        return reader.gets()
-
-    def end(self, why: str | None) -> None:
-        """why: its code goes on, and is refused what it wants of the block."""
-        with self._lock:
-            self.is_open = why is not None
-            self._over = why
-            self._pipe.sendall(struct.pack("<II", self._number, 0))
-            reply = self._connection.receive()
-            if isinstance(reply, hiredis.ReplyError):
-                self._over = str(reply)
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def check(self) -> None:
-        if self._over is not None:
-            raise AtomicError(self._over)
-
-
 class Link(asyncio.BufferedProtocol):
     """A connection of the loop thread: commands are sent as they come, replies are told in their order."""
 
@@ -598,7 +336,7 @@ class Link(asyncio.BufferedProtocol):
         self._server = server
         self._actor = actor
         self._reader = hiredis.Reader()
-        self._buffer = bytearray(_CHUNK)
+        self._buffer = bytearray(CHUNK)
         self._waiting: deque[asyncio.Future[Any] | None] = deque()
         self._transport: asyncio.Transport | None = None
         self._opening: asyncio.Future[None] | None = None
@@ -622,7 +360,7 @@ class Link(asyncio.BufferedProtocol):
                     lambda: self,
                     settings.get("host") or "127.0.0.1",
                     int(settings.get("tls_port")),
-                    ssl=_tls(settings),
+                    ssl=tls_context(settings),
                     server_hostname="",
                 )
                 for words in self._server.greeting(self._actor):
@@ -671,5 +409,5 @@ class Link(asyncio.BufferedProtocol):
         self.is_lost = True
         for future in self._waiting:
             if future is not None and not future.done():
-                future.set_exception(ConnectionLost(_CLOSED))
+                future.set_exception(ConnectionLost(CLOSED))
         self._waiting.clear()

@@ -14,7 +14,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from flows.builder import SCRIPT, Context
-from flows.executions import Execution, Lane, Runtime, complain, describe
+from flows.connections import encode
+from flows.executions import Execution, Runtime
 from flows.readers import ForEvents, ForRun
 from flows.readers.commands import CommandReader
 from flows.readers.generators import python_records, shard_records
@@ -23,8 +24,10 @@ from flows.readers.keys import run_records as keys_records
 from flows.readers.streams import StreamReader
 from flows.readers.streams import run_records as stream_records
 from flows.registrations import Registration, Words
-from flows.server import ACTOR, Actor, Control, encode
+from flows.replies import complain, describe
+from flows.server import ACTOR, Actor, Control
 from flows.steps import Aborted, Step
+from flows.threads import Lane
 
 if TYPE_CHECKING:
     from flows.requirements import Requirements

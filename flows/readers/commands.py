@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from flows.executions import LANE_THREADS, Execution, error_token
+from flows.executions import Execution
 from flows.readers import text
 from flows.registrations import Registration, Words
+from flows.replies import error_token
+from flows.threads import LANE_THREADS
 
 
 class CommandReader:

@@ -7,9 +7,10 @@ from typing import Any
 
 import hiredis
 
+from flows.connections import CommandError, encode
 from flows.readers import scan, text
 from flows.registrations import Registration, Words, matches, watch
-from flows.server import CommandError, Server, encode
+from flows.server import Server
 
 MAX_QUEUED = 100_000
 AT_ONCE = 100  # keys whose values are read together

@@ -13,11 +13,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from flows.executions import LANE_THREADS, Execution, describe
+from flows.connections import CommandError, encode
+from flows.executions import Execution
 from flows.readers import escape, scan, text
 from flows.registrations import Registration, Words, matches, watch
-from flows.server import ACTOR, HOOKED, CommandError, Server, encode
+from flows.replies import describe
+from flows.server import ACTOR, HOOKED, Server
 from flows.steps import Each, is_async
+from flows.threads import LANE_THREADS
 
 READ = 200  # entries that are read at once, if a batch is smaller
 READ_MOST = 2_000
