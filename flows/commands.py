@@ -172,6 +172,9 @@ class Commands:
             *("numAborted", each.aborted),
             *("lastError", each.last_error),
             *("args", args),
+            *("lastRunDurationMS", round(1_000 * each.last_duration, 3)),
+            *("avgRunDurationMS", round(1_000 * each.mean_duration, 3)),
+            *("totalRunDurationMS", round(1_000 * each.total_duration, 3)),
         ]
         session = each.session
         private = {"sessionId": session.id, "user": session.actor.user, "db": session.actor.db}

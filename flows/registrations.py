@@ -122,6 +122,7 @@ class Registration:
         self.is_live = False
         self._lock = threading.Lock()
         self.triggered = self.successes = self.failures = self.aborted = 0
+        self.last_duration = self.total_duration = 0.0  # seconds, of executions that have ended
         self.last_error: str | None = None
         reader.attach(self)
 
@@ -140,6 +141,8 @@ class Registration:
 
     def note(self, execution: Execution) -> None:
         with self._lock:
+            self.last_duration = execution.duration
+            self.total_duration += execution.duration
             if execution.state == "aborted":
                 self.aborted += 1
             elif execution.errors:
@@ -148,6 +151,11 @@ class Registration:
                 self.successes += 1
             if execution.errors:
                 self.last_error = execution.errors[0]
+
+    @property
+    def mean_duration(self) -> float:
+        ended = self.successes + self.failures + self.aborted
+        return self.total_duration / ended if ended else 0.0
 
     def trouble(self, error: BaseException | str) -> None:
         """What keeps it from running."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from testkit.waiting import wait_for
 from testkit.wire import Error
 from tests.flows.programs import Programs
@@ -23,6 +25,16 @@ def test_the_first_error_is_the_reply(programs: Programs) -> None:
     assert programs.trigger("t", "a", "b") == Error("ERR ValueError: no a line (line 1, in fail)")
     assert programs.counts(name)["numFailures"] == 1
     assert programs.counts(name)["lastError"].startswith("ValueError: no a")
+
+
+def test_how_long_it_takes(programs: Programs) -> None:
+    name = programs.register("import time\nGB('CommandReader').map(lambda x: time.sleep(0.02)).register(trigger='t')")
+    assert float(programs.counts(name)["avgRunDurationMS"]) == 0
+    for _ in range(3):
+        programs.trigger("t")
+    counts = programs.counts(name)
+    last, mean, total = (float(counts[f"{each}RunDurationMS"]) for each in ("last", "avg", "total"))
+    assert min(last, mean) >= 20 and total == pytest.approx(3 * mean, abs=0.01) and total >= 60
 
 
 def test_unknown_triggers(programs: Programs) -> None:
