@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.flows.programs import Programs
 
 NUMBERS = "GB('PythonReader', defaultArg=lambda: range(5))"
@@ -63,3 +65,11 @@ def test_errors_name_the_line(programs: Programs) -> None:
     assert programs.refused("def f(:") == "ERR SyntaxError: invalid syntax (line 1)"
     results, errors = programs.execute(f"def half(x):\n  return 1 / x\n{NUMBERS}.map(half).count().run()")
     assert (results, errors) == ([b"4"], [b"ZeroDivisionError: division by zero (line 2, in half)"])
+
+
+@pytest.mark.parametrize("mode", ["async", "async_local", "sync"])
+def test_modes(programs: Programs, mode: str) -> None:
+    """All run in the flow process, after the command that caused the event."""
+    name = programs.register(f"GB('CommandReader').map(lambda x: x[1]).register(trigger='t', mode={mode!r})")
+    assert programs.counts(name)["mode"] == mode
+    assert programs.trigger("t", "x") == [b"x"]

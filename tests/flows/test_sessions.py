@@ -71,6 +71,8 @@ def test_requirements(programs: Programs) -> None:
     assert programs.execute(answers("fine"), "ID", "a", "REQUIREMENTS", "numpy", "hiredis>=1") == b"OK"
     rows = {row[3]: row for row in programs.ask("RG.PYDUMPREQS")}
     assert rows[b"numpy"][7] == b"yes"
+    again = ("ID", "a", "UPGRADE", "FORCE_REINSTALLATION", "REQUIREMENTS", "numpy")
+    assert programs.execute(answers("fine"), *again) == b"OK"  # only what is in the flows' own folder is installed anew
     assert programs.refused("pass", "REQUIREMENTS", "no such thing !").startswith("ERR ")
 
 
