@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -27,6 +27,7 @@ READ_MOST = 2_000
 READ_FIRST = 20  # then as many as READ_BYTES hold: the server copies them in one go
 READ_BYTES = 2 << 20
 COMMIT_SECONDS = 0.1
+TRIM_SECONDS = (0.1, 60.0)  # pauses between attempts to trim: the first, and the longest
 DRIVERS = 10_000
 # Moves the group, then trims: if the stream is another one by now, nothing is trimmed.
 _COMMIT = """
@@ -176,6 +177,9 @@ class Driver:
         self._moved_at = 0.0
         self._waits_since = 0.0
         self._is_timed = False  # it will be woken when its entries have waited long enough
+        self._owes_trim = False  # when it moved, it was not known which entries others need
+        self._trims_later = False  # it will be woken to do so
+        self._trim_pause = 0.0
         self._batch: list[Any] = []  # runs, or is to be run again
         self._ended: Execution | None = None
         self._parked: Execution | None = None
@@ -196,9 +200,12 @@ class Driver:
     def _submit(self) -> None:
         self._registration.runtime.pool.submit(self._registration.lane, self._run)
 
-    def _later(self, seconds: float) -> None:
+    def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
         loop = self._registration.runtime.loop.loop
-        loop.call_soon_threadsafe(loop.call_later, seconds, self._submit)
+        loop.call_soon_threadsafe(loop.call_later, seconds, function)
+
+    def _later(self, seconds: float) -> None:
+        self._call_later(seconds, self._submit)
 
     def _run(self) -> None:
         ACTOR.set(self._registration.actor)
@@ -234,6 +241,7 @@ class Driver:
         self._entries.clear()
         self._batch = []
         self._read_to = self.moved_to = None
+        self._owes_trim = False
 
     # ---- one read, and the batches in it
 
@@ -266,10 +274,16 @@ class Driver:
         self._move()
         if self._entries and self._reader.duration and not self._is_timed:
             self._is_timed = True
-            loop = self._registration.runtime.loop.loop
-            seconds = max(0.0, self._waits_since + self._reader.duration - time.monotonic())
-            loop.call_soon_threadsafe(loop.call_later, seconds, self._time_over)
+            self._call_later(max(0.0, self._waits_since + self._reader.duration - time.monotonic()), self._time_over)
+        if self._owes_trim and not self._trims_later:
+            self._trims_later = True
+            self._trim_pause = min(2 * self._trim_pause or TRIM_SECONDS[0], TRIM_SECONDS[1])
+            self._call_later(self._trim_pause, self._trim_again)
         return len(self._entries) >= size
+
+    def _trim_again(self) -> None:
+        self._trims_later = False
+        self.wake()
 
     def _time_over(self) -> None:
         self._is_timed = False
@@ -404,10 +418,15 @@ class Driver:
     def _move(self) -> None:
         """Writes the position to the stream, and trims it as far as no other registration needs its entries."""
         done = self._done_to
-        if self.moved_to is None or done == self.moved_to:
+        if self.moved_to is None or (done == self.moved_to and not self._owes_trim):
             return
         try:
             until = self._trims_to(done) if self._reader.trims else b""
+            self._owes_trim = self._reader.trims and not until
+            if self._owes_trim and done == self.moved_to:
+                return
+            if not self._owes_trim:
+                self._trim_pause = 0.0
             self._server.call("EVAL", _COMMIT, 1, self._key, self._registration.group, done, until)
         except CommandError as error:
             text = str(error)
