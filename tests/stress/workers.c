@@ -639,6 +639,7 @@ static void *loader_main(void *unused) {
 
 const char *engine_wait_started(void) { return NULL; }
 void engine_stay_mapped(void) {}
+void engine_take_environment(void) {}
 void bridge_engine_started(const char *error) { CHECK(error == NULL); }
 
 /* An engine process is this program, too. */
