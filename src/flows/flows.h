@@ -14,6 +14,9 @@ int flows_init(RedisModuleCtx *ctx); /* at load */
 
 /* ---- messages.c -------------------------------------------------------------------------------------------------- */
 
+/* A string of one's own: keys of events, and words of commands, are the server's. */
+RedisModuleString *flows_copy(const RedisModuleString *string);
+
 /* Blocks the client and passes its command on. kind: "command" or "hook". */
 int messages_pass(RedisModuleCtx *ctx, const char *kind, RedisModuleString **argv, int argc);
 

@@ -286,7 +286,7 @@ static void append_missed(void) {
     add_event(new_message("missed", 0, 0, 0));
 }
 
-static RedisModuleString *copy_of(const RedisModuleString *string) {
+RedisModuleString *flows_copy(const RedisModuleString *string) {
     size_t size;
     const char *bytes = RedisModule_StringPtrLen(string, &size);
     return RedisModule_CreateString(NULL, bytes, size);
@@ -296,7 +296,7 @@ void messages_add_event(int db, const char *event, const RedisModuleString *key)
     if (drops_event()) return;
     Message *message = new_message("event", 0, db, 2);
     message->words[0] = RedisModule_CreateString(NULL, event, strlen(event));
-    message->words[1] = copy_of(key);
+    message->words[1] = flows_copy(key);
     add_event(message);
 }
 
@@ -313,7 +313,7 @@ void messages_add_stream(int db, const RedisModuleString *key) {
     RedisModule_Free(name);
     if (!is_new) return;
     Message *message = new_message("stream", 0, db, 1);
-    message->words[0] = copy_of(key);
+    message->words[0] = flows_copy(key);
     add_event(message);
 }
 

@@ -9,7 +9,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +19,7 @@
 
 #include "engine/interpreter.h"
 #include "engine/options.h"
+#include "engine/spawn.h"
 #include "flows/flows.h"
 #include "redis/clock.h"
 
@@ -29,7 +29,6 @@
 #define MAX_PAUSE_S 10           /* between starts; the first comes at once */
 #define CRASH_NS 60000000000LL   /* one that ends within this time may end so each time */
 #define MAX_CRASHES 3            /* then it starts without running flows */
-#define FD_SOCKET 3              /* in the process */
 #define SECRET_BYTES 32
 
 /* One life of the process. The thread's, but for the tasks, which hand it to the main thread. */
@@ -78,27 +77,7 @@ static int spawn(Life *life) {
     char script[PATH_MAX];
     snprintf(script, sizeof(script), "%s/flows/process.py", options_module_folder());
     char *arguments[] = {python, "-I", script, NULL};
-    posix_spawn_file_actions_t files;
-    posix_spawn_file_actions_init(&files);
-    int high = fcntl(life->child, F_DUPFD_CLOEXEC, 10); /* out of the way of what it becomes */
-    posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_adddup2(&files, high, FD_SOCKET);
-    posix_spawn_file_actions_addclosefrom_np(&files, FD_SOCKET + 1);
-    posix_spawnattr_t attributes;
-    posix_spawnattr_init(&attributes);
-    sigset_t none, all;
-    sigemptyset(&none);
-    sigfillset(&all);
-    posix_spawnattr_setsigmask(&attributes, &none);
-    posix_spawnattr_setsigdefault(&attributes, &all);
-    posix_spawnattr_setpgroup(&attributes, 0); /* the terminal's signals are the server's */
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
-    engine_take_environment();
-    int error = posix_spawn(&life->pid, python, &files, &attributes, arguments, environ);
-    posix_spawnattr_destroy(&attributes);
-    posix_spawn_file_actions_destroy(&files);
-    close(high);
-    return error;
+    return spawn_python(python, arguments, &life->child, 1, &life->pid);
 }
 
 /* Redis waits for any child while one of its own runs, and may take the status away. */

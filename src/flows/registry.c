@@ -44,19 +44,13 @@ static void clear(Entries *list) {
     *list = (Entries){.end = &list->first};
 }
 
-static RedisModuleString *copy_of(const RedisModuleString *string) {
-    size_t size;
-    const char *bytes = RedisModule_StringPtrLen(string, &size);
-    return RedisModule_CreateString(NULL, bytes, size);
-}
-
 void registry_set(const RedisModuleString *id, const RedisModuleString *payload) {
     Entry **at = &entries.first;
     while (*at && RedisModule_StringCompare((*at)->id, id) != 0) at = &(*at)->next;
     Entry *entry = *at;
     if (entry && payload) {
         RedisModule_FreeString(NULL, entry->payload);
-        entry->payload = copy_of(payload);
+        entry->payload = flows_copy(payload);
     } else if (entry) {
         *at = entry->next;
         if (entry->next == NULL) entries.end = at;
@@ -65,7 +59,7 @@ void registry_set(const RedisModuleString *id, const RedisModuleString *payload)
         RedisModule_FreeString(NULL, entry->payload);
         RedisModule_Free(entry);
     } else if (payload) {
-        append(&entries, copy_of(id), copy_of(payload));
+        append(&entries, flows_copy(id), flows_copy(payload));
     }
 }
 

@@ -9,7 +9,6 @@
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +22,7 @@
 
 #include "engine/interpreter.h"
 #include "engine/options.h"
+#include "engine/spawn.h"
 #include "redis/latency.h"
 #include "isolation/isolation.h"
 
@@ -106,29 +106,8 @@ static int spawn(Process *process, int socket, int status) {
     snprintf(script, sizeof(script), "%s/redisai/process.py", options_module_folder());
     snprintf(module, sizeof(module), "%s/redisai.so", options_module_folder());
     char *arguments[] = {python, "-I", script, module, process->device, NULL};
-    posix_spawn_file_actions_t files;
-    posix_spawn_file_actions_init(&files);
-    /* Out of the way of the descriptors that they become. */
-    int from[] = {socket, process->memory_fd, process->event_pipe[1], status}, high[4];
-    for (int i = 0; i < 4; i++) {
-        high[i] = fcntl(from[i], F_DUPFD_CLOEXEC, 10);
-        posix_spawn_file_actions_adddup2(&files, high[i], FD_SOCKET + i);
-    }
-    posix_spawn_file_actions_addclosefrom_np(&files, FD_STATUS + 1);
-    posix_spawnattr_t attributes;
-    posix_spawnattr_init(&attributes);
-    sigset_t none, all;
-    sigemptyset(&none);
-    sigfillset(&all);
-    posix_spawnattr_setsigmask(&attributes, &none);
-    posix_spawnattr_setsigdefault(&attributes, &all);
-    posix_spawnattr_setpgroup(&attributes, 0); /* the terminal's signals are the server's */
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
-    int error = posix_spawn(&process->pid, python, &files, &attributes, arguments, environ);
-    posix_spawnattr_destroy(&attributes);
-    posix_spawn_file_actions_destroy(&files);
-    for (int i = 0; i < 4; i++) close(high[i]);
-    return error;
+    int fds[] = {socket, process->memory_fd, process->event_pipe[1], status}; /* from FD_SOCKET on */
+    return spawn_python(python, arguments, fds, 4, &process->pid);
 }
 
 static void close_all(Process *process) {
