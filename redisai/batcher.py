@@ -76,10 +76,13 @@ class Limits:
 
     def due(self, arrival: int, priority: int) -> int:
         """Until when an op waits for the minimum; 0: for ever."""
-        if self.since:
-            is_held = arrival >= self.held_from and priority <= self.held_priority
-            return self.held_until if is_held else arrival
-        return arrival + self.minbatchtimeout if self.minbatchtimeout else 0
+        if not self.minbatchtimeout and not self.since:
+            return 0
+        if priority > self.held_priority:
+            return arrival
+        if self.minbatchtimeout:
+            return arrival + self.minbatchtimeout
+        return self.held_until if arrival >= self.held_from else arrival
 
 
 class _Group(Generic[T]):

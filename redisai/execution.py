@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from _redisai_bridge import ffi, lib
 
-from .batcher import Limits
+from .batcher import PRIORITIES, Limits
 from .ports import explained, least_inputs, ports_of
 from .protocol import Session, one_line
 from .tensors import as_array, fail, gather, scatter, set_output
-from .tuner import Tuner
+from .tuner import Batch, Tuner
 
 if TYPE_CHECKING:
     from _redisai_bridge import CData, Op, Runnable
@@ -131,6 +131,7 @@ class Batching:
         limits.batchsize, limits.minbatchsize = new.batchsize, new.minbatchsize
         limits.minbatchtimeout = new.minbatchtimeout
         limits.since = limits.held_from = limits.held_until = limits.trial = 0
+        limits.held_priority = PRIORITIES - 1
         limits.sizes = []
         limits.is_tuned = is_tuned
         self.tuner = Tuner(limits, lib.AUTO_ROWS) if is_tuned else None
@@ -138,11 +139,10 @@ class Batching:
 
     # ---- BATCHSIZE auto; the caller holds the batcher's lock ----
 
-    def ran(self, tuner: Tuner, ops: int, rows: int, priority: int, begin: int, end: int) -> None:
+    def ran(self, tuner: Tuner, batch: Batch) -> None:
         if tuner is self.tuner:
-            self.limits.held_priority = priority
-            tuner.ran(rows, begin, end)
-            tuner.look(ops, end, lib.bridge_calls(self._runnable), self._runnable.alone)
+            tuner.ran(batch)
+            tuner.look(batch, lib.bridge_calls(self._runnable), self._runnable.alone)
 
     def plan(self, waiting: int) -> None:
         if self.tuner:

@@ -10,9 +10,12 @@ has just answered often send again at once. If the time that one run saves is lo
 better run as one: then the next batch waits for as many rows as were there, and no longer than it can save. Where waits
 have been no gain, the next are left out, each time four times as many.
 
-Alone: batches take time of their own, in Python, and because clients wait for each other. For quick models that may be
-more than they save, and no single time shows it. So now and then a look compares how many ops are done with batches
-and without, when ops run as if there were no BATCHSIZE. Nor does anything run in batches while ops come one by one.
+Quick models: batches take time of their own, in Python and in waking others, and clients wait for each other. No single
+time shows what is better. So batches wait for half of the rows that are there, which lets clients and a worker go on at
+the same time. Now and then a look compares how many ops are done in this way and without batches, when ops run as if
+there were no BATCHSIZE. And not every batch is judged, since that, too, takes time.
+
+Alone: nothing runs in batches while ops come one by one.
 """
 
 from __future__ import annotations
@@ -31,15 +34,20 @@ REFRESH = 128  # runs after which a size is tried again that is no gain; twice a
 NEAR, SOON = 1.25, 32  # those that take up to so many times as long are tried after so many: it may have been chance
 MAX_REST = 1023  # batches without waiting after waits in vain
 EVERY = 8  # runs after which a known size is compared again: that takes as long as a tiny run
-SLOW_NS = 500_000  # for models that take longer, what batches take of their own is nothing
+QUICK_NS = 200_000  # for an op: what batches take of their own counts then, and is not in the times of runs
+SLOW_NS = 500_000  # for an op: batches are worth it whenever run times say so
+BATCH_NS = 50_000  # what a batch takes beside its run
+GATHER_NS = 1_000_000  # that a quick batch waits
+UNSEEN = 7  # quick batches for each that is judged
 # Of a look: each so long or longer, and without batches not much longer.
 WINDOWS, WINDOW_NS, WINDOW_RUNS, WINDOW_OPS = 4, 10_000_000, 8, 64
 BETTER = 1.03  # times as many ops with batches, else they run alone
 CLEAR = 1.5  # times as many either way: two windows of each are enough
 LOOKS, MOST = 8, 0.3  # how many looks that is the mean of, and the most that one counts, as a logarithm
 HOLD, MAX_HOLD = 4, 64  # how long it holds: times what the look took; twice as long each time that it is confirmed
-LONE_RUNS = 6  # in a row that were of one op, when no other had come: the next ops run alone
-LONE_OPS, LONE_NS = 2000, 200_000_000  # how long
+LONE_RUNS = 6  # in a row that were of one op, which had not waited: the next ops run alone
+LONE_AGAIN = 2  # after that, so many are enough
+LONE_OPS, LONE_NS = 2000, 400_000_000  # how long
 
 
 @dataclass(slots=True)
@@ -51,10 +59,6 @@ class _Mean:
     count: int = 0
     latest: int = 0  # the number of the latest run
 
-    @property
-    def cost(self) -> float:
-        return self.ns / self.rows
-
     def add(self, rows: int, ns: int, number: int) -> None:
         self.count += 1
         self.latest = number
@@ -64,6 +68,18 @@ class _Mean:
             weight = 1.0 if quick else 0.0
         self.rows += (rows - self.rows) * weight
         self.ns += (ns - self.ns) * weight
+
+
+@dataclass(slots=True)
+class Batch:
+    """One that has run. Times are ns of one clock."""
+
+    ops: int
+    rows: int
+    priority: int  # the highest
+    is_lone: bool  # it is one op, which came after the end of the worker's run before
+    begin: int = 0
+    end: int = 0
 
 
 class Tuner:
@@ -86,37 +102,51 @@ class Tuner:
         self.runs_alone = False  # what the latest look has found
         self.rates = [0, 0]  # in the latest look: ops per second with batches and alone
         self._gain = 0.0  # of batches, in recent looks: the logarithm of the ratio
-        self._waiting = 0  # rows that had come during the run before
-        self._lone = 0  # runs of one op in a row, when no other had come
+        self._op_rows = 1.0  # of an op
+        self._crowd = 0.0  # rows that there are when a run ends, its own among them
+        self._is_short = False  # the latest run had fewer than it waited for
+        self._unseen = 0  # so many of the next batches need not be judged
+        self._lone = 0  # lone runs in a row
         self._now = self._done = self._left = 0  # of look()
         self._looks = self._look()
         self._choose_size()
 
     def costs(self) -> list[int]:
         """ns per row in runs of up to 1, 2, 4 ... rows; 0: not known."""
-        return [int(mean.cost) if mean.count else 0 for mean in self._means]
+        return [int(mean.ns / mean.rows) if mean.count else 0 for mean in self._means]
 
     @property
     def wait(self) -> int:
         """ns that the next batch may wait."""
         limits = self.limits
-        return limits.held_until - limits.since if limits.minbatchsize else 0
+        if not limits.minbatchsize:
+            return 0
+        return limits.minbatchtimeout or limits.held_until - limits.since
 
-    def ran(self, rows: int, begin: int, end: int) -> None:
-        """A run of so many rows has ended."""
-        limits = self.limits
+    def leaves_out(self, ops: int) -> bool:
+        """Whether the next batch, of so many ops, need not be judged. Needs no lock: a wrong count does no harm."""
+        if self._unseen <= 0 or self.alone or ops == 1 or 0 < self.limits.trial < 2 * ops:
+            return False
+        self._unseen -= 1
+        return True
+
+    def ran(self, batch: Batch) -> None:
+        limits, rows = self.limits, batch.rows
         self._rest = max(0, self._rest - 1)
-        self._judge_wait(rows, begin, end)
+        self._judge_wait(batch)
         bucket = min((rows - 1).bit_length(), len(self._means) - 1)
         self.runs += 1
+        self._op_rows += (rows / batch.ops - self._op_rows) / 8
         mean = self._means[bucket]
-        mean.add(rows, end - begin, self.runs)
+        mean.add(rows, batch.end - batch.begin, self.runs)
         if mean.count == SAMPLES:
             self._known = [mean for mean in self._means if mean.count >= SAMPLES]
-        if mean.count <= SAMPLES or self.runs % EVERY == 0 or limits.trial == 1 << bucket:
+        if mean.count <= SAMPLES or mean.count % EVERY == 0 or limits.trial == 1 << bucket:
             self._choose_size()
         self._rows = rows
-        limits.held_from, limits.since = limits.since, end
+        self._is_short = rows < limits.minbatchsize
+        limits.held_from, limits.since = limits.since, batch.end
+        limits.held_priority = batch.priority
         limits.minbatchsize = 0
 
     def has_run(self, rows: int) -> bool:
@@ -133,32 +163,40 @@ class Tuner:
         known = [bucket for bucket, mean in enumerate(means) if mean.count >= SAMPLES and bucket <= self._most]
         self._best = 0
         if known:
-            limit = min(means[bucket].cost for bucket in known) * GAIN
-            self._best = next(bucket for bucket in known if means[bucket].cost <= limit)
+            limit = min(self._cost(bucket) for bucket in known) * GAIN
+            self._best = next(bucket for bucket in known if self._cost(bucket) <= limit)
         larger = range(self._best + 1, min(self._best + REACH, self._most) + 1)
         trial = next((bucket for bucket in larger if self._is_open(bucket)), 0)
         self.limits.batchsize = 1 << self._best
         self.limits.trial = 1 << trial if trial else 0
         self.limits.sizes = [1 << self._size_for(bucket, known) for bucket in range(self._best)]
 
+    def _cost(self, bucket: int) -> float:
+        """ns per row."""
+        mean = self._means[bucket]
+        return (mean.ns + BATCH_NS) / mean.rows
+
     def _size_for(self, waiting: int, known: list[int]) -> int:
         """Where fewer rows wait than the best size has, a still smaller one may be better."""
         if self._is_open(waiting):
             return waiting
-        return min((bucket for bucket in known if bucket <= waiting), key=lambda bucket: self._means[bucket].cost)
+        return min((bucket for bucket in known if bucket <= waiting), key=self._cost)
 
     def _is_open(self, bucket: int) -> bool:
         """Whether runs of such a size are to be tried."""
-        mean, best = self._means[bucket], self._means[self._best]
+        mean = self._means[bucket]
         if mean.count < SAMPLES:
             return True
-        is_near = bucket > self._best and mean.cost < best.cost * NEAR
+        is_near = bucket > self._best and self._cost(bucket) < self._cost(self._best) * NEAR
         return self.runs - mean.latest >= (SOON if is_near else REFRESH << max(1, bucket - self._best))
 
     def plan(self, waiting: int) -> None:
         """Decides how long the next batch waits, where so many rows have come during the run."""
         limits = self.limits
-        self._waiting = waiting
+        limits.minbatchtimeout = self._unseen = 0
+        if self._known and self._op_ns <= QUICK_NS:
+            self._gather(waiting)
+            return
         self._present = max(1, waiting)
         target = min(limits.most(self._rows + waiting), self._rows + waiting)
         saving = 0.0
@@ -170,12 +208,28 @@ class Tuner:
         limits.minbatchsize = target if saving else 0
         limits.held_until = limits.since + int(saving)
 
-    def _judge_wait(self, rows: int, begin: int, end: int) -> None:
-        limits, present = self.limits, self._present
-        if not limits.minbatchsize:
+    def _gather(self, waiting: int) -> None:
+        """The same for quick models. It holds for the batches after it that are not judged, too."""
+        limits = self.limits
+        limits.minbatchsize = 0
+        if self._left > 0:
             return
-        saved = self._saving(present, rows, end - begin) if rows > present else 0.0
-        self._worth += (saved - (begin - limits.since) - self._worth) / 4
+        self._crowd += (self._rows + waiting - self._crowd) / (2 if self._is_short else 4)
+        crowd = round(self._crowd)
+        limits.minbatchsize = min(limits.most(max(1, crowd)), crowd) // 2
+        limits.minbatchtimeout = GATHER_NS
+        self._unseen = 0 if self._is_short else UNSEEN
+
+    @property
+    def _op_ns(self) -> float:
+        return self._time(self._op_rows)
+
+    def _judge_wait(self, batch: Batch) -> None:
+        limits, present = self.limits, self._present
+        if not limits.minbatchsize or limits.minbatchtimeout:
+            return
+        saved = self._saving(present, batch.rows, batch.end - batch.begin) if batch.rows > present else 0.0
+        self._worth += (saved - (batch.begin - limits.since) - self._worth) / 4
         if self._worth > 0:
             self._penalty //= 4
         else:
@@ -201,35 +255,38 @@ class Tuner:
 
     # ---- alone or in batches ----
 
-    def look(self, ops: int, now: int, done: int, left: int) -> None:
-        """After a run of so many ops. done: ops of the model that have run, in any way. left: of those that were to run
-        alone, so many have not come yet."""
-        self._lone = 0 if ops > 1 or self._waiting else self._lone + 1
-        self._now, self._done, self._left = now, done, left
+    def look(self, batch: Batch, done: int, left: int) -> None:
+        """After a run. done: ops of the model that have run, in any way. left: of those that were to run alone, so many
+        have not come yet."""
+        self._lone = self._lone + 1 if batch.is_lone else 0
+        self._now, self._done, self._left = batch.end, done, left
         self.alone = next(self._looks)
 
     def _look(self) -> Iterator[int]:
         """Gives after each run how many of the next ops are to run alone, without end."""
-        hold = HOLD
-        looks = 0
+        hold, looks = HOLD, 0
+        due = held = 0  # ops: when the next look is due, and how many lie between
         while True:
             yield 0
             if not self._known:
                 continue
             if self._lone >= LONE_RUNS:
-                self.runs_alone, self.rates = True, [0, 0]
-                yield from self._run_alone(int(min(LONE_OPS, LONE_NS / max(1, self._time(1)))))
-            elif self._time(1) > SLOW_NS:
+                self.runs_alone = True
+                yield from self._run_alone(int(min(LONE_OPS, LONE_NS / max(1, self._op_ns))))
+                self._lone = LONE_RUNS - LONE_AGAIN
+            elif self._op_ns > SLOW_NS:
                 self.runs_alone, self.rates = False, [0, 0]
-            else:
-                if not (ops := (yield from self._compare())):
-                    continue
+            elif 0 < due - self._done <= held:
+                self.runs_alone = self._gain <= 0
+                if self.runs_alone:
+                    yield from self._run_alone(due - self._done)
+            elif ops := (yield from self._compare()):
                 looks = min(looks + 1, LOOKS)
                 gain = log(max(1, self.rates[0]) / max(1, self.rates[1]) / BETTER)
                 self._gain += (max(-MOST, min(gain, MOST)) - self._gain) / looks
-                self.runs_alone = self._gain <= 0
-                hold = HOLD if (gain <= 0) != self.runs_alone else min(2 * hold, MAX_HOLD)
-                yield from (self._run_alone if self.runs_alone else self._run_batches)(hold * ops)
+                hold = HOLD if (gain <= 0) != (self._gain <= 0) else min(2 * hold, MAX_HOLD)
+                held = hold * ops
+                due = self._done + held
 
     def _compare(self) -> Generator[int, None, int]:
         """Returns how many ops the better way would have run meanwhile; 0: it was broken off."""
@@ -242,7 +299,7 @@ class Tuner:
                 if self._lone >= LONE_RUNS:
                     return 0
             rates[0] = max(rates[0], self._rate(now, done))
-            most = max(WINDOW_OPS, int(2 * WINDOW_NS / max(1, self._time(1))))  # they may take far longer
+            most = max(WINDOW_OPS, int(2 * WINDOW_NS / max(1, self._op_ns)))  # they may take far longer
             now, done = yield from self._run_alone(max(1, min(self._done - done, most)))
             rates[1] = max(rates[1], self._rate(now, done))
             if window and max(rates) > min(rates) * CLEAR:
@@ -258,11 +315,6 @@ class Tuner:
             yield 0
         self._lone = 0
         return begin
-
-    def _run_batches(self, ops: int) -> Generator[int, None, None]:
-        first = self._done
-        while 0 <= self._done - first < ops and self._lone < LONE_RUNS:
-            yield 0
 
     def _rate(self, since: int, done: int) -> int:
         """Ops per second. The server may have begun to count anew."""

@@ -21,6 +21,7 @@ from .execution import Batching, Entry, MissingEntry, ModelEntry, execute_batch
 from .planner import plan
 from .protocol import one_line
 from .tensors import fail
+from .tuner import Batch
 
 if TYPE_CHECKING:
     from _redisai_bridge import CData, Op, Queue
@@ -336,17 +337,19 @@ class Worker:
     def _execute_batch(self, c_ops: CData, ops: list[Op], entry: Entry) -> None:
         batching = entry.batching if isinstance(entry, ModelEntry) else None
         tuner = batching.tuner if batching else None
-        if batching is None or tuner is None:
+        if batching is None or tuner is None or tuner.leaves_out(len(ops)):
             execute_batch(c_ops, ops, entry, self._finish_batch)
             return
         first, rows = ops[0], sum([op.rows for op in ops])
         highest = max([op.priority for op in ops])
         key = first.id, first.batch_key
+        batch = Batch(len(ops), rows, highest, len(ops) == 1 and first.arrival >= self._finished)
         batching.begin(tuner, first)
-        begin = monotonic_ns()
+        batch.begin = monotonic_ns()
         if execute_batch(c_ops, ops, entry, self._finish_batch):
+            batch.end = self._finished
             with self._pool.batcher.lock:
-                batching.ran(tuner, len(ops), rows, highest, begin, self._finished)
+                batching.ran(tuner, batch)
             self._ended = batching, key
 
     def _plan_next(self, batching: Batching, key: tuple[int, int]) -> None:

@@ -203,6 +203,19 @@ def test_it_is_changed_under_load(wire: Wire, clients: Clients) -> None:
     wave(requests)
 
 
+def test_numbers_hold_after_it(wire: Wire, clients: Clients) -> None:
+    """What it has found out, such as which priorities wait, is forgotten."""
+    store(wire, "m", overhead(), *AUTO, "PRIORITY", "low")
+    requests = clients.each(*[1] * 4)
+    wait_for(lambda: wave(requests) and full_ai_info(wire)["auto_batchsize"] > 1, 30, "batches")
+    wire.ask_ok("AI.MODELCONFIG", "m", "BATCHSIZE", 4, "MINBATCHSIZE", 2, "MINBATCHTIMEOUT", 60_000, "PRIORITY", "high")
+    first, second = requests[:2]
+    first.send()
+    wait_for(lambda: list(ids(wire).values()) == [b"queued"], what="a request that waits for another")
+    second.send()
+    assert [first.result().rows, second.result().rows] == [2, 2]
+
+
 @pytest.mark.parametrize("saved", ["RDB", "AOF", "AOF rewritten"])
 def test_it_is_kept(start_server: StartServer, saved: str) -> None:
     arguments = ("--appendonly", "no" if saved == "RDB" else "yes", "--aof-use-rdb-preamble", "no")

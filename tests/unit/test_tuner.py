@@ -14,7 +14,7 @@ from random import Random
 import pytest
 
 from redisai.batcher import Batcher, Limits
-from redisai.tuner import REFRESH, SAMPLES, Tuner
+from redisai.tuner import REFRESH, SAMPLES, UNSEEN, Batch, Tuner
 
 US, MS, SECOND = 1_000, 1_000_000, 1_000_000_000
 START = SECOND
@@ -80,7 +80,7 @@ def serve(
     now, end, done, largest = START, START + ms * MS, 0, 0
     half = START + ms * MS // 2
     waits: list[int] = []
-    ended, left, ran = False, 0, 0
+    ended, left, ran, latest = False, 0, 0, 0
 
     def arrive() -> tuple[list[Op], list[Op]]:
         """Those that run alone, and the others."""
@@ -121,16 +121,20 @@ def serve(
             now = max(now, min(later))
             continue
         now += own
-        if tuner and tuner.alone:
+        judged = tuner is not None and not tuner.leaves_out(len(batch))
+        if tuner and judged and tuner.alone:
             left, tuner.alone = tuner.alone, 0
         begin, rows = now, len(batch)
+        is_lone = rows == 1 and batch[0].arrival >= latest
         now += times(rows)
         answer(batch, begin)
         if begin > half:
             largest = max(largest, rows)
-        if tuner:
-            tuner.ran(rows, begin, now)
-            tuner.look(rows, now, ran, left)
+        latest = now
+        if tuner and judged:
+            told = Batch(rows, rows, 2, is_lone, begin, now)
+            tuner.ran(told)
+            tuner.look(told, ran, left)
             ended = True
     return Outcome(done * SECOND / (now - half), sorted(waits), tuner, largest)
 
@@ -194,7 +198,7 @@ def test_few_clients_wait_no_longer_than_without_batches(times: Times) -> None:
 def feed(tuner: Tuner, runs: int, rows: int, ns: int) -> None:
     for _ in range(runs):
         begin = tuner.limits.since + MS
-        tuner.ran(rows, begin, begin + ns)
+        tuner.ran(Batch(rows, rows, 2, False, begin, begin + ns))
 
 
 def test_a_change_is_followed() -> None:
@@ -221,13 +225,13 @@ def test_what_is_no_gain_is_tried_seldom() -> None:
     limits = Limits(1)
     tuner = Tuner(limits, MAX_ROWS)
     for size in (1, 2, 4, 8):
-        feed(tuner, SAMPLES, size, size * MS)
+        feed(tuner, SAMPLES, size, 2 * size * MS)
     assert (limits.batchsize, limits.trial) == (1, 0)
-    feed(tuner, 2 * REFRESH, 1, MS)
+    feed(tuner, 2 * REFRESH, 1, 2 * MS)
     assert (limits.batchsize, limits.trial, limits.most(1), limits.most(2)) == (1, 2, 1, 2)
     for size in (2, 4, 8):
         assert limits.trial == size
-        feed(tuner, 1, size, size * MS)
+        feed(tuner, 1, size, 2 * size * MS)
     assert limits.trial == 0
 
 
@@ -252,3 +256,73 @@ def test_few_rows_run_as_is_best_for_them() -> None:
     assert [limits.most(waiting) for waiting in (1, 2, 3, 4, 5, 8)] == [1, 1, 1, 1, 8, 8]
     feed(tuner, 4 * REFRESH, 8, 18 * MS)
     assert limits.most(2) == 2, "it is looked at again"
+
+
+def judge(tuner: Tuner, rows: int, waiting: int, ns: int = 30 * US) -> None:
+    begin = tuner.limits.since + 50 * US
+    batch = Batch(rows, rows, 2, False, begin, begin + ns)
+    tuner.ran(batch)
+    tuner.look(batch, 0, 0)
+    tuner.plan(waiting)
+
+
+def test_quick_batches_wait_for_half_of_the_rows() -> None:
+    limits = Limits(1)
+    tuner = Tuner(limits, MAX_ROWS)
+    for size in (1, 2, 4, 8, 16, 32):
+        feed(tuner, SAMPLES, size, 30 * US)
+    for _ in range(30):
+        judge(tuner, 20, 12)
+    assert (limits.minbatchsize, limits.due(SECOND, 2), limits.due(SECOND, 3)) == (16, SECOND + MS, SECOND)
+    judge(tuner, 2, 0)
+    assert limits.minbatchsize <= 9, "many clients have left"
+
+
+def test_few_of_many_quick_batches_are_judged() -> None:
+    limits = Limits(1)
+    tuner = Tuner(limits, MAX_ROWS)
+    for size in (1, 2, 4, 8, 16, 32, 64, 128):
+        feed(tuner, SAMPLES, size, 30 * US)
+    assert not tuner.leaves_out(20)
+    judge(tuner, 20, 12)
+    assert [tuner.leaves_out(20) for _ in range(UNSEEN + 1)] == [True] * UNSEEN + [False]
+    judge(tuner, 20, 12)
+    assert not tuner.leaves_out(1), "it may be lone"
+    limits.trial = 32
+    assert not tuner.leaves_out(20), "this size is tried"
+    limits.trial, tuner.alone = 0, 100
+    assert not tuner.leaves_out(20), "a look goes on"
+    tuner.alone = 0
+    for size in (1, 2):
+        feed(tuner, 40, size, MS)
+    judge(tuner, 20, 12)
+    assert not tuner.leaves_out(20), "a slow model"
+
+
+def test_one_lone_client_does_not_end_what_was_found_for_many() -> None:
+    """Its ops run alone; once there are others again, no new look is needed."""
+    tuner = Tuner(Limits(1), MAX_ROWS)
+    for size in (1, 2, 4, 8, 16):
+        feed(tuner, SAMPLES, size, 30 * US)
+    now, done, alone = SECOND, 0, 0
+
+    def run(ops: int) -> bool:
+        """Each batch serves ten times as many ops as the same time without batches. Returns whether ops run alone."""
+        nonlocal now, done, alone
+        now += MS
+        done += 1 if alone else 10 * ops
+        tuner.look(Batch(ops, ops, 2, ops == 1, now - MS, now), done, alone)
+        alone = max(0, alone - 1) if alone else min(tuner.alone, 20)
+        return alone > 0
+
+    while not tuner.rates[1]:
+        run(16)
+    found = list(tuner.rates)
+    assert found[0] > 2 * found[1]
+    while not run(1):
+        pass
+    while run(1):
+        pass
+    assert tuner.runs_alone
+    assert [run(16) for _ in range(8)] == [False] * 8 and not tuner.runs_alone
+    assert tuner.rates == found
