@@ -99,8 +99,8 @@ void bindings_of_key(RedisModuleCtx *ctx, RedisModuleString *key, BindingVisit v
 
 /* ---- pending.c --------------------------------------------------------------------------------------------------- */
 
-/* Has the server tell of changes; from the first binding on, so that servers without bindings pay nothing. */
-int pending_watch(RedisModuleCtx *ctx);
+/* Has the server tell of the changes that this binding needs; servers without bindings pay nothing. */
+void pending_watch(RedisModuleCtx *ctx, const Binding *binding);
 
 /* While it is set, what is written is no change: results make no binding run. */
 void pending_set_quiet(int is_quiet);

@@ -100,7 +100,7 @@ static int bind_command(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
         Binding *old = bindings_find(argv[1]);
         if (old) bindings_remove(old);
         bindings_add(b);
-        pending_watch(ctx);
+        pending_watch(ctx, b);
         RedisModule_Replicate(ctx, "AI.BIND", "vcs", argv + 1, (size_t)argc - 1, "USER", user);
         reply_ok(ctx);
     }

@@ -191,13 +191,29 @@ static int key_changed(RedisModuleCtx *ctx, int type, const char *event, RedisMo
     return REDISMODULE_OK;
 }
 
-int pending_watch(RedisModuleCtx *ctx) {
-    static int is_watching;
-    if (is_watching) return REDISMODULE_OK;
-    is_watching = 1;
-    return RedisModule_SubscribeToKeyspaceEvents(ctx,
-                                                 REDISMODULE_NOTIFY_GENERIC | REDISMODULE_NOTIFY_HASH |
-                                                     REDISMODULE_NOTIFY_STREAM | REDISMODULE_NOTIFY_EXPIRED |
-                                                     REDISMODULE_NOTIFY_EVICTED,
-                                                 key_changed);
+/* A command that stores a value of another type tells no end of the hash that was there. */
+static int key_stored(RedisModuleCtx *ctx, int type, const char *event, RedisModuleString *key) {
+    size_t length = strlen(event);
+    int is_stored = strcmp(event, "set") == 0 || (length > 5 && strcmp(event + length - 5, "store") == 0);
+    if (is_stored) bindings_of_key(ctx, key, note_end, NULL);
+    return REDISMODULE_OK;
+}
+
+void pending_watch(RedisModuleCtx *ctx, const Binding *b) {
+    static int is_watching, is_watching_stores;
+    if (!is_watching) {
+        is_watching = 1;
+        RedisModule_SubscribeToKeyspaceEvents(ctx,
+                                              REDISMODULE_NOTIFY_GENERIC | REDISMODULE_NOTIFY_HASH |
+                                                  REDISMODULE_NOTIFY_STREAM | REDISMODULE_NOTIFY_EXPIRED |
+                                                  REDISMODULE_NOTIFY_EVICTED,
+                                              key_changed);
+    }
+    /* Only then, since it makes every SET slower. Else a run finds out by itself that there is no hash. */
+    if (b->vector_set && !is_watching_stores) {
+        is_watching_stores = 1;
+        RedisModule_SubscribeToKeyspaceEvents(
+            ctx, REDISMODULE_NOTIFY_STRING | REDISMODULE_NOTIFY_LIST | REDISMODULE_NOTIFY_SET | REDISMODULE_NOTIFY_ZSET,
+            key_stored);
+    }
 }

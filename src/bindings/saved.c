@@ -116,7 +116,7 @@ static int aux_load(RedisModuleIO *io, int encver, int when) {
                                    "server with more databases");
             return REDISMODULE_ERR;
         }
-        pending_watch(log_context);
+        pending_watch(log_context, b);
         if (is_arriving) {
             *last = b;
             last = &b->next;

@@ -12,7 +12,7 @@ from testkit.server import Server, program
 from testkit.waiting import wait_for
 from testkit.wire import Wire
 from tests.bindings.kit import LINE, bind, binding, floats, settle, store
-from tests.conftest import Slow
+from tests.conftest import Slow, StartServer
 
 HASH = f"ON HASH PREFIX 1 k: FIELDS 1 x {LINE}"
 
@@ -289,6 +289,36 @@ def test_vector_sets(wire: Wire) -> None:
     wire.ask("DEL", "k:1")
     settle(wire)
     assert (wire.ask("VCARD", "v"), binding(wire)["errors"]) == (1, 0)
+
+
+@pytest.mark.parametrize("after", ["a command", "a restart"])
+def test_the_vector_of_a_hash_that_is_overwritten_goes(start_server: StartServer, after: str) -> None:
+    if not program().since((8, 0), (99, 0)):
+        return
+    server = start_server()
+    stores = [
+        *(("SET", "k:1", "x"), ("MSET", "k:2", "x", "other", "y"), ("BITOP", "NOT", "k:3", "other")),
+        *(("SUNIONSTORE", "k:4", "members"), ("ZUNIONSTORE", "k:5", 1, "members"), ("SORT", "members", "STORE", "k:6")),
+        *(("COPY", "text", "k:7", "REPLACE"), ("RENAME", "text", "k:8"), ("SET", "k:99", "no hash")),
+    ]
+    with server.wire() as wire:
+        store(wire)
+        bind(wire, "ON HASH PREFIX 1 k: FIELDS 2 x z MODEL m VECTORSET v")
+        wire.ask("SADD", "members", 1)
+        wire.ask_ok("SET", "text", "x")
+        for number in range(1, 10):
+            wire.ask("HSET", f"k:{number}", "x", 1, "z", 2)
+        settle(wire)
+        assert wire.ask("VCARD", "v") == 9
+        wire.ask_ok("SAVE")
+    if after == "a restart":
+        server.restart()
+    with server.wire() as wire:
+        for words in stores:
+            assert not isinstance(wire.ask(*words), str), words
+        settle(wire)
+        assert wire.ask("VCARD", "v") == 1
+        assert wire.ask("VEMB", "v", "k:9") and binding(wire)["errors"] == 0
 
 
 def test_a_key_that_expires_when_another_binding_reads_it(wire: Wire) -> None:
