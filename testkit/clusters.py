@@ -192,9 +192,9 @@ def redis_cli(*words: object, given: str | None = None) -> str:
 class Cluster:
     """Three masters with a replica each. Who is master of what is always asked: failures change it."""
 
-    def __init__(self, folder: Path, *more: str) -> None:
+    def __init__(self, folder: Path, *more: str, options: Sequence[str | int] = ()) -> None:
         arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(QUICK), *REPLICATION, *more]
-        self.members = [Member(folder / f"node{i}", arguments, module=module_path()) for i in range(6)]
+        self.members = [Member(folder / f"node{i}", arguments, options, module_path()) for i in range(6)]
 
     @contextmanager
     def started(self) -> Iterator[Cluster]:
