@@ -51,7 +51,7 @@ class Runtime:
         self.log = log
         self.executions = Executions()
         self.readers: list[Any] = []  # of streams, of all live registrations
-        self.absent: set[str] = set()  # groups of streams of flows whose code has not run again, or has failed
+        self.absent: list[Any] = []  # groups of streams of flows whose code has not run again, or has failed
         self._node_id = node_id
         self._last = time.time_ns() // 1_000_000
         self._lock = threading.Lock()

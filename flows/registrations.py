@@ -87,9 +87,6 @@ class Reader(Protocol):
     def begin(self) -> None:
         """It is registered: events come."""
 
-    def end(self) -> None:
-        """It is no more."""
-
 
 class Registration:
     def __init__(
@@ -108,7 +105,6 @@ class Registration:
         self.index = index
         self.id = name
         self.group = name  # of streams; that of the registration it takes the place of, if it does
-        self.keeps_no_group = True  # False: another registration goes on with the group
         self.reader = reader
         self.steps: Sequence[Step] = list(steps)
         self.description = description

@@ -21,7 +21,7 @@ from flows.readers.commands import CommandReader
 from flows.readers.generators import python_records, shard_records
 from flows.readers.keys import KeysReader, run_keys
 from flows.readers.keys import run_records as keys_records
-from flows.readers.streams import StreamReader
+from flows.readers.streams import Group, StreamReader, remove
 from flows.readers.streams import run_records as stream_records
 from flows.registrations import Registration, Words
 from flows.replies import complain, describe
@@ -72,7 +72,7 @@ class Session:
         self.lane = Lane(1)
         self.steps: Sequence[Step] = []
         self.run_with: tuple[ForRun, Any, Words] | None = None
-        self.kept: dict[int, dict[str, str]] | None = None  # replayed: the live calls of register()
+        self.kept: dict[int, dict[str, Any]] | None = None  # replayed: the live calls of register()
         self.calls = 0
         self.has_run = False
         self.error: str | None = None
@@ -136,17 +136,19 @@ class Session:
 
     # ---- what the server keeps
 
-    def groups(self) -> set[str]:
-        """Of streams, as they were when the server was told of them."""
-        return {each["group"] for each in (self.kept or {}).values() if each.get("group")}
+    def live(self) -> dict[int, dict[str, Any]]:
+        """Its live calls of register(), also where its code has failed."""
+        if self.error is not None:
+            return self.kept or {}
+        return {each.index: _kept(each) for each in self.registrations}
+
+    def groups(self) -> list[Group]:
+        streams = [each for each in self.live().values() if each["prefix"] is not None]
+        return [Group(self.actor, each["prefix"], each["group"]) for each in streams]
 
     def payload(self) -> bytes:
         if self.unreadable is not None:
             return self.unreadable
-        if self.error is not None and self.kept is not None:
-            live = {str(index): each for index, each in self.kept.items()}
-        else:
-            live = {str(each.index): {"id": each.id, "group": each.group} for each in self.registrations}
         return json.dumps(
             {
                 "version": 1,
@@ -155,7 +157,7 @@ class Session:
                 "code": self.code,
                 "description": self.description,
                 "requirements": self.requirements,
-                "registrations": live,
+                "registrations": self.live(),
             }
         ).encode()
 
@@ -165,7 +167,7 @@ class Session:
         actor = Actor(kept["user"], int(kept["db"]))
         session = cls(sessions, name, actor, kept["code"], kept["description"], kept["requirements"])
         session.kept = {
-            int(index): {"id": f"{each['id']}", "group": each["group"] and f"{each['group']}"}
+            int(index): {name: each.get(name) and f"{each[name]}" for name in ("id", "group", "prefix")}
             for index, each in kept["registrations"].items()
         }
         for each in session.kept.values():
@@ -173,10 +175,14 @@ class Session:
         return session
 
     def names(self) -> list[str]:
-        """Of its registrations, also where its code has failed."""
-        if self.error is not None:
-            return [each["id"] for each in (self.kept or {}).values()]
-        return [each.id for each in self.registrations]
+        """Of its registrations."""
+        return [each["id"] for each in self.live().values()]
+
+
+def _kept(registration: Registration) -> dict[str, Any]:
+    reader = registration.reader
+    prefix = reader.prefix if isinstance(reader, StreamReader) else None
+    return {"id": registration.id, "group": registration.group, "prefix": prefix}
 
 
 class Sessions:
@@ -260,19 +266,17 @@ class Sessions:
                 raise
         try:
             with self._lock:
-                gone = self._put(session, upgrade, replaced)
+                gone, left = self._put(session, upgrade, replaced)
         except BaseException:
             for each in session.registrations:
                 self._untell(each)
             raise
-        for registration in gone:
-            self._end(registration)
+        self._end(gone, left)
         for each in session.registrations:
             each.reader.begin()
-        self.runtime.absent -= session.groups()
 
-    def _put(self, session: Session, upgrade: bool, replaced: str | None) -> list[Registration]:
-        """All or nothing. Returns the registrations that are gone."""
+    def _put(self, session: Session, upgrade: bool, replaced: str | None) -> tuple[list[Registration], list[Group]]:
+        """All or nothing. Returns the registrations that are gone, and the groups that nobody goes on with."""
         if session.kept is not None:  # some may have been unregistered while its code ran
             if self.sessions.get(session.id) is not session:
                 raise FlowError("the session was removed while its code ran")
@@ -282,8 +286,8 @@ class Sessions:
         old = [self.sessions[each] for each in names if each is not None and self.sessions[each] is not session]
         gone = [known for before in old for known in before.registrations]
         self._check_triggers(session, old)
-        self._adopt(session, old)
-        kept = dict(self.sessions)
+        left = self._adopt(session, old)
+        kept, error = dict(self.sessions), session.error
         try:
             for before in old:
                 del self.sessions[before.id]
@@ -297,9 +301,7 @@ class Sessions:
                 if before.id not in self.sessions:
                     self._control.say("RG._FLOW", before.id)
         except BaseException:
-            self.sessions = kept
-            for known in gone:
-                known.keeps_no_group = True
+            self.sessions, session.error = kept, error
             with suppress(Exception):
                 for each in (session, *old):
                     if each.id in kept:
@@ -308,13 +310,11 @@ class Sessions:
                         self._control.say("RG._FLOW", each.id)
                 self._index()
             raise
-        for before in old:
-            self.runtime.absent -= before.groups()
         for known in gone:
             known.is_live = False
         for known in session.registrations:
             known.is_live = True
-        return gone
+        return gone, left
 
     def _check_triggers(self, session: Session, old: list[Session]) -> None:
         for registration in session.registrations:
@@ -328,64 +328,50 @@ class Sessions:
                         "RG.PYEXECUTE … REPLACE_WITH"
                     )
 
-    def _adopt(self, session: Session, old: list[Session]) -> None:
-        """A new version goes on where the old one was in its streams."""
+    def _adopt(self, session: Session, old: list[Session]) -> list[Group]:
+        """A new version goes on where the old one was in its streams. Returns the groups that it leaves."""
+        left = [group for before in old for group in before.groups()]
         for registration in session.registrations:
-            if isinstance(registration.reader, StreamReader) and registration.actor.db is not None:
-                for other in (each for known in old for each in known.registrations):
-                    if (
-                        isinstance(other.reader, StreamReader)
-                        and other.keeps_no_group
-                        and other.actor.db == registration.actor.db
-                        and other.reader.prefix == registration.reader.prefix
-                    ):
-                        registration.group = other.group
-                        other.keeps_no_group = False
-                        break
+            if isinstance(registration.reader, StreamReader):
+                known = (registration.actor.db, registration.reader.prefix)
+                found = next((group for group in left if (group.actor.db, group.prefix) == known), None)
+                if found is not None:
+                    registration.group = found.name
+                    left.remove(found)
+        return left
 
     def unregister(self, name: str) -> None:
+        """Also one of a session whose code has failed."""
         with self._lock:
-            found = next((each for each in self.live() if each.id == name), None)
-            if found is None:
-                self._unregister_failed(name)
-                return
-            session = found.session
-            rest = [each for each in session.registrations if each is not found]
-            session.registrations, before = rest, session.registrations
+            session = next((each for each in self.sessions.values() if name in each.names()), None)
+            if session is None:
+                raise FlowError(f"there is no registration {name!r}: RG.DUMPREGISTRATIONS lists them")
+            registrations, kept, groups = session.registrations, session.kept, session.groups()
+            session.registrations = [each for each in registrations if each.id != name]
+            session.kept = kept and {index: each for index, each in kept.items() if each["id"] != name}
             try:
-                self._save(session)
+                if session.live():
+                    self._control.say("RG._FLOW", session.id, session.payload())
+                else:
+                    self._control.say("RG._FLOW", session.id)
+                    del self.sessions[session.id]
             except BaseException:
-                session.registrations = before
+                session.registrations, session.kept = registrations, kept
                 raise
-            found.is_live = False
+            gone = [each for each in registrations if each.id == name and each.is_live]
+            for each in gone:
+                each.is_live = False
             self._index()
-        self._end(found)
+        self._end(gone, [group for group in groups if group not in session.groups()])
 
-    def _unregister_failed(self, name: str) -> None:
-        """One of a session whose code failed when it was run again."""
-        for session in self.sessions.values():
-            for index, known in (session.kept or {}).items():
-                if session.error is not None and known["id"] == name:
-                    session.kept = {each: kept for each, kept in (session.kept or {}).items() if each != index}
-                    self.runtime.absent.discard(known.get("group", ""))
-                    self._save(session)
-                    return
-        raise FlowError(f"there is no registration {name!r}: RG.DUMPREGISTRATIONS lists them")
-
-    def _save(self, session: Session) -> None:
-        if session.registrations or (session.error is not None and session.kept):
-            self._control.say("RG._FLOW", session.id, session.payload())
-        else:
-            self._control.say("RG._FLOW", session.id)
-            del self.sessions[session.id]
-
-    def _end(self, registration: Registration) -> None:
-        ACTOR.set(registration.actor)
-        try:
-            registration.reader.end()
-        except Exception as error:
-            complain(f"the end of {registration.id}", error)
-        self._untell(registration)
+    def _end(self, registrations: list[Registration], groups: list[Group]) -> None:
+        for group in groups:
+            try:
+                remove(self.runtime.server, group)
+            except Exception as error:
+                complain(f"to remove the group {group.name} from its streams", error)
+        for registration in registrations:
+            self._untell(registration)
 
     def _tell(self, registration: Registration, function: Callable[..., Any] | None, name: str) -> None:
         """Calls onRegistered or onUnregistered, which may be async."""
@@ -425,6 +411,9 @@ class Sessions:
                 hooks.setdefault(encode(reader.hook.upper()), []).insert(0, reader)
                 hooked += (reader.hook, reader.prefix)
         self._triggers, self._hooks, self._keys, self._streams = triggers, hooks, keys, streams
+        self.runtime.readers = [reader for readers in streams.values() for reader in readers]
+        failed = [session for session in self.sessions.values() if session.error is not None]
+        self.runtime.absent = [group for session in failed for group in session.groups()]
         self._control.say("RG._PROCESS", "WATCH", *(word for row in watches for word in row))
         self._control.say("RG._PROCESS", "HOOKS", *hooked)
 
@@ -447,9 +436,9 @@ class Sessions:
                 self.runtime.log(f"the session {name!r} cannot be read: {describe(error)}", "warning")
             else:
                 session.error = RESTS if rests else NOT_YET
-                self.runtime.absent |= session.groups()  # before any of them trims a stream
                 found.append(session)
             self.sessions[name] = session
+        self._index()  # before any of them trims a stream
         if not rests:
             self._replay_all(found)
             return

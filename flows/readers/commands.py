@@ -44,9 +44,6 @@ class CommandReader:
     def begin(self) -> None:
         pass
 
-    def end(self) -> None:
-        pass
-
     def run(self, words: list[bytes], answer: Callable[[list[bytes]], None]) -> None:
         """words: the trigger, or the command that was hooked, and its arguments."""
         record = [text(word) for word in words]

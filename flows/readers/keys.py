@@ -119,9 +119,6 @@ class KeysReader:
     def begin(self) -> None:
         pass
 
-    def end(self) -> None:
-        pass
-
     def note(self, event: str, key: bytes) -> None:
         """A change. The value is read when the flow runs."""
         if not matches(self.prefix, key) or (self.events is not None and event not in self.events):

@@ -10,15 +10,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from flows.connections import CommandError, encode
 from flows.executions import Execution
 from flows.readers import escape, scan, text
 from flows.registrations import Registration, Words, matches, watch
 from flows.replies import describe
-from flows.server import ACTOR, HOOKED, Server
+from flows.server import ACTOR, HOOKED, Actor, Server
 from flows.steps import Each, is_async
 from flows.threads import LANE_THREADS
 
@@ -39,6 +38,14 @@ return 1
 _START = b"0-0"
 
 
+class Group(NamedTuple):
+    """A consumer group, in the streams of this prefix."""
+
+    actor: Actor
+    prefix: str
+    name: str
+
+
 class _Anew(Exception):
     """The stream was deleted and made anew, or it has no group: it begins at its first entry."""
 
@@ -55,6 +62,20 @@ def record(key: str | bytes, entry: Sequence[Any]) -> dict[str, Any]:
     except UnicodeDecodeError:
         values = [text(each) for each in fields]
     return {"key": key, "id": name.decode(), "value": dict(zip(values[::2], values[1::2], strict=True))}
+
+
+def streams(server: Server, prefix: str) -> Iterator[list[bytes]]:
+    """The names of those that exist, or the only name."""
+    if prefix.endswith("*"):
+        return scan(server, escape(prefix[:-1]) + "*", "stream")
+    return iter([[encode(prefix)]])
+
+
+def remove(server: Server, group: Group) -> None:
+    """Nobody will use it any more."""
+    ACTOR.set(group.actor)
+    for keys in streams(server, group.prefix):
+        server.exchange([("XGROUP", "DESTROY", key, group.name) for key in keys])
 
 
 class StreamReader:
@@ -90,7 +111,6 @@ class StreamReader:
 
     def begin(self) -> None:
         if self.registration.is_live:  # else it was unregistered at once
-            self.registration.runtime.readers.append(self)
             self.find()
 
     def find(self) -> None:
@@ -103,10 +123,7 @@ class StreamReader:
         while registration.is_live:
             ACTOR.set(registration.actor)
             try:
-                if not self.prefix.endswith("*"):
-                    self.note(encode(self.prefix))
-                    return
-                for keys in scan(registration.runtime.server, escape(self.prefix[:-1]) + "*", "stream"):
+                for keys in streams(registration.runtime.server, self.prefix):
                     for key in keys:
                         self.note(key)
                 return
@@ -114,17 +131,6 @@ class StreamReader:
                 registration.trouble(error)
                 time.sleep(pause)
                 pause = min(10.0, pause * 2)
-
-    def end(self) -> None:
-        """Groups that nobody will use any more are removed, as far as that is possible."""
-        with suppress(ValueError):
-            self.registration.runtime.readers.remove(self)
-        with self._lock:
-            drivers = list(self._drivers)
-        if drivers and self.registration.keeps_no_group:
-            self.registration.runtime.server.exchange(
-                [("XGROUP", "DESTROY", key, self.registration.group) for key in drivers]
-            )
 
     def note(self, key: bytes) -> None:
         """The stream may have new entries."""
@@ -140,14 +146,13 @@ class StreamReader:
 
     def others(self, key: bytes) -> list[tuple[int, int] | None]:
         """How far the other registrations have come that run this stream too."""
-        db = self.registration.actor.db
+        db, runtime = self.registration.actor.db, self.registration.runtime
+        if any(each.actor.db == db and matches(each.prefix, key) for each in runtime.absent):
+            return [None]
         return [
             each.position(key)
-            for each in list(self.registration.runtime.readers)
-            if each is not self
-            and each.registration.is_live
-            and each.registration.actor.db == db
-            and matches(each.prefix, key)
+            for each in runtime.readers
+            if each is not self and each.registration.actor.db == db and matches(each.prefix, key)
         ]
 
     def position(self, key: bytes) -> tuple[int, int] | None:
@@ -441,9 +446,6 @@ class Driver:
         positions = self._reader.others(self._key)
         if None in positions:
             return b""
-        absent = self._registration.runtime.absent
-        if absent and not absent.isdisjoint(self._groups()):
-            return b""
         first, second = min([_number(done), *(each for each in positions if each)])
         return b"%d-%d" % (first, second + 1)
 
@@ -454,13 +456,7 @@ def run_records(server: Server, argument: Any, words: Words) -> Iterator[Any]:
         raise TypeError("StreamReader: run() takes the name of a stream, as text")
     position = words.take("fromId", "0-0", str).encode()
     words.finish()
-    names = encode(argument)
-    keys = (
-        (key for some in scan(server, escape(argument[:-1]) + "*", "stream") for key in some)
-        if names.endswith(b"*")
-        else iter([names])
-    )
-    for key in keys:
+    for key in (key for keys in streams(server, argument) for key in keys):
         start = position
         while entries := server.call("XRANGE", key, start, "+", "COUNT", READ):
             for entry in entries:

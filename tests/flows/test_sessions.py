@@ -12,6 +12,7 @@ from testkit.wire import Error
 from tests.conftest import StartServer
 from tests.flows.kit import FLOWS
 from tests.flows.programs import Programs
+from tests.flows.test_streams import start_anew
 
 
 def answers(text: str, trigger: str = "t") -> str:
@@ -88,6 +89,41 @@ def test_an_upgrade_goes_on_where_it_was(programs: Programs) -> None:
     programs.ask("XADD", "s", "*", "n", "2")
     programs.until("LRANGE", "two", 0, -1, is_=[b"2"])
     assert len(programs.ask("XINFO", "GROUPS", "s")) == 1
+
+
+GROUPS = "XINFO", "GROUPS", "s1"
+
+
+@pytest.fixture
+def failed(programs: Programs) -> str:
+    """The code of a session 'a' that has run an entry of the stream s1, and has failed since."""
+    code = "GB('StreamReader').foreach(lambda x: execute('RPUSH', 'out', x['id'])).register('s*', trimStream=False)"
+    programs.register(f"if execute('GET', 'broken'): 1/0\n{code}", "ID", "a")
+    programs.ask("XADD", "s1", "1-1", "n", "1")
+    wait_for(lambda: any(b"1-1" in group for group in programs.ask(*GROUPS)), what="the entry has run")
+    programs.ask("SET", "broken", "1")
+    start_anew(programs)
+    assert sessions(programs)["a"]["error"].startswith("ZeroDivisionError")
+    assert len(programs.ask(*GROUPS)) == 1
+    return code
+
+
+def test_an_upgrade_of_failed_code_goes_on_where_it_was(programs: Programs, failed: str) -> None:
+    programs.register(failed, "ID", "a", "UPGRADE")
+    programs.ask("XADD", "s1", "2-1", "n", "2")
+    programs.until("LRANGE", "out", 0, -1, is_=[b"1-1", b"2-1"])
+    assert len(programs.ask(*GROUPS)) == 1
+
+
+@pytest.mark.parametrize("how", ["upgraded", "replaced", "unregistered"])
+def test_failed_code_leaves_no_groups(programs: Programs, failed: str, how: str) -> None:
+    if how == "unregistered":
+        assert programs.ask("RG.UNREGISTER", *sessions(programs)["a"]["registrations"]) == b"OK"
+    else:
+        words = ("ID", "a", "UPGRADE") if how == "upgraded" else ("REPLACE_WITH", "a")
+        programs.register(answers("fine"), *words)
+    assert programs.ask(*GROUPS) == []
+    assert "a" not in sessions(programs) or how == "upgraded"
 
 
 @pytest.mark.parametrize("by_kill", [False, True])

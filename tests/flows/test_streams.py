@@ -119,12 +119,56 @@ def test_entries_stay_for_a_flow_whose_code_fails(programs: Programs) -> None:
     programs.until("XLEN", "s", is_=0)
 
 
-def start_anew(programs: Programs) -> None:
-    """The flow process, as after each load of data."""
+def test_entries_stay_in_a_stream_that_a_late_flow_has_never_seen(programs: Programs) -> None:
+    """It is made after the process has started anew, and before the flow's code has run again."""
+    code = (
+        "import time\nwhile execute('GET', 'wait-{0}'): time.sleep(0.02)\n"
+        "GB('StreamReader').foreach(lambda x: execute('RPUSH', '{0}', x['value']['n'])).register('s*')"
+    )
+    for name in ("late", "early"):
+        programs.register(code.format(name), "ID", name)
+    programs.ask("MSET", "wait-late", 1, "wait-early", 1)
+    start_anew(programs, waits=False)
+    add(programs, 1, 2, key="s-new")
+    programs.ask("DEL", "wait-early")
+    programs.until("LRANGE", "early", 0, -1, is_=numbers(1, 3))
+    wait_for(lambda: all(b"0-0" not in group for group in programs.ask("XINFO", "GROUPS", "s-new")))
+    assert programs.ask("XLEN", "s-new") == 2
+    programs.ask("DEL", "wait-late")
+    programs.until("LRANGE", "late", 0, -1, is_=numbers(1, 3))
+    programs.until("XLEN", "s-new", is_=0)
+
+
+def test_entries_stay_for_a_new_version(programs: Programs) -> None:
+    """Another flow does not trim them while the old version ends and the new one begins: more than one read has."""
+    wait = "import time\ndef wait(key):\n  while execute('GET', key): time.sleep(0.02)\n"
+    slow = "def f(x):\n  wait('hold')\n  execute('RPUSH', '{}', x['value']['n'])\nGB('StreamReader').foreach(f)"
+    end = "def end():\n  execute('SET', 'ends', '1')\n  wait('ends')\n"
+    programs.ask("SET", "hold", 1)
+    programs.register(f"{wait}{end}{slow.format('old')}.register('s', onUnregistered=end)", "ID", "a")
+    programs.register(f"{COLLECT}.register('s')", "ID", "b")
+    add(programs, *range(100))
+    programs.until("LRANGE", "out", 0, -1, is_=numbers(0, 100))
+    with programs.server.wire() as other:
+        other.send("RG.PYEXECUTE", f"{wait}{slow.format('new')}.register('s')", "ID", "a", "UPGRADE")
+        programs.until("GET", "ends", is_=b"1")
+        last = programs.ask("XADD", "s", "*", "n", "100")
+        wait_for(lambda: any(last in group for group in programs.ask("XINFO", "GROUPS", "s")), what="b has run it")
+        assert programs.ask("XLEN", "s") == 101
+        programs.ask("DEL", "ends")
+        assert other.read() == b"OK"
+    programs.ask("DEL", "hold")
+    programs.until("LRANGE", "new", 0, -1, is_=numbers(0, 101))
+    programs.until("XLEN", "s", is_=0)
+
+
+def start_anew(programs: Programs, waits: bool = True) -> None:
+    """The flow process, as after each load of data. waits: until all code has run again."""
     pid = programs.figures()["pid"]
     assert programs.ask("DEBUG", "RELOAD") == b"OK"
     wait_for(lambda: programs.figures()["pid"] not in (pid, "0"))
-    programs.ask("RG.PYSTATS")  # all code has run again
+    if waits:
+        programs.ask("RG.PYSTATS")
 
 
 def test_a_stream_made_anew(programs: Programs) -> None:
