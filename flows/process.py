@@ -68,7 +68,7 @@ def main() -> None:
     make_globals = gears.install(runtime, control, log)
     sessions = Sessions(runtime, control, requirements.Requirements(Path(settings.get("dir"))), make_globals)
     commands = Commands(sessions, control, settings)
-    sessions.replay(rests=settings.get("rests") == "yes")
+    sessions.replay(rest=int(settings.get("rest_ms") or 0) / 1_000)
     while True:
         try:
             messages = control.messages()

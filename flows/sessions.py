@@ -45,7 +45,6 @@ FOR_RUN: dict[str, ForRun] = {
     "ShardsIDReader": shard_records,
 }
 REPLAY_SECONDS = 20.0
-REST_SECONDS = 60.0
 NOT_YET = "its code has not ended yet"
 RESTS = "flows rest for a minute, for the flow process ended again and again: RG.UNREGISTER what is broken"
 
@@ -419,10 +418,10 @@ class Sessions:
 
     # ---- the start of the process
 
-    def replay(self, rests: bool = False) -> None:
+    def replay(self, rest: float) -> None:
         """Runs the code of all sessions again. One that fails is kept: the next start may have more luck.
 
-        rests: one of them ends the process each time. They wait, so that it can be removed.
+        rest: one of them ends the process each time. They wait so many seconds, so that it can be removed.
         """
         flat = self._control.say("RG._PROCESS", "LOAD")
         found = []
@@ -435,16 +434,16 @@ class Sessions:
                 session.error, session.unreadable = f"it cannot be read: {describe(error)}", data
                 self.runtime.log(f"the session {name!r} cannot be read: {describe(error)}", "warning")
             else:
-                session.error = RESTS if rests else NOT_YET
+                session.error = RESTS if rest else NOT_YET
                 found.append(session)
             self.sessions[name] = session
         self._index()  # before any of them trims a stream
-        if not rests:
+        if not rest:
             self._replay_all(found)
             return
         self.rest = True
         self.runtime.log(RESTS, "warning")
-        timer = threading.Timer(REST_SECONDS, self._replay_all, (found,))
+        timer = threading.Timer(rest, self._replay_all, (found,))
         timer.daemon = True
         timer.start()
 

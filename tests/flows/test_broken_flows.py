@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
+import pytest
+
+from testkit.isolation import Pings
 from testkit.server import module_path
 from testkit.waiting import wait_for
 from tests.conftest import StartServer
@@ -10,23 +16,73 @@ from tests.flows.programs import Programs
 from tests.flows.test_sessions import answers, sessions
 
 
-def test_a_flow_that_ends_the_process_at_each_start(start_server: StartServer) -> None:
+HASTE = "REDISAI_FLOWS_HASTE"  # how many times faster the server's times of waiting pass
+STREAM = "GB('StreamReader').foreach(lambda x: execute('RPUSH', 'out', x['id'])).register('s')"
+
+
+def test_a_flow_that_ends_the_process_at_each_start(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All flows rest, and go on by themselves."""
+    monkeypatch.setenv(HASTE, "12")
     server = start_server(options=FLOWS, module=module_path())
-    with Programs(server) as programs:
+    pings = Pings(server, tmp_path / "pings")
+    with Programs(server) as programs, pings.quick():
         programs.register(answers("fine"), "ID", "good")
+        programs.register(STREAM, "ID", "stream")
         programs.execute("if execute('GET', 'bad'): __import__('os')._exit(3)\n" + answers("bad", "bad"), "ID", "bad")
         programs.ask("SET", "bad", "1")
         programs.register("import os\nGB('CommandReader').map(lambda x: os._exit(3)).register(trigger='end')")
         programs.trigger("end")
         programs.until_logged("flows rest for a minute")
+        since = time.monotonic()
+        programs.ask("XADD", "s", "1-1", "n", "1")
         assert "flows rest" in programs.trigger("t")
+        assert programs.registrations() == []
         found = sessions(programs)
         assert "flows rest" in found["bad"]["error"]
         (name,) = found["bad"]["registrations"]
         assert programs.ask("RG.UNREGISTER", name) == b"OK"
         assert "bad" not in sessions(programs)
         assert programs.figures()["deaths"] == "3"
-        assert programs.figures()["registered"] == "2"
+        assert programs.figures()["registered"] == "3"
+        assert programs.ask("EXISTS", "out") == 0
+        programs.until("LRANGE", "out", 0, -1, is_=[b"1-1"])
+        assert 3 < time.monotonic() - since < 8, "it has rested for 5 s"
+        assert programs.trigger("t") == [b"fine"]
+        assert len(programs.registrations()) == 3
+        assert programs.figures()["deaths"] == "3"
+    pings.stop()
+
+
+def test_code_that_keeps_the_process(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A regular expression for ages: no other thread runs. The process is ended after 30 s, here 1.5; flows go on."""
+    monkeypatch.setenv(HASTE, "20")
+    server = start_server(options=FLOWS, module=module_path())
+    pings = Pings(server, tmp_path / "pings")
+    with Programs(server) as programs, server.wire() as first, server.wire() as second, pings.quick():
+        programs.register(answers("fine"))
+        programs.register(STREAM)
+        programs.register(
+            "import re\ndef f(x):\n  execute('SET', 'begun', '1')\n  re.match('(a+)+$', 'a' * 60 + 'b')\n"
+            "GB('CommandReader').map(f).register(trigger='stuck')"
+        )
+        first.send("RG.TRIGGER", "stuck")
+        programs.until("GET", "begun", is_=b"1")
+        since = time.monotonic()
+        programs.ask("XADD", "s", "1-1", "n", "1")
+        while (reply := second.ask("RG.TRIGGER", "t")) == [b"fine"]:
+            assert time.monotonic() < since + 5, "it goes on beside the expression"
+        assert time.monotonic() > since + 1, "it may be busy for less"
+        assert reply == first.read() == "ERR the flow process ended: it has taken no message for 30 s"
+        assert programs.trigger("t") == [b"fine"]
+        programs.until("LRANGE", "out", 0, -1, is_=[b"1-1"])
+        assert "flows: the flow process ended: it has taken no message for 30 s" in server.log()
+        figures = programs.figures()
+        assert (figures["deaths"], figures["last_death"]) == ("1", "it has taken no message for 30 s")
+    pings.stop()
 
 
 SAVE = """
