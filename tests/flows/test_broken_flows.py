@@ -15,7 +15,6 @@ from tests.flows.kit import FLOWS
 from tests.flows.programs import Programs
 from tests.flows.test_sessions import answers, sessions
 
-
 HASTE = "REDISAI_FLOWS_HASTE"  # how many times faster the server's times of waiting pass
 STREAM = "GB('StreamReader').foreach(lambda x: execute('RPUSH', 'out', x['id'])).register('s')"
 
