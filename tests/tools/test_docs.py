@@ -91,6 +91,18 @@ def test_sessions(server: Server, r: Client, page: str, monkeypatch: pytest.Monk
                 assert ask(server, command) == reply, command
 
 
+def test_files_that_readers_write() -> None:
+    """In the checkout they are no changes: git ignores them."""
+    pages = ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+    code = "".join(text for page in pages for language, text in blocks(page) if language in ("python", "sh"))
+    names = sorted(set(re.findall(r"(?<![\w./-])[\w-]+\.(?:npz|onnx|pt|py)\b", code)))
+    assert {"predict.py", "greet.py", "weather.py", "copy.onnx", "copy.pt"} <= set(names)
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("this is no checkout of git")
+    asked = subprocess.run(["git", "check-ignore", *names], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert asked.stdout.split() == names, asked.stderr
+
+
 def test_there_are_sessions() -> None:
     assert len(sessions("docs/commands.md")) >= 25
     assert len(sessions("docs/scripts.md")) >= 25
