@@ -64,7 +64,7 @@ static struct {
 } process = {.socket = -1, .last_death = "none"};
 
 static char python[PATH_MAX];
-static int haste = 1; /* tests set it, so that checks, pauses and rests pass so many times faster: REDISAI_FLOWS_HASTE */
+static int haste = 1; /* tests set it (REDISAI_FLOWS_HASTE): checks, pauses and rests pass so many times faster */
 
 typedef struct Header {
     char text[16384];
