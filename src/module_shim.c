@@ -9,6 +9,7 @@
 #include "engine/interpreter.h"
 #include "engine/jobs.h"
 #include "engine/options.h"
+#include "engine/spawn.h"
 #include "flows/flows.h"
 #include "isolation/isolation.h"
 #include "redis/event_loop.h"
@@ -63,6 +64,7 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
                  (RedisModule_DefragValkeyModuleString ? VALKEYMODULE_OPTIONS_HANDLE_ATOMIC_SLOT_MIGRATION : 0));
 
     jobs_init();
+    spawn_init();
     if (options_load(ctx, argv, argc) || event_loop_init(ctx, &queue_listener)) return REDISMODULE_ERR;
     if (is_isolated() ? isolation_start(ctx) : engine_start(ctx)) return REDISMODULE_ERR;
     allocator_init();

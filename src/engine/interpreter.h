@@ -17,5 +17,6 @@ int engine_find_python(RedisModuleCtx *ctx, char *python, size_t size);
 /* Waits until the engine of this process can take jobs. Returns why it cannot, or NULL. Any thread. */
 const char *engine_wait_started(void);
 
-/* Makes environ the present one of the server's program: setenv() elsewhere frees what environ was before. */
+/* Makes environ the present one of the server's program: setenv() elsewhere frees what environ was before. While no
+ * other thread may call setenv(). */
 void engine_take_environment(void);

@@ -4,9 +4,21 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "engine/interpreter.h"
+
+static char **environment; /* as it was at load: setenv() of other threads, such as Python's, frees what environ is */
+
+void spawn_init(void) {
+    size_t count = 0;
+    engine_take_environment();
+    while (environ && environ[count]) count++;
+    environment = calloc(count + 1, sizeof(*environment));
+    for (size_t i = 0; i < count; i++) environment[i] = strdup(environ[i]);
+}
 
 int spawn_python(const char *python, char *const *arguments, const int *fds, int nfds, pid_t *pid) {
     posix_spawn_file_actions_t files;
@@ -27,8 +39,7 @@ int spawn_python(const char *python, char *const *arguments, const int *fds, int
     posix_spawnattr_setsigdefault(&attributes, &all);
     posix_spawnattr_setpgroup(&attributes, 0); /* the terminal's signals are the server's */
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
-    engine_take_environment();
-    int error = posix_spawn(pid, python, &files, &attributes, arguments, environ);
+    int error = posix_spawn(pid, python, &files, &attributes, arguments, environment);
     posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&files);
     for (int i = 0; i < nfds; i++) close(high[i]);

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from testkit.isolation import Pings
+from testkit.isolation import ADD, Pings, python_backend, store_add
 from testkit.server import module_path
 from testkit.waiting import wait_for
 from tests.conftest import StartServer
 from tests.flows.kit import FLOWS
 from tests.flows.programs import Programs
 from tests.flows.test_sessions import answers, sessions
+from tests.flows.test_streams import start_anew
 
 HASTE = "REDISAI_FLOWS_HASTE"  # how many times faster the server's times of waiting pass
 STREAM = "GB('StreamReader').foreach(lambda x: execute('RPUSH', 'out', x['id'])).register('s')"
@@ -82,6 +83,33 @@ def test_code_that_keeps_the_process(
         figures = programs.figures()
         assert (figures["deaths"], figures["last_death"]) == ("1", "it has taken no message for 30 s")
     pings.stop()
+
+
+CHURN = (
+    ADD
+    + b"""
+import os, threading
+def churn():
+    while True:
+        for number in range(2_000):
+            os.environ[f"CHURN{number}"] = "x"
+        for number in range(2_000):
+            del os.environ[f"CHURN{number}"]
+threading.Thread(target=churn, daemon=True).start()
+"""
+)
+
+
+def test_a_library_that_changes_the_environment(start_server: StartServer, tmp_path: Path) -> None:
+    """setenv() moves the server's variables, also while the flow process is being started with them."""
+    server = start_server(options=[*FLOWS, "BACKENDSPATH", str(python_backend(tmp_path))], module=module_path())
+    with Programs(server) as programs:
+        programs.register(answers("fine"))
+        store_add(programs.wire, blob=CHURN)
+        for _ in range(10):
+            start_anew(programs)
+        assert programs.trigger("t") == [b"fine"]
+        assert programs.figures()["deaths"] == "0", server.log_tail()
 
 
 SAVE = """

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(path for path in (ROOT / "src").rglob("*.*") if path.suffix in (".c", ".cpp", ".h"))
-MAX_LINES = 19514
+MAX_LINES = 19530
 MAX_FUNCTION_LINES = 60
 
 
