@@ -125,7 +125,7 @@ class Tuner:
 
     def leaves_out(self, ops: int) -> bool:
         """Whether the next batch, of so many ops, need not be judged. Needs no lock: a wrong count does no harm."""
-        if self._unseen <= 0 or self.alone or ops == 1 or 0 < self.limits.trial < 2 * ops:
+        if self._unseen <= 0 or self.alone or ops == 1 or 0 < self.limits.trial < 2 * ops * self._op_rows:
             return False
         self._unseen -= 1
         return True
@@ -148,6 +148,10 @@ class Tuner:
         limits.held_from, limits.since = limits.since, batch.end
         limits.held_priority = batch.priority
         limits.minbatchsize = 0
+
+    def end_wait(self) -> None:
+        """A batch has failed, so there is nothing to learn, and no plan for the next."""
+        self.limits.minbatchsize = 0
 
     def has_run(self, rows: int) -> bool:
         """Whether a batch of about this size has succeeded."""
@@ -260,7 +264,8 @@ class Tuner:
         have not come yet."""
         self._lone = self._lone + 1 if batch.is_lone else 0
         self._now, self._done, self._left = batch.end, done, left
-        self.alone = next(self._looks)
+        if not self.alone:  # else another worker's batch has ended first, and C does not know yet
+            self.alone = next(self._looks)
 
     def _look(self) -> Iterator[int]:
         """Gives after each run how many of the next ops are to run alone, without end."""
