@@ -134,7 +134,7 @@ class Tuner:
         limits, rows = self.limits, batch.rows
         self._rest = max(0, self._rest - 1)
         self._judge_wait(batch)
-        bucket = min((rows - 1).bit_length(), len(self._means) - 1)
+        bucket = self._bucket(rows)
         self.runs += 1
         self._op_rows += (rows / batch.ops - self._op_rows) / 8
         mean = self._means[bucket]
@@ -155,7 +155,7 @@ class Tuner:
 
     def has_run(self, rows: int) -> bool:
         """Whether a batch of about this size has succeeded."""
-        return self._means[(rows - 1).bit_length()].count > 0
+        return self._means[self._bucket(rows)].count > 0
 
     def failed(self, rows: int) -> None:
         """A batch has failed that was larger than any before."""
@@ -174,6 +174,10 @@ class Tuner:
         self.limits.batchsize = 1 << self._best
         self.limits.trial = 1 << trial if trial else 0
         self.limits.sizes = [1 << self._size_for(bucket, known) for bucket in range(self._best)]
+
+    def _bucket(self, rows: int) -> int:
+        """An op that came before BATCHSIZE was auto may have more rows than the largest."""
+        return min((rows - 1).bit_length(), len(self._means) - 1)
 
     def _cost(self, bucket: int) -> float:
         """ns per row."""
@@ -242,7 +246,7 @@ class Tuner:
 
     def _saving(self, part: int, whole: int, unknown: float) -> float:
         """ns that one run takes less than its two parts. unknown: what it takes if runs of its size are to be tried."""
-        is_open = self._is_open((whole - 1).bit_length())
+        is_open = self._is_open(self._bucket(whole))
         return self._time(part) + self._time(whole - part) - (unknown if is_open else self._time(whole))
 
     def _time(self, rows: float) -> float:

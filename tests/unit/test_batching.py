@@ -18,7 +18,7 @@ MS = 1_000_000
 
 
 class Guarded(Batching):
-    """Notes whether the lock is held when limits change."""
+    """With a lock of its own."""
 
     def __init__(self) -> None:
         self.lock = Lock()

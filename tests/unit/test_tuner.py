@@ -313,6 +313,18 @@ def test_a_size_of_ops_of_many_rows_is_judged_while_it_is_tried() -> None:
     assert tuner.leaves_out(6)
 
 
+def test_an_op_that_came_before_it_may_have_more_rows() -> None:
+    """After a plan to wait for 8 rows."""
+    limits = Limits(1)
+    tuner = Tuner(limits, MAX_ROWS)
+    for size in (1, 2, 4, 8):
+        feed(tuner, SAMPLES, size, 2 * MS)
+    tuner.plan(4)
+    assert limits.minbatchsize and not tuner.has_run(1000)
+    feed(tuner, 1, 1000, 2 * MS)
+    assert tuner.has_run(1000) and tuner.runs == 4 * SAMPLES + 1
+
+
 def test_no_look_is_lost_where_several_workers_end_at_once() -> None:
     """What is to run alone has not been handed out yet when the batch of another worker ends."""
     tuner = Tuner(Limits(1), MAX_ROWS)
