@@ -137,12 +137,28 @@ class Batching:
         self.tuner = Tuner(limits, lib.AUTO_ROWS) if is_tuned else None
         self._runnable.alone = 0 if self.is_on else FOR_EVER
 
+    def forget(self) -> None:
+        """C is about to free the model. A worker that has just answered its last client may still be in here."""
+
+        def leave() -> None:
+            self.tuner, self._runnable = None, ffi.new("Runnable *")
+
+        self._under_lock(leave)
+
+    def failed(self, tuner: Tuner, rows: int) -> None:
+        """As Tuner.failed."""
+        self._under_lock(lambda: tuner.failed(rows) if tuner is self.tuner else None)
+
     # ---- BATCHSIZE auto; the caller holds the batcher's lock ----
 
-    def ran(self, tuner: Tuner, batch: Batch) -> None:
-        if tuner is self.tuner:
+    def ran(self, tuner: Tuner, batch: Batch, succeeded: bool) -> None:
+        if tuner is not self.tuner:
+            return
+        if succeeded:
             tuner.ran(batch)
             tuner.look(batch, lib.bridge_calls(self._runnable), self._runnable.alone)
+        else:
+            tuner.end_wait()
 
     def plan(self, waiting: int) -> None:
         if self.tuner:
@@ -292,7 +308,7 @@ class ModelEntry:
                 return one_line(failure)
             tuner, rows = self.batching.tuner, sum([op.rows for op in ops])
             if tuner and not tuner.has_run(rows):
-                tuner.failed(rows)
+                self.batching.failed(tuner, rows)
                 return ""
             self._note_duration(begin, c_ops, len(ops))
             raise

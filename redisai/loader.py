@@ -107,15 +107,22 @@ class Loader:
         if job.kind == lib.JOB_LOAD:
             self._load(job.runnable, bool(job.is_store))
         elif job.kind == lib.JOB_DROP:
-            self._entries.pop(job.runnable.id, None)
-            self._failures.pop(job.runnable.id, None)
-            for pool in self._pools.values():
-                pool.drops += 1
+            self._drop(job.runnable.id)
         elif job.kind == lib.JOB_LIMITS:
             self._change_limits(ffi.cast("Model *", job.runnable))
         elif job.kind == lib.JOB_IMPORT:
             path = _text(job.path) if job.path else ""
             self._registry.load(job.backend, backends_path() / path if path else None)
+
+    def _drop(self, id: int) -> None:
+        from .execution import ModelEntry
+
+        entry = self._entries.pop(id, None)
+        if isinstance(entry, ModelEntry) and entry.batching is not None:
+            entry.batching.forget()
+        self._failures.pop(id, None)
+        for pool in self._pools.values():
+            pool.drops += 1
 
     def _load(self, runnable: Runnable, is_store: bool) -> None:
         """Compiles a model or script that is not compiled yet. After a failure it tries again only once another backend

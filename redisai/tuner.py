@@ -125,7 +125,7 @@ class Tuner:
 
     def leaves_out(self, ops: int) -> bool:
         """Whether the next batch, of so many ops, need not be judged. Needs no lock: a wrong count does no harm."""
-        if self._unseen <= 0 or self.alone or ops == 1 or 0 < self.limits.trial < 2 * ops:
+        if self._unseen <= 0 or self.alone or ops == 1 or 0 < self.limits.trial < 2 * ops * self._op_rows:
             return False
         self._unseen -= 1
         return True
@@ -134,7 +134,7 @@ class Tuner:
         limits, rows = self.limits, batch.rows
         self._rest = max(0, self._rest - 1)
         self._judge_wait(batch)
-        bucket = min((rows - 1).bit_length(), len(self._means) - 1)
+        bucket = self._bucket(rows)
         self.runs += 1
         self._op_rows += (rows / batch.ops - self._op_rows) / 8
         mean = self._means[bucket]
@@ -149,9 +149,13 @@ class Tuner:
         limits.held_priority = batch.priority
         limits.minbatchsize = 0
 
+    def end_wait(self) -> None:
+        """A batch has failed, so there is nothing to learn, and no plan for the next."""
+        self.limits.minbatchsize = 0
+
     def has_run(self, rows: int) -> bool:
         """Whether a batch of about this size has succeeded."""
-        return self._means[(rows - 1).bit_length()].count > 0
+        return self._means[self._bucket(rows)].count > 0
 
     def failed(self, rows: int) -> None:
         """A batch has failed that was larger than any before."""
@@ -170,6 +174,10 @@ class Tuner:
         self.limits.batchsize = 1 << self._best
         self.limits.trial = 1 << trial if trial else 0
         self.limits.sizes = [1 << self._size_for(bucket, known) for bucket in range(self._best)]
+
+    def _bucket(self, rows: int) -> int:
+        """An op that came before BATCHSIZE was auto may have more rows than the largest."""
+        return min((rows - 1).bit_length(), len(self._means) - 1)
 
     def _cost(self, bucket: int) -> float:
         """ns per row."""
@@ -238,7 +246,7 @@ class Tuner:
 
     def _saving(self, part: int, whole: int, unknown: float) -> float:
         """ns that one run takes less than its two parts. unknown: what it takes if runs of its size are to be tried."""
-        is_open = self._is_open((whole - 1).bit_length())
+        is_open = self._is_open(self._bucket(whole))
         return self._time(part) + self._time(whole - part) - (unknown if is_open else self._time(whole))
 
     def _time(self, rows: float) -> float:
@@ -260,7 +268,8 @@ class Tuner:
         have not come yet."""
         self._lone = self._lone + 1 if batch.is_lone else 0
         self._now, self._done, self._left = batch.end, done, left
-        self.alone = next(self._looks)
+        if not self.alone:  # else another worker's batch has ended first, and C does not know yet
+            self.alone = next(self._looks)
 
     def _look(self) -> Iterator[int]:
         """Gives after each run how many of the next ops are to run alone, without end."""

@@ -344,12 +344,15 @@ class Worker:
         highest = max([op.priority for op in ops])
         key = first.id, first.batch_key
         batch = Batch(len(ops), rows, highest, len(ops) == 1 and first.arrival >= self._finished)
-        batching.begin(tuner, first)
+        lock = self._pool.batcher.lock
+        with lock:
+            batching.begin(tuner, first)
         batch.begin = monotonic_ns()
-        if execute_batch(c_ops, ops, entry, self._finish_batch):
-            batch.end = self._finished
-            with self._pool.batcher.lock:
-                batching.ran(tuner, batch)
+        succeeded = execute_batch(c_ops, ops, entry, self._finish_batch)
+        batch.end = self._finished
+        with lock:
+            batching.ran(tuner, batch, succeeded)
+        if succeeded:
             self._ended = batching, key
 
     def _plan_next(self, batching: Batching, key: tuple[int, int]) -> None:

@@ -209,6 +209,7 @@ def test_numbers_hold_after_it(wire: Wire, clients: Clients) -> None:
     requests = clients.each(*[1] * 4)
     wait_for(lambda: wave(requests) and full_ai_info(wire)["auto_batchsize"] > 1, 30, "batches")
     wire.ask_ok("AI.MODELCONFIG", "m", "BATCHSIZE", 4, "MINBATCHSIZE", 2, "MINBATCHTIMEOUT", 60_000, "PRIORITY", "high")
+    clients.run_other_model()  # the workers hear of it a little later
     first, second = requests[:2]
     first.send()
     wait_for(lambda: list(ids(wire).values()) == [b"queued"], what="a request that waits for another")

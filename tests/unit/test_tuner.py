@@ -299,6 +299,46 @@ def test_few_of_many_quick_batches_are_judged() -> None:
     assert not tuner.leaves_out(20), "a slow model"
 
 
+def test_a_size_of_ops_of_many_rows_is_judged_while_it_is_tried() -> None:
+    limits = Limits(1)
+    tuner = Tuner(limits, MAX_ROWS)
+    for size in (1, 2, 4, 8, 16, 32, 64):
+        feed(tuner, SAMPLES, size, 30 * US)
+    for _ in range(40):
+        batch = Batch(8, 64, 2, False, tuner.limits.since, tuner.limits.since + 30 * US)
+        tuner.ran(batch)
+    tuner.plan(64)
+    assert limits.trial == 128
+    assert not tuner.leaves_out(10), "they have about 80 rows"
+    assert tuner.leaves_out(6)
+
+
+def test_an_op_that_came_before_it_may_have_more_rows() -> None:
+    """After a plan to wait for 8 rows."""
+    limits = Limits(1)
+    tuner = Tuner(limits, MAX_ROWS)
+    for size in (1, 2, 4, 8):
+        feed(tuner, SAMPLES, size, 2 * MS)
+    tuner.plan(4)
+    assert limits.minbatchsize and not tuner.has_run(1000)
+    feed(tuner, 1, 1000, 2 * MS)
+    assert tuner.has_run(1000) and tuner.runs == 4 * SAMPLES + 1
+
+
+def test_no_look_is_lost_where_several_workers_end_at_once() -> None:
+    """What is to run alone has not been handed out yet when the batch of another worker ends."""
+    tuner = Tuner(Limits(1), MAX_ROWS)
+    for size in (1, 2, 4, 8, 16):
+        feed(tuner, SAMPLES, size, 30 * US)
+    now, done = SECOND, 0
+    while not tuner.alone:
+        now, done = now + MS, done + 16
+        tuner.look(Batch(16, 16, 2, False, now - MS, now), done, 0)
+    alone = tuner.alone
+    tuner.look(Batch(16, 16, 2, False, now - MS, now), done + 16, 0)
+    assert tuner.alone == alone
+
+
 def test_one_lone_client_does_not_end_what_was_found_for_many() -> None:
     """Its ops run alone; once there are others again, no new look is needed."""
     tuner = Tuner(Limits(1), MAX_ROWS)
@@ -313,6 +353,7 @@ def test_one_lone_client_does_not_end_what_was_found_for_many() -> None:
         done += 1 if alone else 10 * ops
         tuner.look(Batch(ops, ops, 2, ops == 1, now - MS, now), done, alone)
         alone = max(0, alone - 1) if alone else min(tuner.alone, 20)
+        tuner.alone = 0
         return alone > 0
 
     while not tuner.rates[1]:
