@@ -45,6 +45,7 @@ BETTER = 1.03  # times as many ops with batches, else they run alone
 CLEAR = 1.5  # times as many either way: two windows of each are enough
 LOOKS, MOST = 8, 0.3  # how many looks that is the mean of, and the most that one counts, as a logarithm
 HOLD, MAX_HOLD = 4, 64  # how long it holds: times what the look took; twice as long each time that it is confirmed
+FEWER = 8  # runs of less than half of the crowd: most clients have left, and what was found holds no longer
 LONE_RUNS = 6  # in a row that were of one op, which had not waited: the next ops run alone
 LONE_AGAIN = 2  # after that, so many are enough
 LONE_OPS, LONE_NS = 2000, 400_000_000  # how long
@@ -107,6 +108,8 @@ class Tuner:
         self._is_short = False  # the latest run had fewer than it waited for
         self._unseen = 0  # so many of the next batches need not be judged
         self._lone = 0  # lone runs in a row
+        self._looked_at = 0.0  # the crowd of the latest look
+        self._fewer = 0  # runs in a row of a crowd of less than half of that
         self._now = self._done = self._left = 0  # of look()
         self._looks = self._look()
         self._choose_size()
@@ -267,6 +270,8 @@ class Tuner:
         """After a run. done: ops of the model that have run, in any way. left: of those that were to run alone, so many
         have not come yet."""
         self._lone = self._lone + 1 if batch.is_lone else 0
+        is_few = not batch.is_lone and self._crowd < self._looked_at / 2
+        self._fewer = self._fewer + 1 if is_few else 0
         self._now, self._done, self._left = batch.end, done, left
         if not self.alone:  # else another worker's batch has ended first, and C does not know yet
             self.alone = next(self._looks)
@@ -279,6 +284,9 @@ class Tuner:
             yield 0
             if not self._known:
                 continue
+            if self._fewer >= FEWER:
+                hold, looks, due = HOLD, 0, 0
+                self._looked_at = 0.0
             if self._lone >= LONE_RUNS:
                 self.runs_alone = True
                 yield from self._run_alone(int(min(LONE_OPS, LONE_NS / max(1, self._op_ns))))
@@ -291,6 +299,7 @@ class Tuner:
                     yield from self._run_alone(due - self._done)
             elif ops := (yield from self._compare()):
                 looks = min(looks + 1, LOOKS)
+                self._looked_at = self._crowd
                 gain = log(max(1, self.rates[0]) / max(1, self.rates[1]) / BETTER)
                 self._gain += (max(-MOST, min(gain, MOST)) - self._gain) / looks
                 hold = HOLD if (gain <= 0) != (self._gain <= 0) else min(2 * hold, MAX_HOLD)

@@ -367,3 +367,19 @@ def test_one_lone_client_does_not_end_what_was_found_for_many() -> None:
     assert tuner.runs_alone
     assert [run(16) for _ in range(8)] == [False] * 8 and not tuner.runs_alone
     assert tuner.rates == found
+
+
+def test_what_was_found_for_many_clients_ends_with_them() -> None:
+    """For 40 clients batches are better, for 4 they are not. That is seen soon after the others have left."""
+    answers = 0
+
+    def pause(client: int) -> int:
+        nonlocal answers
+        answers += 1
+        return soon(client) if answers < 30_000 or client < 4 else 100 * SECOND
+
+    plain = serve(Limits(1), tiny, 4, soon, 100, False).rate
+    outcome = serve(Limits(1), tiny, 40, pause, 800, True, 20 * US)
+    assert answers > 40_000
+    assert outcome.tuner and outcome.tuner.runs_alone
+    assert outcome.rate >= 0.9 * plain
