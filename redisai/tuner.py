@@ -284,9 +284,6 @@ class Tuner:
             yield 0
             if not self._known:
                 continue
-            if self._fewer >= FEWER:
-                hold, looks, due = HOLD, 0, 0
-                self._looked_at = 0.0
             if self._lone >= LONE_RUNS:
                 self.runs_alone = True
                 yield from self._run_alone(int(min(LONE_OPS, LONE_NS / max(1, self._op_ns))))
@@ -297,9 +294,11 @@ class Tuner:
                 self.runs_alone = self._gain <= 0
                 if self.runs_alone:
                     yield from self._run_alone(due - self._done)
+                elif self._fewer >= FEWER:
+                    hold, looks, due = HOLD, 0, 0
             elif ops := (yield from self._compare()):
                 looks = min(looks + 1, LOOKS)
-                self._looked_at = self._crowd
+                self._looked_at, self._fewer = self._crowd, 0
                 gain = log(max(1, self.rates[0]) / max(1, self.rates[1]) / BETTER)
                 self._gain += (max(-MOST, min(gain, MOST)) - self._gain) / looks
                 hold = HOLD if (gain <= 0) != (self._gain <= 0) else min(2 * hold, MAX_HOLD)
