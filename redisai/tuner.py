@@ -37,7 +37,7 @@ EVERY = 8  # runs after which a known size is compared again: that takes as long
 QUICK_NS = 200_000  # for an op: what batches take of their own counts then, and is not in the times of runs
 SLOW_NS = 500_000  # for an op: batches are worth it whenever run times say so
 BATCH_NS = 50_000  # what a batch takes beside its run
-GATHER_NS = 1_000_000  # that a quick batch waits
+GATHER_NS = 1_000_000  # the most that a quick batch waits
 UNSEEN = 7  # quick batches for each that is judged
 # Of a look: each so long or longer, and without batches not much longer.
 WINDOWS, WINDOW_NS, WINDOW_RUNS, WINDOW_OPS = 4, 10_000_000, 8, 64
@@ -45,7 +45,7 @@ BETTER = 1.03  # times as many ops with batches, else they run alone
 CLEAR = 1.5  # times as many either way: two windows of each are enough
 LOOKS, MOST = 8, 0.3  # how many looks that is the mean of, and the most that one counts, as a logarithm
 HOLD, MAX_HOLD = 4, 64  # how long it holds: times what the look took; twice as long each time that it is confirmed
-FEWER = 8  # runs of less than half of the crowd: most clients have left, and what was found holds no longer
+FEWER = 8  # runs in a row with less than half of the crowd: most clients have left, what was found holds no longer
 LONE_RUNS = 6  # in a row that were of one op, which had not waited: the next ops run alone
 LONE_AGAIN = 2  # after that, so many are enough
 LONE_OPS, LONE_NS = 2000, 400_000_000  # how long

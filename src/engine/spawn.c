@@ -4,8 +4,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "engine/interpreter.h"
@@ -16,8 +14,8 @@ void spawn_init(void) {
     size_t count = 0;
     engine_take_environment();
     while (environ && environ[count]) count++;
-    environment = calloc(count + 1, sizeof(*environment));
-    for (size_t i = 0; i < count; i++) environment[i] = strdup(environ[i]);
+    environment = RedisModule_Calloc(count + 1, sizeof(*environment));
+    for (size_t i = 0; i < count; i++) environment[i] = RedisModule_Strdup(environ[i]);
 }
 
 int spawn_python(const char *python, char *const *arguments, const int *fds, int nfds, pid_t *pid) {

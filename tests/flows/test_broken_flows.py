@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,14 +22,22 @@ HASTE = "REDISAI_FLOWS_HASTE"  # how many times faster the server's times of wai
 STREAM = "GB('StreamReader').foreach(lambda x: execute('RPUSH', 'out', x['id'])).register('s')"
 
 
+@contextmanager
+def hasty(start_server: StartServer, monkeypatch: pytest.MonkeyPatch, folder: Path, haste: int) -> Iterator[Programs]:
+    """Flows whose server waits so many times shorter. They must not disturb its other clients."""
+    monkeypatch.setenv(HASTE, str(haste))
+    server = start_server(options=FLOWS, module=module_path())
+    pings = Pings(server, folder / "pings")
+    with Programs(server) as programs, pings.quick():
+        yield programs
+    pings.stop()
+
+
 def test_a_flow_that_ends_the_process_at_each_start(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """All flows rest, and go on by themselves."""
-    monkeypatch.setenv(HASTE, "12")
-    server = start_server(options=FLOWS, module=module_path())
-    pings = Pings(server, tmp_path / "pings")
-    with Programs(server) as programs, pings.quick():
+    with hasty(start_server, monkeypatch, tmp_path, 12) as programs:
         programs.register(answers("fine"), "ID", "good")
         programs.register(STREAM, "ID", "stream")
         programs.execute("if execute('GET', 'bad'): __import__('os')._exit(3)\n" + answers("bad", "bad"), "ID", "bad")
@@ -52,17 +62,17 @@ def test_a_flow_that_ends_the_process_at_each_start(
         assert programs.trigger("t") == [b"fine"]
         assert len(programs.registrations()) == 3
         assert programs.figures()["deaths"] == "3"
-    pings.stop()
 
 
 def test_code_that_keeps_the_process(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A regular expression for ages: no other thread runs. The process is ended after 30 s, here 1.5; flows go on."""
-    monkeypatch.setenv(HASTE, "20")
-    server = start_server(options=FLOWS, module=module_path())
-    pings = Pings(server, tmp_path / "pings")
-    with Programs(server) as programs, server.wire() as first, server.wire() as second, pings.quick():
+    with (
+        hasty(start_server, monkeypatch, tmp_path, 20) as programs,
+        programs.server.wire() as first,
+        programs.server.wire() as second,
+    ):
         programs.register(answers("fine"))
         programs.register(STREAM)
         programs.register(
@@ -79,10 +89,9 @@ def test_code_that_keeps_the_process(
         assert reply == first.read() == "ERR the flow process ended: it has taken no message for 30 s"
         assert programs.trigger("t") == [b"fine"]
         programs.until("LRANGE", "out", 0, -1, is_=[b"1-1"])
-        assert "flows: the flow process ended: it has taken no message for 30 s" in server.log()
+        assert "flows: the flow process ended: it has taken no message for 30 s" in programs.server.log()
         figures = programs.figures()
         assert (figures["deaths"], figures["last_death"]) == ("1", "it has taken no message for 30 s")
-    pings.stop()
 
 
 CHURN = (
